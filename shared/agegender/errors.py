@@ -1,0 +1,80 @@
+"""The one exception class that services raise on purpose, and its RFC 9457 rendering."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """An error that a user can act on.
+
+    Parameters
+    ----------
+    slug : stable, lower-case name of the kind of error; becomes ``type``.
+    status : HTTP status.
+    detail : what happened and what to do about it, one or two sentences.
+    retry_after : seconds after which the same request may succeed, if it may.
+    extra : further members of the problem document (RFC 9457, section 3.2).
+    """
+
+    def __init__(
+        self,
+        slug: str,
+        status: int,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+        self.extra = extra
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def document(self) -> dict[str, Any]:
+        """The problem document of RFC 9457."""
+        return {
+            "type": f"urn:age-gender:problem:{self.slug}",
+            "title": self.slug.replace("-", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            **self.extra,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], *, retry_after: int | None = None) -> "Problem":
+        """A problem that another service answered, to be passed on as it is."""
+        known = {"type", "title", "status", "detail"}
+        return cls(
+            str(document.get("type", "")).rsplit(":", 1)[-1] or "unknown",
+            int(document.get("status", 500)),
+            str(document.get("detail", "")),
+            retry_after=retry_after,
+            **{name: value for name, value in document.items() if name not in known},
+        )
+
+
+def not_found(what: str, name: str, **extra: Any) -> Problem:
+    return Problem("not-found", 404, f"There is no {what} named {name!r}.", **extra)
+
+
+def not_ready(reason: str, *, retry_after: int = 2) -> Problem:
+    return Problem("not-ready", 503, reason, retry_after=retry_after)
+
+
+def space_mismatch(wanted: str, given: str) -> Problem:
+    return Problem(
+        "space-mismatch",
+        409,
+        f"Embeddings of space {given!r} were given where {wanted!r} is needed; "
+        "embeddings of two models cannot be mixed.",
+        wanted=wanted,
+        given=given,
+    )

@@ -1,0 +1,107 @@
+"""The one image intake: limits are checked on the header, before any pixel is decoded."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from agegender.errors import Problem
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_EXIF_ORIENTATION = 0x0112
+
+# Pillow's own limit only warns; ours (ImageLimits.max_pixels) refuses, so its warning is noise.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What is known of an image without decoding it. Width and height are those of the upright image."""
+
+    format: str
+    width: int
+    height: int
+
+
+def _open(content: bytes, limits: ImageLimits) -> Image.Image:
+    if not content:
+        raise Problem("empty-image", 400, "The image has no bytes; send a picture file.")
+    if len(content) > limits.max_bytes:
+        raise Problem(
+            "image-too-large",
+            413,
+            f"The image has {len(content)} bytes; at most {limits.max_bytes} are taken.",
+        )
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Exception as error:  # Pillow's plugins raise many kinds for hostile headers
+        raise Problem(
+            "unreadable-image",
+            415,
+            f"The bytes are not an image in one of the formats {', '.join(FORMATS)}.",
+        ) from error
+    if image.width * image.height > limits.max_pixels:
+        raise Problem(
+            "too-many-pixels",
+            413,
+            f"The image has {image.width}x{image.height} pixels; "
+            f"at most {limits.max_pixels} in all are taken.",
+        )
+    return image
+
+
+def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
+    """Check an image's limits and give its header.
+
+    Raises `Problem`: ``empty-image`` 400, ``image-too-large`` or ``too-many-pixels`` 413,
+    ``unreadable-image`` 415.
+    """
+    with _open(content, limits) as image:
+        try:
+            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+        except Exception:  # broken EXIF says nothing about the pixels
+            sideways = False
+        width, height = image.size
+        if sideways:
+            width, height = height, width
+        return ImageHeader(str(image.format), width, height)
+
+
+def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
+    """Decode to upright RGB pixels [height, width, 3]; of an animation, the first frame.
+
+    Raises what `read_header` raises, and ``damaged-image`` 422 where the pixels cannot be decoded.
+    """
+    with _open(content, limits) as image:
+        try:
+            image.load()
+        except Exception as error:
+            raise Problem(
+                "damaged-image", 422, "The image file is damaged or cut short; send the whole file."
+            ) from error
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception:  # broken EXIF: take the pixels as they lie
+            upright = image
+        return np.asarray(_as_rgb(upright))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips 16-bit grey to white; scale it instead.
+        grey = np.asarray(image, dtype=np.uint32) >> 8
+        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        background = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

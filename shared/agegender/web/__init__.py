@@ -1,0 +1,1 @@
+"""What every HTTP service has: problem documents, health, metrics, request ids, logs."""
