@@ -1,0 +1,136 @@
+"""Extracted data sets: embeddings with their labels, as `data-<variant>.npz` and `meta-data-<variant>.json`.
+
+They lie in `<data>/<data set>/<space id>/`. The variant is the folder of images that was extracted, such as
+Adience's `aligned` and `faces`.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.files import read_json, write_json, write_npz
+from agegender.labels import Gender
+from agegender.spaces import Space
+
+MAX_BYTES = 64 * 1024**3
+
+
+class BadDataset(ValueError):
+    """An extracted data set is missing, damaged, or not of this format."""
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """Faces of one data set in one space; all arrays have one row a face.
+
+    file : names relative to the image folder, str.
+    embedding : [faces, dimension], float32, unit norm.
+    age_low, age_high : years, float32; equal for an exact age, NaN where the age is unknown.
+    gender : int8, `agegender.labels.Gender`.
+    subject : str; empty where unknown.
+    fold : int16; -1 where the data set has no folds of its own.
+    embedding_mirrored : of the mirrored face, [faces, dimension], or of no rows where it was not extracted.
+    """
+
+    space: Space
+    file: npt.NDArray[np.str_]
+    embedding: npt.NDArray[np.float32]
+    age_low: npt.NDArray[np.float32]
+    age_high: npt.NDArray[np.float32]
+    gender: npt.NDArray[np.int8]
+    subject: npt.NDArray[np.str_]
+    fold: npt.NDArray[np.int16]
+    embedding_mirrored: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        faces = len(self.file)
+        for name in ("age_low", "age_high", "gender", "subject", "fold"):
+            if getattr(self, name).shape != (faces,):
+                raise BadDataset(f"{name} has shape {getattr(self, name).shape}, not ({faces},)")
+        if self.embedding.shape != (faces, self.space.dimension):
+            raise BadDataset(
+                f"embedding has shape {self.embedding.shape}, not ({faces}, {self.space.dimension})"
+            )
+        if self.embedding_mirrored.shape not in ((faces, self.space.dimension), (0, self.space.dimension)):
+            raise BadDataset(f"embedding_mirrored has shape {self.embedding_mirrored.shape}")
+        if not (np.isfinite(self.embedding).all() and np.isfinite(self.embedding_mirrored).all()):
+            raise BadDataset("an embedding has values that are not finite")
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    @property
+    def has_age(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.isfinite(self.age_low) & np.isfinite(self.age_high))
+
+    @property
+    def has_gender(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.gender != Gender.UNKNOWN)
+
+    def rows(self, index: npt.NDArray[Any]) -> "EmbeddingSet":
+        """The faces that `index` (positions or a mask) selects."""
+        chosen = {
+            field.name: getattr(self, field.name)[index]
+            for field in fields(self)
+            if field.name != "space" and len(getattr(self, field.name)) == len(self)
+        }
+        chosen.setdefault("embedding_mirrored", self.embedding_mirrored)
+        return EmbeddingSet(space=self.space, **chosen)
+
+
+def data_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:
+    return data_dir / dataset / space.id / f"data-{variant}.npz"
+
+
+def meta_data_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:
+    return data_dir / dataset / space.id / f"meta-data-{variant}.json"
+
+
+def write_embedding_set(
+    data_dir: Path, dataset: str, variant: str, faces: EmbeddingSet, meta_data: dict[str, Any]
+) -> None:
+    """Write both files; the meta-data (counts of everything removed, and why) last."""
+    path = data_path(data_dir, dataset, faces.space, variant)
+    arrays = {field.name: getattr(faces, field.name) for field in fields(faces) if field.name != "space"}
+    write_npz(path, arrays)
+    write_json(
+        meta_data_path(data_dir, dataset, faces.space, variant),
+        {**meta_data, "space": faces.space.model_dump(), "faces": len(faces), "sha256": file_sha256(path)},
+    )
+
+
+def read_embedding_set(data_dir: Path, dataset: str, space: Space, variant: str) -> EmbeddingSet:
+    """Read what `write_embedding_set` wrote. Raises `BadDataset`; never unpickles."""
+    path = data_path(data_dir, dataset, space, variant)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise BadDataset(f"{path} unpacks to more than {MAX_BYTES} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return EmbeddingSet(
+                space=space,
+                **{field.name: arrays[field.name] for field in fields(EmbeddingSet) if field.name != "space"},
+            )
+    except BadDataset as error:
+        raise BadDataset(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadDataset(f"{path}: {error}") from error
+
+
+def read_meta_data(data_dir: Path, dataset: str, space: Space, variant: str) -> dict[str, Any]:
+    """The meta-data of an extracted data set. Raises `BadDataset`."""
+    path = meta_data_path(data_dir, dataset, space, variant)
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError) as error:
+        raise BadDataset(f"{path}: {error}") from error
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,118 @@
+"""Heads as files: head.json and head.safetensors in `models/<task>/<space>/<version>/`.
+
+`current.json` in `models/<task>/<space>/` names the version that is served and the one before it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as safetensors_bytes
+
+from agegender.files import read_json, write_bytes, write_json
+from agegender.heads.head import Head, HeadManifest, Task
+from agegender.spaces import NAME, Space
+
+MAX_WEIGHT_BYTES = 256 * 1024 * 1024
+_GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
+_GOLDEN_TOLERANCE = 1e-3  # float16 storage and another BLAS move probabilities by less
+
+
+class BadHead(ValueError):
+    """A head's files are missing, damaged, or not what they say they are."""
+
+
+class CurrentHead(BaseModel):
+    """current.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    previous: str | None = None
+
+
+def heads_directory(models: Path, task: Task, space: Space) -> Path:
+    return models / task.value / space.id
+
+
+def save_head(directory: Path, manifest: HeadManifest, tensors: dict[str, npt.NDArray[np.float32]]) -> Head:
+    """Write a head, weights as float16, with a golden embedding that proves it after loading.
+
+    The hash in `manifest` is filled in here. head.json is written last: a directory without it is no head.
+    """
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    served = Head(manifest, {name: half.astype(np.float32) for name, half in halves.items()})
+    golden = _golden_embedding(manifest.space.dimension)
+    content = safetensors_bytes(
+        {
+            **{name: np.ascontiguousarray(half) for name, half in halves.items()},
+            _GOLDEN_EMBEDDING: golden,
+            _GOLDEN_PROBABILITIES: served.probabilities(golden),
+        }
+    )
+    manifest = manifest.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    write_bytes(directory / "head.safetensors", content)
+    write_json(directory / "head.json", manifest.model_dump(mode="json"))
+    return load_head(directory)
+
+
+def load_head(directory: Path) -> Head:
+    """Read a head and prove it: hash, shapes, finite values, and the answer to its golden embedding.
+
+    Raises `BadHead` with the reason.
+    """
+    try:
+        manifest = HeadManifest.model_validate(read_json(directory / "head.json"))
+        weights = directory / "head.safetensors"
+        if weights.stat().st_size > MAX_WEIGHT_BYTES:
+            raise BadHead(f"{weights} is larger than {MAX_WEIGHT_BYTES} bytes")
+        content = weights.read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
+            raise BadHead(f"{weights} does not have the hash that head.json states")
+        tensors = {name: array.astype(np.float32) for name, array in load_safetensors(content).items()}
+        golden, expected = tensors.pop(_GOLDEN_EMBEDDING), tensors.pop(_GOLDEN_PROBABILITIES)
+        head = Head(manifest, tensors)
+        answered = head.probabilities(golden)
+    except BadHead:
+        raise
+    except (OSError, KeyError, ValueError, ValidationError, SafetensorError, json.JSONDecodeError) as error:
+        raise BadHead(f"{directory}: {error}") from error
+    if answered.shape != expected.shape or not np.allclose(answered, expected, atol=_GOLDEN_TOLERANCE):
+        raise BadHead(f"{directory} does not answer its golden embedding as it did when it was saved")
+    return head
+
+
+def read_current(directory: Path) -> CurrentHead | None:
+    """Which version of `models/<task>/<space>/` is served; None where none was ever promoted."""
+    path = directory / "current.json"
+    try:
+        current = CurrentHead.model_validate(read_json(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadHead(f"{path}: {error}") from error
+    for version in (current.version, current.previous):
+        if version is not None and not NAME.fullmatch(version):
+            raise BadHead(f"{path} names {version!r}, which is no version")
+    return current
+
+
+def set_current(directory: Path, version: str) -> CurrentHead:
+    """Serve `version` from now on; the one served until now stays as the previous one."""
+    before = read_current(directory)
+    if before is not None and before.version == version:
+        return before
+    current = CurrentHead(version=version, previous=before.version if before else None)
+    write_json(directory / "current.json", current.model_dump())
+    return current
+
+
+def _golden_embedding(dimension: int) -> npt.NDArray[np.float32]:
+    """A fixed random point on the unit sphere; no person's embedding."""
+    point = np.random.default_rng(0).standard_normal((1, dimension)).astype(np.float32)
+    return np.asarray(point / np.linalg.norm(point))

@@ -1,0 +1,101 @@
+"""A served head: a bank of networks of one task and space, with its calibration."""
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from agegender.heads.architecture import Architecture, tensor_shapes
+from agegender.heads.calibration import ConformalIntervals, tempered
+from agegender.heads.forward import bank_logits, softmax
+from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
+from agegender.spaces import Space
+
+Array = npt.NDArray[np.float32]
+
+
+class Task(StrEnum):
+    AGE = "age"
+    GENDER = "gender"
+
+
+class Classes(StrEnum):
+    """What a head's outputs are."""
+
+    YEARS = "years"  # 0 to 100
+    GROUPS = "groups"  # Adience's eight
+    GENDERS = "genders"  # female, male
+
+    @property
+    def outputs(self) -> int:
+        return {"years": YEARS, "groups": len(AGE_GROUPS), "genders": len(GENDER_NAMES)}[self.value]
+
+
+class HeadManifest(BaseModel):
+    """head.json: all of a head but its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(1, ge=1, le=1)
+    task: Task
+    space: Space
+    version: str
+    classes: Classes
+    members: int = Field(ge=1, le=1024)
+    architecture: Architecture
+    temperature: float = Field(gt=0, le=100, allow_inf_nan=False)
+    conformal: ConformalIntervals | None = None
+    weights_sha256: str
+    card: dict[str, Any] = Field(default_factory=dict, description="data, protocol, metrics, licence, limits")
+
+
+class Head:
+    """Gives calibrated class probabilities for embeddings of its space.
+
+    Parameters
+    ----------
+    manifest : head.json.
+    tensors : head.safetensors as float32, named and shaped as `tensor_shapes` says.
+    """
+
+    def __init__(self, manifest: HeadManifest, tensors: dict[str, Array]) -> None:
+        self.manifest = manifest
+        self._layers = manifest.architecture.layers(manifest.space.dimension, manifest.classes.outputs)
+        wanted = tensor_shapes(self._layers, manifest.members, manifest.space.dimension)
+        for name, shape in wanted.items():
+            if name not in tensors or tensors[name].shape != shape:
+                given = tensors[name].shape if name in tensors else "absent"
+                raise ValueError(f"tensor {name} should be {shape}, and is {given}")
+            if not np.isfinite(tensors[name]).all():
+                raise ValueError(f"tensor {name} has values that are not finite")
+        self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in wanted}
+
+    def probabilities(self, embeddings: Array) -> Array:
+        """Calibrated mean over the bank's members, a deep ensemble (arXiv 1612.01474).
+
+        embeddings : [faces, dimension]. Returns [faces, classes].
+        """
+        members = softmax(bank_logits(self._layers, self._tensors, embeddings))
+        return self._calibrated(members.mean(axis=0))
+
+    def probabilities_mc_dropout(self, embeddings: Array, passes: int, seed: int) -> Array:
+        """The same by Monte-Carlo dropout: `passes` draws in all, shared out over the members."""
+        draws = np.random.default_rng(seed)
+        rounds = max(1, -(-passes // self.manifest.members))
+        total = np.zeros((len(embeddings), self.manifest.classes.outputs), dtype=np.float64)
+        for _ in range(rounds):
+            total += softmax(bank_logits(self._layers, self._tensors, embeddings, draws)).mean(axis=0)
+        return self._calibrated(np.asarray(total / rounds, dtype=np.float32))
+
+    def _calibrated(self, probabilities: npt.NDArray[np.floating]) -> Array:
+        return np.asarray(tempered(probabilities, self.manifest.temperature), dtype=np.float32)
+
+
+def years_from_groups(group_probabilities: Array) -> Array:
+    """Spread each age group's probability [faces, 8] evenly over its own years: [faces, 101]."""
+    spread = np.zeros((len(AGE_GROUPS), YEARS), dtype=np.float32)
+    for group, (low, high) in enumerate(AGE_GROUPS):
+        spread[group, low : high + 1] = 1 / (high - low + 1)
+    return np.asarray(group_probabilities @ spread)

@@ -1,0 +1,126 @@
+"""A head answers as its files say, and refuses files that are not what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from agegender.heads.answers import age_answers, gender_answers
+from agegender.heads.architecture import Mlp, ResMlp, tensor_shapes
+from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered, year_quantiles
+from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
+from agegender.heads.forward import bank_logits, softmax
+from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.labels import YEARS
+from agegender.spaces import Space
+
+SPACE = Space(id="test-1", dimension=16)
+
+
+def random_tensors(architecture: Mlp | ResMlp, members: int, outputs: int) -> dict[str, np.ndarray]:
+    draws = np.random.default_rng(1)
+    shapes = tensor_shapes(architecture.layers(SPACE.dimension, outputs), members, SPACE.dimension)
+    tensors = {name: draws.standard_normal(shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
+    tensors["input.std"] = np.abs(tensors["input.std"]) + 0.5
+    return tensors
+
+
+def manifest(architecture: Mlp | ResMlp, classes: Classes = Classes.YEARS) -> HeadManifest:
+    return HeadManifest(
+        task=Task.GENDER if classes is Classes.GENDERS else Task.AGE,
+        space=SPACE,
+        version="v1",
+        classes=classes,
+        members=3,
+        architecture=architecture,
+        temperature=1.3,
+        weights_sha256="",
+    )
+
+
+@pytest.mark.parametrize("architecture", [Mlp(hidden=(8,)), Mlp(hidden=()), ResMlp(blocks=2)])
+def test_head_round_trips_through_its_files(tmp_path: Path, architecture: Mlp | ResMlp) -> None:
+    tensors = random_tensors(architecture, 3, YEARS)
+    saved = save_head(tmp_path, manifest(architecture), tensors)
+    embeddings = np.random.default_rng(2).standard_normal((5, 16)).astype(np.float32)
+    answered = load_head(tmp_path).probabilities(embeddings)
+    assert answered.shape == (5, YEARS)
+    np.testing.assert_allclose(answered.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(answered, saved.probabilities(embeddings))
+
+
+def test_bank_equals_its_members_one_by_one() -> None:
+    architecture = ResMlp(blocks=2)
+    layers = architecture.layers(16, 2)
+    tensors = random_tensors(architecture, 3, 2)
+    x = np.random.default_rng(3).standard_normal((4, 16)).astype(np.float32)
+    bank = bank_logits(layers, tensors, x)
+    for member in range(3):
+        alone = bank_logits(layers, {n: t[member : member + 1] for n, t in tensors.items()}, x)
+        np.testing.assert_allclose(bank[member], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "json"])
+def test_damaged_head_is_refused(tmp_path: Path, damage: str) -> None:
+    save_head(tmp_path, manifest(Mlp(hidden=(8,))), random_tensors(Mlp(hidden=(8,)), 3, YEARS))
+    weights = tmp_path / "head.safetensors"
+    content = bytearray(weights.read_bytes())
+    match damage:
+        case "flip":
+            content[-40] ^= 0xFF
+            weights.write_bytes(content)
+        case "truncate":
+            weights.write_bytes(content[: len(content) // 2])
+        case "missing":
+            weights.unlink()
+        case "json":
+            (tmp_path / "head.json").write_text("{")
+    with pytest.raises(BadHead):
+        load_head(tmp_path)
+
+
+def test_current_remembers_the_previous_version(tmp_path: Path) -> None:
+    assert read_current(tmp_path) is None
+    set_current(tmp_path, "v1")
+    set_current(tmp_path, "v2")
+    current = read_current(tmp_path)
+    assert current is not None and (current.version, current.previous) == ("v2", "v1")
+
+
+def test_temperature_recovers_overconfidence() -> None:
+    draws = np.random.default_rng(4)
+    honest = softmax(draws.standard_normal((20000, 5)) * 1.5)
+    labels = (honest.cumsum(axis=1) < draws.random((20000, 1))).sum(axis=1)
+    overconfident = tempered(honest, 0.5)
+    assert fit_temperature(overconfident, labels, labels) == pytest.approx(2.0, rel=0.05)
+
+
+def test_quantiles_of_a_symmetric_distribution_lie_about_its_mean() -> None:
+    years = np.arange(YEARS)
+    distribution = np.exp(-0.5 * ((years - 40) / 6) ** 2)[None]
+    distribution /= distribution.sum()
+    low, high = (year_quantiles(distribution, level)[0] for level in (0.1, 0.9))
+    assert (low + high) / 2 == pytest.approx(40, abs=1e-6)
+    assert high - low == pytest.approx(2 * 1.2816 * 6, rel=0.01)
+
+
+def test_conformal_intervals_cover_as_stated_on_fresh_faces() -> None:
+    draws = np.random.default_rng(5)
+    centre = draws.uniform(5, 80, 20000)
+    age = np.clip(np.rint(centre + draws.normal(0, 6, centre.shape)), 0, 100)
+    narrow = np.exp(-0.5 * ((np.arange(YEARS) - centre[:, None]) / 3) ** 2)  # twice too sure
+    narrow /= narrow.sum(axis=1, keepdims=True)
+    conformal = ConformalIntervals.fit(narrow[:10000], age[:10000], age[:10000])
+    for coverage in (0.5, 0.8, 0.9, 0.95):
+        low, high = conformal.intervals(narrow[10000:], coverage)
+        covered = ((low <= age[10000:]) & (age[10000:] <= high)).mean()
+        assert covered == pytest.approx(coverage, abs=0.015)
+
+
+def test_answers_carry_groups_and_labels() -> None:
+    distribution = np.zeros((1, YEARS), dtype=np.float32)
+    distribution[0, 30] = 1
+    conformal = ConformalIntervals(widening=((1.0,) * 50,) * 8, faces=(0,) * 8)
+    answer = age_answers(distribution, conformal, 0.9)[0]
+    assert (answer.mean, answer.group, answer.coverage) == (30, "25-32", 0.9)
+    assert answer.interval[0] < 30 < answer.interval[1]
+    assert gender_answers(np.array([[0.8, 0.2]]))[0].label == "female"
