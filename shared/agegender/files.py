@@ -6,6 +6,7 @@ Readers therefore never see half a file, whichever process is killed at whatever
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays without pickle: object arrays are refused."""
-    with atomic_file(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    """Write arrays without pickle: object arrays are refused. The same arrays give the same bytes.
+
+    Not by `numpy.savez`, which stamps the time and takes no array named ``file``.
+    """
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(entry, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
 
 
 def write_safetensors(
