@@ -1,0 +1,1 @@
+"""Data sets: their labels, their folds, and the extraction of their faces."""

@@ -1,0 +1,82 @@
+"""Adience (Eidinger, Enbar and Hassner 2014, doi:10.1109/TIFS.2014.2359646): five label files, one a fold."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from agegender.labels import Gender
+from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
+
+FOLDS = 5
+_FILE_PREFIX = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
+_COLUMNS = ("user_id", "original_image", "face_id", "age", "gender")
+_GENDERS = {"m": Gender.MALE, "f": Gender.FEMALE}
+_YEARS = re.compile(r"\d{1,3}")
+# Written 72 times, all in an album that has (25, 32) beside it: the upper end with its digits swapped.
+_MISTYPED = {(25, 23): (25, 32)}
+
+
+def label_file(folder: Path, fold: int) -> Path:
+    return folder / f"fold_{fold}_data.txt"
+
+
+def age_interval(text: str) -> tuple[int, int] | None:
+    """Years of an Adience age: `(25, 32)`, a single age such as `35`, or `None`, which gives None.
+
+    >>> age_interval("(38, 42)"), age_interval("35"), age_interval("None"), age_interval("(25, 23)")
+    ((38, 42), (35, 35), None, (25, 32))
+    """
+    years = [int(number) for number in _YEARS.findall(text)]
+    if not 1 <= len(years) <= 2:
+        return None
+    low, high = _MISTYPED.get((years[0], years[-1]), (years[0], years[-1]))
+    return min(low, high), max(low, high)
+
+
+def read(folder: Path, variant: str) -> Iterator[LabelRow]:
+    """Rows of all folds; fold by fold. Repeated rows are left in (see `checked_rows`).
+
+    The subject is the album (`user_id`): folds are exclusive by album, and one person may appear in an
+    album under several `face_id`.
+    """
+    for fold in range(FOLDS):
+        path = label_file(folder, fold)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+                if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
+                    raise bad_labels(path, f"the columns {', '.join(sorted(missing))} are missing")
+                for row in reader:
+                    yield _labelled(row, variant, fold)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise bad_labels(path, str(error)) from error
+
+
+def _labelled(row: dict[str, str | None], variant: str, fold: int) -> LabelRow:
+    user, image, face = (row[name] or "" for name in ("user_id", "original_image", "face_id"))
+    file = f"{user}/{_FILE_PREFIX[variant]}.{face}.{image}"
+    # Age before gender, as the original counts: 713 rows have neither.
+    age = age_interval(row["age"] or "")
+    if age is None:
+        return Removed(file, Reason.NO_AGE, fold)
+    gender = _GENDERS.get(row["gender"] or "")
+    if gender is None:
+        return Removed(file, Reason.NO_GENDER, fold)
+    return LabelledImage(file, float(age[0]), float(age[1]), gender, subject=user, fold=fold)
+
+
+def variants(folder: Path) -> list[str]:
+    if not all(label_file(folder, fold).is_file() for fold in range(FOLDS)):
+        return []
+    return [name for name in _FILE_PREFIX if (folder / name).is_dir()] or list(_FILE_PREFIX)[:1]
+
+
+KIND = DatasetKind(
+    name="adience",
+    looks_for="Adience: fold_0_data.txt to fold_4_data.txt, and images in aligned/ or faces/",
+    variants=variants,
+    image_dir=lambda folder, variant: folder / variant,
+    read=read,
+    min_det_score=0.9,
+)

@@ -1,0 +1,57 @@
+"""FairFace (Kärkkäinen and Joo 2021, arXiv:1908.04913): two CSV files, ages in nine ranges."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agegender.labels import Gender
+from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
+from trainer.data.tables import read_table
+
+VARIANT = "images"
+# Training and validation parts of the data set are no folds: everything is divided anew.
+_LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
+_GENDERS = {"male": Gender.MALE, "female": Gender.FEMALE}
+_AGES = {
+    "0-2": (0, 2),
+    "3-9": (3, 9),
+    "10-19": (10, 19),
+    "20-29": (20, 29),
+    "30-39": (30, 39),
+    "40-49": (40, 49),
+    "50-59": (50, 59),
+    "60-69": (60, 69),
+    "more than 70": (70, 100),
+    # A spreadsheet takes these two for dates; copies of the files are about in which it did.
+    "3-Sep": (3, 9),
+    "19-Oct": (10, 19),
+}
+
+
+def read(folder: Path, variant: str) -> Iterator[LabelRow]:
+    """Rows of the training file, then of the validation file."""
+    for name in _LABEL_FILES:
+        if (folder / name).is_file():
+            for row in read_table(folder / name, required=("file", "age", "gender")):
+                yield _labelled(row)
+
+
+def _labelled(row: dict[str, str]) -> LabelRow:
+    file = row["file"]
+    if (age := _AGES.get(row["age"])) is None:
+        return Removed(file, Reason.NO_AGE)
+    if (gender := _GENDERS.get(row["gender"].lower())) is None:
+        return Removed(file, Reason.NO_GENDER)
+    return LabelledImage(file, float(age[0]), float(age[1]), gender)
+
+
+def variants(folder: Path) -> list[str]:
+    return [VARIANT] if any((folder / name).is_file() for name in _LABEL_FILES) else []
+
+
+KIND = DatasetKind(
+    name="fairface",
+    looks_for="FairFace: fairface_label_train.csv or fairface_label_val.csv, and images in train/ and val/",
+    variants=variants,
+    image_dir=lambda folder, variant: folder,
+    read=read,
+)

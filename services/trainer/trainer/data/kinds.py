@@ -1,0 +1,44 @@
+"""Which kind of data set lies in a folder."""
+
+from pathlib import Path
+
+from agegender.errors import Problem, not_found
+from agegender.spaces import NAME
+from trainer.data import adience, fairface, imdb_wiki, labels_csv, utkface
+from trainer.data.labelled import DatasetKind
+
+# The first that recognises a folder reads it: a labels.csv beside UTKFace's file names is meant.
+KINDS: tuple[DatasetKind, ...] = (
+    adience.KIND,
+    imdb_wiki.KIND,
+    fairface.KIND,
+    labels_csv.KIND,
+    utkface.KIND,
+)
+
+
+def dataset_folder(data_dir: Path, name: str) -> Path:
+    """The folder of a data set. Raises ``not-found`` 404; a name never leaves the data folder."""
+    if not NAME.fullmatch(name) or not (data_dir / name).is_dir():
+        raise not_found("data set", name)
+    return data_dir / name
+
+
+def kind_of(folder: Path) -> DatasetKind | None:
+    """The kind of the data set in a folder, None where nothing is recognised."""
+    return next((kind for kind in KINDS if kind.variants(folder)), None)
+
+
+def require_kind(folder: Path) -> DatasetKind:
+    """As `kind_of`, or the problem ``unknown-dataset`` 422, which lists what was looked for."""
+    if (kind := kind_of(folder)) is not None:
+        return kind
+    looked_for = [kind.looks_for for kind in KINDS]
+    raise Problem(
+        "unknown-dataset",
+        422,
+        f"Nothing in the folder {folder.name!r} is a data set that can be read. Looked for "
+        + "; ".join(looked_for)
+        + ".",
+        looked_for=looked_for,
+    )

@@ -1,0 +1,117 @@
+"""MATLAB level 5 files (`.mat`), refused before they can explode.
+
+SciPy believes the dimensions and sizes that a file states. A small compressed file can state billions; so
+the file is walked first, by the MathWorks' "MAT-File Format" (R2024a, chapter 1), and every stated size is
+compared with the bytes that are there.
+"""
+
+import struct
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from scipy.io import loadmat
+
+MAX_BYTES = 256 * 1024**2
+MAX_UNPACKED = 1024**3
+_MAX_DEPTH = 6
+_HEADER = 128
+_MATRIX, _COMPRESSED = 14, 15  # data types
+_CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)  # array classes
+
+
+class BadMatFile(ValueError):
+    """Not a MATLAB file of the kind that is read here, or one whose sizes cannot be true."""
+
+
+def read_mat(path: Path, variable: str) -> Any:
+    """One variable of a level 5 file as SciPy gives it. Raises `BadMatFile`, `OSError`."""
+    if path.stat().st_size > MAX_BYTES:
+        raise BadMatFile(f"the file has more than {MAX_BYTES} bytes")
+    check_mat(path.read_bytes())
+    try:
+        return loadmat(str(path), variable_names=[variable])[variable]
+    except KeyError as error:
+        raise BadMatFile(f"there is no variable {variable!r}") from error
+    except (ValueError, TypeError, NotImplementedError, EOFError, zlib.error, MemoryError) as error:
+        raise BadMatFile(str(error)) from error
+
+
+def check_mat(content: bytes) -> None:
+    """Raise `BadMatFile` unless every array of a level 5 file fits into the bytes that hold it."""
+    if len(content) < _HEADER or content[126:128] != b"IM" or content[125] != 1:
+        raise BadMatFile("not a little-endian MATLAB level 5 file (save with -v7, not -v7.3)")
+    position, unpacked = _HEADER, 0
+    while position < len(content):
+        kind, start, end, position = _element(content, position, len(content), aligned=False)
+        if kind == _COMPRESSED:
+            inner = _inflated(content[start:end], MAX_UNPACKED - unpacked)
+            unpacked += len(inner)
+            _check_elements(inner, 0, len(inner), depth=0)
+        elif kind == _MATRIX:
+            _check_matrix(content, start, end, depth=0)
+        else:
+            raise BadMatFile(f"an element of type {kind} stands where an array must")
+
+
+def _inflated(packed: bytes, limit: int) -> bytes:
+    try:
+        stream = zlib.decompressobj()
+        content = stream.decompress(packed, max(limit, 1))
+    except zlib.error as error:
+        raise BadMatFile(str(error)) from error
+    if stream.unconsumed_tail:
+        raise BadMatFile(f"it unpacks to more than {MAX_UNPACKED} bytes")
+    return content
+
+
+def _element(content: bytes, position: int, end: int, *, aligned: bool = True) -> tuple[int, int, int, int]:
+    """Type, first and last byte of the element at a position, and where the next one is."""
+    if position + 8 > end:
+        raise BadMatFile("it is cut short")
+    kind, size = struct.unpack_from("<II", content, position)
+    if kind >> 16:  # the small format: size, type and up to four bytes of data in eight
+        start, size, kind, following = position + 4, kind >> 16, kind & 0xFFFF, position + 8
+        if size > 4:
+            raise BadMatFile("a small element states more than four bytes")
+    else:
+        start = position + 8
+        following = start + (size + 7) // 8 * 8 if aligned else start + size
+    if start + size > end:
+        raise BadMatFile("an element states more bytes than there are")
+    return kind, start, start + size, min(following, end)
+
+
+def _check_elements(content: bytes, position: int, end: int, depth: int) -> int:
+    """Check the elements one behind the other, and give their number."""
+    elements = 0
+    while position < end:
+        kind, start, stop, position = _element(content, position, end)
+        elements += 1
+        if kind == _MATRIX:
+            _check_matrix(content, start, stop, depth)
+    return elements
+
+
+def _check_matrix(content: bytes, start: int, end: int, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise BadMatFile(f"arrays are nested more than {_MAX_DEPTH} deep")
+    if start == end:
+        return
+    _, flags, _, position = _element(content, start, end)
+    _, first, last, position = _element(content, position, end)
+    dimensions = struct.unpack_from(f"<{(last - first) // 4}i", content, first)
+    _, _, _, position = _element(content, position, end)  # the name
+    if any(dimension < 0 for dimension in dimensions):
+        raise BadMatFile("an array has a negative dimension")
+    array_class = content[flags]
+    if array_class == _STRUCT:
+        for _ in ("length of the field names", "field names"):
+            _, _, _, position = _element(content, position, end)
+    elif array_class not in (_CELL, _CHAR, *_NUMERIC):
+        raise BadMatFile(f"an array of class {array_class} is not read here")
+    least_bytes = 8 if array_class in (_CELL, _STRUCT) else 1
+    if prod(dimensions) * least_bytes > end - position:
+        raise BadMatFile(f"an array of {prod(dimensions)} elements is stated in {end - position} bytes")
+    _check_elements(content, position, end, depth + 1)

@@ -1,0 +1,137 @@
+"""IMDB-WIKI, and `.mat` files that were made to explode."""
+
+import struct
+import tracemalloc
+import zlib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agegender.errors import Problem
+from agegender.labels import Gender
+from scipy.io import savemat
+from trainer.data import imdb_wiki, matlab
+from trainer.data.kinds import kind_of
+from trainer.data.labelled import LabelledImage, Reason, Removed
+
+
+def matlab_day(year: int, month: int, day: int) -> int:
+    return date(year, month, day).toordinal() + 366
+
+
+def write_wiki(folder: Path, rows: list[tuple[str, float, float, float, str]], compress: bool = True) -> Path:
+    def cells(values: list[str]) -> Any:
+        column = np.empty((1, len(values)), dtype=object)
+        column[0, :] = values
+        return column
+
+    files, births, genders, taken, names = zip(*rows, strict=True)
+    table = {
+        "dob": np.array([births]),
+        "photo_taken": np.array([taken]),
+        "full_path": cells(list(files)),
+        "gender": np.array([genders]),
+        "name": cells(list(names)),
+        "face_score": np.full((1, len(rows)), -np.inf),
+    }
+    savemat(folder / "wiki.mat", {"wiki": table}, do_compression=compress)
+    return folder / "wiki.mat"
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_rows_are_filtered_as_the_original_does(tmp_path: Path, compress: bool) -> None:
+    rows = [
+        ("17/a_1981.jpg", matlab_day(1981, 3, 5), 1.0, 2009.0, "Sami Jauhojärvi"),
+        ("17/b.jpg", matlab_day(1981, 7, 5), 0.0, 2009.0, "Dettmar"),
+        ("17/c.jpg", matlab_day(1881, 3, 5), 0.0, 2009.0, "Old"),
+        ("17/d.jpg", matlab_day(2011, 3, 5), 0.0, 2009.0, "Unborn"),
+        ("17/e.jpg", matlab_day(1981, 3, 5), np.nan, 2009.0, "Nobody knows"),
+        ("17/f.jpg", 0.0, 1.0, 2009.0, "Zero"),
+    ]
+    write_wiki(tmp_path, rows, compress)
+    assert kind_of(tmp_path) is imdb_wiki.KIND
+    assert list(imdb_wiki.read(tmp_path, "images")) == [
+        LabelledImage("17/a_1981.jpg", 28.0, 28.0, Gender.MALE, "Sami Jauhojärvi"),
+        LabelledImage("17/b.jpg", 27.0, 27.0, Gender.FEMALE, "Dettmar"),
+        Removed("17/c.jpg", Reason.AGE_OUT_OF_RANGE),
+        Removed("17/d.jpg", Reason.AGE_OUT_OF_RANGE),
+        Removed("17/e.jpg", Reason.NO_GENDER),
+        Removed("17/f.jpg", Reason.AGE_OUT_OF_RANGE),
+    ]
+
+
+def element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + b"\0" * (-len(content) % 8)
+
+
+def matrix(array_class: int, dimensions: tuple[int, ...], content: bytes = b"") -> bytes:
+    return element(
+        14,
+        element(6, struct.pack("<II", array_class, 0))
+        + element(5, struct.pack(f"<{len(dimensions)}i", *dimensions))
+        + element(1, b"wiki")
+        + content,
+    )
+
+
+def mat_file(*elements: bytes) -> bytes:
+    return b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\0\1IM" + b"".join(elements)
+
+
+def nested_cells(depth: int) -> bytes:
+    inner = matrix(1, (1, 1))
+    for _ in range(depth):
+        inner = matrix(1, (1, 1), inner)
+    return inner
+
+
+def compressed(content: bytes) -> bytes:
+    packed = zlib.compress(content, 9)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "level 5"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "level 5"),
+        (mat_file(matrix(6, (2**30, 2**30), element(9, b"\0" * 8))), "elements is stated in"),
+        (mat_file(matrix(1, (2**31 - 1, 1))), "elements is stated in"),
+        (mat_file(compressed(matrix(1, (10**6, 10**3)))), "elements is stated in"),
+        (mat_file(matrix(6, (-1, 4), element(9, b"\0" * 8))), "negative dimension"),
+        (mat_file(struct.pack("<II", 14, 2**31)), "more bytes than there are"),
+        (mat_file(compressed(b"\0" * 2_000_000)[:100]), "more bytes than there are"),
+        (mat_file(matrix(17, (1, 1), element(1, b"x"))), "class 17"),
+        (mat_file(compressed(nested_cells(2000))), "deep"),
+    ],
+)
+def test_a_hostile_file_is_a_problem_and_takes_no_memory(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "wiki.mat").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem, match=message) as caught:
+            list(imdb_wiki.read(tmp_path, "images"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.slug == "bad-labels"
+    assert peak < 64 * 1024**2
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matlab, "MAX_UNPACKED", 1_000_000)
+    with pytest.raises(matlab.BadMatFile, match="unpacks to more"):
+        matlab.check_mat(mat_file(compressed(b"\0" * 50_000_000)))
+
+
+def test_a_file_without_the_table_is_a_problem(tmp_path: Path) -> None:
+    savemat(tmp_path / "imdb.mat", {"other": np.arange(3)})
+    with pytest.raises(Problem, match="no variable 'imdb'"):
+        list(imdb_wiki.read(tmp_path, "images"))
+    savemat(tmp_path / "imdb.mat", {"imdb": np.arange(3)})
+    with pytest.raises(Problem):
+        list(imdb_wiki.read(tmp_path, "images"))
