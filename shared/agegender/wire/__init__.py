@@ -1,0 +1,32 @@
+"""The original project's wire formats and files, read by decoders that execute nothing."""
+
+from agegender.wire.datasets import OriginalSamples, read_original_dataset
+from agegender.wire.errors import WireError
+from agegender.wire.original import (
+    DIMENSION,
+    OriginalAge,
+    OriginalFace,
+    OriginalGender,
+    decode_embeddings_request,
+    decode_faces_answer,
+    decode_image_request,
+    encode_faces_answer,
+    encode_image_request,
+    encode_predictions_answer,
+)
+
+__all__ = [
+    "DIMENSION",
+    "OriginalAge",
+    "OriginalFace",
+    "OriginalGender",
+    "OriginalSamples",
+    "WireError",
+    "decode_embeddings_request",
+    "decode_faces_answer",
+    "decode_image_request",
+    "encode_faces_answer",
+    "encode_image_request",
+    "encode_predictions_answer",
+    "read_original_dataset",
+]

@@ -1,0 +1,187 @@
+"""What a pickle or jsonpickle of a NumPy array asks for by name, done here without calling any name.
+
+NumPy pickles an array as `_reconstruct(ndarray, (0,), b"b")` whose state is set afterwards, from
+protocol 5 on as `_frombuffer(...)`, and a scalar as `scalar(dtype, bytes)`. NumPy 1 calls the module
+`numpy.core`, NumPy 2 `numpy._core`. These names, and no others, are known; none is ever imported.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.wire.errors import WireError
+
+_NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
+_OBJECT = re.compile(r"O[48]?")
+_MAX_DIMENSIONS = 8
+
+
+class Symbol(Enum):
+    """A name that stands in a message."""
+
+    NDARRAY = auto()
+    DTYPE = auto()
+    RECONSTRUCT = auto()
+    FROMBUFFER = auto()
+    SCALAR = auto()
+    ARRAY = auto()
+    ENCODE = auto()
+    BYTES = auto()
+
+
+_SYMBOLS = {
+    "numpy.ndarray": Symbol.NDARRAY,
+    "numpy.dtype": Symbol.DTYPE,
+    "numpy.array": Symbol.ARRAY,
+    "numpy.core.multiarray._reconstruct": Symbol.RECONSTRUCT,
+    "numpy._core.multiarray._reconstruct": Symbol.RECONSTRUCT,
+    "numpy.core.multiarray.scalar": Symbol.SCALAR,
+    "numpy._core.multiarray.scalar": Symbol.SCALAR,
+    "numpy.core.numeric._frombuffer": Symbol.FROMBUFFER,
+    "numpy._core.numeric._frombuffer": Symbol.FROMBUFFER,
+    "_codecs.encode": Symbol.ENCODE,  # bytes in protocols 0 to 2
+    "__builtin__.bytes": Symbol.BYTES,  # empty bytes in protocols 0 to 2
+}
+
+
+def symbol(name: str) -> Symbol:
+    """The symbol of a dotted name; `WireError` for every name that arrays of numbers do not need."""
+    if name not in _SYMBOLS:
+        raise WireError(f"The message names {name[:80]!r}; only NumPy arrays of numbers are read.")
+    return _SYMBOLS[name]
+
+
+@dataclass(eq=False)
+class DtypeCell:
+    """A data type whose byte order may still be set."""
+
+    dtype: np.dtype[Any]
+
+
+@dataclass(eq=False)
+class ArrayCell:
+    """An array whose content is still to come."""
+
+    array: npt.NDArray[Any] | None = None
+
+
+class ArrayBuilder:
+    """Makes what symbols ask for.
+
+    Parameters
+    ----------
+    max_bytes : text turned into bytes, in all; a message needs no more than its own length.
+    objects : whether arrays of Python objects are made, from lists that were read already.
+    """
+
+    def __init__(self, max_bytes: int, *, objects: bool = False) -> None:
+        self._left = max_bytes
+        self._objects = objects
+
+    def call(self, function: object, arguments: object) -> object:
+        """What `function(*arguments)` would give: a cell, a NumPy scalar, an array, or bytes."""
+        match function, arguments:
+            case Symbol.RECONSTRUCT, (Symbol.NDARRAY, (0,), b"b"):
+                return ArrayCell()
+            case Symbol.DTYPE, (str(name), 0, 1):
+                return DtypeCell(self._dtype(name))
+            case Symbol.SCALAR, (DtypeCell(dtype=dtype), bytes(data)):
+                return array_from_bytes(data, dtype, (), "C")[()]
+            case Symbol.FROMBUFFER, (
+                bytes() | bytearray() as data,
+                DtypeCell(dtype=dtype),
+                tuple(shape),
+                "K",
+                tuple(axes),
+            ):
+                return array_from_bytes(data, dtype, shape, "C").transpose(axes)
+            case Symbol.FROMBUFFER, (
+                bytes() | bytearray() as data,
+                DtypeCell(dtype=dtype),
+                tuple(shape),
+                "C" | "F" as order,
+            ):
+                return array_from_bytes(data, dtype, shape, order)
+            case Symbol.ARRAY, (list(values), "float32" | "float64" as name):
+                return np.array(values, dtype=name)
+            case Symbol.ENCODE, (str(text), "latin1"):
+                self._spend(len(text))
+                return text.encode("latin1")
+            case Symbol.BYTES, ():
+                return b""
+        raise WireError("The message asks for something that arrays of numbers do not need.")
+
+    def build(self, target: object, state: object) -> None:
+        """What `target.__setstate__(state)` would do."""
+        match target, state:
+            case DtypeCell(), (3, "<" | ">" | "=" | "|" as order, None, None, None, -1, -1, int()):
+                target.dtype = target.dtype.newbyteorder(order)
+            case ArrayCell(array=None), (
+                1,
+                tuple(shape),
+                DtypeCell(dtype=dtype),
+                0 | 1 as fortran,
+                bytes(data),
+            ):
+                target.array = array_from_bytes(data, dtype, shape, "F" if fortran else "C")
+            case ArrayCell(array=None), (1, tuple(shape), DtypeCell(dtype=dtype), 0, list(items)) if (
+                dtype.hasobject
+            ):
+                target.array = _array_of_objects(items, shape)
+            case _:
+                raise WireError("The message sets a state that arrays of numbers do not have.")
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        if _NUMBER.fullmatch(name) or (self._objects and _OBJECT.fullmatch(name)):
+            return np.dtype(name if _NUMBER.fullmatch(name) else "O")
+        raise WireError(f"Arrays of {name[:20]!r} are not read; only arrays of numbers are.")
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise WireError("The message grows while it is read.")
+
+
+def finished(value: object) -> object:
+    """The array of a cell, other values as they are; `WireError` for what is no value yet."""
+    if isinstance(value, ArrayCell):
+        if value.array is None:
+            raise WireError("The message holds an array without content.")
+        return value.array
+    if isinstance(value, DtypeCell | Symbol):
+        raise WireError("The message holds a name where a value belongs.")
+    return value
+
+
+def array_from_bytes(
+    data: bytes | bytearray, dtype: np.dtype[Any], shape: tuple[object, ...], order: Any
+) -> npt.NDArray[Any]:
+    """A view of `data`. Nothing is allocated that the message did not bring itself."""
+    sizes = _sizes(shape)
+    if dtype.hasobject or math.prod(sizes) * dtype.itemsize != len(data):
+        raise WireError(f"An array of shape {sizes} does not fit its {len(data)} bytes.")
+    if not data:
+        return np.empty(sizes, dtype)
+    return np.frombuffer(data, dtype).reshape(sizes, order=order)
+
+
+def _array_of_objects(items: list[object], shape: tuple[object, ...]) -> npt.NDArray[Any]:
+    sizes = _sizes(shape)
+    if math.prod(sizes) != len(items):
+        raise WireError(f"An array of shape {sizes} does not fit its {len(items)} objects.")
+    flat = np.empty(len(items), dtype=object)
+    for position, item in enumerate(items):
+        flat[position] = item
+    return flat.reshape(sizes)
+
+
+def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
+    sizes = tuple(size for size in shape if type(size) is int and 0 <= size < 2**31)
+    if len(sizes) != len(shape) or len(sizes) > _MAX_DIMENSIONS:
+        raise WireError("An array's shape is not a short tuple of sizes.")
+    return sizes

@@ -1,0 +1,127 @@
+"""Import the embeddings that the original extracted, such as `Adience/data-aligned.npy`.
+
+They are `np.save` of a pickled dict (fold to samples) for Adience and of a list of samples for IMDB and
+WIKI; source: tae898/age-gender, `utils/scripts.py`. A sample is a dict of image_path, age, gender,
+embedding, and for Adience fold.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.wire.arrays import finished
+from agegender.wire.errors import WireError
+from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_npy
+
+_MAX_FILE_BYTES = 4 * 1024**3
+_VALUES = (str, int, float, list, dict, np.ndarray, np.number, type(None))
+
+
+@dataclass(frozen=True)
+class OriginalSamples:
+    """Faces of an original data set, in file order.
+
+    image_path : as the original wrote it, relative to its working directory.
+    age : years, float32; for Adience the middle of the group (1, 5, 10, 17.5, 28.5, 40.5, 50.5, 80).
+    gender : 'm' or 'f'.
+    fold : int16; -1 where the data set has none.
+    embedding : [faces, dimension], float32.
+    """
+
+    image_path: list[str]
+    age: npt.NDArray[np.float32]
+    gender: list[str]
+    fold: npt.NDArray[np.int16]
+    embedding: npt.NDArray[np.float32]
+
+
+def read_original_dataset(path: Path) -> OriginalSamples:
+    """Read the original's `.npy` of pickled samples without unpickling it. Raises `WireError`."""
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise WireError(f"{path.name} is larger than {_MAX_FILE_BYTES} bytes.")
+    with only_wire_errors():
+        _, _, dtype, content = split_npy(path.read_bytes())
+        if not dtype.hasobject:
+            raise WireError(f"{path.name} holds an array of numbers, not the original's samples.")
+        return _samples(_ObjectMachine(content).run())
+
+
+class _ObjectMachine(ArrayMachine):
+    """Reads lists and dicts as well, for files that the user put there; requests never come here."""
+
+    max_opcodes = _MAX_FILE_BYTES
+    objects = True
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "LIST":
+                stack.append([_value(item) for item in self.since_mark()])
+            case "DICT":
+                items = self.since_mark()
+                stack.append({})
+                self._set_items(items)
+            case "APPEND":
+                self._extend([stack.pop()])
+            case "APPENDS":
+                self._extend(self.since_mark())
+            case "SETITEM":
+                items = self._top(2)
+                del stack[-2:]
+                self._set_items(items)
+            case "SETITEMS":
+                self._set_items(self.since_mark())
+            case "FLOAT" | "BINFLOAT":
+                stack.append(argument)
+            case _:
+                super().step(name, argument)
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            raise WireError("The pickle appends to something that is no list.")
+        self._stack[-1].extend(_value(item) for item in items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise WireError("The pickle sets items of something that is no dict.")
+        for key, item in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str | int):
+                raise WireError("A dict has a key that is neither text nor a number.")
+            target[key] = _value(item)
+
+
+def _value(item: Any) -> Any:
+    item = finished(item)
+    if not isinstance(item, _VALUES):
+        raise WireError(f"The file holds a {type(item).__name__}, which the original's samples do not have.")
+    return item
+
+
+def _samples(array: object) -> OriginalSamples:
+    if not isinstance(array, np.ndarray):
+        raise WireError("The file holds no array.")
+    if array.ndim == 0:
+        folds = array.item()
+        if not isinstance(folds, dict) or not all(isinstance(fold, list) for fold in folds.values()):
+            raise WireError("The file holds no dict of folds.")
+        samples = [(int(number), sample) for number, fold in folds.items() for sample in fold]
+    else:
+        samples = [(-1, sample) for sample in array.ravel()]
+    faces = [sample for _, sample in samples]
+    if not faces:
+        raise WireError("The file holds no samples.")
+    return OriginalSamples(
+        image_path=[str(face["image_path"]) for face in faces],
+        age=np.array([float(face["age"]) for face in faces], dtype=np.float32),
+        gender=[str(face["gender"]) for face in faces],
+        fold=np.array([fold for fold, _ in samples], dtype=np.int16),
+        embedding=np.stack([face["embedding"] for face in faces]).astype(np.float32),
+    )

@@ -1,0 +1,142 @@
+"""The messages between tae898/age-gender's `client.py`, its server on :10003, and the embedding container.
+
+Source: tae898/age-gender, `client.py` and `app.py`; tae898/face-detection-recognition, `app.py` (2022). A
+request's body is a JSON string that holds jsonpickle; an answer is jsonpickle. All raise `WireError`.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.faces import FaceGeometry
+from agegender.wire.errors import WireError
+from agegender.wire.jsonpickle_reader import parse_json, restore
+from agegender.wire.pickle_arrays import read_array
+
+DIMENSION = 512
+_REQUEST_ITEMS = 1_000
+_ANSWER_ITEMS = 2_000_000  # about 3,000 faces with every number written out
+
+
+@dataclass(frozen=True)
+class OriginalFace:
+    """A face as the original container answers it: bbox [4], landmark [5, 2], normed_embedding [512]."""
+
+    bbox: npt.NDArray[np.float64]
+    det_score: float
+    landmark: npt.NDArray[np.float64]
+    normed_embedding: npt.NDArray[np.float32]
+
+
+class OriginalAge(TypedDict):
+    mean: float
+    entropy: float
+
+
+class OriginalGender(TypedDict):
+    m: float
+    f: float
+    entropy: float
+
+
+def decode_image_request(body: bytes) -> bytes:
+    """The image file of `requests.post(url, json=jsonpickle.encode({"image": bytes}))`."""
+    image = _request(body).get("image")
+    if not isinstance(image, bytes):
+        raise WireError("The message has no bytes under 'image'.")
+    return image
+
+
+def encode_image_request(image: bytes) -> bytes:
+    """The body that `decode_image_request` reads; sent as application/json."""
+    return json.dumps(json.dumps({"image": {"py/b64": base64.b64encode(image).decode()}})).encode()
+
+
+def decode_embeddings_request(body: bytes) -> npt.NDArray[np.float32]:
+    """Embeddings [faces, 512] of `jsonpickle.encode({"embeddings": pickle.dumps(array)})`, all finite."""
+    content = _request(body).get("embeddings")
+    if not isinstance(content, bytes):
+        raise WireError("The message has no bytes under 'embeddings'.")
+    array = read_array(content)
+    if array.size % DIMENSION:
+        raise WireError(f"Embeddings of shape {array.shape} are not rows of {DIMENSION} numbers.")
+    with np.errstate(over="ignore"):
+        embeddings = array.reshape(-1, DIMENSION).astype(np.float32)
+    if not np.isfinite(embeddings).all():
+        raise WireError("An embedding has a value that is not finite.")
+    return embeddings
+
+
+def decode_faces_answer(text: bytes) -> list[OriginalFace]:
+    """The faces that the original embedding container answered, in its order."""
+    answer = restore(parse_json(text, _ANSWER_ITEMS))
+    faces = answer.get("face_detection_recognition") if isinstance(answer, dict) else None
+    if not isinstance(faces, list):
+        raise WireError("The answer has no list under 'face_detection_recognition'.")
+    return [_face(face) for face in faces]
+
+
+def encode_faces_answer(faces: Sequence[tuple[FaceGeometry, Sequence[float]]]) -> bytes:
+    """The answer that the original's client decodes with `jsonpickle.decode`, from (geometry, embedding)."""
+    return _compact(
+        {
+            "face_detection_recognition": [
+                {
+                    "bbox": _array(list(geometry.bbox), "float64"),
+                    "det_score": geometry.det_score,
+                    "landmark": _array([list(point) for point in geometry.landmarks], "float64"),
+                    "normed_embedding": _array(list(embedding), "float32"),
+                }
+                for geometry, embedding in faces
+            ]
+        }
+    )
+
+
+def encode_predictions_answer(ages: Sequence[OriginalAge], genders: Sequence[OriginalGender]) -> bytes:
+    """The answer of the original's server on :10003; plain numbers are jsonpickle as they are."""
+    return _compact({"ages": list(ages), "genders": list(genders)})
+
+
+def _request(body: bytes) -> dict[str, Any]:
+    outer = parse_json(body, _REQUEST_ITEMS)
+    if not isinstance(outer, str):
+        raise WireError("The body is not a JSON string that holds jsonpickle.")
+    message = restore(parse_json(outer, _REQUEST_ITEMS))
+    if not isinstance(message, dict):
+        raise WireError("The message is not a dict.")
+    return message
+
+
+def _face(face: Any) -> OriginalFace:
+    if not isinstance(face, dict):
+        raise WireError("A face is not a dict.")
+    return OriginalFace(
+        bbox=_numbers(face.get("bbox"), (4,)),
+        det_score=float(_numbers(face.get("det_score"), ())),
+        landmark=_numbers(face.get("landmark"), (5, 2)),
+        normed_embedding=_numbers(face.get("normed_embedding"), (DIMENSION,)).astype(np.float32),
+    )
+
+
+def _numbers(value: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    if not isinstance(value, np.ndarray | np.number | float | int) or np.shape(value) != shape:
+        raise WireError(f"A face's numbers do not have the shape {shape}.")
+    array = np.asarray(value, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise WireError("A face has a value that is not finite.")
+    return array
+
+
+def _array(values: list[Any], dtype: str) -> dict[str, Any]:
+    # NumPy's own reduction names numpy.core, which NumPy 2 renames; every version has numpy.array.
+    return {"py/reduce": [{"py/function": "numpy.array"}, {"py/tuple": [values, dtype]}]}
+
+
+def _compact(message: object) -> bytes:
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
