@@ -1,0 +1,113 @@
+"""From images to the embeddings of their labelled faces, through the embedder-proxy."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from agegender.errors import Problem
+from agegender.faces import Face, ImageFaces
+from agegender.images import ImageLimits, decode
+from PIL import Image
+from trainer.data.chunks import Chunk
+from trainer.data.extraction import Extraction
+from trainer.data.faces_client import FacesClient
+from trainer.data.labelled import LabelledImage, Reason
+from trainer.data.selection import labelled_face, same_face_mirrored
+
+_LIMITS = ImageLimits()
+_TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})
+
+
+def embed_images(
+    client: FacesClient,
+    extraction: Extraction,
+    image_dir: Path,
+    images: Sequence[LabelledImage],
+    first_row: int,
+    *,
+    one_face_only: bool,
+) -> Chunk:
+    """Send the images of one chunk and choose the labelled face of each.
+
+    first_row : position of the first image in its shard. The requests depend on the images alone, never on
+    what else is in flight. Raises what `FacesClient.faces` raises.
+    """
+    root = image_dir.resolve()
+    checked = [_readable(root, image.file) for image in images]
+    contents = (path.read_bytes() for path in checked if isinstance(path, Path))
+    answers = iter(client.faces(contents, extraction.space))
+    kept: list[tuple[int, Path, ImageFaces, int]] = []
+    removed: list[tuple[int, Reason]] = []
+    for row, path in enumerate(checked, start=first_row):
+        if isinstance(path, Reason):
+            removed.append((row, path))
+            continue
+        outcome = _chosen(next(answers), extraction.min_det_score, one_face_only)
+        if isinstance(outcome, Reason):
+            removed.append((row, outcome))
+        else:
+            kept.append((row, path, *outcome))
+    faces = [found.faces[chosen] for _, _, found, chosen in kept]
+    mirrors = _mirrored_faces(client, extraction, [path for _, path, *_ in kept], faces)
+    shape = (-1, extraction.space.dimension)
+    return Chunk(
+        row=np.array([row for row, *_ in kept], dtype=np.int32),
+        embedding=np.array([face.embedding for face in faces], dtype=np.float32).reshape(shape),
+        embedding_mirrored=np.array(
+            [(mirror or face).embedding for mirror, face in zip(mirrors, faces, strict=False)],
+            dtype=np.float32,
+        ).reshape(shape),
+        faces=np.array([len(found.faces) for _, _, found, _ in kept], dtype=np.int32),
+        chosen=np.array([chosen for *_, chosen in kept], dtype=np.int32),
+        mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
+        removed_row=np.array([row for row, _ in removed], dtype=np.int32),
+        reason=np.array([reason.value for _, reason in removed], dtype=np.str_),
+    )
+
+
+def _readable(root: Path, file: str) -> Path | Reason:
+    path = (root / file).resolve()
+    if not path.is_relative_to(root):  # a link that leads out of the data set
+        return Reason.BAD_FILE_NAME
+    if not path.is_file():
+        return Reason.IMAGE_MISSING
+    if path.stat().st_size > _LIMITS.max_bytes:
+        return Reason.IMAGE_TOO_LARGE
+    return path if os.access(path, os.R_OK) else Reason.UNREADABLE_IMAGE
+
+
+def _chosen(
+    answer: ImageFaces | Problem, min_det_score: float, one_face_only: bool
+) -> tuple[ImageFaces, int] | Reason:
+    if isinstance(answer, Problem):
+        return Reason.IMAGE_TOO_LARGE if answer.slug in _TOO_LARGE else Reason.UNREADABLE_IMAGE
+    if not answer.faces:
+        return Reason.NO_FACE
+    if one_face_only and len(answer.faces) > 1:
+        return Reason.SEVERAL_FACES
+    chosen = labelled_face(answer)
+    if answer.faces[chosen].det_score < min_det_score:
+        return Reason.LOW_DETECTION_SCORE
+    return answer, chosen
+
+
+def _mirrored_faces(
+    client: FacesClient, extraction: Extraction, paths: Sequence[Path], faces: Sequence[Face]
+) -> list[Face | None]:
+    """The same faces in the mirrored images, None where one is not found; empty where none are wanted."""
+    if not extraction.mirrored:
+        return []
+    answers = client.faces((_mirrored(path.read_bytes()) for path in paths), extraction.space)
+    return [
+        None if isinstance(answer, Problem) else same_face_mirrored(face, answer)
+        for face, answer in zip(faces, answers, strict=True)
+    ]
+
+
+def _mirrored(content: bytes) -> bytes:
+    """The upright image, left and right exchanged, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(decode(content, _LIMITS)[:, ::-1].copy()).save(file, "PNG", compress_level=1)
+    return file.getvalue()

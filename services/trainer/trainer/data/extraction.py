@@ -1,0 +1,106 @@
+"""The extraction of one data set in one space: its state and its files.
+
+<data>/<data set>/<space>/extraction-<variant>.json     the state, the truth about the extraction
+<data>/<data set>/<space>/extract-<variant>/            work, gone when finished:
+    removed.jsonl, shard-00000.json, ...                what the labels gave
+    <hash of a shard>/chunk-0000.npz, ... what the proxy gave
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from agegender.files import read_json, write_json
+from agegender.spaces import Space
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
+ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
+CHUNK = 32
+
+
+class ExtractionRequest(BaseModel):
+    """What to extract. Everything has a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str | None = Field(
+        None, description="the image folder, such as Adience's `aligned`; by default the first that exists"
+    )
+    mirrored: bool = Field(False, description="embed the mirrored image too")
+    shard_size: int = Field(960, ge=CHUNK, le=20_000, description="images a job")
+    min_det_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="faces with a lower detection score are removed; default: that of the kind of data set",
+    )
+
+
+class Extraction(BaseModel):
+    """An extraction as it is stored."""
+
+    dataset: str
+    kind: str
+    variant: str
+    space: Space
+    mirrored: bool
+    shard_size: int
+    min_det_score: float
+    attempt: int = Field(1, description="counts the times it was started or resumed")
+    state: State = "planning"
+    images: int = Field(0, description="to be embedded; more may have been removed by their labels")
+    shards: int = 0
+    problem: dict[str, Any] | None = None
+    changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def id(self) -> str:
+        """The same for the same data set, variant and space."""
+        return hashlib.sha256(f"{self.dataset}/{self.variant}/{self.space.id}".encode()).hexdigest()[:16]
+
+    def job_id(self, part: str) -> str:
+        return f"extract-{self.id}-{self.attempt}-{part}"
+
+
+def state_path(data_dir: Path, dataset: str, space_id: str, variant: str) -> Path:
+    return data_dir / dataset / space_id / f"extraction-{variant}.json"
+
+
+def work_dir(data_dir: Path, extraction: Extraction) -> Path:
+    return data_dir / extraction.dataset / extraction.space.id / f"extract-{extraction.variant}"
+
+
+def shard_path(work: Path, shard: int) -> Path:
+    return work / f"shard-{shard:05d}.json"
+
+
+def removed_path(work: Path) -> Path:
+    return work / "removed.jsonl"
+
+
+def write_state(data_dir: Path, extraction: Extraction, **changes: Any) -> Extraction:
+    """Store an extraction with some fields changed."""
+    changed = extraction.model_copy(update={**changes, "changed_at": datetime.now(UTC)})
+    path = state_path(data_dir, changed.dataset, changed.space.id, changed.variant)
+    write_json(path, changed.model_dump(mode="json"))
+    return changed
+
+
+def read_state(data_dir: Path, dataset: str, space_id: str, variant: str) -> Extraction | None:
+    """The stored extraction, None where there is none that can be read."""
+    try:
+        return Extraction.model_validate(read_json(state_path(data_dir, dataset, space_id, variant)))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def states_of(folder: Path) -> Iterator[Extraction]:
+    """All extractions of the data set in a folder."""
+    for path in sorted(folder.glob("*/extraction-*.json")):
+        variant = path.stem.removeprefix("extraction-")
+        extraction = read_state(folder.parent, folder.name, path.parent.name, variant)
+        if extraction is not None:
+            yield extraction

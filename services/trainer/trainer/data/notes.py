@@ -1,0 +1,54 @@
+"""What is noted of single images: which were removed and why, and which had several faces.
+
+`removed-<variant>.jsonl` has a line {"file", "reason"} for each image removed.
+`several-faces-<variant>.jsonl` has a line {"file", "faces", "chosen"} for each image of which one face was
+taken; `chosen` counts from the largest, which is 0.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from agegender.files import atomic_file
+from trainer.data.chunks import Chunk
+from trainer.data.labelled import LabelledImage
+
+
+class Notes:
+    """Writes both files; they appear when the block ends. Counts as it goes."""
+
+    def __init__(self, folder: Path, variant: str, removed_by_labels: Iterable[dict[str, str]]) -> None:
+        self.removed: Counter[str] = Counter()
+        self.several_faces = 0
+        self.mirrored_not_found = 0
+        self._stack = ExitStack()
+        self._removed_by_labels = removed_by_labels
+        self._paths = (folder / f"removed-{variant}.jsonl", folder / f"several-faces-{variant}.jsonl")
+
+    def __enter__(self) -> Self:
+        self._removed, self._several = (self._stack.enter_context(atomic_file(path)) for path in self._paths)
+        for row in self._removed_by_labels:
+            self._removed.write(_line(row))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, images: Sequence[LabelledImage], chunk: Chunk) -> None:
+        """Note the images of one chunk; `images` are those of its shard."""
+        self.removed.update(chunk.reason.tolist())
+        self.mirrored_not_found += int((~chunk.mirror_found).sum())
+        for row, reason in zip(chunk.removed_row, chunk.reason, strict=True):
+            self._removed.write(_line({"file": images[row].file, "reason": str(reason)}))
+        for row, faces, chosen in zip(chunk.row, chunk.faces, chunk.chosen, strict=True):
+            if faces > 1:
+                self.several_faces += 1
+                note = {"file": images[row].file, "faces": int(faces), "chosen": int(chosen)}
+                self._several.write(_line(note))
+
+
+def _line(note: dict[str, Any]) -> bytes:
+    return json.dumps(note, ensure_ascii=False).encode() + b"\n"
