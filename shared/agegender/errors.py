@@ -15,6 +15,7 @@ class Problem(Exception):
     status : HTTP status.
     detail : what happened and what to do about it, one or two sentences.
     retry_after : seconds after which the same request may succeed, if it may.
+    close_connection : whether the rest of the request is not worth reading.
     extra : further members of the problem document (RFC 9457, section 3.2).
     """
 
@@ -25,6 +26,7 @@ class Problem(Exception):
         detail: str,
         *,
         retry_after: int | None = None,
+        close_connection: bool = False,
         **extra: Any,
     ) -> None:
         super().__init__(detail)
@@ -32,11 +34,13 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
+        self.close_connection = close_connection
         self.extra = extra
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return {**headers, "Connection": "close"} if self.close_connection else headers
 
     def document(self) -> dict[str, Any]:
         """The problem document of RFC 9457."""
@@ -67,6 +71,11 @@ def not_found(what: str, name: str, **extra: Any) -> Problem:
 
 def not_ready(reason: str, *, retry_after: int = 2) -> Problem:
     return Problem("not-ready", 503, reason, retry_after=retry_after)
+
+
+def client_closed_request() -> Problem:
+    """Nobody reads this answer but logs and metrics (499 as nginx has it)."""
+    return Problem("client-closed-request", 499, "The client hung up before the answer was ready.")
 
 
 def space_mismatch(wanted: str, given: str) -> Problem:

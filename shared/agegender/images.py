@@ -44,6 +44,10 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         )
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:  # twice Pillow's own limit, which lies above ours
+        raise Problem(
+            "too-many-pixels", 413, f"At most {limits.max_pixels} pixels in all are taken."
+        ) from error
     except Exception as error:  # Pillow's plugins raise many kinds for hostile headers
         raise Problem(
             "unreadable-image",

@@ -208,7 +208,7 @@ HOSTILE = {
         '{"image": {"py/reduce": [{"py/type": "numpy.dtype"}, {"py/tuple": ["f4", false, true]}, {"a": 1}]}}'
     ),
     "list items": flattened(
-        '{"image": {"py/reduce": [{"py/function": "numpy.array"}, {"py/tuple": [[1], "f4"]}, null, [1], null]}}'
+        '{"image": {"py/reduce": [{"py/function": "numpy.array"}, {"py/tuple": [[1], "f4"]}, 0, [1], 0]}}'
     ),
     "array of objects": flattened(
         '{"image": {"py/reduce": [{"py/function": "numpy.array"}, {"py/tuple": [[1], "O"]}]}}'

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from agegender.errors import Problem
+from agegender.errors import Problem, client_closed_request
 
 IMAGE_FIELD = "image"
+_DRAINED = 1024 * 1024 * 1024  # a refused body up to this length may arrive, and is thrown away
 _OVERHEAD = 64 * 1024  # of multipart boundaries and part headers
 
 
@@ -20,20 +22,27 @@ class UploadLimits:
     max_body_bytes: int = 100 * 1024 * 1024
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem("body-too-large", 413, f"The request has more than {limit} bytes.")
+def _too_large(limit: int, *, endless: bool) -> Problem:
+    # A client that declared a length reads its answer after sending all of it, so the connection stays;
+    # one that declared none may never stop sending.
+    return Problem(
+        "body-too-large", 413, f"The request has more than {limit} bytes.", close_connection=endless
+    )
 
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+    if declared.isdigit() and int(declared[:18]) > limit:
+        raise _too_large(limit, endless=int(declared[:18]) > _DRAINED)
     total = 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > limit:
-            raise _too_large(limit)
-        yield chunk
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > limit:
+                raise _too_large(limit, endless=True)
+            yield chunk
+    except ClientDisconnect as error:
+        raise client_closed_request() from error
 
 
 async def read_body(request: Request, limit: int) -> bytes:

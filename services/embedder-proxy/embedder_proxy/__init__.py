@@ -1,0 +1,1 @@
+"""The hardened front of the embedding containers."""

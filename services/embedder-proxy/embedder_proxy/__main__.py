@@ -1,0 +1,15 @@
+"""`python -m embedder_proxy` serves on :10002."""
+
+from agegender.web.serve import serve
+
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+
+
+def main() -> None:
+    settings = ProxySettings()
+    serve(create_proxy(settings), settings, settings.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Talk to our own embedding container: `POST /faces`, `GET /health/ready`, `GET /info`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import httpx
+from agegender.errors import Problem
+from agegender.faces import FacesAnswer, ImageFaces
+from agegender.spaces import Space
+from agegender.web.uploads import IMAGE_FIELD
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, check_faces, exchange
+
+_IMAGE_ERRORS = (400, 413, 415, 422)  # of a lone image; the container answers them as the request's
+_DOCUMENT: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
+
+
+class _Info(BaseModel):
+    space: Space
+
+
+class AgegenderWire:
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def probe(self, url: str) -> Space:
+        response, content = await self._get(f"{url}/health/ready")
+        if response.status_code != 200:
+            raise EmbedderFailed(_detail(content) or f"/health/ready answered {response.status_code}")
+        _, content = await self._get(f"{url}/info")
+        try:
+            return _Info.model_validate_json(content).space
+        except ValidationError as error:
+            raise EmbedderFailed("/info does not tell the space") from error
+
+    async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
+        files = [(IMAGE_FIELD, (f"{number}", image)) for number, image in enumerate(images)]
+        request = self._client.build_request("POST", f"{url}/faces", files=files, headers=headers)
+        response, content = await exchange(self._client, request)
+        status = response.status_code
+        if status == 200:
+            return await asyncio.to_thread(_parse, content, len(images))
+        if status == 429:
+            raise EmbedderBusy(_problem(content, status, _seconds(response)))
+        if status in _IMAGE_ERRORS and len(images) == 1:
+            return Embedded(None, [_problem(content, status)])
+        raise EmbedderFailed(_detail(content) or f"answered {status}")
+
+    async def _get(self, url: str) -> tuple[httpx.Response, bytes]:
+        return await exchange(self._client, self._client.build_request("GET", url), max_bytes=1024 * 1024)
+
+
+def _parse(content: bytes, count: int) -> Embedded:
+    try:
+        answer = FacesAnswer.model_validate_json(content)
+        images = [
+            image if isinstance(image, ImageFaces) else Problem.from_document(image.problem)
+            for image in answer.images
+        ]
+    except ValueError as error:
+        raise EmbedderFailed("answered something that is no list of faces") from error
+    if len(images) != count:
+        raise EmbedderFailed(f"answered {len(images)} images where {count} were sent")
+    check_faces(images, answer.space)
+    return Embedded(answer.space, images)
+
+
+def _problem(content: bytes, status: int, retry_after: int | None = None) -> Problem:
+    try:
+        document = _DOCUMENT.validate_json(content)
+    except ValidationError as error:
+        raise EmbedderFailed(f"answered {status} without a problem document") from error
+    return Problem.from_document({**document, "status": status}, retry_after=retry_after)
+
+
+def _detail(content: bytes) -> str:
+    try:
+        return str(_DOCUMENT.validate_json(content).get("detail", ""))[:200]
+    except ValidationError:
+        return ""
+
+
+def _seconds(response: httpx.Response) -> int:
+    given = response.headers.get("retry-after", "")
+    return int(given[:4]) if given.isdigit() else 1

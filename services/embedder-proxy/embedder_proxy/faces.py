@@ -1,0 +1,97 @@
+"""Images in, faces out: limits, then the cache, then the embedders for what the cache does not know."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agegender.errors import Problem, not_ready
+from agegender.faces import ImageFaces
+from agegender.images import ImageLimits, read_header
+from agegender.spaces import Space
+from agegender.web.deadlines import Deadline
+
+from embedder_proxy.admission import Slots
+from embedder_proxy.cache import FaceCache
+from embedder_proxy.metrics import FACES, IMAGES
+from embedder_proxy.pool import Pool
+
+
+@dataclass(frozen=True)
+class FoundFaces:
+    """One entry an image, in the order sent."""
+
+    space: Space
+    images: list[ImageFaces | Problem]
+
+
+class FaceFinder:
+    def __init__(self, pool: Pool, cache: FaceCache, slots: Slots, limits: ImageLimits) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._slots = slots
+        self._limits = limits
+
+    async def find(
+        self, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
+    ) -> FoundFaces:
+        """The faces of each image. One image's problem stands in its place, a lone image's is raised.
+
+        Raises `Problem` where nothing can be answered: ``busy`` 429, ``embedder-unavailable`` 503,
+        ``deadline-exceeded`` 504.
+        """
+        keys = await asyncio.to_thread(_examine, images, self._limits)
+        if len(keys) == 1 and isinstance(keys[0], Problem):
+            raise keys[0]
+        wanted = {key: image for key, image in zip(keys, images, strict=True) if isinstance(key, str)}
+        space = self._pool.space
+        known = {} if space is None else await self._cache.read(space, list(wanted))
+        missing = {key: image for key, image in wanted.items() if key not in known}
+        answers: dict[str, ImageFaces | Problem] = {**known}
+        if missing:
+            answered_space, asked = await self._ask(missing, deadline, headers)
+            if known and answered_space != space:  # the embedders were exchanged meanwhile
+                answered_space, asked = await self._ask(wanted, deadline, headers)
+            space = answered_space
+            answers |= asked
+        entries = [answers[key] if isinstance(key, str) else key for key in keys]
+        _count(entries, known=len(known), asked=len(missing))
+        if len(entries) == 1 and isinstance(entries[0], Problem):
+            raise entries[0]
+        return FoundFaces(space or self._any_space(), entries)
+
+    async def _ask(
+        self, images: Mapping[str, bytes], deadline: Deadline, headers: Mapping[str, str]
+    ) -> tuple[Space, dict[str, ImageFaces | Problem]]:
+        async with self._slots.place(deadline):
+            embedded = await self._pool.embed(list(images.values()), deadline, headers)
+        space = embedded.space or self._any_space()
+        answers = dict(zip(images, embedded.images, strict=True))
+        faces = {key: answer for key, answer in answers.items() if isinstance(answer, ImageFaces)}
+        await self._cache.write(space, faces)
+        return space, answers
+
+    def _any_space(self) -> Space:
+        if self._pool.space is None:
+            raise not_ready(self._pool.why_none_ready() or "No embedding container was ready yet.")
+        return self._pool.space
+
+
+def _examine(images: Sequence[bytes], limits: ImageLimits) -> list[str | Problem]:
+    """The SHA-256 of each image, or what its header already says against it."""
+    return [_digest(image, limits) for image in images]
+
+
+def _digest(image: bytes, limits: ImageLimits) -> str | Problem:
+    try:
+        read_header(image, limits)
+    except Problem as problem:
+        return problem
+    return hashlib.sha256(image).hexdigest()
+
+
+def _count(entries: Sequence[ImageFaces | Problem], *, known: int, asked: int) -> None:
+    IMAGES.labels("cache").inc(known)
+    IMAGES.labels("embedder").inc(asked)
+    IMAGES.labels("refused").inc(sum(isinstance(entry, Problem) for entry in entries))
+    FACES.inc(sum(len(entry.faces) for entry in entries if isinstance(entry, ImageFaces)))

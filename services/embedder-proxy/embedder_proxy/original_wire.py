@@ -1,0 +1,81 @@
+"""Talk to the original embedding container, `tae898/face-detection-recognition`: jsonpickle on `POST /`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import httpx
+from agegender.errors import Problem
+from agegender.faces import Face, ImageFaces
+from agegender.images import ImageLimits
+from agegender.spaces import Space
+from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
+
+from embedder_proxy.embedders import Embedded, EmbedderFailed, check_faces, exchange
+from embedder_proxy.upright import UprightImage, upright_rgb
+
+DEFAULT_SPACE = "original-512"
+
+
+class OriginalWire:
+    """It answers one image a call, knows no EXIF orientation, and takes RGB pictures only.
+
+    Parameters
+    ----------
+    space_id : what its embeddings are called; it does not say which model made them.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, limits: ImageLimits, space_id: str | None) -> None:
+        self._client = client
+        self._limits = limits
+        self._space = Space(id=space_id or DEFAULT_SPACE, dimension=DIMENSION)
+
+    async def probe(self, url: str) -> Space:
+        # It has no health route; Flask answers 405 for GET on its only one.
+        request = self._client.build_request("GET", f"{url}/")
+        response, _ = await exchange(self._client, request, max_bytes=1024 * 1024)
+        if response.status_code >= 500:
+            raise EmbedderFailed(f"GET / answered {response.status_code}")
+        return self._space
+
+    async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
+        answers = [await self._embed_one(url, image, headers) for image in images]
+        return Embedded(self._space, answers)
+
+    async def _embed_one(self, url: str, image: bytes, headers: Mapping[str, str]) -> ImageFaces | Problem:
+        try:
+            upright = await asyncio.to_thread(upright_rgb, image, self._limits)
+        except Problem as problem:
+            return problem
+        body = await asyncio.to_thread(encode_image_request, upright.content)
+        request = self._client.build_request(
+            "POST", f"{url}/", content=body, headers={**headers, "Content-Type": "application/json"}
+        )
+        response, content = await exchange(self._client, request)
+        if response.status_code != 200:
+            raise EmbedderFailed(f"answered {response.status_code}")
+        return await asyncio.to_thread(self._parse, content, upright)
+
+    def _parse(self, content: bytes, image: UprightImage) -> ImageFaces:
+        try:
+            faces = [_face(face) for face in decode_faces_answer(content)]
+        except WireError as error:
+            raise EmbedderFailed(f"answered something that is no list of faces: {error.detail}") from error
+        faces.sort(key=_area, reverse=True)
+        answer = ImageFaces(width=image.width, height=image.height, faces=faces)
+        check_faces([answer], self._space)
+        return answer
+
+
+def _face(face: OriginalFace) -> Face:
+    return Face(
+        bbox=tuple(face.bbox.tolist()),
+        det_score=face.det_score,
+        landmarks=[(x, y) for x, y in face.landmark.tolist()],
+        sharpness=None,
+        embedding=face.normed_embedding.tolist(),
+    )
+
+
+def _area(face: Face) -> float:
+    x1, y1, x2, y2 = face.bbox
+    return (x2 - x1) * (y2 - y1)

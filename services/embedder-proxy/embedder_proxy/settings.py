@@ -1,0 +1,92 @@
+"""Settings of the proxy, each from an environment variable; docs/proxy.md lists them."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from agegender.images import ImageLimits
+from agegender.settings import ServiceSettings
+from agegender.spaces import NAME
+from agegender.web.uploads import UploadLimits
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+_MIB = 1024 * 1024
+
+
+class ProxySettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="PROXY_", extra="ignore", populate_by_name=True)
+
+    port: int = Field(10002, validation_alias=AliasChoices("PORT"), description="port to listen on")
+
+    embedder_urls: Annotated[list[str], NoDecode] = Field(
+        ["http://127.0.0.1:10001"],
+        min_length=1,
+        description="embedding containers, comma-separated; each address of a host name counts as one",
+    )
+    embedder_wire: Literal["agegender", "original"] = Field(
+        "agegender",
+        description="ours, or the jsonpickle of tae898/face-detection-recognition",
+    )
+    embedder_space: str | None = Field(
+        None,
+        description="id of the only space taken; default: the first embedder's, or original-512",
+    )
+
+    max_image_bytes: int = Field(20 * _MIB, gt=0, description="of one image file")
+    max_image_pixels: int = Field(50_000_000, gt=0, description="of one image, width times height")
+    max_images: int = Field(64, gt=0, description="in one request")
+    max_request_bytes: int = Field(100 * _MIB, gt=0, description="of one request's body")
+    max_body_memory: int = Field(
+        512 * _MIB, gt=0, description="of all bodies being read or answered, bytes; beyond it 429"
+    )
+    max_in_flight: int = Field(16, gt=0, description="requests at the embedders at once")
+    max_waiting: int = Field(
+        32, ge=0, description="requests that wait for one of those places; beyond it 429"
+    )
+
+    timeout: float = Field(30, gt=0, description="seconds for an answer, 504 after it")
+    attempt_timeout: float = Field(
+        15, gt=0, description="seconds for one embedder's answer, then another is asked"
+    )
+    read_timeout: float = Field(
+        30, gt=0, description="seconds for the request's body to arrive, 408 after it"
+    )
+    connect_timeout: float = Field(1, gt=0, description="seconds to connect to an embedder")
+    attempts: int = Field(3, ge=1, le=10, description="embedders asked for one request before it fails")
+    probe_interval: float = Field(2, gt=0, description="seconds between two looks at each embedder")
+
+    cache_ttl: int = Field(3600, ge=0, description="seconds that faces stay in Redis; 0 turns the cache off")
+    cache_timeout: float = Field(0.1, gt=0, description="seconds that Redis may take before it is left out")
+
+    @field_validator("embedder_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip().rstrip("/") for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("embedder_urls")
+    @classmethod
+    def _are_urls(cls, value: list[str]) -> list[str]:
+        for url in value:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError(f"{url!r} is no URL such as http://insightface:10001")
+            if parts.username or parts.query or parts.fragment:
+                raise ValueError("an embedder's URL has a host, a port and perhaps a path, nothing else")
+        return value
+
+    @field_validator("embedder_space")
+    @classmethod
+    def _is_a_space_id(cls, value: str | None) -> str | None:
+        if value is not None and not NAME.fullmatch(value):
+            raise ValueError("a space id has letters, digits, '.', '_' and '-' only")
+        return value
+
+    @property
+    def uploads(self) -> UploadLimits:
+        return UploadLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(self.max_image_bytes, self.max_image_pixels)

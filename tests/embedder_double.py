@@ -1,0 +1,146 @@
+"""An embedding container that fails on purpose: the HTTP of ours, faces made from the image's bytes."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from agegender.errors import Problem
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.spaces import Space
+from fastapi import FastAPI, Request, Response
+from serving import serving
+
+SPACE = Space(id="double-1", dimension=512)
+
+
+def faces_of(image: bytes, space: Space = SPACE, count: int = 1) -> ImageFaces:
+    """The same faces for the same bytes."""
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(image).digest()[:8]))
+    embeddings = generator.normal(size=(count, space.dimension)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    points = [(30.0, 30.0), (60.0, 30.0), (45.0, 50.0), (35.0, 70.0), (55.0, 70.0)]
+    return ImageFaces(
+        width=100,
+        height=100,
+        faces=[
+            Face(bbox=(10, 10, 90, 90), det_score=0.9, landmarks=points, embedding=row.tolist())
+            for row in embeddings
+        ],
+    )
+
+
+@dataclass
+class EmbedderDouble:
+    """`fault` names what it does wrong; None for nothing."""
+
+    space: Space = SPACE
+    fault: str | None = None
+    seconds: float = 0.0
+    faces: int = 1
+    broken: Callable[[bytes], bool] = lambda image: False
+    batches: list[int] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    working: int = 0
+    most_working: int = 0
+    hung_up: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    @contextmanager
+    def served(self, port: int = 0) -> Iterator["EmbedderDouble"]:
+        with serving(self._app(), port) as self.url:
+            yield self
+
+    def _app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/health/ready")
+        async def ready() -> Response:
+            if self.fault == "not ready":
+                return self._problem(503, "loading weights")
+            return Response("{}")
+
+        @app.get("/info")
+        async def info() -> dict[str, Any]:
+            return {"space": self.space.model_dump()}
+
+        @app.post("/faces")
+        async def faces(request: Request) -> Response:
+            form = await request.form(max_files=1000)
+            images = [await part.read() for part in form.getlist("image")]  # type: ignore[union-attr]
+            self.batches.append(len(images))
+            self.headers.append(dict(request.headers))
+            self.working += 1
+            self.most_working = max(self.most_working, self.working)
+            try:
+                return await self._answer(request, images)
+            finally:
+                self.working -= 1
+
+        return app
+
+    async def _answer(self, request: Request, images: list[bytes]) -> Response:
+        await asyncio.sleep(self.seconds)
+        if self.fault == "hang":
+            while not await request.is_disconnected() and not self.released.is_set():
+                await asyncio.sleep(0.01)
+            self.hung_up += await request.is_disconnected()
+        if self.fault == "busy":
+            return Response(
+                '{"status": 429, "type": "urn:age-gender:problem:busy", "detail": "full"}',
+                429,
+                {"Retry-After": "7"},
+            )
+        if self.fault in ("500", "503"):
+            return self._problem(int(self.fault), "on purpose")
+        if self.fault == "404":
+            return self._problem(404, "another service")
+        return self._content(images)
+
+    def _content(self, images: list[bytes]) -> Response:
+        entries: list[ImageFaces | ImageProblem] = []
+        for image in images:
+            if self.broken(image):
+                problem = Problem("damaged-image", 422, "on purpose")
+                if len(images) == 1:
+                    return self._problem(422, "on purpose")
+                entries.append(ImageProblem(problem=problem.document()))
+            else:
+                entries.append(faces_of(image, self.space, self.faces))
+        answer = FacesAnswer(space=self.space, images=entries)
+        text = answer.model_dump_json()
+        match self.fault:
+            case "html":
+                text = "<html>It works!</html>"
+            case "empty":
+                text = ""
+            case "cut":
+                text = text[: len(text) // 2]
+            case "too few":
+                answer.images.pop()
+                text = answer.model_dump_json()
+            case "nan":
+                entries[0].faces[0].embedding[0] = float("nan")  # type: ignore[union-attr]
+                text = answer.model_dump_json().replace("null,", "NaN,", 1)
+            case "short":
+                entries[0].faces[0].embedding.pop()  # type: ignore[union-attr]
+                text = answer.model_dump_json()
+            case "long vectors":
+                entries[0].faces[0].embedding[:] = [1.0] * self.space.dimension  # type: ignore[union-attr]
+                text = answer.model_dump_json()
+            case "another space":
+                text = text.replace(self.space.id, "surprise-9")
+            case "redirect":
+                return Response(status_code=307, headers={"Location": "http://127.0.0.1:1/"})
+        return Response(text, media_type="application/json")
+
+    @staticmethod
+    def _problem(status: int, detail: str) -> Response:
+        problem = Problem("damaged-image" if status == 422 else "double-failed", status, detail)
+        return Response(json.dumps(problem.document()), status, media_type="application/problem+json")
