@@ -1,0 +1,1 @@
+"""The embedding container: images in, faces with embeddings out."""

@@ -1,0 +1,51 @@
+"""The HTTP interface of the embedding container."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agegender.faces import FacesAnswer
+from agegender.web.app import create_app
+from agegender.web.uploads import UploadLimits, read_images
+from fastapi import FastAPI, Request
+
+from embedder.service import EmbeddingService
+from embedder.settings import EmbedderSettings
+
+
+def make_app(settings: EmbedderSettings) -> FastAPI:
+    service = EmbeddingService(settings)
+    limits = UploadLimits(settings.max_bytes, settings.max_images, settings.max_body_bytes)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(service.load())
+        yield
+        loading.cancel()
+        service.close()
+
+    async def why_not_ready() -> str | None:
+        return service.why_not_ready()
+
+    async def info() -> dict[str, Any]:
+        pack = service.pack
+        return {
+            "pack": settings.pack,
+            "space": pack.space.model_dump() if pack else None,
+            "models": pack.models if pack else [],
+        }
+
+    app = create_app(
+        name="insightface",
+        description="Detects faces, aligns them and embeds them. Internal: the embedder-proxy is its front.",
+        lifespan=lifespan,
+        why_not_ready=why_not_ready,
+        info=info,
+    )
+
+    @app.post("/faces", tags=["faces"], summary="Faces and embeddings of one or more images")
+    async def faces(request: Request) -> FacesAnswer:
+        return await service.faces(await read_images(request, limits))
+
+    return app

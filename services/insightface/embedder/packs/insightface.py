@@ -1,0 +1,89 @@
+"""InsightFace's packs: SCRFD finds faces and landmarks, ArcFace embeds.
+
+Their weights are for non-commercial research.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from agegender.spaces import Space
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+from insightface.model_zoo.scrfd import SCRFD
+
+from embedder.packs.pack import Detections, Pack
+from embedder.sessions import open_session
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+
+# The library's default size is automatic, and embeddings would differ between its versions.
+DET_SIZE = (640, 640)
+DET_THRESHOLD = 0.5
+LICENCE = "non-commercial research"
+_BATCH = 64
+
+
+class ScrfdDetector:
+    def __init__(self, model: Path, threads: int) -> None:
+        self._scrfd = SCRFD(str(model), session=open_session(model, threads), static_shape_sessions=False)
+        self._scrfd.prepare(0, input_size=DET_SIZE, det_thresh=DET_THRESHOLD)
+
+    def detect(self, image: Image) -> Detections:
+        """A face that fills the picture is missed at first; then the picture is searched with a margin."""
+        found = self._search(image, 0)
+        if len(found.score) == 0:
+            found = self._search(image, max(image.shape[:2]) // 3)
+        return found
+
+    def _search(self, image: Image, margin: int) -> Detections:
+        picture = np.ascontiguousarray(image[..., ::-1])  # the library takes BGR
+        if margin:
+            border = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
+            picture = np.asarray(border, dtype=np.uint8)
+        boxes, landmarks = self._scrfd.detect(picture, input_size=DET_SIZE)
+        boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
+        landmarks = np.asarray(landmarks, dtype=np.float32).reshape(-1, 5, 2)
+        return Detections(boxes[:, :4] - margin, boxes[:, 4], landmarks - margin)
+
+
+class ArcFaceEmbedder:
+    size = 112
+    zoom = 1.0
+
+    def __init__(self, model: Path, threads: int) -> None:
+        self._arcface = ArcFaceONNX(str(model), session=open_session(model, threads))
+
+    def embed(self, crops: Image) -> Array:
+        bgr = list(np.ascontiguousarray(crops[..., ::-1]))
+        parts = [self._arcface.get_feat(bgr[start : start + _BATCH]) for start in range(0, len(bgr), _BATCH)]
+        return np.concatenate(parts).astype(np.float32)
+
+
+def find_models(directory: Path) -> tuple[Path, Path]:
+    """The detection and the recognition model of a pack's folder: InsightFace's `det_*` and the ArcFace.
+
+    Raises FileNotFoundError naming what was looked for.
+    """
+    files = sorted(directory.glob("*.onnx"))
+    detectors = [file for file in files if file.name.startswith(("det_", "scrfd"))]
+    recognisers = [
+        file for file in files if file.name.startswith(("w600k", "glint360k", "webface", "arcface", "ms1mv"))
+    ]
+    if not detectors or not recognisers:
+        raise FileNotFoundError(
+            f"{directory} has no det_*.onnx or no recognition model (w600k_*, glint360k_*.onnx); "
+            f"found: {', '.join(file.name for file in files) or 'nothing'}"
+        )
+    return detectors[0], recognisers[0]
+
+
+def insightface_pack(name: str, directory: Path, threads: int) -> Pack:
+    detector, recogniser = find_models(directory)
+    return Pack(
+        Space(id=f"{name}-1", dimension=512),
+        [detector.stem, recogniser.stem],
+        ScrfdDetector(detector, threads),
+        [ArcFaceEmbedder(recogniser, threads)],
+    )

@@ -1,0 +1,107 @@
+"""What a pack is: a detector and one or more embedders whose outputs stand side by side."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from agegender.faces import Face
+from agegender.spaces import Space
+
+from embedder.alignment import crop, sharpness, similarity, template
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the picture."""
+
+    bbox: Array
+    score: Array
+    landmarks: Array
+
+
+class Detector(Protocol):
+    def detect(self, image: Image) -> Detections: ...
+
+
+class Embedder(Protocol):
+    """Embeds aligned crops. `zoom` and `size` say which crop it wants (see `alignment.template`)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def zoom(self) -> float: ...
+
+    def embed(self, crops: Image) -> Array:
+        """Features [n, d] of RGB crops [n, size, size, 3]; of any length."""
+
+
+class Pack:
+    """detect → five landmarks → align → embed, the faces of all pictures of a call in one batch.
+
+    The embedding is the embedders' unit vectors side by side, scaled to unit length again, so that each
+    embedder has the same weight in a cosine.
+    """
+
+    def __init__(
+        self, space: Space, models: list[str], detector: Detector, embedders: list[Embedder]
+    ) -> None:
+        self.space = space
+        self.models = models
+        self._detector = detector
+        self._embedders = embedders
+
+    def faces(self, images: list[Image]) -> list[list[Face]]:
+        """The faces of each RGB picture [height, width, 3], largest first."""
+        found = [_largest_first(self._detector.detect(image)) for image in images]
+        flat = [
+            (image, landmarks)
+            for image, detections in zip(images, found, strict=True)
+            for landmarks in detections.landmarks
+        ]
+        embeddings = iter(self._embed(flat))
+        sharp = iter([sharpness(_aligned(image, landmarks, 112, 1.0)) for image, landmarks in flat])
+        return [
+            [
+                Face(
+                    bbox=tuple(np.round(bbox, 2).tolist()),
+                    det_score=round(float(score), 4),
+                    landmarks=np.round(landmarks, 2).tolist(),
+                    sharpness=round(next(sharp), 2),
+                    embedding=next(embeddings).tolist(),
+                )
+                for bbox, score, landmarks in zip(
+                    detections.bbox, detections.score, detections.landmarks, strict=True
+                )
+            ]
+            for detections in found
+        ]
+
+    def _embed(self, faces: list[tuple[Image, Array]]) -> Array:
+        if not faces:
+            return np.empty((0, self.space.dimension), dtype=np.float32)
+        parts = []
+        for embedder in self._embedders:
+            crops = np.stack(
+                [_aligned(image, points, embedder.size, embedder.zoom) for image, points in faces]
+            )
+            parts.append(_unit(embedder.embed(crops)))
+        return _unit(np.concatenate(parts, axis=1))
+
+
+def _aligned(image: Image, landmarks: Array, size: int, zoom: float) -> Image:
+    return crop(image, similarity(landmarks, template(size, zoom)), size)
+
+
+def _unit(vectors: Array) -> Array:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def _largest_first(detections: Detections) -> Detections:
+    bbox = detections.bbox
+    order = np.argsort(-(bbox[:, 2] - bbox[:, 0]) * (bbox[:, 3] - bbox[:, 1]), kind="stable")
+    return Detections(bbox[order], detections.score[order], detections.landmarks[order])

@@ -1,0 +1,43 @@
+"""ONNX Runtime sessions, with as many threads as the container really has CPUs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+Array = npt.NDArray[np.float32]
+
+
+def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    available = onnxruntime.get_available_providers()
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(
+        str(model), options, providers=[name for name in wanted if name in available]
+    )
+
+
+class Network:
+    """A loaded model of one input, run in batches of bounded size so that memory is bounded too."""
+
+    def __init__(
+        self, model: Path, threads: int, outputs: Sequence[str] | None = None, batch: int = 64
+    ) -> None:
+        self._session = open_session(model, threads)
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
+        self._batch = batch
+
+    def __call__(self, images: Array) -> list[Array]:
+        """Run on images [n, ...] as the model wants them; every output has n rows."""
+        parts = [
+            self._session.run(self._outputs, {self._input: images[start : start + self._batch]})
+            for start in range(0, len(images), self._batch)
+        ]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]

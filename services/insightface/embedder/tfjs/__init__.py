@@ -1,0 +1,1 @@
+"""Convert frozen TensorFlow.js graph models to ONNX."""
