@@ -7,66 +7,27 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
 from embedder_double import SPACE, EmbedderDouble, faces_of
-from embedder_proxy.app import create_proxy
-from embedder_proxy.settings import ProxySettings
 from PIL import Image
-from serving import serving, until
+from proxies import picture, post, problem_of, proxy
 
 StartProxy = Callable[..., httpx.Client]
-
-
-def picture(seed: int = 0, format: str = "JPEG", size: tuple[int, int] = (64, 48)) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format)
-    return file.getvalue()
 
 
 @pytest.fixture
 def start_proxy() -> Iterator[StartProxy]:
     with ExitStack() as stack:
-
-        def start(*doubles: EmbedderDouble, **changes: Any) -> httpx.Client:
-            urls = ",".join(double.url for double in doubles) or "http://127.0.0.1:9"
-            settings = ProxySettings(
-                **{"embedder_urls": urls, "cache_ttl": 0, "probe_interval": 0.1, **changes}
-            )
-            url = stack.enter_context(serving(create_proxy(settings)))
-            client = stack.enter_context(httpx.Client(base_url=url, timeout=20))
-            if doubles:
-                ready = sum(double.fault != "not ready" for double in doubles)
-                until(lambda: len(ready_embedders(client)) >= ready, "the proxy has found its embedders")
-            return client
-
-        yield start
+        yield lambda *doubles, **changes: stack.enter_context(proxy(*doubles, **changes))
 
 
 @pytest.fixture
 def double() -> Iterator[EmbedderDouble]:
     with EmbedderDouble().served() as one:
         yield one
-
-
-def ready_embedders(client: httpx.Client) -> list[str]:
-    return [one["url"] for one in client.get("/info").json()["embedders"] if one["ready"]]
-
-
-def post(client: httpx.Client, *images: bytes, **options: Any) -> httpx.Response:
-    return client.post("/faces", files=[("image", ("x", image)) for image in images], **options)
-
-
-def problem_of(response: httpx.Response) -> str:
-    assert response.headers["content-type"] == "application/problem+json"
-    document = response.json()
-    assert document["status"] == response.status_code
-    return str(document["type"].removeprefix("urn:age-gender:problem:"))
 
 
 def test_faces_are_answered_as_the_embedder_gave_them(

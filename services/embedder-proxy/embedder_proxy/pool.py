@@ -94,19 +94,10 @@ class Pool:
 
         Raises `Problem`: ``embedder-unavailable`` 503, ``deadline-exceeded`` 504, ``busy`` 429.
         """
-        try:
-            async with asyncio.timeout(deadline.remaining):
-                return await self._embed(images, deadline, headers)
-        except TimeoutError:
-            raise deadline.exceeded() from None
-
-    async def _embed(
-        self, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
-    ) -> Embedded:
         tried: set[Embedder] = set()
         busy: Problem | None = None
         for _ in range(self._attempts):
-            embedder = await self._choose(tried)
+            embedder = await self._choose(tried, deadline)
             if embedder is None or (busy is not None and embedder in tried):
                 break
             if tried:
@@ -120,10 +111,14 @@ class Pool:
                 self._eject(embedder, str(error))
         raise busy or self._unavailable()
 
-    async def _choose(self, tried: set[Embedder]) -> Embedder | None:
+    async def _choose(self, tried: set[Embedder], deadline: Deadline) -> Embedder | None:
         """The ready embedder with the least to do, one that was not tried where there is one."""
         if not any(one.ready and one not in tried for one in self.embedders):
-            await self.look()
+            try:
+                async with asyncio.timeout(deadline.remaining):
+                    await self.look()
+            except TimeoutError:
+                raise deadline.exceeded() from None
         ready = [one for one in self.embedders if one.ready]
         fresh = [one for one in ready if one not in tried]
         return min(fresh or ready, key=lambda one: (one.in_flight, one.asked_at), default=None)
