@@ -37,6 +37,7 @@ def create_app(
     lifespan: Lifespan,
     why_not_ready: Callable[[], Awaitable[str | None]],
     info: Callable[[], Awaitable[dict[str, Any]]],
+    warnings: Callable[[], list[str]] = list,
 ) -> FastAPI:
     """The application, with `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`.
 
@@ -44,6 +45,7 @@ def create_app(
     ----------
     why_not_ready : gives the reason for which the service cannot work, None where it can.
     info : what `/info` tells beside name and version: space, models, limits.
+    warnings : what is wrong though the service can work; `/health/ready` tells it.
     """
     app = FastAPI(
         title=name,
@@ -65,11 +67,12 @@ def create_app(
 
     @app.get("/health/ready", tags=["health"], summary="The service can work; 503 and the reason until then")
     @app.get("/v2/health/ready", include_in_schema=False)
-    async def ready() -> dict[str, bool]:
+    async def ready() -> dict[str, bool | list[str]]:
         reason = await why_not_ready()
         if reason is not None:
             raise not_ready(reason)
-        return {"ready": True}
+        told = warnings()
+        return {"ready": True, "warnings": told} if told else {"ready": True}
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:

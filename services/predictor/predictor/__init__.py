@@ -1,0 +1,1 @@
+"""One image in, one age and gender per face out."""

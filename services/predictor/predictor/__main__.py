@@ -1,0 +1,15 @@
+"""`python -m predictor` serves on :10003."""
+
+from agegender.web.serve import serve
+
+from predictor.app import create_predictor
+from predictor.settings import PredictorSettings
+
+
+def main() -> None:
+    settings = PredictorSettings()
+    serve(create_predictor(settings), settings, settings.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Faces of concurrent requests go through the heads together.
+
+A batch starts at once when a thread is free; what arrives while all are busy makes up the next batch. So
+an idle service never waits, and a busy one waits as long as one batch takes: a few milliseconds.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from agegender.heads.head import Classes, Head, years_from_groups
+
+from predictor.metrics import BATCH_FACES
+from predictor.registry import Heads
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Calibrated: age [faces, 101] over years, gender [faces, 2]; and the seconds it took."""
+
+    age: Array
+    gender: Array
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    embeddings: Array
+    future: asyncio.Future[Probabilities]
+    since: float
+
+
+class HeadBatches:
+    """Runs heads in `threads` threads, at most `max_faces` faces at a time (one request is never split)."""
+
+    def __init__(self, threads: int, max_faces: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="heads")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="mc-dropout")
+        self._free = threads
+        self._max_faces = max_faces
+        self._waiting: dict[Heads, list[_Waiting]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def ensemble(self, heads: Heads, embeddings: Array) -> Probabilities:
+        """By the mean over each bank's members. embeddings : [faces, dimension]."""
+        waiting = _Waiting(embeddings, asyncio.get_running_loop().create_future(), time.perf_counter())
+        self._waiting.setdefault(heads, []).append(waiting)
+        self._start()
+        return await waiting.future
+
+    async def mc_dropout(self, heads: Heads, embeddings: Array, passes: int) -> Probabilities:
+        """By Monte-Carlo dropout, unbatched: the masks, and so the answer, would depend on the neighbours."""
+        since = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._slow, _mc_dropout, heads, embeddings, passes, since)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._slow.shutdown(cancel_futures=True)
+
+    def _start(self) -> None:
+        while self._free and self._waiting:
+            heads = next(iter(self._waiting))
+            batch = self._take(heads)
+            self._free -= 1
+            task = asyncio.create_task(self._run(heads, batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _take(self, heads: Heads) -> list[_Waiting]:
+        waiting = self._waiting[heads]
+        faces, count = 0, 0
+        for request in waiting:
+            faces += len(request.embeddings)
+            if count and faces > self._max_faces:
+                break
+            count += 1
+        batch, rest = waiting[:count], waiting[count:]
+        del self._waiting[heads]
+        if rest:
+            self._waiting[heads] = rest  # behind those who wait for other heads
+        return batch
+
+    async def _run(self, heads: Heads, batch: Sequence[_Waiting]) -> None:
+        batch = [request for request in batch if not request.future.done()]  # a client may have hung up
+        try:
+            if batch:
+                started = time.perf_counter()
+                embeddings = np.concatenate([request.embeddings for request in batch])
+                answered = await asyncio.get_running_loop().run_in_executor(
+                    self._pool, _ensemble, heads, embeddings
+                )
+                _hand_out(batch, answered, started)
+        except Exception as error:
+            for request in batch:
+                if not request.future.done():
+                    request.future.set_exception(error)
+        finally:
+            self._free += 1
+            self._start()
+
+
+def _hand_out(batch: Sequence[_Waiting], answered: Probabilities, started: float) -> None:
+    seconds = time.perf_counter() - started
+    first = 0
+    for request in batch:
+        rows = slice(first, first + len(request.embeddings))
+        first = rows.stop
+        if not request.future.done():
+            request.future.set_result(
+                Probabilities(answered.age[rows], answered.gender[rows], started - request.since, seconds)
+            )
+
+
+def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
+    BATCH_FACES.observe(len(embeddings))
+    return Probabilities(
+        _years(heads.age, heads.age.probabilities(embeddings)), heads.gender.probabilities(embeddings)
+    )
+
+
+def _mc_dropout(heads: Heads, embeddings: Array, passes: int, since: float) -> Probabilities:
+    started = time.perf_counter()
+    age = heads.age.probabilities_mc_dropout(embeddings, passes, seed=0)
+    gender = heads.gender.probabilities_mc_dropout(embeddings, passes, seed=0)
+    return Probabilities(_years(heads.age, age), gender, started - since, time.perf_counter() - started)
+
+
+def _years(head: Head, probabilities: Array) -> Array:
+    return years_from_groups(probabilities) if head.manifest.classes is Classes.GROUPS else probabilities

@@ -1,0 +1,246 @@
+"""From images to answers: the proxy finds the faces, the heads say what they think of them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from agegender.errors import Problem
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.heads.answers import age_answers, gender_answers
+from agegender.spaces import Space
+from agegender.web.deadlines import Deadline
+from starlette.concurrency import run_in_threadpool
+
+from predictor.answers import (
+    AgeGenderAnswer,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    FaceAnswer,
+    FaceEstimate,
+    FaceOptions,
+    HeadOptions,
+    ImageAnswer,
+    Uncertainty,
+)
+from predictor.batching import HeadBatches, Probabilities
+from predictor.metrics import FACES, IMAGES, STAGE_SECONDS
+from predictor.proxy import ProxyClient
+from predictor.quality import face_quality
+from predictor.registry import HeadRegistry, Heads
+
+Array = npt.NDArray[np.float32]
+
+_UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
+
+
+@dataclass
+class Stopwatch:
+    """Milliseconds by stage, for the answer; each stage is told to Prometheus too."""
+
+    started: float = field(default_factory=time.perf_counter)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def note(self, stage: str, seconds: float) -> None:
+        STAGE_SECONDS.labels(stage).observe(seconds)
+        self.timings[stage] = round(seconds * 1000, 3)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.note(name, time.perf_counter() - started)
+
+    def total(self) -> dict[str, float]:
+        return {**self.timings, "total": round((time.perf_counter() - self.started) * 1000, 3)}
+
+
+class Predictor:
+    """What the routes call. Numbers are crunched in threads, never on the event loop."""
+
+    def __init__(
+        self, proxy: ProxyClient, registry: HeadRegistry, batches: HeadBatches, mc_passes: int
+    ) -> None:
+        self._proxy = proxy
+        self._registry = registry
+        self._batches = batches
+        self._mc_passes = mc_passes
+
+    async def images(
+        self,
+        images: Sequence[bytes | Problem],
+        options: FaceOptions,
+        deadline: Deadline,
+        watch: Stopwatch,
+    ) -> AgeGenderAnswer:
+        """Raises the proxy's problems, ``no-head`` 409, and the problem of the only image."""
+        with watch.stage("proxy"):
+            found = await self._faces(images, deadline, watch)
+        heads = self._registry.heads(found.space)
+        chosen = [
+            _chosen(image.faces, options) if isinstance(image, ImageFaces) else [] for image in found.images
+        ]
+        faces = [face for of_image in chosen for face in of_image]
+        embeddings = await run_in_threadpool(_matrix, faces, found.space)
+        probabilities = await self._ask(heads, embeddings, options, watch)
+        entries = await run_in_threadpool(_face_answers, heads, faces, probabilities, options)
+        _count(found, len(faces))
+        return AgeGenderAnswer(
+            space=found.space,
+            models=self._versions(heads),
+            images=_by_image(found, chosen, entries),
+            timings=watch.total(),
+        )
+
+    async def embeddings(
+        self, request: EmbeddingsRequest, options: HeadOptions, watch: Stopwatch
+    ) -> EmbeddingsAnswer:
+        """Raises ``no-head`` 409 for an unknown space, ``bad-embeddings`` 422."""
+        heads = self._registry.heads_of(request.space)
+        space = heads.age.manifest.space
+        embeddings = await run_in_threadpool(_checked, request.embeddings, space)
+        probabilities = await self._ask(heads, embeddings, options, watch)
+        estimates = await run_in_threadpool(_estimates, heads, probabilities, options)
+        FACES.inc(len(embeddings))
+        return EmbeddingsAnswer(
+            space=space, models=self._versions(heads), faces=estimates, timings=watch.total()
+        )
+
+    async def probabilities(self, embeddings: Array, watch: Stopwatch) -> Probabilities:
+        """For the space that the proxy serves now; embeddings [faces, dimension] of any length but 0."""
+        heads = self._registry.heads(await self._proxy.space())
+        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        FACES.inc(len(embeddings))
+        return await self._ask(heads, embeddings / np.maximum(norms, 1e-12), HeadOptions(), watch)
+
+    async def _faces(
+        self, images: Sequence[bytes | Problem], deadline: Deadline, watch: Stopwatch
+    ) -> FacesAnswer:
+        readable = [image for image in images if not isinstance(image, Problem)]
+        if not readable:
+            raise next(image for image in images if isinstance(image, Problem))
+        try:
+            found = await self._proxy.faces(readable, deadline)
+        except Problem as problem:
+            # The proxy answers the only image's problem for the request; here it was one of several.
+            if len(images) == 1 or problem.status not in (400, 413, 415, 422):
+                raise
+            document = ImageProblem(problem=problem.document())
+            entries: list[Any] = [document]
+            space = await self._proxy.space()
+        else:
+            watch.timings.update(found.timings)
+            entries, space = list(found.answer.images), found.answer.space
+        answered = iter(entries)
+        return FacesAnswer.model_construct(
+            space=space,
+            images=[
+                ImageProblem(problem=image.document()) if isinstance(image, Problem) else next(answered)
+                for image in images
+            ],
+        )
+
+    async def _ask(
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+    ) -> Probabilities:
+        if not len(embeddings):
+            return Probabilities(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32))
+        if options.uncertainty is Uncertainty.MC_DROPOUT:
+            answered = await self._batches.mc_dropout(heads, embeddings, self._mc_passes)
+        else:
+            answered = await self._batches.ensemble(heads, embeddings)
+        watch.note("queue", answered.queue_seconds)
+        watch.note("heads", answered.compute_seconds)
+        return answered
+
+    @staticmethod
+    def _versions(heads: Heads) -> dict[Any, str]:
+        return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
+
+
+def _chosen(faces: Sequence[Face], options: FaceOptions) -> list[Face]:
+    kept = [
+        face
+        for face in faces
+        if face.det_score >= options.min_det_score and _shorter_side(face) >= options.min_face
+    ]
+    return kept[: options.max_faces]
+
+
+def _shorter_side(face: Face) -> float:
+    x1, y1, x2, y2 = face.bbox
+    return min(x2 - x1, y2 - y1)
+
+
+def _matrix(faces: Sequence[Face], space: Space) -> Array:
+    if any(len(face.embedding) != space.dimension for face in faces):
+        raise Problem("bad-answer", 502, f"The embedder-proxy answered an embedding that is not of {space}.")
+    return np.array([face.embedding for face in faces], dtype=np.float32).reshape(len(faces), space.dimension)
+
+
+def _checked(rows: Sequence[Sequence[float]], space: Space) -> Array:
+    wrong = [index for index, row in enumerate(rows) if len(row) != space.dimension]
+    if wrong:
+        raise _bad_embeddings(
+            wrong, f"has {len(rows[wrong[0]])} numbers, and the space {space} has {space.dimension}"
+        )
+    embeddings = np.array(rows, dtype=np.float64).reshape(len(rows), space.dimension)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(embeddings, axis=1)
+    # Written so that a norm that overflows is refused too.
+    off = np.flatnonzero(~(np.abs(norms - 1) <= _UNIT_NORM_TOLERANCE)).tolist()
+    if off:
+        raise _bad_embeddings(off, f"has the length {norms[off[0]]:.4g}, and not 1: send it normalised")
+    return embeddings.astype(np.float32)
+
+
+def _bad_embeddings(rows: list[int], what: str) -> Problem:
+    return Problem("bad-embeddings", 422, f"Embedding {rows[0]} {what}.", rows=rows[:50])
+
+
+def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions) -> list[FaceEstimate]:
+    conformal = heads.age.manifest.conformal
+    assert conformal is not None  # the registry serves no age head without
+    ages = age_answers(probabilities.age, conformal, options.coverage)
+    genders = gender_answers(probabilities.gender)
+    return [FaceEstimate(age=age, gender=gender) for age, gender in zip(ages, genders, strict=True)]
+
+
+def _face_answers(
+    heads: Heads, faces: Sequence[Face], probabilities: Probabilities, options: FaceOptions
+) -> list[FaceAnswer]:
+    estimates = _estimates(heads, probabilities, options)
+    return [
+        FaceAnswer(
+            bbox=face.bbox,
+            det_score=face.det_score,
+            landmarks=face.landmarks,
+            quality=face_quality(face),
+            age=estimate.age,
+            gender=estimate.gender,
+            embedding=face.embedding if options.embeddings else None,
+        )
+        for face, estimate in zip(faces, estimates, strict=True)
+    ]
+
+
+def _by_image(
+    found: FacesAnswer, chosen: Sequence[Sequence[Face]], answers: Sequence[FaceAnswer]
+) -> list[ImageAnswer | ImageProblem]:
+    following = iter(answers)
+    return [
+        ImageAnswer(width=image.width, height=image.height, faces=[next(following) for _ in faces])
+        if isinstance(image, ImageFaces)
+        else image
+        for image, faces in zip(found.images, chosen, strict=True)
+    ]
+
+
+def _count(found: FacesAnswer, faces: int) -> None:
+    FACES.inc(faces)
+    problems = sum(isinstance(image, ImageProblem) for image in found.images)
+    IMAGES.labels("problem").inc(problems)
+    IMAGES.labels("answered").inc(len(found.images) - problems)

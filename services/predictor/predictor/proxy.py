@@ -1,0 +1,151 @@
+"""The embedder-proxy as the predictor sees it: faces of images, and the space they live in."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+from agegender.errors import Problem
+from agegender.faces import FacesAnswer
+from agegender.spaces import Space
+from agegender.web.deadlines import Deadline
+from agegender.web.requests import REQUEST_ID_HEADER, request_id
+from agegender.web.uploads import IMAGE_FIELD
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+_PROBE_SECONDS = 2.0
+_KEEP_ALIVE = 15.0  # less than the proxy's, so that it does not close a connection being used
+_SPACE_LIFE = 5.0  # seconds for which the space is taken as known
+
+
+class _Info(BaseModel):
+    space: Space
+
+
+@dataclass(frozen=True)
+class Found:
+    """The proxy's answer, and its own account of the time (the `Server-Timing` header), milliseconds."""
+
+    answer: FacesAnswer
+    timings: dict[str, float]
+
+
+class ProxyClient:
+    """Talks to the embedder-proxy. Its problems are passed on as they are."""
+
+    def __init__(self, url: str, *, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._space: Space | None = None
+        self._space_known_at = 0.0
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def faces(self, images: Sequence[bytes], deadline: Deadline) -> Found:
+        """Raises the proxy's own problems, ``proxy-unreachable`` 503, ``bad-answer`` 502, and 504."""
+        files = [(IMAGE_FIELD, ("image", image, "application/octet-stream")) for image in images]
+        response = await self._send("POST", "/faces", deadline, files=files)
+        answer = await run_in_threadpool(_parsed, response.content, len(images))
+        self._remember(answer.space)
+        return Found(answer, server_timings(response.headers.get("server-timing", "")))
+
+    async def space(self) -> Space:
+        """The space that the proxy serves now."""
+        if self._space is not None and time.monotonic() - self._space_known_at < _SPACE_LIFE:
+            return self._space
+        response = await self._send("GET", "/info", Deadline.after(_PROBE_SECONDS))
+        try:
+            space = _Info.model_validate_json(response.content).space
+        except ValidationError as error:
+            raise _bad_answer("names no space yet") from error
+        self._remember(space)
+        return space
+
+    async def require_ready(self) -> None:
+        """Raises the reason for which the proxy cannot work now."""
+        await self._send("GET", "/health/ready", Deadline.after(_PROBE_SECONDS))
+
+    def _remember(self, space: Space) -> None:
+        self._space, self._space_known_at = space, time.monotonic()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        files: list[tuple[str, tuple[str, bytes, str]]] | None = None,
+    ) -> httpx.Response:
+        headers = {**deadline.headers, REQUEST_ID_HEADER: request_id() or ""}
+        for attempt in (1, 2):
+            if deadline.remaining == 0:
+                raise deadline.exceeded()
+            timeout = httpx.Timeout(deadline.remaining, connect=self._connect_timeout)
+            try:
+                response = await self._http.request(
+                    method, path, headers=headers, files=files, timeout=timeout
+                )
+            except httpx.ConnectTimeout as error:
+                raise self._unreachable() from error
+            except httpx.TimeoutException as error:
+                raise deadline.exceeded() from error
+            except httpx.TransportError as error:
+                # A kept connection may have been closed under us; finding faces twice does no harm.
+                if attempt == 2 or isinstance(error, httpx.ConnectError):
+                    raise self._unreachable() from error
+                continue
+            if not response.is_success:
+                raise _passed_on(response)
+            return response
+        raise AssertionError("unreachable")
+
+    def _unreachable(self) -> Problem:
+        return Problem(
+            "proxy-unreachable", 503, "The embedder-proxy cannot be reached; is it running?", retry_after=2
+        )
+
+
+def server_timings(header: str) -> dict[str, float]:
+    """The durations of a `Server-Timing` header (W3C Server Timing), milliseconds by name."""
+    found: dict[str, float] = {}
+    for metric in header.split(","):
+        name, *parameters = (part.strip() for part in metric.split(";"))
+        for parameter in parameters:
+            if name and parameter.startswith("dur="):
+                try:
+                    found[name] = round(float(parameter[4:]), 3)
+                except ValueError:
+                    continue
+    return found
+
+
+def _parsed(content: bytes, images: int) -> FacesAnswer:
+    try:
+        answer = FacesAnswer.model_validate_json(content)
+    except ValidationError as error:
+        raise _bad_answer("is not the faces of images") from error
+    if len(answer.images) != images:
+        raise _bad_answer(f"has {len(answer.images)} entries for {images} images")
+    return answer
+
+
+def _bad_answer(what: str) -> Problem:
+    return Problem("bad-answer", 502, f"The embedder-proxy's answer {what}.")
+
+
+def _passed_on(response: httpx.Response) -> Problem:
+    given = response.headers.get("retry-after", "")
+    retry_after = int(given) if given.isascii() and given.isdigit() else None
+    try:
+        document = response.json()
+        if not isinstance(document, dict) or "type" not in document:
+            raise ValueError("no problem document")
+    except ValueError:
+        return _bad_answer(f"has the status {response.status_code} and no problem document")
+    document.pop("request_id", None)  # ours is the same, and is set where the problem is rendered
+    return Problem.from_document({**document, "status": response.status_code}, retry_after=retry_after)

@@ -1,0 +1,35 @@
+"""What one predictor is made of."""
+
+from dataclasses import dataclass
+
+from agegender.web.admission import BodyMemory
+
+from predictor.batching import HeadBatches
+from predictor.prediction import Predictor
+from predictor.proxy import ProxyClient
+from predictor.registry import HeadRegistry
+from predictor.settings import PredictorSettings
+
+
+@dataclass(frozen=True)
+class Rooms:
+    settings: PredictorSettings
+    proxy: ProxyClient
+    registry: HeadRegistry
+    batches: HeadBatches
+    predictor: Predictor
+    bodies: BodyMemory
+
+    @classmethod
+    def furnished(cls, settings: PredictorSettings) -> "Rooms":
+        proxy = ProxyClient(settings.proxy_url, connect_timeout=settings.connect_timeout)
+        registry = HeadRegistry(settings.models_dir, settings.heads_dir)
+        batches = HeadBatches(settings.threads, settings.max_batch_faces)
+        return cls(
+            settings=settings,
+            proxy=proxy,
+            registry=registry,
+            batches=batches,
+            predictor=Predictor(proxy, registry, batches, settings.mc_passes),
+            bodies=BodyMemory(settings.max_body_memory),
+        )

@@ -1,0 +1,1 @@
+"""What the predictor answers over HTTP, one module a subject."""

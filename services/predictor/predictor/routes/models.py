@@ -1,0 +1,47 @@
+"""Which heads are served, and how to go back to the ones before."""
+
+from typing import Annotated
+
+from agegender.heads.head import Task
+from agegender.spaces import NAME
+from fastapi import FastAPI, Query
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from predictor.registry import HeadStatus
+from predictor.rooms import Rooms
+
+
+class Models(BaseModel):
+    """Heads by task and space. A bad head leaves the one before it serving, and says so here."""
+
+    models: list[HeadStatus]
+    warnings: list[str]
+
+
+def add_routes(app: FastAPI, rooms: Rooms) -> None:
+    registry = rooms.registry
+
+    def told() -> Models:
+        return Models(models=registry.status(), warnings=registry.warnings)
+
+    @app.get("/models", tags=["models"], summary="The heads that are served, and their cards")
+    async def models() -> Models:
+        return told()
+
+    @app.post("/models/refresh", tags=["models"], summary="Look for promoted heads now")
+    async def refresh() -> Models:
+        await run_in_threadpool(registry.refresh)
+        return told()
+
+    @app.post("/models/{task}/rollback", tags=["models"], summary="Serve the head before the current one")
+    async def rollback(
+        task: Task,
+        space: Annotated[
+            str | None,
+            Query(description="default: the space that is served now", pattern=f"^{NAME.pattern}$"),
+        ] = None,
+    ) -> Models:
+        """Once more, and the newer one is back."""
+        await run_in_threadpool(registry.rollback, task, space or (await rooms.proxy.space()).id)
+        return told()

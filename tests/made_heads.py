@@ -1,0 +1,55 @@
+"""Heads with random weights: they answer nonsense, always the same, and as quickly as trained ones."""
+
+from pathlib import Path
+
+import numpy as np
+from agegender.heads.architecture import Mlp, tensor_shapes
+from agegender.heads.calibration import ConformalIntervals
+from agegender.heads.checkpoints import heads_directory, save_head, set_current
+from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.labels import YEARS
+from agegender.spaces import Space
+
+ARCHITECTURE = Mlp(hidden=(32,))
+MEMBERS = 2
+
+
+def made_head(models: Path, task: Task, space: Space, version: str, *, seed: int = 0) -> Path:
+    """Write a head to `models/<task>/<space>/<version>`; gives that directory."""
+    classes = Classes.YEARS if task is Task.AGE else Classes.GENDERS
+    draws = np.random.default_rng(seed)
+    shapes = tensor_shapes(ARCHITECTURE.layers(space.dimension, classes.outputs), MEMBERS, space.dimension)
+    tensors = {name: draws.standard_normal(shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
+    tensors["input.std"] = np.abs(tensors["input.std"]) + 0.5
+    directory = heads_directory(models, task, space) / version
+    manifest = HeadManifest(
+        task=task,
+        space=space,
+        version=version,
+        classes=classes,
+        members=MEMBERS,
+        architecture=ARCHITECTURE,
+        temperature=1.2,
+        conformal=_conformal(draws) if task is Task.AGE else None,
+        weights_sha256="",
+        card={"data": "none: random weights"},
+    )
+    save_head(directory, manifest, tensors)
+    return directory
+
+
+def promoted_head(models: Path, task: Task, space: Space, version: str, *, seed: int = 0) -> None:
+    """The same, and served from now on."""
+    directory = made_head(models, task, space, version, seed=seed)
+    set_current(directory.parent, version)
+
+
+def promoted_heads(models: Path, space: Space, version: str = "v1") -> None:
+    for task in Task:
+        promoted_head(models, task, space, version)
+
+
+def _conformal(draws: np.random.Generator) -> ConformalIntervals:
+    years = draws.dirichlet(np.ones(YEARS), 300)
+    ages = draws.integers(0, YEARS, 300).astype(np.float64)
+    return ConformalIntervals.fit(years, ages, ages)
