@@ -73,21 +73,27 @@ class HumanDetector:
 
 
 class TfjsEmbedder:
-    """faceres and mobileface: both take RGB from 0 to 255 in TensorFlow's layout."""
+    """Takes colours from 0 to 255 in TensorFlow's layout, in the order that the network was trained with."""
 
-    def __init__(self, model: Path, threads: int, size: int, zoom: float) -> None:
+    def __init__(
+        self, model: Path, threads: int, *, size: int, zoom: float, down: float, blue_first: bool
+    ) -> None:
         self.size = size
         self.zoom = zoom
+        self.down = down
+        self._blue_first = blue_first
         self._network = Network(model, threads, ["features"])
 
     def embed(self, crops: Image) -> Array:
-        return self._network(crops.astype(np.float32))[0]
+        colours = crops[..., ::-1] if self._blue_first else crops
+        return self._network(colours.astype(np.float32))[0]
 
 
 def human_embedders(directory: Path, threads: int) -> list[Embedder]:
+    # Colour order and crop by linear probes on labelled faces: docs/embedding.md.
     return [
-        TfjsEmbedder(directory / "faceres.onnx", threads, size=224, zoom=1.0),
-        TfjsEmbedder(directory / "mobileface.onnx", threads, size=112, zoom=1.0),
+        TfjsEmbedder(directory / "faceres.onnx", threads, size=224, zoom=0.9, down=-0.06, blue_first=True),
+        TfjsEmbedder(directory / "mobileface.onnx", threads, size=112, zoom=1.0, down=0.0, blue_first=False),
     ]
 
 

