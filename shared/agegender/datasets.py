@@ -58,7 +58,7 @@ class EmbeddingSet:
             )
         if self.embedding_mirrored.shape not in ((faces, self.space.dimension), (0, self.space.dimension)):
             raise BadDataset(f"embedding_mirrored has shape {self.embedding_mirrored.shape}")
-        if not (np.isfinite(self.embedding).all() and np.isfinite(self.embedding_mirrored).all()):
+        if not (_is_finite(self.embedding) and _is_finite(self.embedding_mirrored)):
             raise BadDataset("an embedding has values that are not finite")
 
     def __len__(self) -> int:
@@ -81,6 +81,11 @@ class EmbeddingSet:
         }
         chosen.setdefault("embedding_mirrored", self.embedding_mirrored)
         return EmbeddingSet(space=self.space, **chosen)
+
+
+def _is_finite(array: npt.NDArray[np.float32], block: int = 65536) -> bool:
+    """By blocks: the embeddings may be a mapped file larger than memory."""
+    return all(np.isfinite(array[row : row + block]).all() for row in range(0, len(array), block))
 
 
 def data_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agegender.labels import Gender
+
 from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
 
 FOLDS = 5

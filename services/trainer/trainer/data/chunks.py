@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from agegender.files import write_npz
+
 from trainer.data.extraction import CHUNK, Extraction, shard_path
 
 

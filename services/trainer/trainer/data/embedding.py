@@ -10,6 +10,7 @@ from agegender.errors import Problem
 from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
 from PIL import Image
+
 from trainer.data.chunks import Chunk
 from trainer.data.extraction import Extraction
 from trainer.data.faces_client import FacesClient

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from agegender.files import read_json, write_json
 from agegender.spaces import Space
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
@@ -53,12 +53,12 @@ class Extraction(BaseModel):
     state: State = "planning"
     images: int = Field(0, description="to be embedded; more may have been removed by their labels")
     shards: int = 0
-    problem: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = Field(None, description="why it failed, or what it waits for")
     changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
+    @computed_field(description="of this data set, variant and space")  # type: ignore[prop-decorator]
     @property
     def id(self) -> str:
-        """The same for the same data set, variant and space."""
         return hashlib.sha256(f"{self.dataset}/{self.variant}/{self.space.id}".encode()).hexdigest()[:16]
 
     def job_id(self, part: str) -> str:

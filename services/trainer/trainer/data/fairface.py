@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agegender.labels import Gender
+
 from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
 from trainer.data.tables import read_table
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
+
 from trainer.data.duplicates import duplicate_cosine, near_duplicate_groups, summarise
 from trainer.data.folds import K, groups_of, strata_of, stratified_folds
 from trainer.data.labelled import NO_FOLD

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from agegender.labels import MAX_AGE, Gender
+
 from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
 from trainer.data.matlab import BadMatFile, read_mat
 

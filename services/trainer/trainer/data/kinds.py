@@ -4,6 +4,7 @@ from pathlib import Path
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import NAME
+
 from trainer.data import adience, fairface, imdb_wiki, labels_csv, utkface
 from trainer.data.labelled import DatasetKind
 

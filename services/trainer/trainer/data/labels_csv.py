@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
+
 from trainer.data.labelled import (
     NO_FOLD,
     UNKNOWN_AGE,

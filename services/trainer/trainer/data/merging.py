@@ -1,12 +1,12 @@
 """From chunks to the extracted data set, in the order of the labels."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet, data_path, write_embedding_set
 from agegender.errors import Problem
+
 from trainer.data.chunks import chunk_dir, chunk_paths, read_chunk
 from trainer.data.extraction import Extraction, work_dir
 from trainer.data.grouping import with_folds
@@ -26,7 +26,7 @@ def unfinished_shards(work: Path, extraction: Extraction) -> list[int]:
 
 
 def merge(data_dir: Path, extraction: Extraction) -> int:
-    """Write the data set, its notes and its meta-data, and remove the work; gives the number of faces.
+    """Write the data set, its notes and its meta-data; gives the number of faces.
 
     Embeddings go through memory-mapped files, so that memory does not grow with them.
     Raises ``extraction-incomplete`` 409 and ``no-faces`` 422.
@@ -36,8 +36,10 @@ def merge(data_dir: Path, extraction: Extraction) -> int:
         raise Problem(
             "extraction-incomplete",
             409,
-            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again.",
+            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again to "
+            "go on from what is.",
             shards=missing[:50],
+            cause=extraction.problem,
         )
     kept = sum(
         len(read_chunk(path).row)
@@ -81,7 +83,6 @@ def merge(data_dir: Path, extraction: Extraction) -> int:
         **face_counts(faces),
     }
     write_embedding_set(data_dir, extraction.dataset, extraction.variant, faces, meta_data)
-    shutil.rmtree(work)
     return kept
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agegender.files import atomic_file
+
 from trainer.data.chunks import Chunk
 from trainer.data.labelled import LabelledImage
 

@@ -11,6 +11,7 @@ from typing import IO
 from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 from agegender.labels import Gender
+
 from trainer.data.extraction import removed_path, shard_path
 from trainer.data.labelled import (
     NO_FOLD,
@@ -71,7 +72,7 @@ def write_plan(kind: DatasetKind, folder: Path, variant: str, shard_size: int, w
         raise Problem(
             "no-images", 422, f"The labels of {folder.name!r} leave no image.", removed={**plan.removed}
         )
-    write_json(plan_path(work), asdict(plan))
+    write_json(plan_path(work), vars(plan))
     return plan
 
 

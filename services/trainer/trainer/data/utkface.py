@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
+
 from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
 
 VARIANT = "images"

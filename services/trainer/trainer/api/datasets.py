@@ -1,0 +1,193 @@
+"""Routes of data sets: what there is, extraction, import."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+from agegender.errors import Problem, not_found
+from agegender.spaces import Space
+from fastapi import APIRouter, Depends, Request
+from fastapi.sse import EventSourceResponse
+from pydantic import BaseModel, ConfigDict, Field
+from redis import Redis
+
+from trainer.data.catalog import Dataset, dataset_in, datasets
+from trainer.data.extraction import ACTIVE, Extraction, ExtractionRequest, read_state, states_of, write_state
+from trainer.data.faces_client import FacesClient
+from trainer.data.kinds import dataset_folder, require_kind
+from trainer.data.original_files import KIND as ORIGINAL
+from trainer.data.original_files import original_variants
+from trainer.data.progress import Progress, read_progress
+from trainer.jobs.attempts import enqueue_first, has_jobs
+from trainer.queues import job_queue
+from trainer.settings import TrainerSettings
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+_EVENT_SECONDS = 0.5
+_PROXY_PATIENCE = 3.0
+_START_SECONDS = 30.0
+_SHARED = ("kind", "mirrored", "shard_size", "min_det_score")
+
+
+class ExtractionStatus(Extraction):
+    """An extraction and how far it is."""
+
+    progress: Progress
+
+
+class DatasetStatus(Dataset):
+    """A data set, with the progress of its extractions."""
+
+    extractions: list[ExtractionStatus]  # type: ignore[assignment]
+
+
+class ImportRequest(BaseModel):
+    """Which of the original's files to import. It does not tell its space, so the request names it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str | None = Field(None, description="aligned of data-aligned.npy; images of data.npy")
+    space: Space = Field(Space(id="original-512", dimension=512))
+
+
+def _settings(request: Request) -> TrainerSettings:
+    settings: TrainerSettings = request.app.state.settings
+    return settings
+
+
+def _folder(name: str, request: Request) -> Path:
+    return dataset_folder(_settings(request).data_dir, name)
+
+
+def _redis(request: Request) -> Redis:
+    redis: Redis = request.app.state.redis
+    return redis
+
+
+Settings = Annotated[TrainerSettings, Depends(_settings)]
+Folder = Annotated[Path, Depends(_folder)]
+Connection = Annotated[Redis, Depends(_redis)]
+
+
+@router.get("", summary="Data sets, what can be extracted of them and what has been")
+def list_datasets(settings: Settings) -> list[Dataset]:
+    return list(datasets(settings.data_dir))
+
+
+@router.get("/{name}", summary="One data set, with counts and progress")
+def show_dataset(name: str, folder: Folder, redis: Connection) -> DatasetStatus:
+    found = dataset_in(folder)
+    if found is None:
+        raise not_found("data set", name)
+    extractions = [_status(redis, extraction) for extraction in found.extractions]
+    return DatasetStatus(**{**vars(found), "extractions": extractions})
+
+
+@router.get(
+    "/{name}/events",
+    summary="Server-sent events while an extraction runs: its state and progress",
+    response_class=EventSourceResponse,
+)
+async def dataset_events(folder: Folder, redis: Connection) -> AsyncIterator[ExtractionStatus]:
+    told: dict[str, str] = {}
+    while True:
+        statuses = await asyncio.to_thread(lambda: [_status(redis, one) for one in states_of(folder)])
+        for status in statuses:
+            if told.get(status.id) != (text := status.model_dump_json()):
+                told[status.id] = text
+                yield status
+        if not any(status.state in ACTIVE for status in statuses):
+            return
+        await asyncio.sleep(_EVENT_SECONDS)
+
+
+@router.post(
+    "/{name}/extract", status_code=202, summary="Extract the faces of a data set, or go on where it stopped"
+)
+def extract(
+    folder: Folder, settings: Settings, redis: Connection, wanted: ExtractionRequest | None = None
+) -> ExtractionStatus:
+    wanted = wanted or ExtractionRequest()
+    kind = require_kind(folder)
+    variant = _one_of(kind.variants(folder), wanted.variant)
+    with FacesClient(settings.proxy_url, patience=_PROXY_PATIENCE) as client:
+        space = client.space()
+    extraction = Extraction(
+        dataset=folder.name,
+        kind=kind.name,
+        variant=variant,
+        space=space,
+        mirrored=wanted.mirrored,
+        shard_size=wanted.shard_size,
+        min_det_score=kind.min_det_score if wanted.min_det_score is None else wanted.min_det_score,
+    )
+    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
+        return _start(settings, redis, extraction)
+
+
+@router.delete("/{name}/extract", summary="Cancel the extractions of a data set; what is done stays")
+def cancel_extraction(folder: Folder, settings: Settings, redis: Connection) -> list[ExtractionStatus]:
+    return [
+        _status(redis, write_state(settings.data_dir, extraction, state="cancelled"))
+        for extraction in states_of(folder)
+        if extraction.state in ACTIVE
+    ]
+
+
+@router.post("/{name}/import", status_code=202, summary="Import what the original project extracted")
+def import_dataset(
+    folder: Folder, settings: Settings, redis: Connection, wanted: ImportRequest | None = None
+) -> ExtractionStatus:
+    wanted = wanted or ImportRequest()
+    variants = original_variants(folder)
+    if not variants:
+        raise Problem("no-original", 422, f"There is no data-aligned.npy or data.npy in {folder.name!r}.")
+    extraction = Extraction(
+        dataset=folder.name,
+        kind=ORIGINAL,
+        variant=_one_of(variants, wanted.variant),
+        space=wanted.space,
+        mirrored=False,
+        shard_size=0,
+        min_det_score=0,
+    )
+    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
+        return _start(settings, redis, extraction)
+
+
+def _start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> ExtractionStatus:
+    """Start the next attempt, or answer with the one that runs."""
+    queue = job_queue(redis)
+    last = read_state(settings.data_dir, wanted.dataset, wanted.space.id, wanted.variant)
+    if last is not None and last.state in ACTIVE and has_jobs(queue, last):
+        if any(getattr(last, name) != getattr(wanted, name) for name in _SHARED):
+            raise Problem(
+                "extraction-running",
+                409,
+                f"An extraction of {wanted.dataset}/{wanted.variant} with other options is running; "
+                "cancel it or wait for its end.",
+            )
+        return _status(redis, last)
+    attempt = 1 if last is None else last.attempt + 1
+    extraction = write_state(settings.data_dir, wanted, attempt=attempt)
+    enqueue_first(queue, extraction)
+    return _status(redis, extraction)
+
+
+def _one_of(variants: list[str], wanted: str | None) -> str:
+    if wanted is None:
+        return variants[0]
+    if wanted not in variants:
+        raise not_found("variant", wanted, variants=variants)
+    return wanted
+
+
+def _status(redis: Redis, extraction: Extraction) -> ExtractionStatus:
+    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
+        # Its jobs failed unexpectedly or Redis lost them; nobody but us will tell.
+        lost = Problem("jobs-lost", 500, "Its jobs are gone; the worker's log may say why. Start it again.")
+        problem = extraction.problem or lost.document()
+        extraction = extraction.model_copy(update={"state": "failed", "problem": problem})
+    return ExtractionStatus(**vars(extraction), progress=read_progress(redis, extraction))

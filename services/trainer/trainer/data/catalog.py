@@ -1,0 +1,75 @@
+"""The data sets of a data folder: what lies in each, and what has been extracted from it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agegender.files import read_json
+from agegender.spaces import NAME, Space
+from pydantic import BaseModel, Field
+
+from trainer.data.extraction import Extraction, states_of
+from trainer.data.kinds import kind_of
+from trainer.data.original_files import original_variants
+
+
+class ExtractedSet(BaseModel):
+    """The faces of one variant in one space."""
+
+    space: Space
+    variant: str
+    faces: int
+    meta_data: dict[str, Any] = Field(description="counts of faces and of everything removed, and why")
+
+
+class Dataset(BaseModel):
+    """One data set."""
+
+    name: str
+    kind: str | None = Field(description="how its labels are read; null where only extracted faces lie there")
+    variants: list[str] = Field(description="folders of images that can be extracted")
+    importable: list[str] = Field(description="variants that the original extracted, in data-aligned.npy")
+    extracted: list[ExtractedSet]
+    extractions: list[Extraction] = Field(description="running and past extractions")
+
+
+def datasets(data_dir: Path) -> Iterator[Dataset]:
+    """All folders with a data set in them, by name."""
+    if not data_dir.is_dir():
+        return
+    for folder in sorted(data_dir.iterdir()):
+        if folder.is_dir() and NAME.fullmatch(folder.name):
+            found = dataset_in(folder)
+            if found is not None:
+                yield found
+
+
+def dataset_in(folder: Path) -> Dataset | None:
+    """The data set in a folder, None where there is none."""
+    kind = kind_of(folder)
+    extracted = list(_extracted(folder))
+    importable = original_variants(folder)
+    if kind is None and not extracted and not importable:
+        return None
+    return Dataset(
+        name=folder.name,
+        kind=None if kind is None else kind.name,
+        variants=[] if kind is None else kind.variants(folder),
+        importable=importable,
+        extracted=extracted,
+        extractions=list(states_of(folder)),
+    )
+
+
+def _extracted(folder: Path) -> Iterator[ExtractedSet]:
+    for path in sorted(folder.glob("*/meta-data-*.json")):
+        variant = path.stem.removeprefix("meta-data-")
+        if not (path.parent / f"data-{variant}.npz").is_file():
+            continue
+        try:
+            meta_data = read_json(path)
+            yield ExtractedSet(
+                space=meta_data["space"], variant=variant, faces=meta_data["faces"], meta_data=meta_data
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not written by us, or damaged: it is not offered

@@ -1,0 +1,89 @@
+"""The queue jobs of an extraction: one plans, one a shard embeds; `trainer.jobs.merge` ends it.
+
+Arguments are names; the truth lies on the volume. Each job may run again at any time, on any worker: what is
+there already is not done again.
+"""
+
+from collections.abc import Callable
+
+import structlog
+from agegender.errors import Problem
+from rq.job import Dependency
+
+from trainer.data.extraction import work_dir, write_state
+from trainer.data.faces_client import FacesClient
+from trainer.data.kinds import dataset_folder, require_kind
+from trainer.data.planning import write_plan
+from trainer.data.progress import ShardProgress
+from trainer.data.shards import Stopped, embed_shard
+from trainer.jobs.attempts import current, enqueue_part, fail
+from trainer.queues import connect, job_queue
+from trainer.settings import TrainerSettings
+
+log = structlog.get_logger(__name__)
+
+_SHARD_SECONDS, _IMAGE_SECONDS = 1800, 20
+_MERGE_SECONDS = 6 * 3600
+_SHARD, _MERGE = "trainer.jobs.extract.extract_shard", "trainer.jobs.merge.merge_shards"
+
+
+def plan_extraction(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+    """Write the shards and enqueue a job for each, and the one that merges them."""
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    extraction = current(data_dir, dataset, space_id, variant, attempt)
+    if extraction is None:
+        return
+    folder = dataset_folder(data_dir, dataset)
+    try:
+        kind = require_kind(folder)
+        plan = write_plan(kind, folder, variant, extraction.shard_size, work_dir(data_dir, extraction))
+    except Problem as problem:
+        fail(data_dir, extraction, problem)
+        return
+    if current(data_dir, dataset, space_id, variant, attempt) is None:  # cancelled meanwhile
+        return
+    extraction = write_state(data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards)
+    queue = job_queue(connect(settings))
+    seconds = _SHARD_SECONDS + _IMAGE_SECONDS * extraction.shard_size
+    shards = [
+        enqueue_part(queue, _SHARD, extraction, f"shard-{shard}", seconds, shard)
+        for shard in range(plan.shards)
+    ]
+    after_all = Dependency(jobs=shards, allow_failure=True)
+    enqueue_part(queue, _MERGE, extraction, "merge", _MERGE_SECONDS, depends_on=after_all)
+
+
+def extract_shard(dataset: str, space_id: str, variant: str, attempt: int, shard: int) -> None:
+    """Embed the images of one shard."""
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    extraction = current(data_dir, dataset, space_id, variant, attempt)
+    if extraction is None:
+        return
+    redis = connect(settings)
+
+    def begun(images: int, done: int) -> Callable[[int], None]:
+        return ShardProgress(redis, extraction, shard, images, done).advance
+
+    def goes_on() -> bool:
+        return current(data_dir, dataset, space_id, variant, attempt) is not None
+
+    try:
+        with FacesClient(settings.proxy_url) as client:
+            embed_shard(
+                data_dir,
+                extraction,
+                shard,
+                client,
+                in_flight=settings.extract_in_flight,
+                goes_on=goes_on,
+                begun=begun,
+            )
+    except Stopped:
+        log.info("extraction stopped", dataset=dataset, shard=shard)
+    except Problem as problem:
+        if problem.retry_after is not None:  # it may pass: RQ tries again, and counts
+            write_state(data_dir, extraction, problem=problem.document())
+            raise
+        fail(data_dir, extraction, problem)

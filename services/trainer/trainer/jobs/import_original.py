@@ -1,0 +1,23 @@
+"""The queue job that imports faces which the original extracted."""
+
+from agegender.errors import Problem
+
+from trainer.data.extraction import write_state
+from trainer.data.original import import_original
+from trainer.jobs.attempts import current, fail
+from trainer.settings import TrainerSettings
+
+
+def import_original_faces(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+    """Write the extracted data set from the original's file."""
+    data_dir = TrainerSettings().data_dir
+    extraction = current(data_dir, dataset, space_id, variant, attempt)
+    if extraction is None:
+        return
+    extraction = write_state(data_dir, extraction, state="extracting")
+    try:
+        faces = import_original(data_dir, dataset, variant, extraction.space)
+    except Problem as problem:
+        fail(data_dir, extraction, problem)
+        return
+    write_state(data_dir, extraction, state="finished", images=faces, problem=None)

@@ -1,0 +1,30 @@
+"""The last queue job of an extraction: all chunks become a data set."""
+
+import shutil
+
+import structlog
+from agegender.errors import Problem
+
+from trainer.data.extraction import work_dir, write_state
+from trainer.data.merging import merge
+from trainer.jobs.attempts import current, fail
+from trainer.settings import TrainerSettings
+
+log = structlog.get_logger(__name__)
+
+
+def merge_shards(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+    """Write the extracted data set from all chunks."""
+    data_dir = TrainerSettings().data_dir
+    extraction = current(data_dir, dataset, space_id, variant, attempt)
+    if extraction is None:
+        return
+    extraction = write_state(data_dir, extraction, state="merging")
+    try:
+        faces = merge(data_dir, extraction)
+    except Problem as problem:
+        fail(data_dir, extraction, problem)
+        return
+    write_state(data_dir, extraction, state="finished", problem=None)
+    shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
+    log.info("extraction finished", dataset=dataset, variant=variant, space=space_id, faces=faces)

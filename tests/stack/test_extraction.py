@@ -1,0 +1,357 @@
+"""Extraction through the whole chain: HTTP → Redis → RQ workers → embedder-proxy → embedding container."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agegender.datasets import EmbeddingSet, meta_data_path, read_embedding_set
+from agegender.spaces import Space
+from agegender.web.app import create_app
+from embedder_double import SPACE, EmbedderDouble
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+from fastapi.testclient import TestClient
+from PIL import Image
+from redis_server import RedisServer, redis_server
+from rq.registry import StartedJobRegistry
+from serving import serving, until
+from trainer.api.datasets import router
+from trainer.data.extraction import CHUNK
+from trainer.queues import QUEUE, connect, job_queue
+from trainer.settings import TrainerSettings
+
+IMAGES = 4 * CHUNK + 9
+SHARD = 2 * CHUNK
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_dataset(folder: Path) -> None:
+    """A labels.csv folder with one of each thing that can be wrong."""
+    folder.mkdir()
+    rows = [["file", "age", "gender", "subject"]]
+    for number in range(IMAGES):
+        (folder / f"{number:03d}.png").write_bytes(picture(number))
+        rows.append([f"{number:03d}.png", str(number % 90), "mf"[number % 2], f"s{number // 3}"])
+    (folder / "text.jpg").write_text("this is no picture")
+    rows.insert(20, ["text.jpg", "30", "f", ""])
+    rows.insert(40, ["gone.jpg", "30", "f", ""])
+    rows.insert(60, ["000.png", "30", "f", ""])
+    rows.insert(70, ["../outside.png", "30", "f", ""])
+    rows.insert(80, ["unknown.png", "old", "f", ""])
+    (folder / "link.png").symlink_to(folder.parent.parent / "outside.png")
+    rows.insert(90, ["link.png", "30", "f", ""])
+    (folder.parent.parent / "outside.png").write_bytes(picture(1))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+class Worker:
+    """A real RQ worker process, with its job processes in one process group."""
+
+    def __init__(self, environment: dict[str, str], redis_url: str) -> None:
+        command = [sys.executable, "-m", "rq.cli", "worker", QUEUE, "--url", redis_url]
+        self.process = subprocess.Popen(
+            [*command, "--serializer", "json", "--worker-class", "rq.worker.SpawnWorker"],
+            env=environment,
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+class System:
+    """A trainer's API with its data folder, Redis, proxy and as many workers as a test starts."""
+
+    def __init__(self, stack: ExitStack, root: Path, double: EmbedderDouble | None = None) -> None:
+        self.data_dir = root / "data"
+        self.data_dir.mkdir(parents=True)
+        self.stack = stack
+        self.redis: RedisServer = stack.enter_context(redis_server(root))
+        self.workers: list[Worker] = []
+        if double is not None:
+            stack.enter_context(double.served())
+            self.start_proxy(double.url)
+
+    def start_proxy(self, embedder_url: str) -> None:
+        proxy = create_proxy(
+            ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1)  # type: ignore[call-arg]
+        )
+        url = self.stack.enter_context(serving(proxy))
+        self.settings = TrainerSettings(  # type: ignore[call-arg]
+            data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url
+        )
+        app = create_app(
+            name="trainer",
+            description="",
+            lifespan=None,
+            why_not_ready=_ready,
+            info=_info,  # type: ignore[arg-type]
+        )
+        app.include_router(router)
+        app.state.settings, app.state.redis = self.settings, connect(self.settings)
+        self.client = TestClient(app)
+        until(lambda: httpx_ready(url), "the proxy has found its embedder", 60)
+
+    def start_worker(self) -> Worker:
+        environment = {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            "REDIS_URL": self.redis.url,
+            "TRAINER_PROXY_URL": self.settings.proxy_url,
+            "OMP_NUM_THREADS": "1",
+        }
+        worker = Worker(environment, self.redis.url)
+        self.workers.append(worker)
+        self.stack.callback(lambda: worker.process.poll() is None and worker.kill())
+        return worker
+
+    def extract(self, name: str = "faces", **options: Any) -> dict[str, Any]:
+        answer = self.client.post(f"/datasets/{name}/extract", json={"shard_size": SHARD, **options})
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    def extraction(self, name: str = "faces") -> dict[str, Any]:
+        (status,) = self.client.get(f"/datasets/{name}").json()["extractions"]
+        return dict(status)
+
+    def ended(self, name: str = "faces", seconds: float = 90) -> dict[str, Any]:
+        over = ("finished", "failed", "cancelled")
+        until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
+        return self.extraction(name)
+
+    def chunks(self) -> int:
+        return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))
+
+    def result(self, space: Space = SPACE) -> tuple[EmbeddingSet, bytes, bytes]:
+        folder = self.data_dir / "faces" / space.id
+        content = [(folder / name).read_bytes() for name in ("data-images.npz", "meta-data-images.json")]
+        return read_embedding_set(self.data_dir, "faces", space, "images"), content[0], content[1]
+
+
+async def _ready() -> str | None:
+    return None
+
+
+async def _info() -> dict[str, Any]:
+    return {}
+
+
+def httpx_ready(url: str) -> bool:
+    import httpx
+
+    return httpx.get(f"{url}/health/ready").status_code == 200
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., System]]:
+    with ExitStack() as stack:
+        numbers = iter(range(100))
+
+        def make(double: EmbedderDouble | None = None) -> System:
+            root = tmp_path / f"system-{next(numbers)}"
+            system = System(stack, root, double or EmbedderDouble())
+            write_dataset(system.data_dir / "faces")
+            return system
+
+        yield make
+
+
+def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(start: Callable[..., System]) -> None:
+    system = start()
+    system.start_worker()
+    started = system.extract()
+    assert started["state"] == "planning"
+    assert started["progress"] == {"done": 0, "total": 0, "images_per_second": None, "seconds_left": None}
+    assert system.ended()["state"] == "finished"
+    faces, _, _ = system.result()
+    assert len(faces) == IMAGES
+    assert faces.file.tolist() == [f"{number:03d}.png" for number in range(IMAGES)]
+    assert faces.age_low.tolist() == [number % 90 for number in range(IMAGES)]
+    assert set(faces.fold.tolist()) == {0, 1, 2, 3, 4}
+    for subject in set(faces.subject):
+        assert len(set(faces.fold[faces.subject == subject])) == 1
+    (extracted,) = system.client.get("/datasets/faces").json()["extracted"]
+    meta_data = extracted["meta_data"]
+    assert meta_data["removed"] == {
+        "bad-file-name": 2,
+        "image-missing": 1,
+        "no-age": 1,
+        "repeated-row": 1,
+        "unreadable-image": 1,
+    }
+    assert meta_data["images"] == IMAGES + 5  # all but the repeated row
+    assert sum(meta_data["gender"].values()) == IMAGES
+    notes = (system.data_dir / "faces" / SPACE.id / "removed-images.jsonl").read_text()
+    assert '{"file": "text.jpg", "reason": "unreadable-image"}' in notes
+    assert not list(system.data_dir.glob("faces/*/extract-images"))
+    (listed,) = system.client.get("/datasets").json()
+    assert (listed["name"], listed["kind"], listed["variants"]) == ("faces", "labels.csv", ["images"])
+
+
+def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[..., System]) -> None:
+    undisturbed = start()
+    undisturbed.start_worker()
+    undisturbed.extract(mirrored=True)
+    assert undisturbed.ended()["state"] == "finished"
+
+    disturbed = start(EmbedderDouble(seconds=0.4))
+    worker = disturbed.start_worker()
+    disturbed.extract(mirrored=True)
+    until(lambda: disturbed.chunks() > 0, "a chunk is done", 60)
+    worker.kill()
+    done = disturbed.chunks()
+    assert 0 < done < 5
+    # What every worker does each maintenance interval, done at once: give up what the dead one had.
+    queue = job_queue(connect(disturbed.settings))
+    StartedJobRegistry(queue=queue).cleanup(timestamp=time.time() + 3600)
+    disturbed.start_worker()
+    disturbed.start_worker()
+    assert disturbed.ended()["state"] == "finished"
+
+    expected, data, meta_data = undisturbed.result()
+    assert len(expected.embedding_mirrored) == IMAGES
+    assert not (expected.embedding == expected.embedding_mirrored).all()
+    _, data_again, meta_data_again = disturbed.result()
+    assert data_again == data
+    assert meta_data_again == meta_data
+
+
+def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(start: Callable[..., System]) -> None:
+    double = EmbedderDouble(seconds=0.4)
+    system = start(double)
+    worker = system.start_worker()
+    system.extract()
+    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    worker.kill()
+    done = system.chunks()
+    system.redis.client.flushall()
+    double.seconds = 0
+    system.start_worker()
+    resumed = system.extract()
+    assert resumed["attempt"] == 2
+    asked = len(double.batches)
+    assert system.ended()["state"] == "finished"
+    # Two requests a chunk, and one for the image that is none; only the missing chunks were asked for.
+    assert len(double.batches) - asked <= 2 * (5 - done) + 1
+
+
+def test_an_extraction_that_runs_is_not_started_twice(start: Callable[..., System]) -> None:
+    system = start()
+    first, second = system.extract(), system.extract()
+    assert (first["id"], first["attempt"]) == (second["id"], second["attempt"])
+    answer = system.client.post("/datasets/faces/extract", json={"mirrored": True, "shard_size": SHARD})
+    assert answer.status_code == 409
+    assert answer.json()["type"].endswith("extraction-running")
+
+
+def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]) -> None:
+    system = start(EmbedderDouble(seconds=0.3))
+    system.start_worker()
+    system.extract()
+    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    (cancelled,) = system.client.delete("/datasets/faces/extract").json()
+    assert cancelled["state"] == "cancelled"
+    until(lambda: job_queue(connect(system.settings)).count == 0, "the jobs give up", 30)
+    assert system.extraction()["state"] == "cancelled"
+    assert system.extract()["attempt"] == 2
+    assert system.ended()["state"] == "finished"
+
+
+def test_a_change_of_space_in_the_middle_ends_it_with_both_names(start: Callable[..., System]) -> None:
+    double = EmbedderDouble(seconds=0.3)
+    system = start(double)
+    system.start_worker()
+    system.extract()
+    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    double.space = Space(id="other-2", dimension=512)
+    ended = system.ended()
+    assert ended["state"] == "failed"
+    assert ended["problem"]["status"] == 409
+    assert (ended["problem"]["wanted"], ended["problem"]["given"]) == (str(SPACE), "other-2 (512-d)")
+    assert not (system.data_dir / "faces" / SPACE.id / "data-images.npz").exists()
+
+
+def test_progress_is_told_as_events_until_the_end(start: Callable[..., System]) -> None:
+    system = start(EmbedderDouble(seconds=0.1))
+    system.start_worker()
+    system.extract()
+    with system.client.stream("GET", "/datasets/faces/events") as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in events.iter_lines() if line.startswith("data:")]
+    assert '"state":"finished"' in lines[-1]
+    assert any('"state":"extracting"' in line for line in lines)
+
+
+def test_no_proxy_is_503_and_no_data_set_404_and_no_labels_422(start: Callable[..., System]) -> None:
+    system = start()
+    (system.data_dir / "empty").mkdir()
+    assert system.client.post("/datasets/empty/extract").status_code == 422
+    for name in ("none", "..%2Ffaces", ".."):
+        assert system.client.post(f"/datasets/{name}/extract").status_code in (404, 405)
+    answer = system.client.post("/datasets/faces/extract", json={"variant": "../x"})
+    assert answer.status_code == 404
+    answer = system.client.post("/datasets/faces/extract", json={"shard_size": 1})
+    assert "shard_size" in answer.json()["detail"]
+    system.settings.proxy_url = "http://127.0.0.1:9"
+    answer = system.client.post("/datasets/faces/extract")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+
+
+def test_labels_that_cannot_be_read_fail_the_extraction_with_the_reason(start: Callable[..., System]) -> None:
+    system = start()
+    (system.data_dir / "faces" / "labels.csv").write_bytes(b"file,age\n\xff.jpg,3\n")
+    system.start_worker()
+    system.extract()
+    ended = system.ended()
+    assert ended["state"] == "failed"
+    assert "UTF-8" in ended["problem"]["detail"]
+
+
+def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -> None:
+    system = start()
+    generator = np.random.default_rng(0)
+    samples: dict[int, list[dict[str, Any]]] = {fold: [] for fold in range(5)}
+    for number in range(60):
+        vector = generator.normal(size=512).astype(np.float32)
+        path = f"data/Adience/aligned/{number % 20}@N01/landmark_aligned_face.{number}.x.jpg"
+        samples[number % 5].append(
+            {
+                "image_path": path,
+                "age": [28.5, 1.0, 80.0][number % 3],
+                "gender": "mf"[number % 2],
+                "fold": number % 5,
+                "embedding": vector / np.linalg.norm(vector),
+            }
+        )
+    (system.data_dir / "Adience").mkdir()
+    np.save(system.data_dir / "Adience" / "data-aligned.npy", samples, allow_pickle=True)  # type: ignore[arg-type]
+    system.start_worker()
+    assert system.client.post("/datasets/Adience/import").status_code == 202
+    assert system.ended("Adience")["state"] == "finished"
+    space = Space(id="original-512", dimension=512)
+    faces = read_embedding_set(system.data_dir, "Adience", space, "aligned")
+    assert len(faces) == 60
+    assert faces.file[0] == "0@N01/landmark_aligned_face.0.x.jpg"
+    assert (faces.age_low[0], faces.age_high[0]) == (25, 32)
+    assert np.bincount(faces.fold).tolist() == [12] * 5
+    assert meta_data_path(system.data_dir, "Adience", space, "aligned").is_file()
+    assert system.client.post("/datasets/faces/import").status_code == 422
