@@ -1,15 +1,16 @@
 """The proxy's application: `POST /faces` and the original's `POST /`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import FacesAnswer
 from agegender.spaces import Space
+from agegender.web.admission import BodyMemory, read_in_time
 from agegender.web.app import create_app
 from agegender.web.deadlines import DEADLINE_HEADER, Deadline
 from agegender.web.disconnects import unless_disconnected
@@ -18,18 +19,17 @@ from agegender.web.uploads import IMAGE_FIELD, read_body, read_images
 from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
 from fastapi import FastAPI, Request, Response
 
-from embedder_proxy.admission import BodyMemory, Slots
 from embedder_proxy.agegender_wire import AgegenderWire
 from embedder_proxy.cache import FaceCache
 from embedder_proxy.embedders import Wire
+from embedder_proxy.encoded import EncodedFaces, faces_answer_json
 from embedder_proxy.faces import FaceFinder, FoundFaces
 from embedder_proxy.original_wire import OriginalWire
 from embedder_proxy.pool import Pool
 from embedder_proxy.settings import ProxySettings
+from embedder_proxy.slots import Slots
 
 _KEEP_ALIVE = 15  # seconds; less than the containers', so that they do not close a connection being used
-
-Body = TypeVar("Body")
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         """Images as multipart field `image` (repeatable), or one as the raw body; one entry an image."""
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, limits.max_body_bytes):
-            images = await _in_time(read_images(request, limits), rooms)
+            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout)
             found = await unless_disconnected(request, rooms.finder.find(images, deadline, _headers()))
-        return Response(await asyncio.to_thread(_faces_json, found), media_type="application/json")
+        return Response(faces_answer_json(found.space, found.images), media_type="application/json")
 
 
 def _add_original(app: FastAPI, rooms: _Rooms) -> None:
@@ -153,22 +153,12 @@ def _add_original(app: FastAPI, rooms: _Rooms) -> None:
         """A JSON string holding jsonpickle of `{"image": bytes}`, answered in kind; 512-d spaces only."""
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, most):
-            body = await _in_time(read_body(request, most), rooms)
+            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout)
             _require_original_dimension(rooms.pool.space)
             image = await asyncio.to_thread(decode_image_request, body)
             found = await unless_disconnected(request, rooms.finder.find([image], deadline, _headers()))
         _require_original_dimension(found.space)
         return Response(await asyncio.to_thread(_original_json, found), media_type="application/json")
-
-
-async def _in_time(reading: Awaitable[Body], rooms: _Rooms) -> Body:
-    try:
-        async with asyncio.timeout(rooms.settings.read_timeout):
-            return await reading
-    except TimeoutError:
-        raise Problem(
-            "slow-request", 408, "The request's body did not arrive in time.", close_connection=True
-        ) from None
 
 
 def _headers() -> dict[str, str]:
@@ -177,17 +167,9 @@ def _headers() -> dict[str, str]:
     return {} if identifier is None else {REQUEST_ID_HEADER: identifier}
 
 
-def _faces_json(found: FoundFaces) -> bytes:
-    images = [
-        ImageProblem(problem=image.document()) if isinstance(image, Problem) else image
-        for image in found.images
-    ]
-    return FacesAnswer(space=found.space, images=images).model_dump_json().encode()
-
-
 def _original_json(found: FoundFaces) -> bytes:
-    faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
-    return encode_faces_answer([(face, face.embedding) for face in faces])
+    encoded = [one for one in found.images if isinstance(one, EncodedFaces)]  # a lone problem was raised
+    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.image.faces])
 
 
 def _require_original_dimension(space: Space | None) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 import structlog
 from agegender.faces import ImageFaces
 from agegender.spaces import Space
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from embedder_proxy.encoded import EncodedFaces
 from embedder_proxy.metrics import CACHE_ERRORS
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class FaceCache:
     def in_use(self) -> bool:
         return self._ttl > 0 and time.monotonic() >= self._paused_until
 
-    async def read(self, space: Space, digests: Sequence[str]) -> dict[str, ImageFaces]:
+    async def read(self, space: Space, digests: Sequence[str]) -> dict[str, EncodedFaces]:
         """What is known, by digest."""
         if not self.in_use or not digests:
             return {}
@@ -61,17 +61,19 @@ class FaceCache:
                 found[digest] = faces
         return found
 
-    async def write(self, space: Space, faces: Mapping[str, ImageFaces]) -> None:
+    async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:
         if not self.in_use or not faces:
             return
-        entries = {digest: image.model_dump_json() for digest, image in faces.items()}
         try:
             async with asyncio.timeout(self._timeout):
                 async with self._redis.pipeline(transaction=False) as pipeline:
-                    for digest, entry in entries.items():
-                        if len(entry) <= _MAX_ENTRY:
-                            pipeline.set(_key(space, digest), entry, ex=self._ttl)
+                    for digest, encoded in faces.items():
+                        if len(encoded.json) <= _MAX_ENTRY:
+                            pipeline.set(_key(space, digest), encoded.json, ex=self._ttl)
                     await pipeline.execute()
+        except ResponseError as error:  # it is full, or read-only; what it has may still be read
+            CACHE_ERRORS.inc()
+            log.warning("cache not written", reason=str(error))
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
 
@@ -88,9 +90,12 @@ def _key(space: Space, digest: str) -> str:
     return f"agegender:faces:1:{space.id}:{space.dimension}:{digest}"
 
 
-def _faces(entry: bytes | str, space: Space) -> ImageFaces | None:
+def _faces(entry: bytes | str, space: Space) -> EncodedFaces | None:
     try:
-        image = ImageFaces.model_validate_json(entry)
-    except ValidationError:
+        text = entry if isinstance(entry, str) else entry.decode()
+        image = ImageFaces.model_validate_json(text)
+    except ValueError:  # not what this proxy wrote
         return None
-    return image if all(len(face.embedding) == space.dimension for face in image.faces) else None
+    if any(len(face.embedding) != space.dimension for face in image.faces):
+        return None
+    return EncodedFaces(image, text)

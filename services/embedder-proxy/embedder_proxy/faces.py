@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agegender.errors import Problem, not_ready
-from agegender.faces import ImageFaces
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 
-from embedder_proxy.admission import Slots
 from embedder_proxy.cache import FaceCache
+from embedder_proxy.encoded import EncodedFaces, encode_each
 from embedder_proxy.metrics import FACES, IMAGES
 from embedder_proxy.pool import Pool
+from embedder_proxy.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FoundFaces:
     """One entry an image, in the order sent."""
 
     space: Space
-    images: list[ImageFaces | Problem]
+    images: list[EncodedFaces | Problem]
 
 
 class FaceFinder:
@@ -47,7 +47,7 @@ class FaceFinder:
         space = self._pool.space
         known = {} if space is None else await self._cache.read(space, list(wanted))
         missing = {key: image for key, image in wanted.items() if key not in known}
-        answers: dict[str, ImageFaces | Problem] = {**known}
+        answers: dict[str, EncodedFaces | Problem] = {**known}
         if missing:
             answered_space, asked = await self._ask(missing, deadline, headers)
             if known and answered_space != space:  # the embedders were exchanged meanwhile
@@ -62,12 +62,12 @@ class FaceFinder:
 
     async def _ask(
         self, images: Mapping[str, bytes], deadline: Deadline, headers: Mapping[str, str]
-    ) -> tuple[Space, dict[str, ImageFaces | Problem]]:
+    ) -> tuple[Space, dict[str, EncodedFaces | Problem]]:
         async with self._slots.place(deadline):
             embedded = await self._pool.embed(list(images.values()), deadline, headers)
         space = embedded.space or self._any_space()
-        answers = dict(zip(images, embedded.images, strict=True))
-        faces = {key: answer for key, answer in answers.items() if isinstance(answer, ImageFaces)}
+        answers = await asyncio.to_thread(encode_each, dict(zip(images, embedded.images, strict=True)))
+        faces = {key: answer for key, answer in answers.items() if isinstance(answer, EncodedFaces)}
         await self._cache.write(space, faces)
         return space, answers
 
@@ -90,8 +90,8 @@ def _digest(image: bytes, limits: ImageLimits) -> str | Problem:
     return hashlib.sha256(image).hexdigest()
 
 
-def _count(entries: Sequence[ImageFaces | Problem], *, known: int, asked: int) -> None:
+def _count(entries: Sequence[EncodedFaces | Problem], *, known: int, asked: int) -> None:
     IMAGES.labels("cache").inc(known)
     IMAGES.labels("embedder").inc(asked)
     IMAGES.labels("refused").inc(sum(isinstance(entry, Problem) for entry in entries))
-    FACES.inc(sum(len(entry.faces) for entry in entries if isinstance(entry, ImageFaces)))
+    FACES.inc(sum(len(entry.image.faces) for entry in entries if isinstance(entry, EncodedFaces)))

@@ -10,7 +10,7 @@ INFERENCE_SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("proxy_in_flight", "Requests at the embedders now")
 WAITING = Gauge("proxy_waiting", "Requests that wait for a place at the embedders now")
-REFUSED = Counter("proxy_refused_total", "Requests answered 429 at once", ["limit"])
+REFUSED = Counter("proxy_refused_total", "Requests refused at once as the queue was full")
 RETRIES = Counter("proxy_retries_total", "Calls made again at another embedder", ["reason"])
 EJECTIONS = Counter("proxy_ejections_total", "Embedders taken out after a failure")
 EMBEDDERS = Gauge("proxy_embedders", "Embedders known, by whether they are asked", ["state"])

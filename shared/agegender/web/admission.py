@@ -41,4 +41,6 @@ async def read_in_time(reading: Awaitable[Body], seconds: float) -> Body:
         async with asyncio.timeout(seconds):
             return await reading
     except TimeoutError:
-        raise Problem("slow-request", 408, "The request's body did not arrive in time.") from None
+        raise Problem(
+            "slow-request", 408, "The request's body did not arrive in time.", close_connection=True
+        ) from None

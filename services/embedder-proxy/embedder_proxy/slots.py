@@ -1,43 +1,14 @@
-"""Bounded work: what does not fit is refused at once, with the time after which it may."""
+"""Bounded work at the embedders: a short queue, and what does not fit is refused at once."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from agegender.errors import Problem
 from agegender.web.deadlines import Deadline
-from fastapi import Request
 
 from embedder_proxy.metrics import IN_FLIGHT, QUEUE_SECONDS, REFUSED, WAITING
-
-_LEAST_CHARGE = 256 * 1024  # an open request costs more than its bytes
-
-
-def _busy(limit: str) -> Problem:
-    REFUSED.labels(limit).inc()
-    return Problem("busy", 429, "The service has as many requests as it can hold.", retry_after=1)
-
-
-class BodyMemory:
-    """The bytes of all request bodies in memory, charged before they are read."""
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-
-    @contextmanager
-    def reserved(self, request: Request, most: int) -> Iterator[None]:
-        """Hold the declared length, or `most` where none is declared. Raises ``busy`` 429."""
-        declared = request.headers.get("content-length", "")
-        size = min(int(declared[:12]), most) if declared.isascii() and declared.isdigit() else most
-        charge = max(size, _LEAST_CHARGE)
-        if charge > self._free:
-            raise _busy("body-memory")
-        self._free -= charge
-        try:
-            yield
-        finally:
-            self._free += charge
 
 
 class Slots:
@@ -52,7 +23,8 @@ class Slots:
     async def place(self, deadline: Deadline) -> AsyncIterator[None]:
         """Raises ``busy`` 429 at once where the queue is full, ``deadline-exceeded`` 504 while waiting."""
         if self._places.locked() and self._waiting >= self._may_wait:
-            raise _busy("in-flight")
+            REFUSED.inc()
+            raise Problem("busy", 429, "The embedders have as many requests as they can hold.", retry_after=1)
         await self._take(deadline)
         try:
             with IN_FLIGHT.track_inprogress():
