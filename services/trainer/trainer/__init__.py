@@ -1,0 +1,1 @@
+"""The trainer: HTTP API, queue jobs, and what they do."""

@@ -1,0 +1,15 @@
+"""Settings of the trainer's API and of its workers, each from an environment variable."""
+
+from agegender.settings import ServiceSettings
+from pydantic import AliasChoices, Field
+from pydantic_settings import SettingsConfigDict
+
+
+class TrainerSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="TRAINER_", extra="ignore", populate_by_name=True)
+
+    port: int = Field(10004, validation_alias=AliasChoices("PORT"), description="port to listen on")
+    proxy_url: str = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
+    extract_in_flight: int = Field(
+        4, gt=0, le=64, description="requests to the proxy that one extraction job has on the way at once"
+    )
