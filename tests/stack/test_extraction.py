@@ -201,7 +201,7 @@ def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(start: Calla
     assert sum(meta_data["gender"].values()) == IMAGES
     notes = (system.data_dir / "faces" / SPACE.id / "removed-images.jsonl").read_text()
     assert '{"file": "text.jpg", "reason": "unreadable-image"}' in notes
-    assert not list(system.data_dir.glob("faces/*/extract-images"))
+    until(lambda: not list(system.data_dir.glob("faces/*/extract-images")), "the work is cleared away")
     (listed,) = system.client.get("/datasets").json()
     assert (listed["name"], listed["kind"], listed["variants"]) == ("faces", "labels.csv", ["images"])
 

@@ -94,11 +94,13 @@ class FacesClient:
                 if answer.is_success:
                     return answer
                 problem = _problem_of(answer)
+                told = problem.retry_after
                 if answer.status_code not in _WAIT_AND_ASK_AGAIN:
                     raise problem
             except httpx.TransportError as error:
                 problem = not_ready(f"The embedder-proxy does not answer: {error or type(error).__name__}.")
-            wait = min(problem.retry_after or backoff, _LONGEST_WAIT)
+                told = None
+            wait = min(told or backoff, _LONGEST_WAIT)
             if waited + wait > self._patience:
                 raise problem
             self._sleep(wait)

@@ -1,0 +1,155 @@
+"""The steps of an extraction, each alone: plan, progress, catalog, import."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agegender.datasets import read_embedding_set
+from agegender.errors import Problem
+from agegender.files import write_json
+from agegender.spaces import Space
+from redis import Redis
+from redis_server import redis_server
+from trainer.data import adience, labels_csv
+from trainer.data.catalog import datasets
+from trainer.data.extraction import Extraction, read_state, write_state
+from trainer.data.original import import_original
+from trainer.data.planning import read_plan, read_removed, read_shard, write_plan
+from trainer.data.progress import ShardProgress, read_progress
+
+RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
+SPACE = Space(id="test-1", dimension=8)
+
+
+def extraction(**changes: Any) -> Extraction:
+    fields: dict[str, Any] = {
+        "dataset": "faces",
+        "kind": "labels.csv",
+        "variant": "images",
+        "space": SPACE,
+        "mirrored": False,
+        "shard_size": 32,
+        "min_det_score": 0.0,
+    }
+    return Extraction(**{**fields, **changes})
+
+
+def labels(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    labels_csv.label_file(folder).write_text(text)
+    return folder
+
+
+def test_a_plan_divides_the_images_and_counts_the_rest(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.jpg,{number},f\n" for number in range(70))
+    folder = labels(tmp_path / "faces", "file,age,gender\n" + rows + "3.jpg,3,f\nx.jpg,?,f\ny.jpg,,m\n")
+    plan = write_plan(labels_csv.KIND, folder, "images", 32, tmp_path / "work")
+    assert (plan.shards, plan.images) == (3, 71)
+    assert plan.removed == {"repeated-row": 1, "no-age": 1}
+    assert plan.rows_of_fold == {-1: 72}
+    assert read_plan(tmp_path / "work") == plan
+    shards = [read_shard(tmp_path / "work", shard) for shard in range(3)]
+    assert [len(shard) for shard in shards] == [32, 32, 7]
+    assert np.isnan(shards[2][-1].age_low)
+    assert [row["file"] for row in read_removed(tmp_path / "work")] == ["3.jpg", "x.jpg"]
+
+
+def test_the_plan_of_adience_has_the_published_counts(tmp_path: Path) -> None:
+    if not (RESEARCH_DATA / "adience").is_dir():
+        pytest.skip(f"the Adience label files are not in {RESEARCH_DATA}")
+    folder = tmp_path / "Adience"
+    (folder / "aligned").mkdir(parents=True)
+    for fold in range(adience.FOLDS):
+        name = adience.label_file(folder, fold).name
+        (folder / name).write_bytes((RESEARCH_DATA / "adience" / name).read_bytes())
+    plan = write_plan(adience.KIND, folder, "aligned", 960, tmp_path / "work")
+    assert plan.rows_of_fold == {0: 4_484, 1: 3_730, 2: 3_894, 3: 3_446, 4: 3_816}
+    assert plan.removed == {"no-age": 748, "no-gender": 1_170, "repeated-row": 117}
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        ("file,age,gender,fold\na.jpg,3,f,1\nb.jpg,3,f,\n", "some-folds"),
+        ("file,age,gender\n", "no-images"),
+        ("file,age,gender\na.jpg,,\n", "no-images"),
+    ],
+)
+def test_labels_that_make_no_data_set_are_problems(tmp_path: Path, text: str, slug: str) -> None:
+    with pytest.raises(Problem) as caught:
+        write_plan(labels_csv.KIND, labels(tmp_path / "faces", text), "images", 32, tmp_path / "work")
+    assert (caught.value.slug, caught.value.status) == (slug, 422)
+
+
+def test_adience_without_its_images_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="faces/aligned"):
+        write_plan(adience.KIND, tmp_path / "faces", "aligned", 32, tmp_path / "work")
+
+
+def test_the_state_survives_and_a_damaged_one_is_none(tmp_path: Path) -> None:
+    written = write_state(tmp_path, extraction(), state="extracting", images=5)
+    assert read_state(tmp_path, "faces", SPACE.id, "images") == written
+    path = tmp_path / "faces" / SPACE.id / "extraction-images.json"
+    path.write_text(path.read_text()[:50])
+    assert read_state(tmp_path, "faces", SPACE.id, "images") is None
+
+
+def test_progress_sums_shards_and_forgets_rates_of_the_dead(tmp_path: Path) -> None:
+    running = extraction(state="extracting", images=100, shards=2)
+    with redis_server(tmp_path) as server:
+        redis = Redis(port=server.port)
+        assert read_progress(redis, running).done == 0
+        first, second = (ShardProgress(redis, running, shard, 50, done) for shard, done in ((0, 10), (1, 0)))
+        time.sleep(0.05)
+        first.advance(10)
+        second.advance(5)
+        progress = read_progress(redis, running)
+        assert (progress.done, progress.total) == (25, 100)
+        assert progress.images_per_second is not None
+        assert progress.seconds_left == pytest.approx(75 / progress.images_per_second, rel=0.02, abs=0.1)
+        later = read_progress(redis, running, now=time.time() + 120)
+        assert (later.done, later.images_per_second, later.seconds_left) == (25, None, None)
+
+
+def test_only_folders_with_a_data_set_are_listed(tmp_path: Path) -> None:
+    labels(tmp_path / "faces", "file,age,gender\n")
+    (tmp_path / "models" / "age").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    write_json(tmp_path / "faces" / "test-1" / "meta-data-images.json", {"space": "damaged"})
+    (tmp_path / "faces" / "test-1" / "data-images.npz").touch()
+    (found,) = datasets(tmp_path)
+    assert (found.name, found.kind, found.extracted) == ("faces", "labels.csv", [])
+    assert list(datasets(tmp_path / "none")) == []
+
+
+def test_wiki_of_the_original_gets_folds_and_exact_ages(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    samples = [
+        {
+            "image_path": f"data/wiki_crop/17/{number}_1981.jpg",
+            "age": number,
+            "gender": "mf"[number % 2],
+            "embedding": generator.normal(size=8).astype(np.float32),
+        }
+        for number in range(30)
+    ]
+    (tmp_path / "wiki_crop").mkdir()
+    np.save(tmp_path / "wiki_crop" / "data.npy", np.array(samples, dtype=object), allow_pickle=True)
+    assert import_original(tmp_path, "wiki_crop", "images", SPACE) == 30
+    faces = read_embedding_set(tmp_path, "wiki_crop", SPACE, "images")
+    assert faces.age_low.tolist() == list(range(30))
+    assert set(faces.fold.tolist()) == {0, 1, 2, 3, 4}
+    assert faces.file[3] == "17/3_1981.jpg"
+    assert np.allclose(np.linalg.norm(faces.embedding, axis=1), 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"cos\nsystem\n(S'true'\ntR."])
+def test_a_file_that_is_not_the_original_s_is_a_problem(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "Adience").mkdir()
+    (tmp_path / "Adience" / "data-aligned.npy").write_bytes(content)
+    with pytest.raises(Problem) as caught:
+        import_original(tmp_path, "Adience", "aligned", SPACE)
+    assert caught.value.slug == "bad-original"

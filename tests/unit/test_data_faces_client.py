@@ -1,0 +1,154 @@
+"""What extraction asks of the proxy, and which of the faces it takes."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from agegender.errors import Problem
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.spaces import Space
+from trainer.data.faces_client import FacesClient
+from trainer.data.selection import labelled_face, same_face_mirrored
+
+SPACE = Space(id="test-1", dimension=2)
+POINTS = [(1.0, 1.0)] * 5
+
+
+def face(*bbox: float) -> Face:
+    return Face(bbox=bbox, det_score=0.8, landmarks=POINTS, embedding=[1.0, 0.0])  # type: ignore[arg-type]
+
+
+def image(*faces: Face) -> ImageFaces:
+    return ImageFaces(width=100, height=100, faces=list(faces))
+
+
+class Proxy:
+    """Answers from a list, and notes what it was asked and how long the client waited."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.parts: list[int] = []
+        self.waits: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.parts.append(request.read().count(b'name="image"'))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self, patience: float = 100.0) -> FacesClient:
+        client = FacesClient("http://proxy", patience=patience, sleep=self.waits.append)
+        client._http = httpx.Client(transport=httpx.MockTransport(self), base_url="http://proxy")
+        return client
+
+
+def answer(*images: ImageFaces | ImageProblem, space: Space = SPACE) -> httpx.Response:
+    return httpx.Response(200, text=FacesAnswer(space=space, images=list(images)).model_dump_json())
+
+
+def problem(slug: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
+    return httpx.Response(status, json=Problem(slug, status, slug).document(), headers=headers)
+
+
+def test_busy_proxies_are_asked_again_when_they_say() -> None:
+    proxy = Proxy(
+        problem("busy", 429, {"Retry-After": "7"}),
+        httpx.ConnectError("refused"),
+        httpx.Response(502, text="<html>"),
+        answer(image()),
+    )
+    assert proxy.client().faces([b"x"], SPACE) == [image()]
+    assert proxy.waits == [7.0, 1.0, 2.0]
+
+
+def test_patience_ends_with_the_proxy_s_own_problem() -> None:
+    proxy = Proxy(*[problem("not-ready", 503, {"Retry-After": "4"}) for _ in range(5)])
+    with pytest.raises(Problem) as caught:
+        proxy.client(patience=10).faces([b"x"], SPACE)
+    assert caught.value.slug == "not-ready"
+    assert caught.value.retry_after == 4
+    assert proxy.waits == [4.0, 4.0]
+
+
+def test_a_problem_of_an_image_does_not_spoil_the_others() -> None:
+    bad = Problem("damaged-image", 422, "cut short")
+    proxy = Proxy(answer(image(), ImageProblem(problem=bad.document())))
+    first, second = proxy.client().faces([b"x", b"y"], SPACE)
+    assert isinstance(first, ImageFaces)
+    assert isinstance(second, Problem)
+    assert second.slug == "damaged-image"
+
+
+def test_a_request_that_is_too_large_is_sent_image_by_image() -> None:
+    proxy = Proxy(problem("body-too-large", 413), answer(image()), problem("body-too-large", 413))
+    first, second = proxy.client().faces([b"x", b"y"], SPACE)
+    assert isinstance(first, ImageFaces)
+    assert isinstance(second, Problem)
+    assert proxy.parts == [2, 1, 1]
+
+
+def test_many_images_are_many_requests() -> None:
+    proxy = Proxy(answer(*[image()] * 16), answer(*[image()] * 4))
+    assert len(proxy.client().faces((b"x" for _ in range(20)), SPACE)) == 20
+    assert proxy.parts == [16, 4]
+
+
+@pytest.mark.parametrize(
+    ("bad", "slug"),
+    [
+        (answer(image(), space=Space(id="other-2", dimension=2)), "space-mismatch"),
+        (httpx.Response(200, text="{}"), "not-ready"),
+        (answer(), "not-ready"),
+        (problem("unauthorized", 401), "unauthorized"),
+    ],
+)
+def test_answers_that_are_none_are_problems(bad: httpx.Response, slug: str) -> None:
+    with pytest.raises(Problem) as caught:
+        Proxy(bad).client().faces([b"x"], SPACE)
+    assert caught.value.slug == slug
+
+
+def test_the_space_is_the_proxy_s() -> None:
+    assert Proxy(httpx.Response(200, json={"space": SPACE.model_dump()})).client().space() == SPACE
+    with pytest.raises(Problem, match="which space"):
+        Proxy(httpx.Response(200, json={"space": None})).client().space()
+
+
+LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE = face(0, 0, 45, 45), face(30, 30, 70, 70), face(45, 45, 55, 55)
+
+
+@pytest.mark.parametrize(
+    ("faces", "chosen"),
+    [
+        ([MIDDLE], 0),
+        ([LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE], 1),
+        ([LARGE_IN_CORNER, SMALL_IN_MIDDLE], 1),
+        ([LARGE_IN_CORNER, face(0, 90, 10, 100)], 0),
+    ],
+)
+def test_the_labelled_face_is_the_largest_over_the_centre(faces: list[Face], chosen: int) -> None:
+    assert labelled_face(image(*faces)) == chosen
+
+
+def test_in_the_mirrored_image_the_face_is_looked_for_on_the_other_side() -> None:
+    left, right = face(5, 10, 35, 50), face(66, 11, 94, 49)
+    other = face(40, 10, 60, 50)
+    assert same_face_mirrored(left, image(other, right)) is right
+    assert same_face_mirrored(left, image(other)) is None
+    assert same_face_mirrored(left, image()) is None
+
+
+def test_large_images_are_not_gathered_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.faces_client._REQUEST_BYTES", 100)
+    proxy = Proxy(answer(image()), answer(image(), image()))
+    reading: list[int] = []
+
+    def images() -> Iterator[bytes]:
+        for size in (90, 50, 50):
+            reading.append(len(proxy.parts))
+            yield b"x" * size
+
+    assert len(proxy.client().faces(images(), SPACE)) == 3
+    assert proxy.parts == [1, 2]
+    assert reading == [0, 0, 1]  # the third was read only when the first request was through
