@@ -1,0 +1,147 @@
+"""Reading the images of a request, driven by ASGI messages, so that each byte's arrival is the test's."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from agegender.errors import Problem
+from agegender.web.disconnects import unless_disconnected
+from agegender.web.uploads import UploadLimits, read_body, read_images
+from fastapi import Request
+
+LIMITS = UploadLimits(max_bytes=1000, max_images=3, max_body_bytes=2000)
+FORM = "multipart/form-data; boundary=edge"
+
+
+def request(chunks: Iterable[bytes], content_type: str = "image/jpeg", **headers: str) -> Request:
+    """A request whose body arrives in `chunks`, after which the client hangs up."""
+    pending = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages: list[dict[str, Any]] = [*pending, {"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    lines = {
+        "content-type": content_type,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    pairs = [(name.encode(), value.encode()) for name, value in lines.items()]
+    return Request({"type": "http", "method": "POST", "headers": pairs}, receive)
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    written = [
+        f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for name, data in parts
+    ]
+    return b"".join(written) + b"--edge--\r\n"
+
+
+def bytewise(content: bytes) -> list[bytes]:
+    return [content[at : at + 1] for at in range(len(content))]
+
+
+async def slug_of(reading: Any) -> tuple[int, str]:
+    with pytest.raises(Problem) as caught:
+        await reading
+    return caught.value.status, caught.value.slug
+
+
+async def test_a_raw_body_is_one_image() -> None:
+    assert await read_images(request([b"ab", b"cd"]), LIMITS) == [b"abcd"]
+
+
+async def test_the_parts_named_image_are_the_images_in_order() -> None:
+    body = form(("image", b"one"), ("other", b"two"), ("image", b"three"))
+    assert await read_images(request([body], FORM), LIMITS) == [b"one", b"three"]
+    assert await read_images(request(bytewise(body), FORM), LIMITS) == [b"one", b"three"]
+
+
+async def test_a_body_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    assert len((await read_images(request([bytes(500)] * 2), LIMITS))[0]) == 1000
+    assert await slug_of(read_images(request([bytes(500), bytes(501)]), LIMITS)) == (413, "body-too-large")
+
+
+async def test_a_declared_length_beyond_the_limit_is_refused_before_a_byte_is_read() -> None:
+    asked = request([bytes(10)], content_length="1001")
+    assert await slug_of(read_body(asked, 1000)) == (413, "body-too-large")
+    assert (await asked.receive())["body"] == bytes(10)
+
+
+async def test_a_declared_length_that_lies_does_not_lift_the_limit() -> None:
+    asked = request([bytes(600), bytes(600)], content_length="5")
+    assert await slug_of(read_body(asked, 1000)) == (413, "body-too-large")
+
+
+async def test_a_form_counts_all_its_parts() -> None:
+    many = form(*[("image", b"x")] * 4)
+    assert await slug_of(read_images(request([many], FORM), LIMITS)) == (413, "too-many-images")
+    large = form(*[("image", bytes(40_000))] * 3)
+    assert await slug_of(read_images(request([large], FORM), LIMITS)) == (413, "body-too-large")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", "image/jpeg"),
+        (form(), FORM),
+        (form(("photo", b"abc")), FORM),
+        (b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n--edge--\r\n', FORM),
+    ],
+)
+async def test_no_image_is_told(body: bytes, content_type: str) -> None:
+    assert await slug_of(read_images(request([body], content_type), LIMITS)) == (400, "no-image")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"garbage", FORM),
+        (b"--edge\r\n", "multipart/form-data"),
+        (b"--edge\r\nno header\r\n\r\nabc\r\n--edge--\r\n", FORM),
+        (b"--edge\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--edge--\r\n", FORM),
+        (b"--edge\r\nX: " + b"y" * 70_000, FORM),
+    ],
+)
+async def test_a_form_that_is_none_is_told(body: bytes, content_type: str) -> None:
+    status, slug = await slug_of(read_images(request([body], content_type), LIMITS))
+    assert (status, slug) in ((400, "bad-multipart"), (413, "body-too-large"))
+
+
+async def test_a_client_that_hangs_up_while_it_sends_is_no_surprise() -> None:
+    asked = request([])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    asked = Request(asked.scope, receive)
+    assert await slug_of(read_body(asked, 10)) == (499, "client-closed-request")
+
+
+async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:
+    cancelled = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    asked = request([])
+    await read_body(asked, 10)
+    assert await slug_of(unless_disconnected(asked, work())) == (499, "client-closed-request")
+    assert cancelled.is_set()
+
+
+async def test_work_for_a_client_that_waits_is_finished() -> None:
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def work() -> int:
+        return 7
+
+    assert await unless_disconnected(Request({"type": "http"}, receive), work()) == 7
