@@ -116,14 +116,16 @@ def test_near_duplicates_are_grouped_across_blocks_and_along_chains(block: int) 
 def test_the_cosine_of_duplicates_ends_where_genders_begin_to_mix() -> None:
     people = directions(400)
     gender = np.arange(400) % 2
-    same = near(people, 20)  # the same persons
+    mistaken = np.where(np.arange(400) < 12, 1 - gender, gender)
+    same = near(people, 20)  # the same persons, 3 % of them with a wrong label
     alike = near(people, 41, seed=5)  # look-alikes: the gender says nothing
     embedding = np.concatenate([people, same, alike])
     other = np.random.default_rng(9).integers(0, 2, 400)
-    cosine = duplicate_cosine(embedding, np.concatenate([gender, gender, other]))
+    cosine = duplicate_cosine(embedding, np.concatenate([gender, mistaken, other]))
     assert np.cos(np.radians(41)) < cosine < np.cos(np.radians(20))
     # Without look-alikes there is no reason to stop before 60 degrees.
-    assert duplicate_cosine(embedding[:800], np.concatenate([gender, gender])) == pytest.approx(0.5)
+    assert duplicate_cosine(embedding[:800], np.concatenate([gender, mistaken])) == pytest.approx(0.5)
+    assert duplicate_cosine(embedding, np.full(1200, -1)) == 0.7
 
 
 def test_an_extracted_set_gets_folds_that_keep_near_duplicates_together() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
+from trainer.data.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
 
 FOLDS = 5
 _FILE_PREFIX = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
@@ -79,5 +79,5 @@ KIND = DatasetKind(
     variants=variants,
     image_dir=lambda folder, variant: folder / variant,
     read=read,
-    min_det_score=0.9,
+    min_det_score=DETECTED,
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
+from trainer.data.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
 from trainer.data.matlab import BadMatFile, read_mat
 
 VARIANT = "images"
@@ -74,6 +74,6 @@ KIND = DatasetKind(
     variants=variants,
     image_dir=lambda folder, variant: folder,
     read=read,
-    min_det_score=0.9,
+    min_det_score=DETECTED,
     one_face_only=True,
 )
