@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, check_faces, exchange
 
-_IMAGE_ERRORS = (400, 413, 415, 422)  # of a lone image; the container answers them as the request's
+_IMAGE_ERRORS = (400, 413, 415, 422)  # a lone image's error is answered as the request's
 _DOCUMENT: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 
 
@@ -43,8 +43,11 @@ class AgegenderWire:
             return await asyncio.to_thread(_parse, content, len(images))
         if status == 429:
             raise EmbedderBusy(_problem(content, status, _seconds(response)))
-        if status in _IMAGE_ERRORS and len(images) == 1:
-            return Embedded(None, [_problem(content, status)])
+        if status in _IMAGE_ERRORS:
+            problem = _problem(content, status)
+            if len(images) > 1:  # not of one image but of all, such as more than the container takes
+                raise problem
+            return Embedded(None, [problem])
         raise EmbedderFailed(_detail(content) or f"answered {status}")
 
     async def _get(self, url: str) -> tuple[httpx.Response, bytes]:

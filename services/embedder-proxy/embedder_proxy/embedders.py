@@ -44,7 +44,7 @@ class Wire(Protocol):
         """The space of a container that is ready."""
 
     async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
-        """The faces of image files."""
+        """The faces of image files. A `Problem` of the request as a whole is raised and passed on."""
 
 
 async def exchange(
