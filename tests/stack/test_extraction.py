@@ -4,14 +4,17 @@ import csv
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from agegender.datasets import EmbeddingSet, meta_data_path, read_embedding_set
@@ -30,6 +33,7 @@ from trainer.data.extraction import CHUNK
 from trainer.queues import QUEUE, connect, job_queue
 from trainer.settings import TrainerSettings
 
+RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES = 4 * CHUNK + 9
 SHARD = 2 * CHUNK
 
@@ -80,15 +84,11 @@ class Worker:
 class System:
     """A trainer's API with its data folder, Redis, proxy and as many workers as a test starts."""
 
-    def __init__(self, stack: ExitStack, root: Path, double: EmbedderDouble | None = None) -> None:
+    def __init__(self, stack: ExitStack, root: Path) -> None:
         self.data_dir = root / "data"
         self.data_dir.mkdir(parents=True)
         self.stack = stack
         self.redis: RedisServer = stack.enter_context(redis_server(root))
-        self.workers: list[Worker] = []
-        if double is not None:
-            stack.enter_context(double.served())
-            self.start_proxy(double.url)
 
     def start_proxy(self, embedder_url: str) -> None:
         proxy = create_proxy(
@@ -108,7 +108,7 @@ class System:
         app.include_router(router)
         app.state.settings, app.state.redis = self.settings, connect(self.settings)
         self.client = TestClient(app)
-        until(lambda: httpx_ready(url), "the proxy has found its embedder", 60)
+        until(lambda: is_ready(url), "the proxy has found its embedder", 60)
 
     def start_worker(self) -> Worker:
         environment = {
@@ -119,7 +119,6 @@ class System:
             "OMP_NUM_THREADS": "1",
         }
         worker = Worker(environment, self.redis.url)
-        self.workers.append(worker)
         self.stack.callback(lambda: worker.process.poll() is None and worker.kill())
         return worker
 
@@ -154,10 +153,10 @@ async def _info() -> dict[str, Any]:
     return {}
 
 
-def httpx_ready(url: str) -> bool:
-    import httpx
-
-    return httpx.get(f"{url}/health/ready").status_code == 200
+def is_ready(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    return False
 
 
 @pytest.fixture
@@ -167,7 +166,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., System]]:
 
         def make(double: EmbedderDouble | None = None) -> System:
             root = tmp_path / f"system-{next(numbers)}"
-            system = System(stack, root, double or EmbedderDouble())
+            system = System(stack, root)
+            system.start_proxy(stack.enter_context((double or EmbedderDouble()).served()).url)
             write_dataset(system.data_dir / "faces")
             return system
 
@@ -355,3 +355,70 @@ def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -
     assert np.bincount(faces.fold).tolist() == [12] * 5
     assert meta_data_path(system.data_dir, "Adience", space, "aligned").is_file()
     assert system.client.post("/datasets/faces/import").status_code == 422
+
+
+def write_utkface(folder: Path, images: int) -> None:
+    """Evenly spaced images of UTKFace, whose labels stand in their names."""
+    folder.mkdir()
+    with tarfile.open(RESEARCH_DATA / "utkface.tar") as archive:
+        faces = sorted(member.name for member in archive if member.name.endswith(".jpg"))
+        for name in faces[:: len(faces) // images][:images]:
+            content = archive.extractfile(name)
+            assert content is not None
+            (folder / Path(name).name).write_bytes(content.read())
+
+
+@contextmanager
+def real_embedder(data_dir: Path) -> Iterator[str]:
+    """The embedding container's process with InsightFace's smallest pack."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "DATA_DIR": str(data_dir),
+        "EMBEDDER_PORT": str(port),
+        "EMBEDDER_PACK": "buffalo_sc",
+        "EMBEDDER_PACK_DIR": str(RESEARCH_DATA / "packs" / "buffalo_sc"),
+        "EMBEDDER_THREADS": "1",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "embedder"], env=environment)
+    try:
+        until(lambda: is_ready(f"http://127.0.0.1:{port}"), "the embedder is ready", 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.slow
+def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_killed_one(tmp_path: Path) -> None:
+    if not (RESEARCH_DATA / "utkface.tar").is_file():
+        pytest.skip(f"there is no utkface.tar in {RESEARCH_DATA}")
+    with ExitStack() as stack:
+        embedder = stack.enter_context(real_embedder(tmp_path))
+        results = []
+        for disturbed in (False, True):
+            system = System(stack, tmp_path / f"disturbed-{disturbed}")
+            system.start_proxy(embedder)
+            write_utkface(system.data_dir / "faces", 96)
+            first = system.start_worker()
+            if disturbed:
+                system.start_worker()
+            system.extract(shard_size=CHUNK, mirrored=True)
+            if disturbed:
+                until(lambda: system.chunks() > 0, "a chunk is done", 60)  # noqa: B023
+                first.kill()
+                queue = job_queue(connect(system.settings))
+                StartedJobRegistry(queue=queue).cleanup(timestamp=time.time() + 3600)
+            assert system.ended(seconds=180)["state"] == "finished"
+            space = Space.model_validate(system.extraction()["space"])
+            results.append(system.result(space))
+    (faces, data, meta_data), (_, data_again, meta_data_again) = results
+    assert len(faces) > 90  # of 96; SCRFD finds no face in a few
+    mirrored = (faces.embedding * faces.embedding_mirrored).sum(axis=1)
+    assert np.median(mirrored) > 0.8  # the same person
+    strangers = faces.embedding @ faces.embedding.T
+    assert np.median(strangers) < 0.3
+    assert meta_data_again == meta_data
+    assert data_again == data

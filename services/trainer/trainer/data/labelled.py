@@ -11,7 +11,7 @@ from agegender.labels import Gender
 NO_FOLD = -1
 UNKNOWN_AGE = float("nan")
 # The original's 0.9 belongs to its detector: with SCRFD-500MF none of 19,881 faces of UTKFace and
-# All-Age-Faces reaches it (median 0.75 and 0.83). Below a half a detector believes more in no face than in one.
+# All-Age-Faces reaches it (median 0.75 and 0.83). Below a half, a detector believes in no face rather.
 DETECTED = 0.5
 _MAX_NAME = 1024
 
