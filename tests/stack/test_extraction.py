@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agegender.web.app import create_app
 from embedder_double import SPACE, EmbedderDouble
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from redis_server import RedisServer, redis_server
@@ -77,7 +78,8 @@ class Worker:
         )
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it is dead already
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
 
@@ -91,19 +93,15 @@ class System:
         self.redis: RedisServer = stack.enter_context(redis_server(root))
 
     def start_proxy(self, embedder_url: str) -> None:
-        proxy = create_proxy(
-            ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1)  # type: ignore[call-arg]
-        )
+        proxy = create_proxy(ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1))
         url = self.stack.enter_context(serving(proxy))
-        self.settings = TrainerSettings(  # type: ignore[call-arg]
-            data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url
-        )
+        self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
         app = create_app(
             name="trainer",
             description="",
-            lifespan=None,
+            lifespan=_lifespan,
             why_not_ready=_ready,
-            info=_info,  # type: ignore[arg-type]
+            info=_info,
         )
         app.include_router(router)
         app.state.settings, app.state.redis = self.settings, connect(self.settings)
@@ -119,7 +117,7 @@ class System:
             "OMP_NUM_THREADS": "1",
         }
         worker = Worker(environment, self.redis.url)
-        self.stack.callback(lambda: worker.process.poll() is None and worker.kill())
+        self.stack.callback(worker.kill)
         return worker
 
     def extract(self, name: str = "faces", **options: Any) -> dict[str, Any]:
@@ -143,6 +141,11 @@ class System:
         folder = self.data_dir / "faces" / space.id
         content = [(folder / name).read_bytes() for name in ("data-images.npz", "meta-data-images.json")]
         return read_embedding_set(self.data_dir, "faces", space, "images"), content[0], content[1]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
 
 
 async def _ready() -> str | None:
@@ -343,7 +346,7 @@ def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -
             }
         )
     (system.data_dir / "Adience").mkdir()
-    np.save(system.data_dir / "Adience" / "data-aligned.npy", samples, allow_pickle=True)  # type: ignore[arg-type]
+    np.save(system.data_dir / "Adience" / "data-aligned.npy", samples, allow_pickle=True)
     system.start_worker()
     assert system.client.post("/datasets/Adience/import").status_code == 202
     assert system.ended("Adience")["state"] == "finished"

@@ -15,7 +15,7 @@ POINTS = [(1.0, 1.0)] * 5
 
 
 def face(*bbox: float) -> Face:
-    return Face(bbox=bbox, det_score=0.8, landmarks=POINTS, embedding=[1.0, 0.0])  # type: ignore[arg-type]
+    return Face(bbox=bbox, det_score=0.8, landmarks=POINTS, embedding=[1.0, 0.0])
 
 
 def image(*faces: Face) -> ImageFaces:
