@@ -181,19 +181,20 @@ def test_the_originals_client_gets_its_arrays(client: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-def test_an_embedder_that_is_killed_while_it_works_costs_no_request(
-    embedder_url: str, tmp_path: Path
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_an_embedder_that_dies_or_hangs_while_it_works_costs_no_request(
+    sent: signal.Signals, embedder_url: str, tmp_path: Path
 ) -> None:
     with (
         embedder(tmp_path) as (dying_url, process),
-        proxy(embedder_urls=f"{dying_url},{embedder_url}") as client,
+        proxy(embedder_urls=f"{dying_url},{embedder_url}", attempt_timeout=3) as client,
     ):
         until(lambda: len(ready_embedders(client)) == 2, "both embedders are found")
         photograph = Image.open(T1).resize((640, 443))
         statuses = []
         for number in range(12):
             if number == 4:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(sent)
             statuses.append(post(client, saved(photograph.rotate(number), "JPEG")).status_code)
         assert statuses == [200] * 12
         assert ready_embedders(client) == [embedder_url]

@@ -1,6 +1,7 @@
 """Several embedding containers as one: the least loaded is asked, a failing one left out until ready."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _PROBE_TIMEOUT = 1.0
 _RETRY_AFTER = 2
+_LATE = 30.0  # seconds for which one that was late is asked only where there is no other
+_SECONDS_PER_IMAGE = 1.0  # more for each further image of a request
 
 
 @dataclass(eq=False)
@@ -30,10 +33,19 @@ class Embedder:
     reason: str | None = "not looked at yet"
     space: Space | None = None
     asked_at: float = 0.0
+    late_at: float = -math.inf
 
     @property
     def ready(self) -> bool:
         return self.reason is None
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() - self.late_at < _LATE
+
+
+class _EmbedderLate(Exception):
+    """No answer within the time for one attempt: it hangs, or it has too much to do."""
 
 
 class Pool:
@@ -98,8 +110,8 @@ class Pool:
         busy: Problem | None = None
         for _ in range(self._attempts):
             embedder = await self._choose(tried, deadline)
-            if embedder is None or (busy is not None and embedder in tried):
-                break
+            if embedder is None or (embedder in tried and (busy is not None or embedder.late)):
+                break  # nobody else is left, and asking the same one again would only add to its work
             if tried:
                 RETRIES.labels("failed" if busy is None else "busy").inc()
             tried.add(embedder)
@@ -109,6 +121,9 @@ class Pool:
                 busy = error.problem
             except EmbedderFailed as error:
                 self._eject(embedder, str(error))
+            except _EmbedderLate:
+                embedder.late_at = time.monotonic()
+                await self._probe(embedder)
         raise busy or self._unavailable()
 
     async def _choose(self, tried: set[Embedder], deadline: Deadline) -> Embedder | None:
@@ -121,12 +136,13 @@ class Pool:
                 raise deadline.exceeded() from None
         ready = [one for one in self.embedders if one.ready]
         fresh = [one for one in ready if one not in tried]
-        return min(fresh or ready, key=lambda one: (one.in_flight, one.asked_at), default=None)
+        return min(fresh or ready, key=lambda one: (one.late, one.in_flight, one.asked_at), default=None)
 
     async def _ask(
         self, embedder: Embedder, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
     ) -> Embedded:
-        allowed = min(self._attempt_timeout, deadline.remaining)
+        attempt = self._attempt_timeout + _SECONDS_PER_IMAGE * (len(images) - 1)
+        allowed = min(attempt, deadline.remaining)
         embedder.in_flight += 1
         embedder.asked_at = started = time.monotonic()
         try:
@@ -135,9 +151,9 @@ class Pool:
                     embedder.url, images, {**headers, **Deadline.after(allowed).headers}
                 )
         except TimeoutError:
-            if allowed < self._attempt_timeout:  # the caller was in a hurry; that is no failure
+            if allowed < attempt:  # the caller was in a hurry; that says nothing about the embedder
                 raise deadline.exceeded() from None
-            raise EmbedderFailed(f"no answer within {allowed:g} s") from None
+            raise _EmbedderLate from None
         finally:
             embedder.in_flight -= 1
         if answer.space is not None:
@@ -175,8 +191,8 @@ class Pool:
             self._admit(embedder, space)
         except TimeoutError:
             # One that is at work may be slow to say so; taking it out would push its load on the others.
-            if not embedder.ready:
-                embedder.reason = f"/health/ready does not answer within {_PROBE_TIMEOUT:g} s"
+            if embedder.late or not embedder.ready:
+                self._eject(embedder, f"it does not say within {_PROBE_TIMEOUT:g} s that it is ready")
         except EmbedderFailed as error:
             self._eject(embedder, str(error))
 
@@ -196,7 +212,7 @@ class Pool:
         return Problem(
             "embedder-unavailable",
             503,
-            self.why_none_ready() or "The embedding containers failed on this request.",
+            self.why_none_ready() or "The embedding containers did not answer this request.",
             retry_after=_RETRY_AFTER,
         )
 
