@@ -75,11 +75,12 @@ async def _watch(registry: HeadRegistry, interval: float) -> None:
 async def _info(rooms: Rooms) -> dict[str, Any]:
     settings = rooms.settings
     try:
-        space = (await rooms.proxy.space()).model_dump()
+        proxy = await rooms.proxy.info()
     except Problem:
-        space = None
+        proxy = None
     return {
-        "space": space,
+        "space": proxy and proxy.space.model_dump(),
+        "embedding_cache_seconds": proxy and proxy.limits.cache_ttl,
         "spaces": [space.model_dump() for space in rooms.registry.spaces],
         "models": [status.model_dump(mode="json", exclude={"card"}) for status in rooms.registry.status()],
         "limits": {

@@ -41,7 +41,7 @@ def annotated(pixels: npt.NDArray[np.uint8], faces: Sequence[FaceAnswer], format
 def label_lines(face: FaceAnswer) -> tuple[str, str]:
     """Age with its interval, and the likelier gender."""
     low, high = face.age.interval
-    share = face.gender.probability[face.gender.label]
+    share = min(0.99, face.gender.probability[face.gender.label])  # no head is surer than that
     return f"{face.age.mean:.0f} ({low:.0f}-{high:.0f})", f"{face.gender.label} {share:.0%}"
 
 
@@ -62,12 +62,14 @@ def _label(
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     x = min(max(0.0, (x1 + x2 - width) / 2), max(0.0, size[0] - width))
     gap = unit * 3
-    plates = [
-        (x, min(max(0.0, y), max(0.0, size[1] - height)))
-        for y in (y1 - gap - height, y2 + gap, y2 - gap - height)
+    places = [(x, y, x + width, y + height) for y in (y1 - gap - height, y2 + gap, y2 - gap - height)]
+    free = [
+        place
+        for place in places
+        if place[1] >= 0 and place[3] <= size[1] and not any(_overlap(place, other) for other in taken)
     ]
-    boxes = [(px, py, px + width, py + height) for px, py in plates]
-    plate = next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
+    y = min(max(0.0, places[0][1]), max(0.0, size[1] - height))
+    plate = free[0] if free else (x, y, x + width, y + height)
     taken.append(plate)
     pen.rounded_rectangle(plate, radius=pad * 1.5, fill=_PLATE)
     pen.multiline_text(

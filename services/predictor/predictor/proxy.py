@@ -19,8 +19,15 @@ _KEEP_ALIVE = 15.0  # less than the proxy's, so that it does not close a connect
 _SPACE_LIFE = 5.0  # seconds for which the space is taken as known
 
 
-class _Info(BaseModel):
+class _ProxyLimits(BaseModel):
+    cache_ttl: int = 0
+
+
+class ProxyInfo(BaseModel):
+    """What is needed of the proxy's `GET /info`."""
+
     space: Space
+    limits: _ProxyLimits = _ProxyLimits()
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,16 @@ class ProxyClient:
         """The space that the proxy serves now."""
         if self._space is not None and time.monotonic() - self._space_known_at < _SPACE_LIFE:
             return self._space
+        return (await self.info()).space
+
+    async def info(self) -> ProxyInfo:
         response = await self._send("GET", "/info", Deadline.after(_PROBE_SECONDS))
         try:
-            space = _Info.model_validate_json(response.content).space
+            info = ProxyInfo.model_validate_json(response.content)
         except ValidationError as error:
             raise _bad_answer("names no space yet") from error
-        self._remember(space)
-        return space
+        self._remember(info.space)
+        return info
 
     async def require_ready(self) -> None:
         """Raises the reason for which the proxy cannot work now."""

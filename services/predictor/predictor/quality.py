@@ -10,7 +10,8 @@ Reason = Literal["small", "blurred", "turned", "tilted", "doubtful"]
 
 # From a face that tells nothing to one that lacks nothing, in each measure's unit.
 _PIXELS = (16.0, 80.0)
-_SHARPNESS = (5.0, 60.0)
+# On UTKFace crops blurred step by step, the age error rises below 40: by 5 % at 36, by 25 % at 11.
+_SHARPNESS = (3.0, 40.0)
 _YAW = (75.0, 30.0)
 _ROLL = (120.0, 60.0)  # alignment turns a face upright; detectors are made for less than that
 _DET_SCORE = (0.3, 0.7)

@@ -1,0 +1,47 @@
+// The webcam: one frame in flight, the next when its answer is there.
+
+const WIDEST = 960;
+
+export class Camera {
+  constructor(video) {
+    this.video = video;
+    this.stream = null;
+  }
+
+  get running() {
+    return this.stream !== null;
+  }
+
+  async start() {
+    if (!navigator.mediaDevices) {
+      throw new Error("The browser gives the webcam to pages from localhost or https only.");
+    }
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: "user", width: { ideal: 1280 } }, audio: false,
+      });
+    } catch (error) {
+      throw new Error(error.name === "NotFoundError" ? "No webcam was found." : "The webcam may not be used.");
+    }
+    this.video.srcObject = this.stream;
+    await this.video.play();
+  }
+
+  stop() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = null;
+    this.video.srcObject = null;
+  }
+
+  // What is seen now: a canvas to cut faces from, and the same as JPEG.
+  async frame() {
+    const { videoWidth, videoHeight } = this.video;
+    const scale = Math.min(1, WIDEST / videoWidth);
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.round(videoWidth * scale);
+    canvas.height = Math.round(videoHeight * scale);
+    canvas.getContext("2d").drawImage(this.video, 0, 0, canvas.width, canvas.height);
+    const jpeg = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.85));
+    return { canvas, jpeg };
+  }
+}

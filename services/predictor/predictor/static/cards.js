@@ -1,0 +1,90 @@
+// One card a face: the crop, the age as a distribution with its interval, gender, quality.
+
+import { drawing, element, percent } from "./elements.js";
+
+const REASONS = {
+  small: "The face is small in the picture.",
+  blurred: "The face is blurred.",
+  turned: "The face is turned away.",
+  tilted: "The face is tilted.",
+  doubtful: "It may not be a face.",
+};
+const [WIDTH, HEIGHT, FOOT, YEARS] = [320, 74, 16, 100];
+
+export function faceCard(face, index, source) {
+  const { age, gender, quality } = face;
+  const share = gender.probability[gender.label];
+  const card = element("article", { className: "face", tabIndex: -1, ariaLabel: `Face ${index + 1}` },
+    crop(face.bbox, source),
+    element("div", {},
+      element("div", { className: "age" },
+        element("b", {}, `${Math.round(age.mean)}`), element("span", {}, "years")),
+      element("span", { className: "hint" }, intervalText(age))),
+    distribution(age),
+    meter("Gender", gender.label, share, `${gender.label} ${certainty(share)}`),
+    meter("Quality", "", quality.score, quality.score.toFixed(2)));
+  if (quality.reasons.length) {
+    card.append(element("p", { className: "reasons" },
+      quality.reasons.map((reason) => REASONS[reason] ?? reason).join(" ")));
+  }
+  return card;
+}
+
+const intervalText = (age) =>
+  `${Math.round(age.interval[0])} to ${Math.round(age.interval[1])}, ${Math.round(100 * age.coverage)} % sure`;
+
+// No head is that certain, so nothing is rounded up to 100 %.
+const certainty = (share) => `${Math.min(99, Math.round(100 * share))} %`;
+
+function crop([x1, y1, x2, y2], source) {
+  const side = Math.max(x2 - x1, y2 - y1) * 1.3;
+  const canvas = element("canvas", { width: 136, height: 136 });
+  canvas.setAttribute("aria-hidden", "true");
+  if (source) {
+    canvas.getContext("2d").drawImage(
+      source, (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side, side, 0, 0, 136, 136);
+  }
+  return canvas;
+}
+
+// Each group's probability is spread evenly over the years between its neighbours, so that areas tell.
+function distribution(age) {
+  const at = (year) => (WIDTH * year) / YEARS;
+  const groups = Object.entries(age.groups).map(([name, probability]) => {
+    const [low, high] = name.split("-").map(Number);
+    return { name, low, high: Math.min(high, 90), probability };
+  });
+  const edges = groups.map((group, index) => (index ? (groups[index - 1].high + group.low) / 2 : 0));
+  edges.push(YEARS);
+  const tops = groups.map((group, index) => group.probability / (edges[index + 1] - edges[index]));
+  const highest = Math.max(...tops);
+  const bars = groups.map((group, index) => {
+    const height = Math.max(1, ((HEIGHT - FOOT - 6) * tops[index]) / highest);
+    const bar = drawing("rect", {
+      x: at(edges[index]) + 1, width: at(edges[index + 1] - edges[index]) - 2, rx: 2,
+      y: HEIGHT - FOOT - height, height, opacity: 0.35 + 0.65 * (tops[index] / highest),
+    });
+    bar.append(drawing("title", {}, `${group.name} years: ${(100 * group.probability).toFixed(1)} %`));
+    return bar;
+  });
+  const [low, high] = age.interval;
+  const ticks = [0, 20, 40, 60, 80, 100].map((year) => drawing("text", {
+    x: at(year), y: HEIGHT - 3, "text-anchor": year === 0 ? "start" : year === 100 ? "end" : "middle",
+  }, `${year}`));
+  return drawing("svg", {
+    class: "distribution", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
+    "aria-label": `Age distribution, mean ${age.mean} years, ${intervalText(age)}`,
+  },
+  drawing("rect", { class: "range", x: at(low), width: at(high - low), y: 0, height: HEIGHT - FOOT, rx: 3 }),
+  ...bars,
+  drawing("line", { class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - FOOT, y2: HEIGHT - FOOT }),
+  drawing("line", { x1: at(age.mean), x2: at(age.mean), y1: 0, y2: HEIGHT - FOOT }),
+  ...ticks);
+}
+
+function meter(name, kind, share, text) {
+  const fill = element("i");
+  fill.style.width = percent(share);
+  return element("div", { className: "meter" },
+    element("span", {}, name), element("span", { className: `bar ${kind}` }, fill), element("span", {}, text));
+}

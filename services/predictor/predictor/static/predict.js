@@ -1,0 +1,33 @@
+// Questions to the predictor. An error carries the problem document's own words.
+
+async function post(image, name, coverage, accept) {
+  const form = new FormData();
+  form.append("image", image, name);
+  let response;
+  try {
+    response = await fetch(`/age-gender?coverage=${coverage}`, {
+      method: "POST", body: form, headers: { Accept: accept },
+    });
+  } catch {
+    throw new Error("The server cannot be reached.");
+  }
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    throw new Error(problem.detail ?? `The server answered ${response.status}.`);
+  }
+  return response;
+}
+
+export async function answerOf(image, name, coverage) {
+  return (await post(image, name, coverage, "application/json")).json();
+}
+
+export async function annotatedPicture(image, name, coverage) {
+  return (await post(image, name, coverage, "image/png")).blob();
+}
+
+export function curlLine(name, coverage) {
+  const quoted = `'image=@${name.replaceAll("'", "'\\''")}'`;
+  const query = coverage === "0.9" ? "" : `?coverage=${coverage}`;
+  return `curl -F ${quoted} '${location.origin}/age-gender${query}'`;
+}

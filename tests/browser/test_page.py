@@ -1,0 +1,257 @@
+"""The predictor's page in a real browser: a real photograph, a webcam, the keyboard, a phone, the dark."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import packs
+import pytest
+from chain import SIX_ADULTS, served_chain
+from chromium import chromium
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+# Set to a folder, the astronaut's screenshots are written there (docs/images).
+SCREENSHOTS = os.environ.get("AGEGENDER_SCREENSHOTS")
+
+NewPage = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """NASA's portrait of Eileen Collins, in the public domain."""
+    data = pytest.importorskip(
+        "skimage.data", reason="scikit-image, which has the photograph, is not installed"
+    )
+    path = tmp_path_factory.mktemp("pictures") / "astronaut.png"
+    Image.fromarray(data.astronaut()).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served_chain(tmp_path_factory.mktemp("data"), "human", packs.human_pack_dir()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser(astronaut: Path) -> Iterator["Browser"]:
+    frame = io.BytesIO()
+    Image.open(astronaut).convert("RGB").resize((480, 480)).save(frame, "JPEG", quality=90)
+    webcam = astronaut.with_name("webcam.mjpeg")
+    webcam.write_bytes(frame.getvalue() * 10)
+    with chromium(webcam) as browser:
+        yield browser
+
+
+@pytest.fixture
+def new_page(browser: "Browser", url: str) -> Iterator[NewPage]:
+    """Opens the page; at the end nothing may have been logged, and nothing asked of another host."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def opened(**options: Any) -> "Page":
+        options.setdefault("viewport", {"width": 1280, "height": 860})
+        context = browser.new_context(accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((url, "blob:", "data:"))
+                else complaints.append(f"asked {request.url}")
+            ),
+        )
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if "status of 4" not in text] == []
+
+
+def choose(page: "Page", *files: Path) -> None:
+    page.set_input_files("#files", list(files))
+
+
+def take_screenshot(page: "Page", name: str) -> None:
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
+
+
+def test_real_photograph_of_six_is_answered_face_by_face(new_page: NewPage) -> None:
+    page = new_page()
+    choose(page, SIX_ADULTS)
+    page.wait_for_selector(".face")
+    assert page.locator(".box").count() == page.locator(".face").count() == 6
+    assert page.inner_text("#status") == "6 faces"
+    picture = page.locator("#picture").bounding_box()
+    assert picture is not None
+    for box in page.locator(".box").all():
+        inside = box.bounding_box()
+        assert inside is not None
+        assert (
+            picture["x"] <= inside["x"] and inside["x"] + inside["width"] <= picture["x"] + picture["width"]
+        )
+        assert 0.03 < inside["width"] / picture["width"] < 0.2
+    page.locator(".box").nth(4).click()
+    assert "chosen" in (page.locator(".face").nth(4).get_attribute("class") or "")
+    assert page.locator(".face svg[role=img]").count() == 6
+
+
+def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path, tmp_path: Path) -> None:
+    page = new_page(permissions=["clipboard-read", "clipboard-write"])
+    choose(page, astronaut)
+    page.wait_for_selector(".face")
+    page.click("#copy")
+    page.wait_for_function("document.getElementById('status').textContent === 'Copied.'")
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert line.startswith("curl -F 'image=@astronaut.png' 'http://127.0.0.1:")
+    with page.expect_download() as download:
+        page.click("#json")
+    download.value.save_as(tmp_path / "answer.json")
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert len(answer["images"][0]["faces"]) == 1
+    with page.expect_download() as download:
+        page.click("#annotated")
+    download.value.save_as(tmp_path / "annotated.png")
+    assert download.value.suggested_filename == "astronaut-annotated.png"
+    assert Image.open(tmp_path / "annotated.png").size == (512, 512)
+    take_screenshot(page, "page-light")
+
+
+def test_wider_interval_can_be_chosen(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page()
+    choose(page, astronaut)
+    page.wait_for_selector("text=90 % sure")
+    page.select_option("#coverage", "0.5")
+    page.wait_for_selector("text=50 % sure")
+
+
+def test_several_pictures_are_kept_side_by_side(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page()
+    choose(page, astronaut, SIX_ADULTS)
+    page.wait_for_selector("text=6 faces")
+    assert page.locator("#gallery button").count() == 2
+    page.locator("#gallery button").first.click()
+    page.wait_for_selector("text=1 face")
+    assert page.locator(".box").count() == 1
+
+
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_picture_can_be_dropped_and_pasted(new_page: NewPage, astronaut: Path, how: str) -> None:
+    page = new_page()
+    page.evaluate(
+        """async ([how, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], 'given.png', {type: 'image/png'}));
+            document.dispatchEvent(how === 'drop'
+                ? new DragEvent('drop', {dataTransfer: transfer, cancelable: true})
+                : new ClipboardEvent('paste', {clipboardData: transfer}));
+        }""",
+        [how, list(astronaut.read_bytes())],
+    )
+    page.wait_for_selector(".face")
+    assert page.locator(".face").count() == 1
+
+
+def test_webcam_is_answered_live_and_stops(new_page: NewPage) -> None:
+    page = new_page(permissions=["camera"])
+    answered: list[int] = []
+    page.on(
+        "response",
+        lambda response: answered.append(response.status) if "/age-gender" in response.url else None,
+    )
+    page.click("#camera")
+    page.wait_for_selector(".face")
+    assert page.locator("#video").is_visible() and page.locator(".box").count() == 1
+    page.wait_for_timeout(1500)
+    assert len(answered) > 1 and set(answered) == {200}
+    page.click("#camera")
+    assert page.inner_text("#camera") == "Use the webcam" and page.locator("#result").is_hidden()
+    page.wait_for_timeout(1000)
+    count = len(answered)
+    page.wait_for_timeout(500)
+    assert len(answered) == count
+
+
+def test_bad_file_is_told_in_the_server_s_words(new_page: NewPage, tmp_path: Path) -> None:
+    page = new_page()
+    text = tmp_path / "text.jpg"
+    text.write_text("this is text")
+    choose(page, text)
+    page.wait_for_selector("#status.error")
+    assert "not an image" in page.inner_text("#status")
+    assert page.locator("#json").is_disabled()
+
+
+def test_keyboard_alone_reaches_faces_and_actions(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page()
+
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.id || document.activeElement.className"))
+
+    def tab_to(target: str) -> None:
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if target in focused():
+                return
+        raise AssertionError(f"{target} is not reached by Tab")
+
+    page.on("filechooser", lambda chooser: chooser.set_files(astronaut))
+    tab_to("choose")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".face")
+    tab_to("box")
+    page.keyboard.press("Enter")
+    assert "chosen" in (page.locator(".face").first.get_attribute("class") or "")
+    for target in ("copy", "json", "annotated", "coverage"):
+        tab_to(target)
+
+
+def test_phone_shows_all_without_scrolling_sideways(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    choose(page, astronaut)
+    page.wait_for_selector(".face")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    picture, card = page.locator("#picture").bounding_box(), page.locator(".face").bounding_box()
+    assert picture and card and card["y"] >= picture["y"] + picture["height"]
+    take_screenshot(page, "page-phone")
+
+
+def test_dark_mode_is_dark_and_legible(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page(color_scheme="dark")
+    choose(page, astronaut)
+    page.wait_for_selector(".face")
+    script = "getComputedStyle(document.body).{} .match(/\\d+/g).slice(0, 3).map(Number)"
+    ground, ink = (page.evaluate(script.format(name)) for name in ("backgroundColor", "color"))
+    assert sum(ground) < 150 and sum(ink) > 600
+    take_screenshot(page, "page-dark")
+
+
+def test_page_says_that_nothing_is_stored(new_page: NewPage) -> None:
+    page = new_page()
+    assert "stored" in page.inner_text("#privacy")
+
+
+def test_page_may_load_nothing_from_elsewhere(new_page: NewPage, url: str) -> None:
+    page = new_page()
+    response = page.goto(url)
+    assert response is not None
+    headers = response.headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    script = page.request.get(f"{url}/static/main.js")
+    assert script.headers["content-security-policy"] == headers["content-security-policy"]

@@ -1,0 +1,39 @@
+"""Embedding container, proxy and predictor in one process: real weights in front, random heads behind."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import insightface
+from agegender.spaces import Space
+from embedder.app import make_app
+from embedder.settings import EmbedderSettings
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+from made_heads import promoted_heads
+from predictor.app import create_predictor
+from predictor.settings import PredictorSettings
+from serving import serving, until
+
+SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+
+
+@contextmanager
+def served_chain(data_dir: Path, pack: str, pack_dir: Path, **predictor: Any) -> Iterator[str]:
+    """The predictor's URL; its heads lie in `data_dir/models`."""
+    with ExitStack() as stack:
+        embedder = stack.enter_context(
+            serving(make_app(EmbedderSettings(pack=pack, pack_dir=pack_dir, data_dir=data_dir, threads=1)))
+        )
+        until(lambda: httpx.get(f"{embedder}/health/ready").is_success, "the embedder is ready", 60)
+        proxy_settings = ProxySettings(embedder_urls=[embedder], cache_ttl=0, probe_interval=0.2)
+        proxy = stack.enter_context(serving(create_proxy(proxy_settings)))
+        until(lambda: httpx.get(f"{proxy}/health/ready").is_success, "the proxy is ready", 30)
+        space = Space.model_validate(httpx.get(f"{proxy}/info").json()["space"])
+        promoted_heads(data_dir / "models", space)
+        settings = PredictorSettings(
+            data_dir=data_dir, heads_dir=data_dir / "none", proxy_url=proxy, poll_interval=0.1, **predictor
+        )
+        yield stack.enter_context(serving(create_predictor(settings)))
