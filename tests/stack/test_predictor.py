@@ -1,0 +1,171 @@
+"""The predictor as its own process: heads swapped under load, the original's client, SIGTERM."""
+
+import base64
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import packs
+import pytest
+from agegender.heads.checkpoints import set_current
+from agegender.heads.head import Task
+from chain import SIX_ADULTS, served_chain
+from embedder_double import SPACE, EmbedderDouble
+from made_heads import made_head, promoted_heads
+from serving import until
+
+SWAPS = 200
+CLIENTS = 4
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def predictor_process(data_dir: Path, proxy_url: str) -> Iterator[str]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PORT": str(port),
+        "DATA_DIR": str(data_dir),
+        "PREDICTOR_HEADS_DIR": str(data_dir / "none"),
+        "PREDICTOR_PROXY_URL": proxy_url,
+        "LOG_LEVEL": "WARNING",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "predictor"], env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: answers(f"{url}/health/ready"), "the predictor is ready", 30)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+class Load:
+    """Clients that ask without a pause and note every status and head version."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
+        self.statuses: list[int] = []
+        self.versions: set[str] = set()
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _ask(self, seed: int) -> None:
+        with httpx.Client(base_url=self._url, timeout=20) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/age-gender", content=f"image {seed}".encode())
+                except httpx.TransportError:
+                    self.statuses.append(0)
+                    continue
+                self.statuses.append(answer.status_code)
+                self.versions |= set(answer.json().get("models", {}).values())
+
+
+def test_200_swaps_under_load_fail_no_request_and_a_corrupted_head_is_never_served(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    promoted_heads(models, SPACE, "v0")
+    made_head(models, Task.AGE, SPACE, "v1", seed=1)
+    bad = made_head(models, Task.AGE, SPACE, "bad", seed=2) / "head.safetensors"
+    bad.write_bytes(bad.read_bytes()[:-40] + bytes(40))
+    directory = models / "age" / SPACE.id
+    with (
+        EmbedderDouble(faces=3).served() as proxy,
+        predictor_process(tmp_path, proxy.url) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+        Load(url) as load,
+    ):
+        for swap in range(SWAPS):
+            version = "bad" if swap % 20 == 10 else f"v{swap % 2}"
+            set_current(directory, version)
+            told = client.post("/models/refresh").json()
+            age = next(model for model in told["models"] if model["task"] == "age")
+            if version == "bad":
+                assert age["version"] != "bad" and "hash" in age["problem"]
+            else:
+                assert age["version"] == version and age["problem"] is None
+        asked = len(load.statuses)
+    assert asked > SWAPS / 2
+    assert set(load.statuses) == {200}
+    assert load.versions == {"v0", "v1"}
+
+
+def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
+    promoted_heads(tmp_path / "models", SPACE)
+    statuses: list[int] = []
+    with EmbedderDouble(seconds=1).served() as proxy:
+        with predictor_process(tmp_path, proxy.url) as url:
+            asking = threading.Thread(
+                target=lambda: statuses.append(
+                    httpx.post(f"{url}/age-gender", content=b"x", timeout=20).status_code
+                )
+            )
+            asking.start()
+            until(lambda: proxy.working == 1, "the request is at the proxy")
+        asking.join(20)
+    assert statuses == [200]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served_chain(tmp_path_factory.mktemp("data"), "buffalo_sc", packs.buffalo_sc_dir()) as url:
+        yield url
+
+
+def test_six_adults_are_found_through_the_whole_chain(chain: str) -> None:
+    answer = httpx.post(f"{chain}/age-gender", files={"image": SIX_ADULTS.read_bytes()}, timeout=60).json()
+    (image,) = answer["images"]
+    assert (image["width"], image["height"], len(image["faces"])) == (1280, 886, 6)
+    assert answer["space"]["dimension"] == 512
+    assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
+    turned = min(image["faces"], key=lambda face: face["quality"]["score"])
+    assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside
+
+
+def test_original_s_client_gets_the_answers_of_its_embeddings(chain: str) -> None:
+    answer = httpx.post(
+        f"{chain}/age-gender", params={"embeddings": True}, content=SIX_ADULTS.read_bytes(), timeout=60
+    ).json()
+    faces: list[dict[str, Any]] = answer["images"][0]["faces"]
+    rows = np.array([face["embedding"] for face in faces], np.float32)
+    content = base64.b64encode(pickle.dumps(rows)).decode()
+    text = httpx.post(f"{chain}/", json=json.dumps({"embeddings": {"py/b64": content}}), timeout=60).text
+    told = json.loads(text)
+    assert [age["mean"] for age in told["ages"]] == pytest.approx(
+        [face["age"]["mean"] for face in faces], abs=0.02
+    )
+    assert [gender["f"] for gender in told["genders"]] == pytest.approx(
+        [face["gender"]["probability"]["female"] for face in faces], abs=1e-3
+    )
