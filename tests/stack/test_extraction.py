@@ -31,7 +31,7 @@ from rq.registry import StartedJobRegistry
 from serving import serving, until
 from trainer.api.datasets import router
 from trainer.data.extraction import CHUNK
-from trainer.queues import QUEUE, connect, job_queue
+from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -69,12 +69,9 @@ def write_dataset(folder: Path) -> None:
 class Worker:
     """A real RQ worker process, with its job processes in one process group."""
 
-    def __init__(self, environment: dict[str, str], redis_url: str) -> None:
-        command = [sys.executable, "-m", "rq.cli", "worker", QUEUE, "--url", redis_url]
+    def __init__(self, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [*command, "--serializer", "json", "--worker-class", "rq.worker.SpawnWorker"],
-            env=environment,
-            start_new_session=True,
+            [sys.executable, "-m", "trainer.worker"], env=environment, start_new_session=True
         )
 
     def kill(self) -> None:
@@ -116,7 +113,7 @@ class System:
             "TRAINER_PROXY_URL": self.settings.proxy_url,
             "OMP_NUM_THREADS": "1",
         }
-        worker = Worker(environment, self.redis.url)
+        worker = Worker(environment)
         self.stack.callback(worker.kill)
         return worker
 
@@ -346,7 +343,7 @@ def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -
             }
         )
     (system.data_dir / "Adience").mkdir()
-    np.save(system.data_dir / "Adience" / "data-aligned.npy", samples, allow_pickle=True)
+    np.save(system.data_dir / "Adience" / "data-aligned.npy", np.array(samples), allow_pickle=True)
     system.start_worker()
     assert system.client.post("/datasets/Adience/import").status_code == 202
     assert system.ended("Adience")["state"] == "finished"
