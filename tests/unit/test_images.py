@@ -47,7 +47,8 @@ def test_every_format_is_decoded(kind: str) -> None:
     header = read_header(content, LIMITS)
     assert (header.format, header.width, header.height) == (kind, 40, 30)
     decoded = decode(content, LIMITS)
-    assert (decoded.shape, decoded.dtype) == ((30, 40, 3), np.uint8)
+    assert decoded.shape == (30, 40, 3)
+    assert decoded.dtype == np.uint8
     tolerance = 40 if kind == "GIF" else 12  # of 256 colours, and of JPEG
     assert np.abs(decoded.astype(int) - pixels()).mean() < tolerance
 

@@ -49,7 +49,8 @@ def test_entries_hold_no_picture_and_end(double: EmbedderDouble, redis: RedisSer
         post(client, picture())
     (key,) = redis.client.keys()
     assert 0 < redis.client.ttl(key) <= 60
-    assert picture() not in redis.client.get(key)
+    entry = redis.client.get(key)
+    assert isinstance(entry, bytes) and picture() not in entry
 
 
 def test_a_lifetime_of_0_turns_the_cache_off(double: EmbedderDouble, redis: RedisServer) -> None:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -87,7 +88,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-BAD_INPUT = {
+BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
     "no image": ({"content": b""}, 400, "no-image"),
     "no image field": ({"files": [("other", ("x", b"abc"))]}, 400, "no-image"),
     "a text field named image": ({"data": {"image": "text"}, "files": [("x", ("x", b"y"))]}, 400, "no-image"),

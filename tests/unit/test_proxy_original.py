@@ -14,7 +14,7 @@ import httpx
 import jsonpickle
 import numpy as np
 import pytest
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
 from embedder_double import EmbedderDouble, faces_of
 from fastapi import FastAPI, Request, Response
@@ -137,6 +137,7 @@ def test_the_original_container_is_one_of_the_embedders() -> None:
         answer = FacesAnswer.model_validate_json(response.content)
         assert answer.space == Space(id="original-512", dimension=512)
         for image in answer.images:
+            assert isinstance(image, ImageFaces)
             assert (image.width, image.height) == (64, 48)
             assert [face.bbox for face in image.faces] == [(20, 20, 60, 60), (0, 0, 10, 10)]  # largest first
             assert image.faces[0].det_score == 0.75

@@ -109,7 +109,8 @@ def test_a_lone_embedder_that_fails_is_503_and_comes_back(fault: str, double: Em
 
 
 def test_an_embedder_that_dies_under_load_costs_no_request(double: EmbedderDouble) -> None:
-    stop, statuses = threading.Event(), []
+    stop = threading.Event()
+    statuses: list[int] = []
 
     def ask(client: httpx.Client) -> None:
         while not stop.is_set():

@@ -59,7 +59,7 @@ class ProxySettings(ServiceSettings):
     probe_interval: float = Field(2, gt=0, description="seconds between two looks at each embedder")
 
     cache_ttl: int = Field(3600, ge=0, description="seconds that faces stay in Redis; 0 turns the cache off")
-    cache_timeout: float = Field(0.1, gt=0, description="seconds that Redis may take before it is left out")
+    cache_timeout: float = Field(0.25, gt=0, description="seconds that Redis may take before it is left out")
 
     @field_validator("embedder_urls", mode="before")
     @classmethod
