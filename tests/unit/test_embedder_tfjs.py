@@ -9,9 +9,8 @@ import pytest
 from embedder.packs.human import GRAPHS
 from embedder.tfjs.convert import convert
 from embedder.tfjs.graph import Graph, Node, read_graph
-
-from tests.packs import human_tarball
-from tests.tfjs_reference import evaluate
+from packs import human_tarball
+from tfjs_reference import evaluate
 
 SCALES = {
     "blazeface.onnx": (-1, 1),

@@ -8,8 +8,19 @@ from pydantic_settings import SettingsConfigDict
 class TrainerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TRAINER_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(10004, validation_alias=AliasChoices("PORT"), description="port to listen on")
+    port: int = Field(
+        10004, validation_alias=AliasChoices("TRAINER_PORT", "PORT"), description="port to listen on"
+    )
     proxy_url: str = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
     extract_in_flight: int = Field(
-        4, gt=0, le=64, description="requests to the proxy that one extraction job has on the way at once"
+        2, gt=0, le=64, description="requests to the proxy that one extraction job has on the way at once"
+    )
+    threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads of a training job; they may change a figure's last digits",
+    )
+    reconcile_seconds: float = Field(
+        5, gt=0, le=60, description="how often the queue is compared with the files"
     )

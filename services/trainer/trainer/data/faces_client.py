@@ -23,8 +23,10 @@ IMAGE_PROBLEMS = frozenset(
 )
 _WAIT_AND_ASK_AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT = 30.0
-_REQUEST_BYTES = 32 * 1024**2  # both below the proxy's limits, and what one thread holds in memory
-_REQUEST_IMAGES = 16
+_REQUEST_BYTES = (
+    32 * 1024**2
+)  # below the proxy's limits, what one thread holds in memory, and done well before the proxy gives up
+_REQUEST_IMAGES = 8
 
 
 class FacesClient:

@@ -1,0 +1,9 @@
+"""`python -m trainer`: the HTTP API."""
+
+from agegender.web.serve import serve
+
+from trainer.app import create_trainer
+from trainer.settings import TrainerSettings
+
+settings = TrainerSettings()
+serve(create_trainer(settings), settings, settings.port)

@@ -1,0 +1,177 @@
+"""Routes of experiments."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from agegender.errors import Problem
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse
+from pydantic import ValidationError
+from redis import Redis
+
+from trainer.experiments.experiment import Experiment, ExperimentRequest, ExperimentStatus
+from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
+from trainer.experiments.promote import promote
+from trainer.experiments.schedule import cancel_jobs, reconcile
+from trainer.experiments.store import (
+    FAILURE,
+    delete_experiment,
+    experiment_dir,
+    experiment_status,
+    experiments,
+    fold_dir,
+    load_experiment,
+    new_id,
+    save_experiment,
+)
+from trainer.queues import job_queue
+from trainer.settings import TrainerSettings
+
+router = APIRouter(prefix="/experiments", tags=["experiments"])
+
+_EVENT_SECONDS = 0.5
+_FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
+
+
+def _settings(request: Request) -> TrainerSettings:
+    settings: TrainerSettings = request.app.state.settings
+    return settings
+
+
+def _redis(request: Request) -> Redis:
+    redis: Redis = request.app.state.redis
+    return redis
+
+
+Settings = Annotated[TrainerSettings, Depends(_settings)]
+Connection = Annotated[Redis, Depends(_redis)]
+
+
+@router.post("", status_code=202, summary="Start a cross-validation: one job for each left-out fold")
+def create(
+    wanted: ExperimentRequest,
+    settings: Settings,
+    redis: Connection,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> ExperimentStatus:
+    data_dir = settings.data_dir
+    experiment_id = new_id(idempotency_key)
+    if idempotency_key is not None and (experiment_dir(data_dir, experiment_id) / "experiment.json").exists():
+        return experiment_status(data_dir, load_experiment(data_dir, experiment_id))
+    experiment = _completed(data_dir, experiment_id, wanted)
+    save_experiment(data_dir, experiment)
+    reconcile(data_dir, job_queue(redis), experiment)
+    return experiment_status(data_dir, experiment)
+
+
+def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) -> Experiment:
+    try:
+        options = wanted.training_options()
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
+            for item in error.errors()
+        ]
+        detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
+        raise Problem("invalid-request", 422, detail, errors=errors) from error
+    space, variant = choose_extraction(data_dir, wanted)
+    faces = labelled(load_faces(data_dir, wanted.datasets, space, variant), options)
+    return Experiment(
+        id=experiment_id,
+        created=datetime.now(UTC),
+        datasets=wanted.datasets,
+        variant=variant,
+        space=space,
+        folds=choose_folds(faces, wanted.folds),
+        options=options,
+        preset=wanted.preset,
+    )
+
+
+@router.get("", summary="All experiments, newest first")
+def list_experiments(settings: Settings) -> list[ExperimentStatus]:
+    return [experiment_status(settings.data_dir, one) for one in experiments(settings.data_dir)]
+
+
+@router.get("/{experiment_id}", summary="How far an experiment is, fold by fold")
+def show(experiment_id: str, settings: Settings) -> ExperimentStatus:
+    return experiment_status(settings.data_dir, load_experiment(settings.data_dir, experiment_id))
+
+
+@router.get(
+    "/{experiment_id}/events",
+    summary="Server-sent events while an experiment runs: its status at every change",
+    response_class=EventSourceResponse,
+)
+async def events(experiment_id: str, settings: Settings) -> AsyncIterator[ExperimentStatus]:
+    told = ""
+    while True:
+        status = await asyncio.to_thread(show, experiment_id, settings)
+        if (text := status.model_dump_json()) != told:
+            told = text
+            yield status
+        if status.state not in ("queued", "running"):
+            return
+        await asyncio.sleep(_EVENT_SECONDS)
+
+
+@router.get(
+    "/{experiment_id}/report",
+    summary="The report as HTML, Markdown or JSON, by `format` or `Accept`",
+    response_class=Response,
+)
+def report(
+    experiment_id: str,
+    settings: Settings,
+    request: Request,
+    format: Literal["json", "md", "html"] | None = None,
+) -> Response:
+    experiment = load_experiment(settings.data_dir, experiment_id)
+    chosen = format or _accepted(request.headers.get("accept", ""))
+    path = experiment_dir(settings.data_dir, experiment.id) / f"report.{chosen}"
+    if not (path.parent / "report.json").exists():
+        raise Problem(
+            "not-finished", 409, f"Experiment {experiment_id} has no report yet; wait until it is finished."
+        )
+    return Response(path.read_bytes(), media_type=_FORMATS[chosen])
+
+
+def _accepted(accept: str) -> str:
+    for form in ("html", "md"):
+        if _FORMATS[form] in accept:
+            return form
+    return "json"
+
+
+@router.post("/{experiment_id}/resume", summary="Go on after a failure or a cancellation, where it stopped")
+def resume(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id).model_copy(update={"cancelled": False})
+    for fold in experiment.folds:
+        (fold_dir(data_dir, experiment_id, fold) / FAILURE).unlink(missing_ok=True)
+    (experiment_dir(data_dir, experiment_id) / FAILURE).unlink(missing_ok=True)
+    save_experiment(data_dir, experiment)
+    reconcile(data_dir, job_queue(redis), experiment)
+    return experiment_status(data_dir, experiment)
+
+
+@router.delete("/{experiment_id}", summary="Cancel a running experiment; delete one that is over")
+def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id)
+    status = experiment_status(data_dir, experiment)
+    if status.state in ("queued", "running"):
+        experiment = experiment.model_copy(update={"cancelled": True})
+        save_experiment(data_dir, experiment)
+        cancel_jobs(job_queue(redis), experiment)
+        return experiment_status(data_dir, experiment)
+    delete_experiment(data_dir, experiment_id)
+    return status
+
+
+@router.post("/{experiment_id}/promote", summary="Serve the heads of a finished experiment from now on")
+def promote_experiment(experiment_id: str, settings: Settings) -> dict[str, str]:
+    return promote(settings.data_dir, load_experiment(settings.data_dir, experiment_id))

@@ -1,0 +1,68 @@
+"""The trainer's HTTP API: data sets, experiments, and a page to follow them on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from agegender.web.app import create_app
+from fastapi import FastAPI
+from redis import RedisError
+
+from trainer.api import datasets, experiments, page
+from trainer.experiments.schedule import reconcile_all
+from trainer.queues import connect, job_queue
+from trainer.settings import TrainerSettings
+
+log = structlog.get_logger(__name__)
+
+
+def create_trainer(settings: TrainerSettings) -> FastAPI:
+    redis = connect(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        keeping = asyncio.create_task(_keep_in_step(settings))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            redis.close()
+
+    async def why_not_ready() -> str | None:
+        try:
+            await asyncio.to_thread(redis.ping)
+        except RedisError as error:
+            return f"Redis cannot be reached: {error}"
+        return None
+
+    async def info() -> dict[str, Any]:
+        return {"data_dir": str(settings.data_dir), "proxy_url": settings.proxy_url}
+
+    app = create_app(
+        name="age-gender trainer",
+        description="Extracts data sets and trains heads by leave-one-fold-out cross-validation.",
+        lifespan=lifespan,
+        why_not_ready=why_not_ready,
+        info=info,
+    )
+    app.state.settings = settings
+    app.state.redis = redis
+    for room in (datasets, experiments, page):
+        app.include_router(room.router)
+    return app
+
+
+async def _keep_in_step(settings: TrainerSettings) -> None:
+    """Every few seconds, enqueue what Redis or a dead worker lost."""
+    queue = job_queue(connect(settings))
+    while True:
+        try:
+            await asyncio.to_thread(reconcile_all, settings.data_dir, queue)
+        except Exception as error:  # Redis away, the volume full: try again
+            log.warning("queue and files not compared", error=str(error))
+        await asyncio.sleep(settings.reconcile_seconds)

@@ -1,0 +1,148 @@
+"""Train the bank of one left-out fold and say what it makes of training, validation and test faces."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from agegender.datasets import EmbeddingSet
+from agegender.files import write_json, write_npz, write_safetensors
+from agegender.heads.head import Classes, Task, years_from_groups
+
+from trainer.data.folds import groups_of, strata_of, validation_split
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import labelled
+from trainer.experiments.store import METRICS, PROGRESS, fold_dir
+from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.training.predict import member_probabilities
+from trainer.training.train import EpochReport, TrainedBank, train_bank
+
+_PROGRESS_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class FoldParts:
+    """Three sets of faces that share no subject."""
+
+    train: EmbeddingSet
+    validation: EmbeddingSet
+    test: EmbeddingSet
+    test_rows: npt.NDArray[np.int64]
+
+
+def split_faces(faces: EmbeddingSet, experiment: Experiment, fold: int) -> FoldParts:
+    """Test is the left-out fold; validation is taken from the others, subject by subject."""
+    chosen = labelled(faces, experiment.options)
+    test = np.flatnonzero(chosen.fold == fold)
+    rest = np.flatnonzero(chosen.fold != fold)
+    others = chosen.rows(rest)
+    validates = validation_split(
+        strata_of(others.age_low, others.age_high, others.gender),
+        groups_of(others.subject),
+        experiment.options.validation,
+        seed=experiment.options.seed + fold,
+    )
+    return FoldParts(others.rows(~validates), others.rows(validates), chosen.rows(test), test)
+
+
+def run_fold(data_dir: Path, experiment: Experiment, faces: EmbeddingSet, fold: int, tell: Any) -> None:
+    """Train, evaluate and write `folds/<fold>/`; metrics.json comes last and says that all is there.
+
+    tell : called with each `EpochReport`; may raise to stop.
+    """
+    directory = fold_dir(data_dir, experiment.id, fold)
+    directory.mkdir(parents=True, exist_ok=True)
+    parts = split_faces(faces, experiment, fold)
+    attempts = 1 + int((_read_progress(directory) or {}).get("attempts", 0))
+    progress = _ProgressFile(directory, attempts)
+
+    def note(report: EpochReport) -> None:
+        progress.note(report)
+        tell(report)
+
+    checkpoint = directory / "checkpoint.safetensors"
+    bank = train_bank(parts.train, parts.validation, experiment.options, fold, checkpoint, note)
+    write_safetensors(directory / "bank.safetensors", bank.tensors)
+    predicted = member_probabilities(bank.tensors, experiment.options, parts.test)
+    _write_out_of_fold(directory, parts, predicted)
+    metrics = {
+        "fold": fold,
+        "faces": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
+        "best_epochs": bank.best_epochs,
+        "splits": {
+            name: _split_metrics(experiment, bank, getattr(parts, name))
+            for name in ("train", "validation", "test")
+        },
+    }
+    write_json(directory / METRICS, metrics)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _split_metrics(experiment: Experiment, bank: TrainedBank, faces: EmbeddingSet) -> list[dict[str, Any]]:
+    """Metrics of each member on its own."""
+    predicted = member_probabilities(bank.tensors, experiment.options, faces)
+    classes = dict(experiment.options.tasks)
+    members: list[dict[str, Any]] = []
+    for member in range(experiment.options.seeds):
+        own: dict[str, Any] = {}
+        if Task.AGE in predicted:
+            own["age"] = age_metrics(as_years(predicted[Task.AGE][member], classes[Task.AGE]), faces)
+        if Task.GENDER in predicted:
+            own["gender"] = gender_metrics(predicted[Task.GENDER][member], faces)
+        members.append(own)
+    return members
+
+
+def as_years(probabilities: npt.NDArray[np.float32], classes: Classes) -> npt.NDArray[np.float32]:
+    """Distributions over years, whatever the classes of the head."""
+    return years_from_groups(probabilities) if classes is Classes.GROUPS else probabilities
+
+
+def _write_out_of_fold(
+    directory: Path, parts: FoldParts, predicted: dict[Task, npt.NDArray[np.float32]]
+) -> None:
+    """The members' mean probabilities of the left-out faces; `row` counts the experiment's labelled faces."""
+    arrays: dict[str, npt.NDArray[Any]] = {"row": parts.test_rows}
+    arrays |= {task.value: members.mean(axis=0) for task, members in predicted.items()}
+    write_npz(directory / "out-of-fold.npz", arrays)
+
+
+def _read_progress(directory: Path) -> dict[str, Any] | None:
+    from trainer.experiments.store import read_optional
+
+    value = read_optional(directory / PROGRESS)
+    return value if isinstance(value, dict) else None
+
+
+class _ProgressFile:
+    """progress.json, written at most a few times a second."""
+
+    def __init__(self, directory: Path, attempts: int) -> None:
+        self._path = directory / PROGRESS
+        self._attempts = attempts
+        self._started = time.monotonic()
+        self._first_epoch: int | None = None
+        self._written = 0.0
+        write_json(self._path, {"attempts": attempts})
+
+    def note(self, report: EpochReport) -> None:
+        if self._first_epoch is None:
+            self._first_epoch = report.epoch - 1
+        now = time.monotonic()
+        if now - self._written < _PROGRESS_SECONDS and report.members_running:
+            return
+        self._written = now
+        rate = (now - self._started) / max(1, report.epoch - self._first_epoch)
+        write_json(
+            self._path,
+            {
+                "epoch": report.epoch,
+                "epochs": report.epochs,
+                "train_loss": round(report.train_loss, 5),
+                "validation_loss": round(report.validation_loss, 5),
+                "seconds_left": round(rate * (report.epochs - report.epoch), 1),
+                "attempts": self._attempts,
+            },
+        )

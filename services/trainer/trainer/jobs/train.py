@@ -1,0 +1,75 @@
+"""The queue jobs of an experiment. Their arguments are names; the truth lies on the volume."""
+
+import structlog
+import torch
+from agegender.errors import Problem
+from agegender.files import write_json
+
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import load_faces
+from trainer.experiments.fold import run_fold
+from trainer.experiments.schedule import reconcile
+from trainer.experiments.store import FAILURE, METRICS, experiment_dir, fold_dir, load_experiment
+from trainer.queues import connect, job_queue
+from trainer.reports.write import write_reports
+from trainer.settings import TrainerSettings
+from trainer.training.train import EpochReport
+
+log = structlog.get_logger(__name__)
+
+_LOOK_EVERY = 5  # epochs, for a cancellation
+
+
+class Cancelled(Exception):
+    """The experiment was cancelled while this job ran."""
+
+
+def train_fold(experiment_id: str, fold: int) -> None:
+    """Train one left-out fold, unless it is done; then see to what follows."""
+    settings = TrainerSettings()
+    experiment = _wanted(settings, experiment_id)
+    if experiment is None:
+        return
+    directory = fold_dir(settings.data_dir, experiment_id, fold)
+    if not (directory / METRICS).exists():
+        # One thread gives the same numbers on every machine; more workers use more CPUs.
+        torch.set_num_threads(settings.threads)
+        torch.use_deterministic_algorithms(True)
+
+        def look(report: EpochReport) -> None:
+            if report.epoch % _LOOK_EVERY == 0 and _wanted(settings, experiment_id) is None:
+                raise Cancelled
+
+        try:
+            faces = load_faces(settings.data_dir, experiment.datasets, experiment.space, experiment.variant)
+            run_fold(settings.data_dir, experiment, faces, fold, look)
+        except Cancelled:
+            log.info("fold cancelled", experiment=experiment_id, fold=fold)
+            return
+        except (Problem, ValueError, RuntimeError) as error:  # trying again would not cure it
+            detail = error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+            log.error("fold failed", experiment=experiment_id, fold=fold, exc_info=error)
+            write_json(directory / FAILURE, {"detail": detail})
+    reconcile(settings.data_dir, job_queue(connect(settings)), experiment)
+
+
+def write_report(experiment_id: str) -> None:
+    """Gather the folds into the report."""
+    settings = TrainerSettings()
+    experiment = _wanted(settings, experiment_id)
+    if experiment is None:
+        return
+    try:
+        write_reports(settings.data_dir, experiment)
+    except (Problem, ValueError, RuntimeError) as error:
+        log.error("report failed", experiment=experiment_id, exc_info=error)
+        directory = experiment_dir(settings.data_dir, experiment_id)
+        write_json(directory / FAILURE, {"detail": f"the report failed: {error}"})
+
+
+def _wanted(settings: TrainerSettings, experiment_id: str) -> Experiment | None:
+    try:
+        experiment = load_experiment(settings.data_dir, experiment_id)
+    except Problem:
+        return None  # deleted
+    return None if experiment.cancelled else experiment

@@ -1,0 +1,158 @@
+// Lists experiments, follows the running ones by server-sent events, starts and promotes. No library.
+const form = document.querySelector("#start");
+const hint = document.querySelector("#hint");
+const list = document.querySelector("#experiments");
+const cards = new Map(); // experiment id -> { card, losses: Map(fold -> [[epoch, loss]]), source }
+const colours = ["#2a78c8", "#c8502a", "#2a9d6a", "#9a4fc8", "#c8a02a", "#5a5a5a"];
+
+async function ask(path, options = {}) {
+  const response = await fetch(path, options);
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.detail ?? response.statusText);
+  return body;
+}
+
+async function loadDatasets() {
+  const extracted = (await ask("/datasets")).filter((dataset) => dataset.extracted.length);
+  form.elements.dataset.replaceChildren(...extracted.map((one) => new Option(one.name, one.name)));
+  if (!extracted.length)
+    hint.textContent = "No data set has been extracted yet: agegender extract NAME, or POST /datasets/NAME/extract.";
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { dataset, task, preset, seeds } = Object.fromEntries(new FormData(form));
+  try {
+    const body = JSON.stringify({ dataset, task, preset, seeds: Number(seeds) });
+    show(await ask("/experiments", { method: "POST", headers: { "Content-Type": "application/json" }, body }), true);
+    hint.textContent = "Started.";
+  } catch (error) {
+    hint.textContent = error.message;
+  }
+});
+
+function show(status, first = false) {
+  let entry = cards.get(status.id);
+  if (!entry) {
+    const card = document.querySelector("#experiment").content.firstElementChild.cloneNode(true);
+    entry = { card, losses: new Map() };
+    cards.set(status.id, entry);
+    first ? list.prepend(card) : list.append(card);
+    wire(card, status.id);
+  }
+  draw(entry, status);
+  if (["queued", "running"].includes(status.state) && !entry.source) follow(entry, status.id);
+}
+
+function wire(card, id) {
+  const act = (button, path, method, done) =>
+    card.querySelector(button).addEventListener("click", async () => {
+      const said = card.querySelector(".said");
+      try {
+        done(await ask(path, { method }), said);
+      } catch (error) {
+        said.textContent = error.message;
+      }
+    });
+  act(".promote", `/experiments/${id}/promote`, "POST", (versions, said) => {
+    said.textContent = `Served: ${Object.values(versions).join(", ")}`;
+  });
+  act(".resume", `/experiments/${id}/resume`, "POST", (status) => show(status));
+  act(".remove", `/experiments/${id}`, "DELETE", (status) => {
+    if (status.state === "cancelled" && card.dataset.state !== "cancelled") return show(status);
+    cards.delete(id);
+    card.remove();
+  });
+}
+
+function follow(entry, id) {
+  entry.source = new EventSource(`/experiments/${id}/events`);
+  entry.source.onmessage = (event) => {
+    const status = JSON.parse(event.data);
+    draw(entry, status);
+    if (!["queued", "running"].includes(status.state)) {
+      entry.source.close();
+      entry.source = null;
+    }
+  };
+}
+
+function draw(entry, status) {
+  const { card } = entry;
+  const over = !["queued", "running"].includes(status.state);
+  card.dataset.state = status.state;
+  card.querySelector("h2").textContent = status.id;
+  card.querySelector(".state").textContent = status.state;
+  card.querySelector(".facts").textContent =
+    `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks a fold`;
+  for (const fold of status.folds) {
+    if (fold.validation_loss === null) continue;
+    const points = entry.losses.get(fold.fold) ?? [];
+    if (!points.length || points.at(-1)[0] !== fold.epoch) points.push([fold.epoch, fold.validation_loss]);
+    entry.losses.set(fold.fold, points);
+  }
+  drawCurves(card.querySelector("svg"), entry.losses);
+  card.querySelector(".folds").replaceChildren(...status.folds.map(foldRow));
+  card.querySelector(".remove").textContent = over ? "Delete" : "Cancel";
+  card.querySelector(".promote").hidden = status.state !== "finished";
+  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
+  const report = card.querySelector(".report");
+  report.hidden = status.state !== "finished";
+  report.href = `/experiments/${status.id}/report?format=html`;
+  if (status.state === "finished") drawTable(card.querySelector(".table"), status.id);
+}
+
+function foldRow(fold) {
+  const row = document.createElement("div");
+  const name = document.createElement("span");
+  name.textContent = `fold ${fold.fold}`;
+  const bar = document.createElement("progress");
+  bar.max = fold.epochs || 1;
+  bar.value = fold.state === "finished" ? bar.max : fold.epoch;
+  const told = document.createElement("span");
+  told.textContent = fold.problem ?? (fold.state === "running" && fold.seconds_left !== null
+    ? `epoch ${fold.epoch}, ${Math.ceil(fold.seconds_left)} s left at most` : fold.state);
+  row.append(name, bar, told);
+  return row;
+}
+
+function drawCurves(svg, losses) {
+  const all = [...losses.values()].flat();
+  svg.replaceChildren();
+  svg.style.display = all.length > 1 ? "" : "none";
+  if (all.length < 2) return;
+  const last = Math.max(...all.map(([epoch]) => epoch));
+  const values = all.map(([, loss]) => loss);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const place = ([epoch, loss]) => `${10 + (580 * epoch) / last},${150 - (140 * (loss - low)) / (high - low || 1)}`;
+  for (const [fold, points] of losses) {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+    line.setAttribute("points", points.map(place).join(" "));
+    line.setAttribute("stroke", colours[fold % colours.length]);
+    svg.append(line);
+  }
+}
+
+async function drawTable(place, id) {
+  if (place.childElementCount) return;
+  const report = await ask(`/experiments/${id}/report?format=json`);
+  for (const [task, rows] of Object.entries(report.tables)) {
+    const table = document.createElement("table");
+    table.createCaption().textContent = task === "age" ? "Age: accuracy of the eight groups" : "Gender: accuracy";
+    const head = table.createTHead().insertRow();
+    for (const title of ["left-out fold", "train", "val", "test"]) {
+      const cell = document.createElement("th");
+      cell.textContent = title;
+      head.append(cell);
+    }
+    for (const row of rows) {
+      const line = table.insertRow();
+      for (const value of [row.fold, row.train, row.validation, row.test])
+        line.insertCell().textContent = typeof value === "number" ? value.toFixed(4) : value;
+    }
+    place.append(table);
+  }
+}
+
+await loadDatasets().catch((error) => (hint.textContent = error.message));
+for (const status of await ask("/experiments")) show(status);

@@ -1,0 +1,96 @@
+"""The out-of-fold predictions of an experiment, and the calibration that they give."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from agegender.datasets import EmbeddingSet
+from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered
+from agegender.heads.head import Classes, Task
+
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import labelled, load_faces
+from trainer.experiments.fold import as_years
+from trainer.experiments.store import fold_dir
+from trainer.training.targets import age_bounds
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Faces of all left-out folds, and what banks that never saw their subjects said [faces, classes]."""
+
+    faces: EmbeddingSet
+    probabilities: dict[Task, Array]
+
+
+def read_out_of_fold(data_dir: Path, experiment: Experiment, folds: list[int]) -> OutOfFold:
+    faces = labelled(
+        load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant), experiment.options
+    )
+    rows: list[npt.NDArray[np.int64]] = []
+    parts: dict[Task, list[Array]] = {task: [] for task, _ in experiment.options.tasks}
+    for fold in folds:
+        path = fold_dir(data_dir, experiment.id, fold) / "out-of-fold.npz"
+        with np.load(path, allow_pickle=False) as arrays:
+            rows.append(arrays["row"])
+            for task, values in parts.items():
+                values.append(arrays[task.value])
+    return OutOfFold(
+        faces.rows(np.concatenate(rows)),
+        {task: np.concatenate(values) for task, values in parts.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    temperature: float
+    conformal: ConformalIntervals | None
+
+
+def class_bounds(
+    faces: EmbeddingSet, task: Task, classes: Classes
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """First and last class of each label, and whether it is known."""
+    if task is Task.GENDER:
+        gender = np.maximum(faces.gender, 0).astype(np.int64)
+        return gender, gender, faces.has_gender
+    low, high = age_bounds(faces, classes)
+    return low, high, faces.has_age
+
+
+def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_]) -> Calibration:
+    """Temperature and conformal intervals from the faces that `rows` selects."""
+    low, high, known = class_bounds(found.faces, task, classes)
+    use = rows & known
+    probabilities = found.probabilities[task][use]
+    temperature = fit_temperature(probabilities, low[use], high[use])
+    if task is Task.GENDER:
+        return Calibration(temperature, None)
+    years = as_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
+    faces = found.faces
+    return Calibration(temperature, ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use]))
+
+
+def crossed_calibration(
+    found: OutOfFold, task: Task, classes: Classes
+) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Calibrated probabilities, and interval ends at 90 %, of each face by calibration on the other folds.
+
+    So that the report's figures after calibration are of faces which the calibration did not see.
+    """
+    calibrated = found.probabilities[task].copy()
+    low, high = np.zeros(len(found.faces)), np.zeros(len(found.faces))
+    for fold in np.unique(found.faces.fold):
+        own = found.faces.fold == fold
+        calibration = calibrate(found, task, classes, ~own)
+        calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
+        if calibration.conformal is not None:
+            years = as_years(calibrated[own], classes)
+            low[own], high[own] = calibration.conformal.intervals(years, REPORTED_COVERAGE)
+    return calibrated, low, high
+
+
+REPORTED_COVERAGE = 0.9

@@ -1,0 +1,159 @@
+"""The report as data: every figure of an experiment, from its folds' files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from agegender.datasets import EmbeddingSet, read_meta_data
+from agegender.heads.head import Classes, Task
+from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
+
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.fold import as_years
+from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional
+from trainer.reports.metrics import (
+    age_metrics,
+    calibration_error,
+    confusion,
+    gender_metrics,
+    reliability,
+    true_groups,
+)
+from trainer.reports.out_of_fold import REPORTED_COVERAGE, OutOfFold, crossed_calibration, read_out_of_fold
+
+SPLITS = ("train", "validation", "test")
+HEADLINE = {Task.AGE: "group_accuracy", Task.GENDER: "accuracy"}
+
+
+def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
+    """Raises RuntimeError where no fold was finished."""
+    folds = {
+        fold: read_optional(fold_dir(data_dir, experiment.id, fold) / METRICS) for fold in experiment.folds
+    }
+    done = {fold: metrics for fold, metrics in folds.items() if metrics is not None}
+    if not done:
+        raise RuntimeError("no fold was finished")
+    found = read_out_of_fold(data_dir, experiment, list(done))
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "data": {
+            name: read_meta_data(data_dir, name, experiment.space, experiment.variant)
+            for name in experiment.datasets
+        },
+        "failed_folds": {
+            str(fold): (read_optional(fold_dir(data_dir, experiment.id, fold) / FAILURE) or {}).get("detail")
+            for fold in folds
+            if fold not in done
+        },
+        "faces": {str(fold): metrics["faces"] for fold, metrics in done.items()},
+        "best_epochs": {str(fold): metrics["best_epochs"] for fold, metrics in done.items()},
+        "tables": {task.value: _table(done, task) for task, _ in experiment.options.tasks},
+        "members": {task.value: _spread(done, task) for task, _ in experiment.options.tasks},
+        "out_of_fold": {
+            task.value: _out_of_fold(found, task, classes) for task, classes in experiment.options.tasks
+        },
+    }
+
+
+def _table(done: dict[int, dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """The original's table: a row a left-out fold and one of means; each a mean over the seeds."""
+
+    def mean(metrics: dict[str, Any], split: str) -> float:
+        return float(np.mean([member[task.value][HEADLINE[task]] for member in metrics["splits"][split]]))
+
+    rows: list[dict[str, Any]] = [
+        {"fold": str(fold), **{split: mean(metrics, split) for split in SPLITS}}
+        for fold, metrics in sorted(done.items())
+    ]
+    floors = [metrics["splits"]["test"][0][task.value]["floor"] for _, metrics in sorted(done.items())]
+    for row, floor in zip(rows, floors, strict=True):
+        row["floor"] = floor
+    means = {name: float(np.mean([row[name] for row in rows])) for name in (*SPLITS, "floor")}
+    return [*rows, {"fold": "mean", **means}]
+
+
+def _spread(done: dict[int, dict[str, Any]], task: Task) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean and standard deviation over seeds × folds of each metric on each split."""
+    spread: dict[str, dict[str, dict[str, float]]] = {}
+    for split in SPLITS:
+        members = [member[task.value] for metrics in done.values() for member in metrics["splits"][split]]
+        spread[split] = {}
+        for name in members[0]:
+            values = [member[name] for member in members if member.get(name) is not None]
+            if values and name not in ("faces", "floor"):
+                spread[split][name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
+    return spread
+
+
+def _out_of_fold(found: OutOfFold, task: Task, classes: Classes) -> dict[str, Any]:
+    """Of the banks as ensembles, before and after calibration on the other folds."""
+    calibrated, low, high = crossed_calibration(found, task, classes)
+    raw = found.probabilities[task]
+    if task is Task.GENDER:
+        return _gender(found.faces, raw, calibrated)
+    return _age(found.faces, as_years(raw, classes), as_years(calibrated, classes), low, high)
+
+
+def _gender(
+    faces: EmbeddingSet, raw: npt.NDArray[np.float32], calibrated: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    known = faces.has_gender
+    truth = faces.gender[known].astype(np.int64)
+    return {
+        **gender_metrics(calibrated, faces),
+        "nll_before": gender_metrics(raw, faces)["nll"],
+        "ece": calibration_error(calibrated[known], truth),
+        "ece_before": calibration_error(raw[known], truth),
+        "reliability": reliability(calibrated[known], truth),
+        "reliability_before": reliability(raw[known], truth),
+        "confusion": confusion(truth, calibrated[known].argmax(axis=1), 2),
+        "cells": [
+            {**cell, **gender_metrics(calibrated[rows], faces.rows(rows))} for cell, rows in _cells(faces)
+        ],
+    }
+
+
+def _age(
+    faces: EmbeddingSet,
+    raw: npt.NDArray[np.float32],
+    calibrated: npt.NDArray[np.float32],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+) -> dict[str, Any]:
+    known = faces.has_age
+    truth = true_groups(faces)[known]
+    groups, groups_before = group_probabilities(calibrated[known]), group_probabilities(raw[known])
+
+    def covered(rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+        use = rows & known
+        inside = (low[use] <= faces.age_high[use]) & (faces.age_low[use] <= high[use])
+        return {"coverage": float(inside.mean()), "width": float((high - low)[use].mean())}
+
+    return {
+        **age_metrics(calibrated, faces),
+        "stated_coverage": REPORTED_COVERAGE,
+        **covered(known),
+        "nll_before": age_metrics(raw, faces)["nll"],
+        "ece": calibration_error(groups, truth),
+        "ece_before": calibration_error(groups_before, truth),
+        "reliability": reliability(groups, truth),
+        "reliability_before": reliability(groups_before, truth),
+        "confusion": confusion(truth, groups.argmax(axis=1), len(AGE_GROUP_NAMES)),
+        "cells": [
+            {**cell, **age_metrics(calibrated[rows], faces.rows(rows)), **covered(rows)}
+            for cell, rows in _cells(faces)
+        ],
+    }
+
+
+def _cells(faces: EmbeddingSet) -> list[tuple[dict[str, str], npt.NDArray[np.bool_]]]:
+    """Age group × gender, those that have faces."""
+    groups = true_groups(faces)
+    cells = []
+    for group, group_name in enumerate(AGE_GROUP_NAMES):
+        for gender, gender_name in enumerate(GENDER_NAMES):
+            rows = faces.has_age & (groups == group) & (faces.gender == gender)
+            if rows.any():
+                cells.append(({"group": group_name, "gender": gender_name}, rows))
+    return cells

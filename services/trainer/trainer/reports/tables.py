@@ -1,0 +1,133 @@
+"""The report's tables, as text; Markdown and HTML only draw them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
+
+_NAMES = {
+    "group_accuracy": "group accuracy",
+    "one_off_accuracy": "one-off group accuracy",
+    "mae": "mean absolute error, years",
+    "nll": "negative log-likelihood, nats",
+    "accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def report_tables(summary: dict[str, Any]) -> list[Table]:
+    tables: list[Table] = []
+    for task, rows in summary["tables"].items():
+        what = "age, accuracy of the eight groups" if task == "age" else "gender, accuracy"
+        tables.append(_original_table(what, rows))
+    for task in summary["tables"]:
+        tables.append(_spread_table(task, summary["members"][task]))
+        tables.append(_calibration_table(task, summary["out_of_fold"][task]))
+        tables.append(_cell_table(task, summary["out_of_fold"][task]))
+        tables.append(_confusion_table(task, summary["out_of_fold"][task]))
+    tables += _data_tables(summary)
+    return tables
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _original_table(what: str, rows: list[dict[str, Any]]) -> Table:
+    return Table(
+        f"Cross-validation: {what}",
+        ["left-out fold", "train", "val", "test", "commonest class"],
+        [
+            [row["fold"], *(number(row[name]) for name in ("train", "validation", "test", "floor"))]
+            for row in rows
+        ],
+        "Means over the seeds. Last column: what always saying the commonest class would reach on test.",
+    )
+
+
+def _spread_table(task: str, spread: dict[str, Any]) -> Table:
+    return Table(
+        f"Single networks: {task}",
+        ["measure", "train", "val", "test"],
+        [
+            [
+                _NAMES.get(name, name),
+                *(
+                    f"{spread[split][name]['mean']:.4f} ± {spread[split][name]['std']:.4f}"
+                    for split in ("train", "validation", "test")
+                ),
+            ]
+            for name in spread["test"]
+        ],
+        "Mean ± standard deviation over seeds × folds.",
+    )
+
+
+def _calibration_table(task: str, found: dict[str, Any]) -> Table:
+    rows = [
+        [_NAMES.get(name, name), "–", number(found.get(name))]
+        for name in ("group_accuracy", "one_off_accuracy", "accuracy", "mae")
+        if name in found
+    ]
+    rows += [
+        ["negative log-likelihood, nats", number(found["nll_before"]), number(found["nll"])],
+        ["expected calibration error", number(found["ece_before"]), number(found["ece"])],
+    ]
+    if "coverage" in found:
+        stated = f"{found['stated_coverage']:.0%}"
+        rows.append([f"coverage of the {stated} intervals", "–", number(found["coverage"])])
+        rows.append([f"mean width of the {stated} intervals, years", "–", number(found["width"], 2)])
+    return Table(
+        f"Ensembles, out of fold: {task}",
+        ["measure", "before calibration", "after"],
+        rows,
+        "Each face is predicted by the bank that left its fold out, and calibrated on the other folds.",
+    )
+
+
+def _cell_table(task: str, found: dict[str, Any]) -> Table:
+    names = ["group_accuracy", "mae", "coverage", "width"] if task == "age" else ["accuracy"]
+    return Table(
+        f"By age group and gender: {task}",
+        ["age group", "gender", "faces", *(_NAMES.get(name, name) for name in names)],
+        [
+            [cell["group"], cell["gender"], str(cell["faces"]), *(number(cell.get(name)) for name in names)]
+            for cell in found["cells"]
+        ],
+    )
+
+
+def _confusion_table(task: str, found: dict[str, Any]) -> Table:
+    names = list(AGE_GROUP_NAMES if task == "age" else GENDER_NAMES)
+    return Table(
+        f"Confusion: {task}",
+        ["true \\ said", *names],
+        [[name, *(str(count) for count in row)] for name, row in zip(names, found["confusion"], strict=True)],
+    )
+
+
+def _data_tables(summary: dict[str, Any]) -> list[Table]:
+    tables = []
+    for name, meta_data in summary["data"].items():
+        rows = [["faces", str(meta_data.get("faces", "–"))], *_leaves("", meta_data)]
+        tables.append(Table(f"Data: {name}", ["", "count"], rows))
+    return tables
+
+
+def _leaves(prefix: str, value: dict[str, Any]) -> list[list[str]]:
+    """Counts in the meta-data, however deep, with their path as name."""
+    rows: list[list[str]] = []
+    for key, entry in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(entry, dict):
+            rows += _leaves(f"{name}: ", entry)
+        elif isinstance(entry, int) and not isinstance(entry, bool) and key != "faces":
+            rows.append([name, str(entry)])
+    return rows

@@ -1,0 +1,1 @@
+"""Train banks of heads: arrays in, weights out."""

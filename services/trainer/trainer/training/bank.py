@@ -1,0 +1,96 @@
+"""A bank: networks of one architecture that are trained as one batched computation."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from agegender.heads.architecture import Activate, Dropout, Layer, Linear, Norm, flat
+from torch import Tensor, nn
+
+NORM_EPSILON = 1e-5
+NORM_MOMENTUM = 0.1
+
+
+class Bank(nn.Module):
+    """`members` networks; input [members, faces, inputs], output [members, faces, outputs].
+
+    seeds : one a member, for its initial weights, so that a member does not depend on its neighbours.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], seeds: list[int]) -> None:
+        super().__init__()
+        self.layers = layers
+        members = len(seeds)
+        self.weights = nn.ParameterDict()
+        self.others = nn.ParameterDict()  # biases and norms: no weight decay
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        for layer in flat(layers):
+            if isinstance(layer, Linear):
+                shape = (layer.inputs, layer.outputs)
+                bound = math.sqrt(2 / layer.inputs)  # He et al., arXiv 1502.01852
+                draws = [torch.randn(shape, generator=generator) * bound for generator in generators]
+                self.weights[_key(layer.name)] = nn.Parameter(torch.stack(draws))
+                self.others[_key(layer.name) + "-bias"] = nn.Parameter(torch.zeros(members, layer.outputs))
+            elif isinstance(layer, Norm):
+                key = _key(layer.name)
+                self.others[key + "-gain"] = nn.Parameter(torch.ones(members, layer.features))
+                self.others[key + "-shift"] = nn.Parameter(torch.zeros(members, layer.features))
+                self.register_buffer(key + "-mean", torch.zeros(members, layer.features))
+                self.register_buffer(key + "-variance", torch.ones(members, layer.features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._run(self.layers, features)
+
+    def _run(self, layers: tuple[Layer, ...], features: Tensor) -> Tensor:
+        for layer in layers:
+            match layer:
+                case Linear(name=name):
+                    bias = self.others[_key(name) + "-bias"][:, None]
+                    features = torch.baddbmm(bias, features, self.weights[_key(name)])
+                case Norm(name=name):
+                    features = self._normalised(_key(name), features)
+                case Activate(function="relu"):
+                    features = torch.relu(features)
+                case Activate():
+                    features = nn.functional.silu(features)
+                case Dropout(probability=probability):
+                    features = nn.functional.dropout(features, probability, self.training)
+                case _:
+                    features = features + self._run(layer.body, features)
+        return features
+
+    def _normalised(self, key: str, features: Tensor) -> Tensor:
+        mean, variance = self.get_buffer(key + "-mean"), self.get_buffer(key + "-variance")
+        if self.training:
+            batch_mean = features.mean(dim=1)
+            batch_variance = features.var(dim=1, unbiased=False)
+            with torch.no_grad():
+                mean.lerp_(batch_mean, NORM_MOMENTUM)
+                variance.lerp_(batch_variance, NORM_MOMENTUM)
+            mean, variance = batch_mean, batch_variance
+        scale: Tensor = self.others[key + "-gain"] * torch.rsqrt(variance + NORM_EPSILON)
+        shift: Tensor = self.others[key + "-shift"] - mean * scale
+        return features * scale[:, None] + shift[:, None]
+
+    def head_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights as `agegender.heads` wants them, norms folded; without the input's mean and std."""
+        tensors: dict[str, Tensor] = {}
+        for layer in flat(self.layers):
+            if isinstance(layer, Linear):
+                tensors[f"{layer.name}.weight"] = self.weights[_key(layer.name)]
+                tensors[f"{layer.name}.bias"] = self.others[_key(layer.name) + "-bias"]
+            elif isinstance(layer, Norm):
+                key = _key(layer.name)
+                scale = self.others[key + "-gain"] * torch.rsqrt(
+                    self.get_buffer(key + "-variance") + NORM_EPSILON
+                )
+                tensors[f"{layer.name}.scale"] = scale
+                tensors[f"{layer.name}.shift"] = (
+                    self.others[key + "-shift"] - self.get_buffer(key + "-mean") * scale
+                )
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "-")  # torch's containers take no dots

@@ -1,0 +1,92 @@
+"""The state of training on disk, so that a killed job goes on from its last epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from agegender.files import write_safetensors
+from safetensors.numpy import load as load_safetensors
+from torch import Tensor
+
+from trainer.training.bank import Bank
+
+
+@dataclass
+class TrainingState:
+    """epoch : finished epochs. For each member: best validation loss, its epoch and weights, and whether it
+    has stopped."""
+
+    epoch: int
+    best_loss: Tensor
+    best_epoch: Tensor
+    stopped: Tensor
+    best: dict[str, Tensor]
+
+    @classmethod
+    def fresh(cls, bank: Bank) -> "TrainingState":
+        weights = {name: value.detach().clone() for name, value in bank.state_dict().items()}
+        members = len(next(iter(weights.values())))
+        return cls(
+            0,
+            torch.full((members,), torch.inf),
+            torch.zeros(members, dtype=torch.int64),
+            torch.zeros(members, dtype=torch.bool),
+            weights,
+        )
+
+    def note_epoch(self, bank: Bank, losses: Tensor, patience: int) -> None:
+        """Take over the members that are better than ever; stop those that were not for `patience` epochs."""
+        self.epoch += 1
+        better = (losses < self.best_loss) & ~self.stopped
+        self.best_loss = torch.where(better, losses, self.best_loss)
+        self.best_epoch = torch.where(better, torch.tensor(self.epoch), self.best_epoch)
+        for name, value in bank.state_dict().items():
+            self.best[name][better] = value.detach()[better]
+        self.stopped |= self.epoch - self.best_epoch >= patience
+
+    def restore_best(self, bank: Bank) -> None:
+        bank.load_state_dict(self.best)
+
+
+def write_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    tensors = {f"bank.{name}": value for name, value in bank.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    tensors |= {
+        "state.epoch": torch.tensor(state.epoch),
+        "state.best_loss": state.best_loss,
+        "state.best_epoch": state.best_epoch,
+        "state.stopped": state.stopped,
+    }
+    write_safetensors(path, {name: value.detach().cpu().numpy() for name, value in tensors.items()})
+
+
+def read_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Load what `write_checkpoint` wrote into `bank` and `optimizer`, and give the state."""
+    tensors = {
+        name: torch.tensor(np.asarray(value)) for name, value in load_safetensors(path.read_bytes()).items()
+    }
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+        }
+
+    bank.load_state_dict(part("bank."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in part("optimizer.").items():
+        index, moment = name.split(".", 1)
+        moments.setdefault(int(index), {})[moment] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state = part("state.")
+    device = next(iter(bank.state_dict().values())).device
+    return TrainingState(
+        int(state["epoch"]),
+        state["best_loss"],
+        state["best_epoch"],
+        state["stopped"],
+        {name: value.to(device) for name, value in part("best.").items()},
+    )

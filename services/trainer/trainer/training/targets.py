@@ -1,0 +1,69 @@
+"""Labels as the losses want them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from agegender.datasets import EmbeddingSet
+from agegender.heads.head import Classes, Task
+from agegender.labels import AGE_GROUPS, MAX_AGE, YEARS, age_groups_of
+from torch import Tensor
+
+from trainer.training.config import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Targets:
+    """age : distribution to be learnt [faces, classes]; rows of unknown ages are zero.
+    age_set : classes that the label allows [faces, classes]; of use where the label is an interval.
+    age_exact, age_known : [faces], bool. age_years : [faces], zero where unknown.
+    gender : [faces, 2], rows of unknown genders zero.
+    """
+
+    age: Tensor
+    age_set: Tensor
+    age_exact: Tensor
+    age_known: Tensor
+    age_years: Tensor
+    gender: Tensor
+
+    def to(self, device: str) -> "Targets":
+        return Targets(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def age_bounds(faces: EmbeddingSet, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """First and last class [faces] that each known age label allows; unknown ages give class 0."""
+    low, high = np.nan_to_num(faces.age_low), np.nan_to_num(faces.age_high)
+    if classes is Classes.GROUPS:
+        group = age_groups_of((low + high) / 2)
+        return group, group
+    low, high = np.clip(np.floor(low), 0, MAX_AGE), np.clip(np.floor(high), 0, MAX_AGE)
+    return low.astype(np.int64), np.maximum(low, high).astype(np.int64)
+
+
+def make_targets(faces: EmbeddingSet, options: TrainingOptions) -> Targets:
+    classes = dict(options.tasks).get(Task.AGE, Classes.YEARS)
+    first, last = age_bounds(faces, classes)
+    index = np.arange(classes.outputs)
+    allowed = ((index >= first[:, None]) & (index <= last[:, None])).astype(np.float32)
+    exact = first == last
+    distribution = allowed / allowed.sum(axis=1, keepdims=True)
+    if classes is Classes.YEARS and options.loss.label_width > 0:
+        bell = np.exp(-0.5 * ((index - first[:, None]) / options.loss.label_width) ** 2)
+        distribution = np.where(exact[:, None], bell / bell.sum(axis=1, keepdims=True), distribution)
+    gender = np.eye(2, dtype=np.float32)[np.maximum(faces.gender, 0)] * faces.has_gender[:, None]
+    return Targets(
+        age=torch.tensor(distribution * faces.has_age[:, None], dtype=torch.float32),
+        age_set=torch.tensor(allowed),
+        age_exact=torch.tensor(exact),
+        age_known=torch.tensor(faces.has_age),
+        age_years=torch.tensor(np.nan_to_num((faces.age_low + faces.age_high) / 2), dtype=torch.float32),
+        gender=torch.tensor(gender, dtype=torch.float32),
+    )
+
+
+def class_years(classes: Classes) -> Tensor:
+    """What age in years each class stands for [classes]."""
+    if classes is Classes.YEARS:
+        return torch.arange(YEARS, dtype=torch.float32)
+    return torch.tensor([(low + high) / 2 for low, high in AGE_GROUPS])

@@ -1,0 +1,256 @@
+"""Experiments through HTTP, a real Redis and real RQ workers; and what is left of them after kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from agegender.datasets import write_embedding_set
+from agegender.heads.checkpoints import heads_directory, load_head, read_current
+from agegender.heads.head import Task
+from made_faces import SPACE, made_faces
+from redis_server import redis_server
+from serving import until
+
+REQUEST = {
+    "task": "age-gender",
+    "dataset": "made",
+    "seeds": 2,
+    "head": {"hidden": [32]},
+    "optimizer": {"epochs": 6, "batch_size": 64},
+}
+LONG = {**REQUEST, "optimizer": {"epochs": 400, "patience": 400, "batch_size": 16}, "folds": [0, 1]}
+
+
+class Trainer:
+    """A trainer's API and workers as processes, each of which a test may kill."""
+
+    def __init__(self, root: Path, redis_url: str, port: int) -> None:
+        self.data_dir = root / "data"
+        self.url = f"http://127.0.0.1:{port}"
+        self.environment = {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            "REDIS_URL": redis_url,
+            "TRAINER_PORT": str(port),
+            "TRAINER_RECONCILE_SECONDS": "1",
+            "LOG_LEVEL": "WARNING",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
+
+    def start(self, module: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], env=self.environment, start_new_session=True
+        )
+        self.processes.append(process)
+        return process
+
+    def start_api(self) -> subprocess.Popen[bytes]:
+        process = self.start("trainer")
+        until(self.ready, "the trainer is ready", 60)
+        return process
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """With its children, at once."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        self.processes.remove(process)
+
+    def stop(self) -> None:
+        for process in list(self.processes):
+            self.kill(process)
+
+    def create(self, request: dict[str, Any], **headers: str) -> str:
+        answer = httpx.post(f"{self.url}/experiments", json=request, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def status(self, experiment: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.url}/experiments/{experiment}").json())
+
+    def wait(self, experiment: str, seconds: float = 180) -> dict[str, Any]:
+        until(lambda: self.status(experiment)["state"] not in ("queued", "running"), "it ends", seconds)
+        status = self.status(experiment)
+        assert status["state"] == "finished", status
+        return status
+
+    def wait_for_epoch(self, experiment: str, epoch: int) -> None:
+        until(
+            lambda: max(fold["epoch"] for fold in self.status(experiment)["folds"]) >= epoch, "it trains", 90
+        )
+
+    def figures(self, experiment: str) -> dict[str, Any]:
+        report = httpx.get(f"{self.url}/experiments/{experiment}/report?format=json").json()
+        return {key: value for key, value in report.items() if key != "experiment"}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Iterator[Trainer]:
+    with ExitStack() as stack:
+        server = stack.enter_context(redis_server(tmp_path))
+        trainer = Trainer(tmp_path, server.url, free_port())
+        stack.callback(trainer.stop)
+        trainer.start_api()
+        yield trainer
+
+
+def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
+    trainer.start("trainer.worker")
+    experiment = trainer.create(REQUEST, **{"Idempotency-Key": "once"})
+    assert trainer.create(REQUEST, **{"Idempotency-Key": "once"}) == experiment
+    early = httpx.post(f"{trainer.url}/experiments/{experiment}/promote")
+    assert early.status_code == 409
+    with httpx.stream("GET", f"{trainer.url}/experiments/{experiment}/events", timeout=120) as told:
+        events = [json.loads(line[5:]) for line in told.iter_lines() if line.startswith("data:")]
+    assert events[-1]["state"] == "finished"
+    assert len({json.dumps(event) for event in events}) == len(events) > 3
+
+    figures = trainer.figures(experiment)
+    for task in ("age", "gender"):
+        rows = figures["tables"][task]
+        assert [row["fold"] for row in rows] == ["0", "1", "2", "3", "4", "mean"]
+        assert rows[-1]["test"] > rows[-1]["floor"]
+    assert abs(figures["out_of_fold"]["age"]["coverage"] - 0.9) < 0.05
+    markdown = httpx.get(f"{trainer.url}/experiments/{experiment}/report?format=md").text
+    assert "| left-out fold | train | val | test |" in markdown
+    html = httpx.get(f"{trainer.url}/experiments/{experiment}/report", headers={"Accept": "text/html"}).text
+    assert html.count("<svg") == 4
+
+    versions = httpx.post(f"{trainer.url}/experiments/{experiment}/promote", timeout=60).json()
+    for task in Task:
+        served = heads_directory(trainer.data_dir / "models", task, SPACE)
+        current = read_current(served)
+        assert current is not None and current.version == versions[task.value]
+        head = load_head(served / current.version)
+        assert head.manifest.members == 10
+        assert head.manifest.card["data"]["faces"] == 600
+    assert httpx.delete(f"{trainer.url}/experiments/{experiment}").status_code == 200
+    assert httpx.get(f"{trainer.url}/experiments/{experiment}").status_code == 404
+
+
+def test_number_of_workers_and_a_killed_worker_change_nothing(trainer: Trainer) -> None:
+    first = trainer.start("trainer.worker")
+    undisturbed = trainer.create(LONG)
+    trainer.wait(undisturbed)
+
+    killed = trainer.create(LONG)
+    trainer.wait_for_epoch(killed, 60)
+    trainer.kill(first)
+    died = time.monotonic()
+    second, third = trainer.start("trainer.worker"), trainer.start("trainer.worker")
+    attempts = until_attempts(trainer, killed)
+    assert time.monotonic() - died < 60
+    assert attempts == 2
+    status = trainer.wait(killed)
+    assert trainer.figures(killed) == trainer.figures(undisturbed)
+    assert sorted(fold["attempts"] for fold in status["folds"]) == [1, 2]
+    del second, third
+
+
+def until_attempts(trainer: Trainer, experiment: str) -> int:
+    def attempts() -> int:
+        return max(int(fold["attempts"]) for fold in trainer.status(experiment)["folds"])
+
+    until(lambda: attempts() > 1, "a worker takes the fold over", 90)
+    return attempts()
+
+
+def test_redis_killed_and_back_from_its_log_loses_nothing(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        port = free_port()
+        options = ("--port", str(port), "--appendonly", "yes", "--appendfsync", "always")
+        server = stack.enter_context(redis_server(tmp_path, *options))
+        url = f"redis://127.0.0.1:{port}/0"
+        trainer = Trainer(tmp_path, url, free_port())
+        stack.callback(trainer.stop)
+        until(lambda: bool(__import__("redis").Redis.from_url(url).ping()), "Redis answers")
+        trainer.start_api()
+        worker = trainer.start("trainer.worker")
+        undisturbed = trainer.create(LONG)
+        trainer.wait(undisturbed)
+        experiment = trainer.create(LONG)
+        trainer.wait_for_epoch(experiment, 40)
+        server.process.kill()
+        server.process.wait(10)
+        time.sleep(2)
+        again = stack.enter_context(redis_server(tmp_path, *options))
+        if worker.poll() is not None:  # a supervisor starts it again
+            trainer.start("trainer.worker")
+        else:
+            time.sleep(3)
+            if worker.poll() is not None:
+                trainer.start("trainer.worker")
+        trainer.wait(experiment, 240)
+        assert trainer.figures(experiment) == trainer.figures(undisturbed)
+        del again
+
+
+def test_killed_api_and_emptied_redis_lose_nothing(trainer: Trainer) -> None:
+    import redis
+
+    trainer.start("trainer.worker")
+    undisturbed = trainer.create(LONG)
+    trainer.wait(undisturbed)
+    experiment = trainer.create(LONG)
+    trainer.wait_for_epoch(experiment, 20)
+    trainer.kill(trainer.processes[0])
+    redis.Redis.from_url(trainer.environment["REDIS_URL"]).flushall()
+    trainer.start_api()
+    trainer.wait(experiment)
+    assert trainer.figures(experiment) == trainer.figures(undisturbed)
+
+
+def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -> None:
+    trainer.start("trainer.worker")
+    experiment = trainer.create(LONG)
+    trainer.wait_for_epoch(experiment, 20)
+    assert httpx.delete(f"{trainer.url}/experiments/{experiment}").json()["state"] == "cancelled"
+    time.sleep(2)
+    stopped = [fold["epoch"] for fold in trainer.status(experiment)["folds"]]
+    time.sleep(1)
+    assert [fold["epoch"] for fold in trainer.status(experiment)["folds"]] == stopped
+    httpx.post(f"{trainer.url}/experiments/{experiment}/resume")
+    trainer.wait(experiment)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"dataset": "absent"}, "dataset"),
+        ({"dataset": "../made"}, "dataset"),
+        ({"folds": [7]}, "folds"),
+        ({"space": "other-1"}, "dataset"),
+        ({"optimizer": {"epoch": 3}}, "optimizer.epoch"),
+        ({"head": {"kind": "resmlp", "blocks": 0}}, "blocks"),
+        ({"seeds": 0}, "seeds"),
+        ({"seedz": 1}, "seedz"),
+    ],
+)
+def test_wrong_request_names_its_field(trainer: Trainer, change: dict[str, Any], field: str) -> None:
+    answer = httpx.post(f"{trainer.url}/experiments", json={**REQUEST, **change})
+    assert answer.status_code in (404, 422)
+    problem = answer.json()
+    assert field in json.dumps(problem.get("errors", problem))

@@ -1,0 +1,186 @@
+"""Training of banks: members are independent, killed jobs go on, every kind of label teaches."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from agegender.datasets import EmbeddingSet
+from agegender.heads.architecture import Mlp, ResMlp
+from agegender.heads.forward import bank_logits
+from agegender.heads.head import Task
+from made_faces import made_faces
+from trainer.training.bank import Bank
+from trainer.training.config import OptimizerOptions, TrainingOptions, preset_options
+from trainer.training.predict import member_probabilities, task_tensors
+from trainer.training.train import EpochReport, train_bank
+
+
+def options(**changes: object) -> TrainingOptions:
+    return TrainingOptions.model_validate(
+        {
+            "head": {"kind": "mlp", "hidden": [32], "dropout": 0.1},
+            "optimizer": {"epochs": 12, "batch_size": 64, "learning_rate": 5e-3},
+            "seeds": 2,
+            **changes,
+        }
+    )
+
+
+def halves(faces: EmbeddingSet) -> tuple[EmbeddingSet, EmbeddingSet]:
+    index = np.arange(len(faces))
+    return faces.rows(index[::2]), faces.rows(index[1::2])
+
+
+def test_training_learns_age_and_gender() -> None:
+    train, test = halves(made_faces(1200))
+    chosen = options()
+    bank = train_bank(train, test, chosen, fold=0)
+    said = {task: p.mean(axis=0) for task, p in member_probabilities(bank.tensors, chosen, test).items()}
+    age_error = np.abs(said[Task.AGE] @ np.arange(101) - test.age_low).mean()
+    guess = np.abs(np.median(train.age_low) - test.age_low).mean()
+    assert age_error < guess / 2
+    assert (said[Task.GENDER].argmax(axis=1) == test.gender).mean() > 0.9
+
+
+def test_group_labels_teach_a_head_of_years() -> None:
+    faces = made_faces(1200)
+    train, test = halves(faces)
+    blurred = replace(train, age_low=train.age_low // 10 * 10, age_high=train.age_low // 10 * 10 + 9)
+    chosen = options(task="age")
+    bank = train_bank(blurred, test, chosen, fold=0)
+    said = member_probabilities(bank.tensors, chosen, test)[Task.AGE].mean(axis=0)
+    guess = np.abs(np.median(train.age_low) - test.age_low).mean()
+    assert np.abs(said @ np.arange(101) - test.age_low).mean() < guess / 2
+
+
+def test_unknown_labels_are_left_out() -> None:
+    faces = made_faces(600)
+    age = faces.age_low.copy()
+    age[::3] = np.nan
+    gender = faces.gender.copy()
+    gender[::4] = -1
+    train, test = halves(replace(faces, age_low=age, age_high=age, gender=gender))
+    bank = train_bank(train, test, options(), fold=0)
+    assert all(np.isfinite(tensor).all() for tensor in bank.tensors.values())
+
+
+def test_a_member_is_the_same_alone_and_in_a_bank_at_the_start() -> None:
+    layers = Mlp(hidden=(8,)).layers(16, 3)
+    together, alone = Bank(layers, [3, 4]), Bank(layers, [4])
+    for name, value in alone.state_dict().items():
+        np.testing.assert_array_equal(together.state_dict()[name][1], value[0])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_after", [1, 5])
+def test_killed_training_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_after: int
+) -> None:
+    monkeypatch.setattr("trainer.training.train._CHECKPOINT_SECONDS", 0.0)
+    train, validation = halves(made_faces(500))
+    chosen = options(augmentation={"noise": 0.1, "mixup": 0.3})
+    undisturbed = train_bank(train, validation, chosen, fold=1)
+
+    def kill(report: EpochReport) -> None:
+        if report.epoch == kill_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_bank(train, validation, chosen, fold=1, checkpoint=tmp_path / "c.safetensors", tell=kill)
+    epochs: list[int] = []
+    resumed = train_bank(
+        train,
+        validation,
+        chosen,
+        fold=1,
+        checkpoint=tmp_path / "c.safetensors",
+        tell=lambda report: epochs.append(report.epoch),
+    )
+    assert epochs[0] == kill_after + 1
+    assert resumed.best_epochs == undisturbed.best_epochs
+    for name, tensor in undisturbed.tensors.items():
+        np.testing.assert_array_equal(resumed.tensors[name], tensor)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    train, validation = halves(made_faces(200))
+    chosen = options(
+        optimizer={
+            "epochs": 60,
+            "patience": 3,
+            "learning_rate": 0.05,
+            "schedule": "constant",
+            "batch_size": 32,
+        }
+    )
+    epochs: list[int] = []
+    bank = train_bank(train, validation, chosen, 0, tell=lambda report: epochs.append(report.epoch))
+    assert epochs[-1] == max(bank.best_epochs) + 3 < 60
+
+
+@pytest.mark.parametrize(
+    "architecture", [Mlp(hidden=(16, 8)), Mlp(hidden=(), norm=False), ResMlp(blocks=2), ResMlp(blocks=4)]
+)
+def test_torch_bank_equals_the_numpy_head(architecture: Mlp | ResMlp) -> None:
+    train, test = halves(made_faces(300))
+    chosen = options(head=architecture.model_dump(), optimizer={"epochs": 2, "batch_size": 32})
+    tensors = train_bank(train, test, chosen, fold=0).tensors
+    import torch
+
+    bank = Bank(architecture.layers(train.space.dimension, chosen.outputs), [1, 2])
+    reference = _trained_bank(bank, train, test, chosen)
+    features = torch.tensor((test.embedding - tensors["input.mean"][0]) / tensors["input.std"][0])
+    with torch.no_grad():
+        expected = reference(features.expand(2, -1, -1)).numpy()
+    folded = {
+        **reference.head_tensors(),
+        "input.mean": tensors["input.mean"],
+        "input.std": tensors["input.std"],
+    }
+    layers = architecture.layers(train.space.dimension, chosen.outputs)
+    np.testing.assert_allclose(bank_logits(layers, folded, test.embedding), expected, rtol=1e-3, atol=1e-4)
+
+
+def _trained_bank(bank: Bank, train: EmbeddingSet, test: EmbeddingSet, chosen: TrainingOptions) -> Bank:
+    """A bank whose norms have seen data, so that folding them is not trivial."""
+    import torch
+
+    bank.train()
+    with torch.no_grad():
+        for _ in range(5):
+            bank(torch.tensor(train.embedding).expand(2, -1, -1) * 3 + 0.5)
+        for parameter in bank.others.values():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return bank.eval()
+
+
+def test_joint_head_is_cut_into_its_tasks() -> None:
+    train, test = halves(made_faces(200))
+    chosen = options(optimizer={"epochs": 1, "batch_size": 32})
+    tensors = train_bank(train, test, chosen, fold=0).tensors
+    both = member_probabilities(tensors, chosen, test)
+    for task in (Task.AGE, Task.GENDER):
+        alone = member_probabilities(
+            task_tensors(tensors, chosen, task), chosen.model_copy(update={"task": task.value}), test
+        )
+        np.testing.assert_allclose(alone[task], both[task], rtol=1e-4, atol=1e-6)
+
+
+def test_original_preset_is_the_published_one() -> None:
+    age = TrainingOptions.model_validate({"task": "age", **preset_options("original", "age")})
+    gender = TrainingOptions.model_validate({"task": "gender", **preset_options("original", "gender")})
+    assert isinstance(age.head, ResMlp) and isinstance(gender.head, ResMlp)
+    assert (age.head.blocks, gender.head.blocks) == (2, 4)
+    assert age.optimizer == OptimizerOptions(
+        learning_rate=1.17e-3,
+        weight_decay=1.2e-4,
+        batch_size=128,
+        epochs=100,
+        patience=5,
+        schedule="exponential",
+        gamma=0.9,
+    )
