@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.heads.answers import AgeAnswer, GenderAnswer
+from agegender.predictions import FaceAnswer, Quality
 from PIL import Image
-from predictor.answers import EmbeddingsRequest, FaceAnswer
 from predictor.drawing import annotated, label_lines
 from predictor.intake import parsed
+from predictor.options import EmbeddingsRequest
 from predictor.proxy import server_timings
-from predictor.quality import Quality
 from predictor.routes.age_gender import wanted_picture
 
 

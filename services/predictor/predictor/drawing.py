@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from agegender.predictions import FaceAnswer
 from PIL import Image, ImageDraw, ImageFont
 
-from predictor.answers import FaceAnswer, Picture
+from predictor.options import Picture
 
 Box = tuple[float, float, float, float]
 

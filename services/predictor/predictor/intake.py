@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from predictor.answers import ImagesRequest
+from predictor.options import ImagesRequest
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -11,23 +11,14 @@ import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from starlette.concurrency import run_in_threadpool
 
-from predictor.answers import (
-    AgeGenderAnswer,
-    EmbeddingsAnswer,
-    EmbeddingsRequest,
-    FaceAnswer,
-    FaceEstimate,
-    FaceOptions,
-    HeadOptions,
-    ImageAnswer,
-    Uncertainty,
-)
 from predictor.batching import HeadBatches, Probabilities
 from predictor.metrics import FACES, IMAGES, STAGE_SECONDS
+from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Uncertainty
 from predictor.proxy import ProxyClient
 from predictor.quality import face_quality
 from predictor.registry import HeadRegistry, Heads

@@ -1,12 +1,9 @@
 """How far a face may be trusted, from what is seen of it: 1 for a good portrait, towards 0 for a guess."""
 
 import math
-from typing import Literal
 
 from agegender.faces import FaceGeometry
-from pydantic import BaseModel, Field
-
-Reason = Literal["small", "blurred", "turned", "tilted", "doubtful"]
+from agegender.predictions import Quality, QualityReason
 
 # From a face that tells nothing to one that lacks nothing, in each measure's unit.
 _PIXELS = (16.0, 80.0)
@@ -21,28 +18,19 @@ _NAMED_BELOW = 0.75
 _NOSE = 0.4
 
 
-class Quality(BaseModel):
-    score: float = Field(ge=0, le=1, description="product of what each measure leaves", examples=[0.92])
-    reasons: list[Reason] = Field(description="what lowers the score, the worst first", examples=[["small"]])
-    pixels: float = Field(description="shorter side of the box")
-    yaw: float = Field(description="degrees turned from the camera, from the landmarks; 0 is frontal")
-    roll: float = Field(description="degrees that the eyes' line is tilted, clockwise in the picture")
-    sharpness: float | None = Field(None, description="variance of the Laplacian of the aligned face")
-
-
 def face_quality(face: FaceGeometry) -> Quality:
     """Measures a face's box, landmarks and sharpness; a measure that is not at hand counts as good."""
     x1, y1, x2, y2 = face.bbox
     pixels = max(0.0, min(x2 - x1, y2 - y1))
     yaw, roll = head_angles(face.landmarks)
-    measures: dict[Reason, float] = {
+    measures: dict[QualityReason, float] = {
         "small": _ramp(pixels, *_PIXELS),
         "blurred": 1.0 if face.sharpness is None else _ramp(face.sharpness, *_SHARPNESS),
         "turned": _ramp(abs(yaw), *_YAW),
         "tilted": _ramp(abs(roll), *_ROLL),
         "doubtful": _ramp(face.det_score, *_DET_SCORE),
     }
-    named: list[Reason] = [reason for reason, left in measures.items() if left < _NAMED_BELOW]
+    named: list[QualityReason] = [reason for reason, left in measures.items() if left < _NAMED_BELOW]
     return Quality(
         score=round(math.prod(measures.values()), 3),
         reasons=sorted(named, key=measures.__getitem__),

@@ -10,8 +10,8 @@ import structlog
 from agegender.errors import Problem
 from agegender.heads.checkpoints import BadHead, load_head, read_current, set_current
 from agegender.heads.head import Head, Task
+from agegender.predictions import HeadStatus
 from agegender.spaces import NAME, Space
-from pydantic import BaseModel, Field
 
 from predictor.metrics import HEAD_SWAPS, HEAD_VERSION
 
@@ -45,18 +45,6 @@ class Served:
     previous: str | None
     problem: str | None
     signature: Signature
-
-
-class HeadStatus(BaseModel):
-    """One task and space, as `GET /models` tells it."""
-
-    task: Task
-    space: str = Field(examples=["human-1"])
-    version: str | None = Field(description="that is served; null where none can be")
-    source: Source | None = Field(description="promoted by the trainer, or shipped with the program")
-    previous: str | None = Field(description="the version that a rollback would serve")
-    problem: str | None = Field(None, description="why the head that should be served is not")
-    card: dict[str, object] | None = Field(None, description="data, protocol, metrics, licence, limits")
 
 
 class HeadRegistry:

@@ -16,7 +16,9 @@ _SHIPPED = Path(__file__).parents[1] / "heads"
 class PredictorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(10003, validation_alias=AliasChoices("PORT"), description="port to listen on")
+    port: int = Field(
+        10003, validation_alias=AliasChoices("PREDICTOR_PORT", "PORT"), description="port to listen on"
+    )
 
     proxy_url: str = Field(
         "http://127.0.0.1:10002", pattern=r"^https?://", description="the embedder-proxy that finds the faces"

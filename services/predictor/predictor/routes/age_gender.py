@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from agegender.errors import Problem
 from agegender.images import decode
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
 from agegender.web.admission import read_in_time
 from agegender.web.deadlines import DEADLINE_HEADER, Deadline
 from agegender.web.disconnects import unless_disconnected
@@ -13,17 +14,9 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from predictor.answers import (
-    AgeGenderAnswer,
-    EmbeddingsAnswer,
-    EmbeddingsRequest,
-    FaceOptions,
-    HeadOptions,
-    ImageAnswer,
-    Picture,
-)
 from predictor.drawing import annotated
 from predictor.intake import IMAGES_BODY, parsed, sent_images
+from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Picture
 from predictor.prediction import Stopwatch
 from predictor.rooms import Rooms
 

@@ -3,20 +3,12 @@
 from typing import Annotated
 
 from agegender.heads.head import Task
+from agegender.predictions import Models
 from agegender.spaces import NAME
 from fastapi import FastAPI, Query
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from predictor.registry import HeadStatus
 from predictor.rooms import Rooms
-
-
-class Models(BaseModel):
-    """Heads by task and space. A bad head leaves the one before it serving, and says so here."""
-
-    models: list[HeadStatus]
-    warnings: list[str]
 
 
 def add_routes(app: FastAPI, rooms: Rooms) -> None:

@@ -1,0 +1,92 @@
+"""What the predictor answers over HTTP: one age and one gender a face, with how sure they are (JSON)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from agegender.faces import ImageProblem, Point
+from agegender.heads.answers import AgeAnswer, GenderAnswer
+from agegender.heads.head import Task
+from agegender.spaces import Space
+
+QualityReason = Literal["small", "blurred", "turned", "tilted", "doubtful"]
+
+
+class Quality(BaseModel):
+    """How far a face may be trusted: 1 for a good portrait, towards 0 for a guess."""
+
+    score: float = Field(ge=0, le=1, description="product of what each measure leaves", examples=[0.92])
+    reasons: list[QualityReason] = Field(
+        description="what lowers the score, the worst first", examples=[["small"]]
+    )
+    pixels: float = Field(description="shorter side of the box")
+    yaw: float = Field(description="degrees turned from the camera, from the landmarks; 0 is frontal")
+    roll: float = Field(description="degrees that the eyes' line is tilted, clockwise in the picture")
+    sharpness: float | None = Field(None, description="variance of the Laplacian of the aligned face")
+
+
+class FaceEstimate(BaseModel):
+    age: AgeAnswer
+    gender: GenderAnswer
+
+
+class FaceAnswer(FaceEstimate):
+    bbox: tuple[float, float, float, float] = Field(
+        description="x1, y1, x2, y2", examples=[[98, 61.5, 187, 180]]
+    )
+    det_score: float = Field(description="the detector's confidence, 0 to 1", examples=[0.87])
+    landmarks: list[Point] = Field(description="left eye, right eye, nose, left and right mouth corner")
+    quality: Quality
+    embedding: list[float] | None = Field(None, description="where asked for; it is biometric data")
+
+
+class ImageAnswer(BaseModel):
+    """The faces of one image, largest first. Coordinates are pixels of the upright image."""
+
+    width: int = Field(examples=[1280])
+    height: int = Field(examples=[886])
+    faces: list[FaceAnswer]
+
+
+class AgeGenderAnswer(BaseModel):
+    """One entry an image, in the order sent; a problem stands in the place of an image that has one."""
+
+    space: Space
+    models: dict[Task, str] = Field(
+        description="versions of the heads that answered", examples=[{"age": "v1", "gender": "v1"}]
+    )
+    images: list[ImageAnswer | ImageProblem]
+    timings: dict[str, float] = Field(
+        description="milliseconds: read, proxy, queue, heads, total, and what the proxy tells of its own",
+        examples=[{"read": 0.4, "proxy": 61.2, "queue": 0.1, "heads": 0.5, "total": 63.0}],
+    )
+
+
+class EmbeddingsAnswer(BaseModel):
+    """One estimate an embedding, in the order sent."""
+
+    space: Space
+    models: dict[Task, str]
+    faces: list[FaceEstimate]
+    timings: dict[str, float]
+
+
+class HeadStatus(BaseModel):
+    """The head of one task and space."""
+
+    task: Task
+    space: str = Field(examples=["human-1"])
+    version: str | None = Field(description="that is served; null where none can be")
+    source: Literal["promoted", "shipped"] | None = Field(
+        description="promoted by the trainer, or shipped with the program"
+    )
+    previous: str | None = Field(description="the version that a rollback would serve")
+    problem: str | None = Field(None, description="why the head that should be served is not")
+    card: dict[str, object] | None = Field(None, description="data, protocol, metrics, licence, limits")
+
+
+class Models(BaseModel):
+    """Heads by task and space. A bad head leaves the one before it serving, and says so here."""
+
+    models: list[HeadStatus]
+    warnings: list[str]
