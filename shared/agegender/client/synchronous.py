@@ -1,0 +1,159 @@
+"""The client for programs that wait."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from httpx_sse import connect_sse
+from tenacity import Retrying
+
+from agegender.client import calls
+from agegender.client.calls import Call
+from agegender.client.retries import problem_of, problem_of_transport, retrying
+from agegender.client.settings import ClientSettings
+from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
+from agegender.faces import FacesAnswer
+from agegender.heads.head import Task
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """Talks to the services; every method raises `agegender.errors.Problem`.
+
+    Parameters
+    ----------
+    settings : default: from the environment.
+
+    Examples
+    --------
+    >>> with Client() as client:  # doctest: +SKIP
+    ...     answer = client.predict([Path("photo.jpg").read_bytes()])
+    ...     answer.images[0].faces[0].age.mean
+    """
+
+    def __init__(self, settings: ClientSettings | None = None) -> None:
+        self._settings = settings or ClientSettings()
+        self._https: dict[calls.Service, httpx.Client] = {
+            service: httpx.Client(base_url=url, timeout=self._settings.timeout)
+            for service, url in self._settings.urls.items()
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for http in self._https.values():
+            http.close()
+
+    def predict(self, images: Sequence[bytes], **options: Any) -> AgeGenderAnswer:
+        """Age and gender of each face; `options` are the query of `POST /age-gender`."""
+        return self._send(calls.predict(images, options))
+
+    def annotate(self, image: bytes, **options: Any) -> bytes:
+        """The picture with boxes and labels, a PNG file."""
+        return self._send(calls.annotate(image, options))
+
+    def predict_embeddings(
+        self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
+    ) -> EmbeddingsAnswer:
+        return self._send(calls.predict_embeddings(space, embeddings, options))
+
+    def faces(self, images: Sequence[bytes]) -> FacesAnswer:
+        return self._send(calls.faces(images))
+
+    def models(self) -> Models:
+        return self._send(calls.models())
+
+    def roll_back(self, task: Task, space: str | None = None) -> Models:
+        return self._send(calls.roll_back(task, space))
+
+    def datasets(self) -> list[Dataset]:
+        return self._send(calls.datasets())
+
+    def dataset(self, name: str) -> Dataset:
+        return self._send(calls.dataset(name))
+
+    def extract(self, name: str, **options: Any) -> Extraction:
+        """Start an extraction or go on with it; `options` are the body of `POST /datasets/{name}/extract`."""
+        return self._send(calls.extract(name, options))
+
+    def watch_extraction(self, name: str) -> Iterator[Extraction]:
+        """Each change of a data set's extractions, until none runs."""
+        yield from (Extraction.model_validate(event) for event in self._events(f"/datasets/{name}/events"))
+
+    def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
+        """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""
+        return self._send(calls.create_experiment(request, key))
+
+    def experiments(self) -> list[Experiment]:
+        return self._send(calls.experiments())
+
+    def experiment(self, identifier: str) -> Experiment:
+        return self._send(calls.experiment(identifier))
+
+    def watch(self, identifier: str) -> Iterator[Experiment]:
+        """Each change of an experiment, until it has ended."""
+        for event in self._events(f"/experiments/{identifier}/events"):
+            yield Experiment.model_validate(event)
+
+    def report(self, identifier: str, kind: ReportFormat = "json") -> str:
+        return self._send(calls.report(identifier, kind))
+
+    def promote(self, identifier: str) -> dict[str, str]:
+        return self._send(calls.promote(identifier))
+
+    def resume(self, identifier: str) -> Experiment:
+        return self._send(calls.resume(identifier))
+
+    def cancel(self, identifier: str) -> Experiment:
+        """Cancel an experiment that runs; one that is over is deleted."""
+        return self._send(calls.cancel(identifier))
+
+    def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
+        return self._send(calls.create_search(request, key))
+
+    def searches(self) -> list[Search]:
+        return self._send(calls.searches())
+
+    def search(self, identifier: str) -> Search:
+        return self._send(calls.search(identifier))
+
+    def _send(self, call: Call[Answer]) -> Answer:
+        answer: Answer = Retrying(**retrying(call, self._settings))(self._send_once, call)
+        return answer
+
+    def _send_once(self, call: Call[Answer]) -> Answer:
+        http = self._https[call.service]
+        try:
+            response = http.send(call.request(http))
+        except httpx.TransportError as error:
+            raise problem_of_transport(error, str(http.base_url)) from error
+        if not response.is_success:
+            raise problem_of(response)
+        return call.read(response)
+
+    def _events(self, path: str) -> Iterator[Any]:
+        http = self._https["trainer"]
+        patient = httpx.Timeout(self._settings.timeout, read=None)
+        try:
+            with connect_sse(http, "GET", path, timeout=patient) as source:
+                if not source.response.is_success:
+                    source.response.read()
+                    raise problem_of(source.response)
+                for event in source.iter_sse():
+                    if event.data:
+                        yield json.loads(event.data)
+        except httpx.TransportError as error:
+            raise problem_of_transport(error, str(http.base_url)) from error

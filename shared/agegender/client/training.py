@@ -1,0 +1,88 @@
+"""What the trainer answers, as far as a client reads it; further members are kept as they are."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agegender.spaces import Space
+
+ENDED = frozenset({"finished", "failed", "cancelled"})
+
+ReportFormat = Literal["html", "md", "json"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Progress(_Answer):
+    done: int = 0
+    total: int = 0
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+class Extraction(_Answer):
+    """The extraction of one data set in one space."""
+
+    dataset: str
+    variant: str
+    space: Space
+    state: str
+    images: int = 0
+    progress: Progress = Progress()
+    problem: dict[str, Any] | None = None
+
+
+class ExtractedSet(_Answer):
+    space: Space
+    variant: str
+    faces: int
+    meta_data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Dataset(_Answer):
+    name: str
+    kind: str | None = None
+    variants: list[str] = Field(default_factory=list)
+    importable: list[str] = Field(default_factory=list)
+    extracted: list[ExtractedSet] = Field(default_factory=list)
+    extractions: list[Extraction] = Field(default_factory=list)
+
+
+class Fold(_Answer):
+    fold: int
+    state: str
+    epoch: int = 0
+    epochs: int = 0
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    seconds_left: float | None = None
+    problem: str | None = None
+
+
+class Experiment(_Answer):
+    id: str
+    state: str
+    created: datetime
+    task: str
+    datasets: list[str]
+    space: Space
+    folds: list[Fold] = Field(default_factory=list)
+    promoted: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class Search(_Answer):
+    """A search for hyperparameters."""
+
+    id: str
+    state: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
