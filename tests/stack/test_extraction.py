@@ -212,7 +212,7 @@ def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[...
     undisturbed.extract(mirrored=True)
     assert undisturbed.ended()["state"] == "finished"
 
-    disturbed = start(EmbedderDouble(seconds=0.4))
+    disturbed = start(EmbedderDouble(seconds=0.2))
     worker = disturbed.start_worker()
     disturbed.extract(mirrored=True)
     until(lambda: disturbed.chunks() > 0, "a chunk is done", 60)
@@ -235,7 +235,7 @@ def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[...
 
 
 def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(start: Callable[..., System]) -> None:
-    double = EmbedderDouble(seconds=0.4)
+    double = EmbedderDouble(seconds=0.2)
     system = start(double)
     worker = system.start_worker()
     system.extract()
@@ -249,8 +249,8 @@ def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(start: Callab
     assert resumed["attempt"] == 2
     asked = len(double.batches)
     assert system.ended()["state"] == "finished"
-    # Two requests a chunk, and one for the image that is none; only the missing chunks were asked for.
-    assert len(double.batches) - asked <= 2 * (5 - done) + 1
+    # Four requests a chunk; only the missing chunks were asked for.
+    assert len(double.batches) - asked <= 4 * (5 - done)
 
 
 def test_an_extraction_that_runs_is_not_started_twice(start: Callable[..., System]) -> None:
@@ -263,7 +263,7 @@ def test_an_extraction_that_runs_is_not_started_twice(start: Callable[..., Syste
 
 
 def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]) -> None:
-    system = start(EmbedderDouble(seconds=0.3))
+    system = start(EmbedderDouble(seconds=0.15))
     system.start_worker()
     system.extract()
     until(lambda: system.chunks() > 0, "a chunk is done", 60)
@@ -276,7 +276,7 @@ def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]
 
 
 def test_a_change_of_space_in_the_middle_ends_it_with_both_names(start: Callable[..., System]) -> None:
-    double = EmbedderDouble(seconds=0.3)
+    double = EmbedderDouble(seconds=0.15)
     system = start(double)
     system.start_worker()
     system.extract()
@@ -401,7 +401,7 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
         for disturbed in (False, True):
             system = System(stack, tmp_path / f"disturbed-{disturbed}")
             system.start_proxy(embedder)
-            write_utkface(system.data_dir / "faces", 96)
+            write_utkface(system.data_dir / "faces", 64)
             first = system.start_worker()
             if disturbed:
                 system.start_worker()
@@ -415,7 +415,7 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
             space = Space.model_validate(system.extraction()["space"])
             results.append(system.result(space))
     (faces, data, meta_data), (_, data_again, meta_data_again) = results
-    assert len(faces) > 90  # of 96; SCRFD finds no face in a few
+    assert len(faces) > 60  # of 64; SCRFD finds no face in a few
     mirrored = (faces.embedding * faces.embedding_mirrored).sum(axis=1)
     assert np.median(mirrored) > 0.8  # the same person
     strangers = faces.embedding @ faces.embedding.T

@@ -89,9 +89,9 @@ def test_a_request_that_is_too_large_is_sent_image_by_image() -> None:
 
 
 def test_many_images_are_many_requests() -> None:
-    proxy = Proxy(answer(*[image()] * 16), answer(*[image()] * 4))
-    assert len(proxy.client().faces((b"x" for _ in range(20)), SPACE)) == 20
-    assert proxy.parts == [16, 4]
+    proxy = Proxy(answer(*[image()] * 8), answer(*[image()] * 4))
+    assert len(proxy.client().faces((b"x" for _ in range(12)), SPACE)) == 12
+    assert proxy.parts == [8, 4]
 
 
 @pytest.mark.parametrize(
