@@ -24,9 +24,7 @@ IMAGE_PROBLEMS = frozenset(
 _WAIT_AND_ASK_AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT = 30.0
 _REQUEST_BYTES = 32 * 1024**2  # what one thread holds in memory; below the proxy's limit
-_REQUEST_IMAGES = (
-    8  # on a slow machine with several workers a request is still done before the proxy gives up
-)
+_REQUEST_IMAGES = 8  # done before the proxy gives up, also with several workers on a slow machine
 
 
 class FacesClient:
