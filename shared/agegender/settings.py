@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServiceSettings(BaseSettings):
     """Read from the environment; unknown values of known names are errors at start."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    # An empty variable, as Compose passes on what is not set, means the default.
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="address to listen on")
     data_dir: Path = Field(

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from agegender.settings import ServiceSettings
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 
 class EmbedderSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="EMBEDDER_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(10001, description="port to listen on")
+    port: int = Field(
+        10001, validation_alias=AliasChoices("EMBEDDER_PORT", "PORT"), description="port to listen on"
+    )
     pack: str = Field(
         "human",
         pattern=r"^(human|(human\+)?[a-z0-9_]+)$",

@@ -1,0 +1,44 @@
+# The front door. Nothing beyond Python 3.11, make and the package registries' clients is needed.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+PACKAGES := shared/agegender services/insightface/embedder services/embedder-proxy/embedder_proxy \
+            services/trainer/trainer services/predictor/predictor tools
+COMPOSE ?= docker-compose
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t16
+
+setup:  ## make .venv and fetch the models (first time about three minutes)
+	@tools/setup.sh
+
+up: setup  ## start everything without Docker; Ctrl-C stops it
+	@$(PY) -m tools.up
+
+down:  ## stop what `make up` started
+	@if [ -f .run/up/supervisord.pid ]; then kill $$(cat .run/up/supervisord.pid) && echo stopped; \
+	else echo "nothing runs"; fi
+
+demo: setup  ## predict, train five folds, promote, predict again
+	@$(PY) -m tools.demo
+
+test: setup  ## every test that this machine can run
+	@$(PY) -m pytest tests/unit tests/contract tests/stack tests/browser
+
+lint: setup  ## ruff and mypy --strict
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy $(PACKAGES)
+
+bench: setup  ## every figure that README and docs quote
+	@$(PY) -m benchmarks
+
+compose-test: setup  ## build the images, start the system, use it (needs a Docker engine)
+	@$(PY) -m pytest tests/compose
+
+doctor:  ## what this machine lacks, and how to get it
+	@$${PYTHON:-python3} tools/doctor.py
+
+clean:  ## delete what can be made again; data and models stay
+	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup up down demo test lint bench compose-test doctor clean

