@@ -28,9 +28,7 @@ def main() -> None:
     except StackError as error:
         stack.stop()
         sys.exit(f"error: {error}")
-    photograph = (
-        "$(.venv/bin/python -c 'import insightface; print(insightface.__path__[0])')/data/images/t1.jpg"
-    )
+    photograph = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
     print(
         f"\nready. Predictor and its page: {stack.url('predictor')}\n"
         f"       Trainer and its page:   {stack.url('trainer')}\n"

@@ -10,8 +10,9 @@ import pytest
 from agegender.client import AsyncClient, Client, ClientSettings
 from agegender.errors import Problem
 from agegender.heads.head import Task
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from fastapi.responses import StreamingResponse
+from service_double import Service, json_answer
 from serving import serving
 
 MODELS = {"models": [], "warnings": []}
@@ -26,35 +27,9 @@ EXPERIMENT = {
 }
 
 
-class Service:
-    """Answers what the test has laid out, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[Callable[[], Response]] = []
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-
-    def app(self) -> FastAPI:
-        app = FastAPI()
-
-        @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
-        async def anything(path: str, request: Request) -> Response:
-            body = await request.body()
-            self.requests.append((request.method, f"/{path}", dict(request.headers), body))
-            return self.answers.pop(0)()
-
-        return app
-
-    def will_answer(self, *answers: Any) -> None:
-        self.answers += [answer if callable(answer) else _json(answer) for answer in answers]
-
-
-def _json(content: Any, status: int = 200, **headers: str) -> Callable[[], Response]:
-    return lambda: Response(json.dumps(content), status, headers, media_type="application/json")
-
-
 def busy(retry_after: int | None) -> Callable[[], Response]:
     problem = Problem("busy", 429, "full")
-    return _json(
+    return json_answer(
         problem.document(), 429, **({} if retry_after is None else {"Retry-After": str(retry_after)})
     )
 
@@ -106,7 +81,9 @@ def test_pause_beyond_the_client_s_patience_is_not_waited_for(service: Service, 
 
 
 def test_busy_without_a_time_and_other_problems_are_told_at_once(service: Service, client: Client) -> None:
-    service.will_answer(busy(None), _json(Problem("no-head", 409, "none", spaces=["a"]).document(), 409))
+    service.will_answer(
+        busy(None), json_answer(Problem("no-head", 409, "none", spaces=["a"]).document(), 409)
+    )
     with problem("busy"):
         client.models()
     with pytest.raises(Problem) as raised:
@@ -163,7 +140,7 @@ def test_events_are_told_until_the_stream_ends(service: Service, client: Client)
     told = list(client.watch("e1"))
     assert [experiment.state for experiment in told] == ["running", "finished"]
     assert told[-1].ended and not told[0].ended
-    service.will_answer(_json(Problem("not-found", 404, "gone").document(), 404))
+    service.will_answer(json_answer(Problem("not-found", 404, "gone").document(), 404))
     with problem("not-found"):
         list(client.watch("e2"))
 
