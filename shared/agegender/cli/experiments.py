@@ -1,0 +1,195 @@
+"""`agegender train`, `watch`, `experiments`, `report`, `promote`, `resume`, `cancel`."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+from rich.progress import TaskID
+
+from agegender.cli.options import Folds, Sets, nested
+from agegender.cli.output import AsJson, console, duration, errors, print_json, progress_bars, table
+from agegender.client import Client
+from agegender.client.training import Experiment
+from agegender.files import write_text
+
+Identifier = Annotated[str, typer.Argument(metavar="ID", help="Of the experiment.")]
+
+
+class Form(StrEnum):
+    JSON = "json"
+    MARKDOWN = "md"
+    HTML = "html"
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (train, watch, report, promote, resume, cancel):
+        app.command()(command)
+    app.command("experiments")(list_experiments)
+
+
+def train(
+    datasets: Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")],
+    task: Annotated[str, typer.Option(help="age, gender, or age-gender.")] = "age-gender",
+    folds: Folds = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Networks a fold, trained at once.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
+    preset: Annotated[str | None, typer.Option(help="default, or original.")] = None,
+    space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
+    sets: Sets = None,
+    key: Annotated[str | None, typer.Option(help="The same key never starts a second experiment.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train heads by cross-validation: one fold at a time is left out and judged on."""
+    request: dict[str, Any] = {
+        "task": task,
+        "dataset": datasets,
+        "folds": folds and [int(fold) for fold in folds.split(",")],
+        "seeds": seeds,
+        "seed": seed,
+        "preset": preset,
+        "space": space,
+        "variant": variant,
+        **nested(sets or []),
+    }
+    with Client() as client:
+        experiment = client.create_experiment(request, key)
+        if not as_json:
+            errors.print(f"Experiment [bold]{experiment.id}[/] in space {experiment.space}")
+        if wait:
+            _follow(client, experiment.id, as_json=as_json)
+        elif as_json:
+            print_json(experiment)
+        else:
+            console.print(experiment.id)
+
+
+def watch(identifier: Identifier, as_json: AsJson = False) -> None:
+    """Follow an experiment to its end."""
+    with Client() as client:
+        _follow(client, identifier, as_json=as_json)
+
+
+def report(
+    identifier: Identifier,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="Print it as it is; default: a table.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to a file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the report of a finished experiment."""
+    suffix = output.suffix.removeprefix(".") if output else ""
+    known = suffix if suffix in set(Form) else None
+    chosen = Form.JSON if as_json else form or (Form(known) if known else Form.MARKDOWN)
+    with Client() as client:
+        text = client.report(identifier, chosen.value)
+    if output is not None:
+        write_text(output, text)
+        errors.print(f"Written to {output}.")
+    elif form is None and not as_json:
+        console.print(Markdown(text))
+    else:
+        print(text)
+
+
+def promote(identifier: Identifier, as_json: AsJson = False) -> None:
+    """Serve the heads of a finished experiment from now on."""
+    with Client() as client:
+        promoted = client.promote(identifier)
+    if as_json:
+        print_json(promoted)
+        return
+    for task, version in promoted.items():
+        console.print(f"{task}: {version} is served. Back again: agegender rollback {task}")
+
+
+def resume(identifier: Identifier, as_json: AsJson = False) -> None:
+    """Go on with a failed or cancelled experiment, where it stopped."""
+    with Client() as client:
+        client.resume(identifier)
+        _follow(client, identifier, as_json=as_json)
+
+
+def cancel(
+    identifier: Identifier,
+    delete: Annotated[bool, typer.Option(help="Delete one that is over, with all its files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel an experiment; what is trained stays for `agegender resume`."""
+    with Client() as client:
+        if client.experiment(identifier).ended and not delete:
+            errors.print(
+                f"{identifier} is over already. To delete it: agegender cancel {identifier} --delete"
+            )
+            raise typer.Exit(1)
+        experiment = client.cancel(identifier)
+    print_json(experiment) if as_json else console.print(f"{identifier} {experiment.state}.")
+
+
+def list_experiments(as_json: AsJson = False) -> None:
+    """List all experiments, newest first."""
+    with Client() as client:
+        found = client.experiments()
+    if as_json:
+        print_json(found)
+        return
+    shown = table("experiment", "state", "task", "data sets", "space", "folds", "promoted")
+    for one in found:
+        ended = sum(fold.state == "finished" for fold in one.folds)
+        shown.add_row(
+            one.id,
+            one.state,
+            one.task,
+            ", ".join(one.datasets),
+            one.space.id,
+            f"{ended}/{len(one.folds)}",
+            ", ".join(one.promoted.values()),
+        )
+    console.print(shown)
+
+
+def _follow(client: Client, identifier: str, *, as_json: bool) -> None:
+    last = _show(client.watch(identifier), as_json=as_json)
+    if last is None or last.state != "finished":
+        for fold in last.folds if last else ():
+            if fold.problem:
+                errors.print(f"[red]Fold {fold.fold} failed:[/] {fold.problem}")
+        errors.print(
+            f"{identifier} {last.state if last else 'is lost'}. To go on: agegender resume {identifier}"
+        )
+        raise typer.Exit(4)
+    if not as_json:
+        console.print(Markdown(cross_validation(client.report(identifier, "md"))))
+        errors.print(f"All of it: agegender report {identifier}\nServe it: agegender promote {identifier}")
+
+
+def cross_validation(report: str) -> str:
+    """The sections of a report in Markdown that have the tables by left-out fold."""
+    sections = report.split("\n## ")
+    return "\n".join(f"## {section}" for section in sections if section.startswith("Cross-validation"))
+
+
+def _show(events: Iterable[Experiment], *, as_json: bool) -> Experiment | None:
+    last = None
+    with progress_bars(quiet=as_json) as bars:
+        rows: dict[int, TaskID] = {}
+        for last in events:
+            if as_json:
+                print_json(last)
+            for fold in last.folds:
+                if fold.fold not in rows:
+                    rows[fold.fold] = bars.add_task(f"fold {fold.fold}", total=None, note="")
+                left = f" {duration(fold.seconds_left)}" if fold.state == "running" else ""
+                bars.update(
+                    rows[fold.fold],
+                    # Early stopping ends a fold before its last epoch; a full bar says that it is done.
+                    completed=fold.epochs if fold.state == "finished" else fold.epoch,
+                    total=fold.epochs or None,
+                    note=f"{fold.state}{left}",
+                )
+    return last

@@ -1,0 +1,217 @@
+"""The command line asks the trainer for what was typed, shows what comes, and ends with a code that tells."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agegender.cli.app import main
+from agegender.cli.experiments import cross_validation
+from agegender.cli.options import nested
+from agegender.errors import Problem, not_found
+from fastapi import Response
+from service_double import Service, json_answer
+from serving import serving
+from typer import BadParameter
+
+SPACE = {"id": "human-1", "dimension": 1024}
+DATASET = {
+    "name": "Adience",
+    "kind": "Adience",
+    "variants": ["aligned"],
+    "importable": [],
+    "extracted": [
+        {"space": SPACE, "variant": "aligned", "faces": 17055, "meta_data": {"removed": {"no-face": 9}}}
+    ],
+    "extractions": [],
+}
+EXTRACTION = {"dataset": "Adience", "variant": "aligned", "space": SPACE, "state": "finished", "images": 10}
+EXPERIMENT = {
+    "id": "20261101-120000-abc",
+    "state": "finished",
+    "created": "2026-11-01T12:00:00Z",
+    "task": "age",
+    "datasets": ["Adience"],
+    "space": SPACE,
+    "folds": [{"fold": 0, "state": "finished", "epoch": 7, "epochs": 30}],
+}
+TABLE = "## Cross-validation: age\n\n| fold | test |\n| --- | --- |\n| 0 | 0.61 |\n"
+REPORT = f"# Experiment\n\n{TABLE}\n## Data\n\nmuch\n"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def trainer() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def run(
+    trainer: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """Runs `agegender` with arguments; gives exit code, standard output and standard error."""
+    with serving(trainer.app()) as url:
+        for service in ("PREDICTOR", "TRAINER", "PROXY"):
+            monkeypatch.setenv(f"AGEGENDER_{service}_URL", url)
+        monkeypatch.setenv("COLUMNS", "200")
+
+        def ran(*arguments: str) -> tuple[int, str, str]:
+            monkeypatch.setattr("sys.argv", ["agegender", *arguments])
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main()
+            told = capsys.readouterr()
+            return int(ended.value.code or 0), told.out, told.err
+
+        yield ran
+
+
+def events(*told: dict[str, Any]) -> Callable[[], Response]:
+    text = "".join(f"data: {json.dumps(one)}\n\n" for one in told)
+    return lambda: Response(text, media_type="text/event-stream")
+
+
+def test_data_sets_are_listed_and_told_as_json(trainer: Service, run: Run) -> None:
+    trainer.will_answer([DATASET], [DATASET], DATASET)
+    code, out, _ = run("datasets")
+    assert code == 0 and "Adience" in out and "17,055" in out
+    code, out, _ = run("datasets", "--json")
+    assert json.loads(out)[0]["extracted"][0]["faces"] == 17055
+    _, out, _ = run("datasets", "Adience")
+    assert "no-face" in out and trainer.requests[-1][1] == "/datasets/Adience"
+
+
+def test_extraction_is_followed_to_its_end(trainer: Service, run: Run) -> None:
+    running = {**EXTRACTION, "state": "extracting", "progress": {"done": 4, "total": 10}}
+    other = {**EXTRACTION, "variant": "faces", "state": "failed"}
+    trainer.will_answer(running, events(running, other, EXTRACTION))
+    code, out, _ = run("extract", "Adience", "--variant", "aligned", "--mirrored")
+    assert code == 0 and "agegender train Adience" in out
+    assert json.loads(trainer.requests[0][3]) == {"variant": "aligned", "mirrored": True}
+
+
+def test_extraction_that_fails_ends_with_four_and_the_reason(trainer: Service, run: Run) -> None:
+    failed = {**EXTRACTION, "state": "failed", "problem": {"detail": "the disk is full"}}
+    trainer.will_answer(EXTRACTION, events(failed))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and "the disk is full" in err
+
+
+def test_training_asks_for_what_was_typed_and_shows_the_table(trainer: Service, run: Run) -> None:
+    running = {**EXPERIMENT, "state": "running", "folds": [{"fold": 0, "state": "running", "epoch": 1}]}
+    trainer.will_answer(running, events(running, EXPERIMENT), lambda: Response(REPORT))
+    code, out, err = run(
+        "train", "Adience", "UTKFace", "--task", "age", "--folds", "0,2", "--seeds", "5",
+        "--set", "optimizer.epochs=7", "--set", "head.hidden=[64,32]", "--set", "head.activation=relu",
+    )  # fmt: skip
+    assert code == 0 and "0.61" in out and "much" not in out
+    assert f"agegender promote {EXPERIMENT['id']}" in err
+    assert json.loads(trainer.requests[0][3]) == {
+        "task": "age",
+        "dataset": ["Adience", "UTKFace"],
+        "folds": [0, 2],
+        "seeds": 5,
+        "optimizer": {"epochs": 7},
+        "head": {"hidden": [64, 32], "activation": "relu"},
+    }
+
+
+def test_training_for_scripts_prints_one_status_a_line(trainer: Service, run: Run) -> None:
+    running = {**EXPERIMENT, "state": "running"}
+    trainer.will_answer(running, events(running, EXPERIMENT), running)
+    code, out, err = run("train", "Adience", "--json")
+    assert code == 0 and err == ""
+    assert [json.loads(line)["state"] for line in out.splitlines()] == ["running", "finished"]
+    code, out, _ = run("train", "Adience", "--no-wait", "--json")
+    assert json.loads(out)["id"] == EXPERIMENT["id"]
+
+
+def test_failed_experiment_ends_with_four_and_says_how_to_go_on(trainer: Service, run: Run) -> None:
+    fold = {"fold": 3, "state": "failed", "problem": "out of memory"}
+    trainer.will_answer(events({**EXPERIMENT, "state": "failed", "folds": [fold]}))
+    code, _, err = run("watch", "e1")
+    assert code == 4
+    assert "Fold 3 failed: out of memory" in err and "agegender resume e1" in err
+
+
+def test_report_is_shown_printed_and_written(trainer: Service, run: Run, tmp_path: Path) -> None:
+    trainer.will_answer(*[lambda: Response(REPORT)] * 2, lambda: Response("<html>"), lambda: Response("{}"))
+    assert "0.61" in run("report", "e1")[1]
+    assert run("report", "e1", "--format", "md")[1] == REPORT + "\n"
+    assert run("report", "e1", "--output", str(tmp_path / "report.html"))[0] == 0
+    assert (tmp_path / "report.html").read_text() == "<html>"
+    assert run("report", "e1", "--json")[1] == "{}\n"
+
+
+def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: Run) -> None:
+    trainer.will_answer({"age": "v2"})
+    code, out, _ = run("promote", "e1")
+    assert code == 0 and "v2" in out and "agegender rollback age" in out
+
+
+def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run: Run) -> None:
+    trainer.will_answer(EXPERIMENT)
+    code, _, err = run("cancel", "e1")
+    assert code == 1 and "--delete" in err
+    assert [method for method, *_ in trainer.requests] == ["GET"]
+    trainer.will_answer({**EXPERIMENT, "state": "running"}, {**EXPERIMENT, "state": "cancelled"})
+    code, out, _ = run("cancel", "e1")
+    assert code == 0 and "cancelled" in out
+
+
+def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> None:
+    trainer.will_answer([EXPERIMENT])
+    assert EXPERIMENT["id"] in run("experiments")[1]
+
+
+def test_search_is_followed_to_its_end(trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agegender.cli.searches._PAUSE", 0)
+    trainer.will_answer(
+        {"id": "s1", "state": "running"}, {"id": "s1", "state": "finished", "best": {"lr": 1}}
+    )
+    code, out, _ = run("search", "Adience", "--trials", "8", "--json")
+    assert code == 0 and json.loads(out)["best"] == {"lr": 1}
+    assert json.loads(trainer.requests[0][3])["trials"] == 8
+
+
+def test_refusal_is_told_in_the_service_s_words_with_code_one(trainer: Service, run: Run) -> None:
+    problem = not_found("experiment", "e9").document()
+    trainer.will_answer(json_answer(problem, 404), json_answer(problem, 404))
+    code, _, err = run("report", "e9")
+    assert code == 1 and "no experiment named 'e9'" in err and "agegender experiments" in err
+    code, out, err = run("report", "e9", "--json")
+    assert code == 1 and out == "" and json.loads(err)["status"] == 404
+
+
+def test_words_of_a_service_are_not_taken_for_markup(trainer: Service, run: Run) -> None:
+    problem = Problem("invalid-request", 422, "head.hidden: [red] is no list").document()
+    trainer.will_answer(json_answer(problem, 422))
+    assert "[red] is no list" in run("train", "Adience")[2]
+
+
+def test_service_that_is_gone_ends_with_three(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEGENDER_TRAINER_URL", "http://127.0.0.1:9")
+    code, _, err = run("experiments")
+    assert code == 3 and "make up" in err
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("train", "x", "--folds", "a"), ("fly",), ("predict",)])
+def test_wrong_usage_ends_with_two(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments)[0] == 2
+
+
+def test_assignments_nest_and_read_json() -> None:
+    assert nested(["a.b=1", "a.c=x=y", "d=[1,2]", "e=null"]) == {
+        "a": {"b": 1, "c": "x=y"},
+        "d": [1, 2],
+        "e": None,
+    }
+    with pytest.raises(BadParameter):
+        nested(["a"])
+
+
+def test_only_the_tables_by_fold_are_shown_after_training() -> None:
+    assert cross_validation(REPORT).startswith("## Cross-validation: age")
+    assert "much" not in cross_validation(REPORT)
