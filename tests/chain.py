@@ -1,4 +1,7 @@
-"""Embedding container, proxy and predictor in one process: real weights in front, random heads behind."""
+"""Embedding container, proxy and predictor in one process, with real weights.
+
+The heads are the shipped ones, or where a space has none yet, random ones.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +25,7 @@ SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 
 @contextmanager
 def served_chain(data_dir: Path, pack: str, pack_dir: Path, **predictor: Any) -> Iterator[str]:
-    """The predictor's URL; its heads lie in `data_dir/models`."""
+    """The predictor's URL."""
     with ExitStack() as stack:
         embedder = stack.enter_context(
             serving(make_app(EmbedderSettings(pack=pack, pack_dir=pack_dir, data_dir=data_dir, threads=1)))
@@ -32,8 +35,7 @@ def served_chain(data_dir: Path, pack: str, pack_dir: Path, **predictor: Any) ->
         proxy = stack.enter_context(serving(create_proxy(proxy_settings)))
         until(lambda: httpx.get(f"{proxy}/health/ready").is_success, "the proxy is ready", 30)
         space = Space.model_validate(httpx.get(f"{proxy}/info").json()["space"])
-        promoted_heads(data_dir / "models", space)
-        settings = PredictorSettings(
-            data_dir=data_dir, heads_dir=data_dir / "none", proxy_url=proxy, poll_interval=0.1, **predictor
-        )
+        settings = PredictorSettings(data_dir=data_dir, proxy_url=proxy, poll_interval=0.1, **predictor)
+        if not (settings.heads_dir / "age" / space.id / "current.json").exists():
+            promoted_heads(settings.models_dir, space)
         yield stack.enter_context(serving(create_predictor(settings)))
