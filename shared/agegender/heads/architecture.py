@@ -62,9 +62,10 @@ class Mlp(_Architecture):
     hidden: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field((256, 128), max_length=8)
     activation: Activation = "silu"
     norm: bool = True
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="of the embedding's features")
 
     def layers(self, inputs: int, outputs: int) -> tuple[Layer, ...]:
-        layers: list[Layer] = []
+        layers: list[Layer] = [Dropout(self.input_dropout)] if self.input_dropout else []
         for index, width in enumerate(self.hidden):
             layers.append(Linear(f"hidden{index}", inputs, width))
             if self.norm:
