@@ -108,7 +108,8 @@ def _pixels(image: Image, window: _Window) -> Array:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     part = cv2.resize(image[top:bottom, left:right], size, interpolation=method)
     canvas = np.zeros((INPUT, INPUT, 3), dtype=np.uint8)
-    x, y = round((left - window.left) * scale), round((top - window.top) * scale)
+    x = max(0, round((left - window.left) * scale))
+    y = max(0, round((top - window.top) * scale))
     part = part[: INPUT - y, : INPUT - x]
     canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
     return np.asarray(canvas.astype(np.float32) / 127.5 - 1)

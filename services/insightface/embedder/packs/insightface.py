@@ -42,6 +42,10 @@ class ScrfdDetector:
         if margin:
             border = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
             picture = np.asarray(border, dtype=np.uint8)
+        if min(picture.shape[:2]) * min(DET_SIZE) < max(picture.shape[:2]):
+            return Detections(
+                np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32)
+            )
         boxes, landmarks = self._scrfd.detect(picture, input_size=DET_SIZE)
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
         landmarks = np.asarray(landmarks, dtype=np.float32).reshape(-1, 5, 2)
