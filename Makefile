@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PACKAGES := shared/agegender services/insightface/embedder services/embedder-proxy/embedder_proxy \
-            services/trainer/trainer services/predictor/predictor tools
+            services/trainer/trainer services/predictor/predictor tools benchmarks
 COMPOSE ?= docker-compose
 
 help:  ## this list
