@@ -2,16 +2,16 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from agegender.datasets import write_embedding_set
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
@@ -66,8 +66,14 @@ class Trainer:
             return False
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """With its children, at once."""
-        os.killpg(process.pid, signal.SIGKILL)
+        """With its children, at once; a job's process has a process group of its own."""
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        for victim in (*children, process):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                victim.kill()
         process.wait(10)
         self.processes.remove(process)
 

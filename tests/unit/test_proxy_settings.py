@@ -32,7 +32,6 @@ def test_urls_are_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PROXY_EMBEDDER_URLS", ""),
         ("PROXY_EMBEDDER_URLS", "insightface:10001"),
         ("PROXY_EMBEDDER_URLS", "file:///etc/passwd"),
         ("PROXY_EMBEDDER_URLS", "http://user:password@insightface:10001"),

@@ -1,12 +1,34 @@
 """The queue between the API and the workers: RQ on Redis, with JSON instead of pickle."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
 from redis import Redis
 from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from trainer.settings import TrainerSettings
 
+log = structlog.get_logger(__name__)
+
 QUEUE = "trainer"
+HEARTBEAT_SECONDS = 5  # a living worker renews its job's heartbeat this often
+DEAD_AFTER = timedelta(seconds=30)
+_KEPT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class WantedJob:
+    """A job that should exist until its work is done. Its arguments are names; the truth lies on the volume."""
+
+    id: str
+    function: str
+    arguments: Sequence[str | int]
+    seconds: int
 
 
 def connect(settings: TrainerSettings) -> Redis:
@@ -15,3 +37,62 @@ def connect(settings: TrainerSettings) -> Redis:
 
 def job_queue(connection: Redis, name: str = QUEUE) -> Queue:
     return Queue(name, connection=connection, serializer=JSONSerializer)
+
+
+def ensure_job(queue: Queue, wanted: WantedJob) -> None:
+    """Enqueue a job unless one of its id waits or runs; one that failed or lost its worker is replaced.
+
+    Two callers at once may enqueue twice; let them hold a lock.
+    """
+    job = _job(queue, wanted.id)
+    if job is not None:
+        if _is_alive(queue, job):
+            return
+        log.warning("job lost its worker, enqueued again", job=wanted.id, status=str(job.get_status()))
+        job.delete()
+    popped = queue.intermediate_queue
+    queue.connection.delete(popped.get_first_seen_key(wanted.id))
+    queue.enqueue_call(
+        wanted.function,
+        args=tuple(wanted.arguments),
+        job_id=wanted.id,
+        timeout=wanted.seconds,
+        result_ttl=0,
+        failure_ttl=_KEPT_SECONDS,
+        description=wanted.id,
+    )
+
+
+def drop_waiting_job(queue: Queue, job_id: str) -> None:
+    """Take a job from the queue unless a worker has begun it."""
+    job = _job(queue, job_id)
+    if job is not None and not job.is_started:
+        job.delete()
+
+
+def _job(queue: Queue, job_id: str) -> Job | None:
+    try:
+        return Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
+    except NoSuchJobError:
+        return None
+
+
+def _is_alive(queue: Queue, job: Job) -> bool:
+    # Status and heartbeat as they were fetched together: RQ writes both in one transaction.
+    status = job.get_status(refresh=False)
+    if status == JobStatus.QUEUED:
+        if job.id in queue.get_job_ids():
+            return True
+        # A worker took it and is starting a process for it, which takes a second or more.
+        queue.intermediate_queue.set_first_seen(job.id)
+        return _is_recent(queue.intermediate_queue.get_first_seen(job.id))
+    if status == JobStatus.STARTED:
+        return _is_recent(job.last_heartbeat)
+    return False
+
+
+def _is_recent(moment: datetime | None) -> bool:
+    if moment is None:
+        return False
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return datetime.now(UTC) - moment < DEAD_AFTER

@@ -7,10 +7,9 @@ from agegender.web.logs import configure_logs
 from rq.serializers import JSONSerializer
 from rq.worker import SpawnWorker
 
-from trainer.queues import connect, job_queue
+from trainer.queues import HEARTBEAT_SECONDS, connect, job_queue
 from trainer.settings import TrainerSettings
 
-HEARTBEAT_SECONDS = 5  # a worker is held for dead after six of them, see experiments/schedule.py
 _MAINTENANCE_SECONDS = 30
 
 

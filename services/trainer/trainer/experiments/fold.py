@@ -1,6 +1,6 @@
 """Train the bank of one left-out fold and say what it makes of training, validation and test faces."""
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from agegender.heads.head import Classes, Task, years_from_groups
 from trainer.data.folds import groups_of, strata_of, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
-from trainer.experiments.store import METRICS, PROGRESS, fold_dir
+from trainer.experiments.progress import FoldProgress
+from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.training.predict import member_probabilities
-from trainer.training.train import EpochReport, TrainedBank, train_bank
-
-_PROGRESS_SECONDS = 0.3
+from trainer.training.train import EpochReport, Machine, TrainedBank, train_bank
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,21 @@ def split_faces(faces: EmbeddingSet, experiment: Experiment, fold: int) -> FoldP
     return FoldParts(others.rows(~validates), others.rows(validates), chosen.rows(test), test)
 
 
-def run_fold(data_dir: Path, experiment: Experiment, faces: EmbeddingSet, fold: int, tell: Any) -> None:
+def run_fold(
+    data_dir: Path,
+    experiment: Experiment,
+    faces: EmbeddingSet,
+    fold: int,
+    tell: Callable[[EpochReport], None],
+) -> None:
     """Train, evaluate and write `folds/<fold>/`; metrics.json comes last and says that all is there.
 
-    tell : called with each `EpochReport`; may raise to stop.
+    tell : called with each `EpochReport`; may raise to stop. Raises `Superseded` where a newer attempt runs.
     """
     directory = fold_dir(data_dir, experiment.id, fold)
     directory.mkdir(parents=True, exist_ok=True)
+    progress = FoldProgress(directory)
     parts = split_faces(faces, experiment, fold)
-    attempts = 1 + int((_read_progress(directory) or {}).get("attempts", 0))
-    progress = _ProgressFile(directory, attempts)
 
     def note(report: EpochReport) -> None:
         progress.note(report)
@@ -64,6 +68,7 @@ def run_fold(data_dir: Path, experiment: Experiment, faces: EmbeddingSet, fold: 
 
     checkpoint = directory / "checkpoint.safetensors"
     bank = train_bank(parts.train, parts.validation, experiment.options, fold, checkpoint, note)
+    progress.require_newest()
     write_safetensors(directory / "bank.safetensors", bank.tensors)
     predicted = member_probabilities(bank.tensors, experiment.options, parts.test)
     _write_out_of_fold(directory, parts, predicted)
@@ -71,6 +76,7 @@ def run_fold(data_dir: Path, experiment: Experiment, faces: EmbeddingSet, fold: 
         "fold": fold,
         "faces": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
         "best_epochs": bank.best_epochs,
+        "curve": bank.curve,
         "splits": {
             name: _split_metrics(experiment, bank, getattr(parts, name))
             for name in ("train", "validation", "test")
@@ -107,42 +113,3 @@ def _write_out_of_fold(
     arrays: dict[str, npt.NDArray[Any]] = {"row": parts.test_rows}
     arrays |= {task.value: members.mean(axis=0) for task, members in predicted.items()}
     write_npz(directory / "out-of-fold.npz", arrays)
-
-
-def _read_progress(directory: Path) -> dict[str, Any] | None:
-    from trainer.experiments.store import read_optional
-
-    value = read_optional(directory / PROGRESS)
-    return value if isinstance(value, dict) else None
-
-
-class _ProgressFile:
-    """progress.json, written at most a few times a second."""
-
-    def __init__(self, directory: Path, attempts: int) -> None:
-        self._path = directory / PROGRESS
-        self._attempts = attempts
-        self._started = time.monotonic()
-        self._first_epoch: int | None = None
-        self._written = 0.0
-        write_json(self._path, {"attempts": attempts})
-
-    def note(self, report: EpochReport) -> None:
-        if self._first_epoch is None:
-            self._first_epoch = report.epoch - 1
-        now = time.monotonic()
-        if now - self._written < _PROGRESS_SECONDS and report.members_running:
-            return
-        self._written = now
-        rate = (now - self._started) / max(1, report.epoch - self._first_epoch)
-        write_json(
-            self._path,
-            {
-                "epoch": report.epoch,
-                "epochs": report.epochs,
-                "train_loss": round(report.train_loss, 5),
-                "validation_loss": round(report.validation_loss, 5),
-                "seconds_left": round(rate * (report.epochs - report.epoch), 1),
-                "attempts": self._attempts,
-            },
-        )

@@ -8,6 +8,7 @@ from agegender.files import write_json
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import run_fold
+from trainer.experiments.progress import Superseded
 from trainer.experiments.schedule import reconcile
 from trainer.experiments.store import FAILURE, METRICS, experiment_dir, fold_dir, load_experiment
 from trainer.queues import connect, job_queue
@@ -43,13 +44,14 @@ def train_fold(experiment_id: str, fold: int) -> None:
         try:
             faces = load_faces(settings.data_dir, experiment.datasets, experiment.space, experiment.variant)
             run_fold(settings.data_dir, experiment, faces, fold, look)
-        except Cancelled:
-            log.info("fold cancelled", experiment=experiment_id, fold=fold)
+        except (Cancelled, Superseded) as reason:
+            log.info("fold given up", experiment=experiment_id, fold=fold, reason=type(reason).__name__)
             return
-        except (Problem, ValueError, RuntimeError) as error:  # trying again would not cure it
-            detail = error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+        except (
+            Exception
+        ) as error:  # told to the user, who may cure it (a full disk, a missing file) and resume
             log.error("fold failed", experiment=experiment_id, fold=fold, exc_info=error)
-            write_json(directory / FAILURE, {"detail": detail})
+            write_json(directory / FAILURE, {"detail": _told(error)})
     reconcile(settings.data_dir, job_queue(connect(settings)), experiment)
 
 
@@ -61,10 +63,14 @@ def write_report(experiment_id: str) -> None:
         return
     try:
         write_reports(settings.data_dir, experiment)
-    except (Problem, ValueError, RuntimeError) as error:
+    except Exception as error:
         log.error("report failed", experiment=experiment_id, exc_info=error)
         directory = experiment_dir(settings.data_dir, experiment_id)
-        write_json(directory / FAILURE, {"detail": f"the report failed: {error}"})
+        write_json(directory / FAILURE, {"detail": f"the report failed: {_told(error)}"})
+
+
+def _told(error: Exception) -> str:
+    return error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
 
 
 def _wanted(settings: TrainerSettings, experiment_id: str) -> Experiment | None:

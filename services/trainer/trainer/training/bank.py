@@ -1,6 +1,7 @@
 """A bank: networks of one architecture that are trained as one batched computation."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,26 @@ class Bank(nn.Module):
                     self.others[key + "-shift"] - self.get_buffer(key + "-mean") * scale
                 )
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+    def weight_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights as they are trained, norms apart, for `start_from`."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+
+    def start_from(
+        self, weights: Mapping[str, npt.NDArray[np.float32]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Take over the weights of another bank; gives its input mean and std, to which they belong.
+
+        Raises ValueError where a shape differs.
+        """
+        for name, value in self.state_dict().items():
+            given = weights[name].shape if name in weights else "absent"
+            if given != tuple(value.shape):
+                raise ValueError(
+                    f"to start from another bank {name} should be {tuple(value.shape)}, is {given}"
+                )
+            value.copy_(torch.tensor(weights[name]))
+        return weights["input.mean"][0], weights["input.std"][0]
 
 
 def _key(name: str) -> str:

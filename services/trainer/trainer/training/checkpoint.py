@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from agegender.files import write_safetensors
 from safetensors.numpy import load as load_safetensors
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from trainer.training.bank import Bank
 
@@ -15,13 +16,14 @@ from trainer.training.bank import Bank
 @dataclass
 class TrainingState:
     """epoch : finished epochs. For each member: best validation loss, its epoch and weights, and whether it
-    has stopped."""
+    has stopped. curve : mean training and validation loss of every epoch so far."""
 
     epoch: int
     best_loss: Tensor
     best_epoch: Tensor
     stopped: Tensor
     best: dict[str, Tensor]
+    curve: list[tuple[float, float]]
 
     @classmethod
     def fresh(cls, bank: Bank) -> "TrainingState":
@@ -33,11 +35,16 @@ class TrainingState:
             torch.zeros(members, dtype=torch.int64),
             torch.zeros(members, dtype=torch.bool),
             weights,
+            [],
         )
 
-    def note_epoch(self, bank: Bank, losses: Tensor, patience: int) -> None:
-        """Take over the members that are better than ever; stop those that were not for `patience` epochs."""
+    def note_epoch(self, bank: nn.Module, train_loss: float, losses: Tensor, patience: int) -> None:
+        """Take over the members that are better than ever; stop those that were not for `patience` epochs.
+
+        bank : the weights that were validated. losses : validation loss of each member.
+        """
         self.epoch += 1
+        self.curve.append((train_loss, float(losses.mean())))
         better = (losses < self.best_loss) & ~self.stopped
         self.best_loss = torch.where(better, losses, self.best_loss)
         self.best_epoch = torch.where(better, torch.tensor(self.epoch), self.best_epoch)
@@ -49,8 +56,16 @@ class TrainingState:
         bank.load_state_dict(self.best)
 
 
-def write_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+def write_checkpoint(
+    path: Path,
+    bank: Bank,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+) -> None:
     tensors = {f"bank.{name}": value for name, value in bank.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
@@ -59,12 +74,15 @@ def write_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer, s
         "state.best_loss": state.best_loss,
         "state.best_epoch": state.best_epoch,
         "state.stopped": state.stopped,
+        "state.curve": torch.tensor(state.curve, dtype=torch.float64).reshape(-1, 2),
     }
     write_safetensors(path, {name: value.detach().cpu().numpy() for name, value in tensors.items()})
 
 
-def read_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load what `write_checkpoint` wrote into `bank` and `optimizer`, and give the state."""
+def read_checkpoint(
+    path: Path, bank: Bank, average: AveragedModel | None, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    """Load what `write_checkpoint` wrote into its other arguments, and give the state."""
     tensors = {
         name: torch.tensor(np.asarray(value)) for name, value in load_safetensors(path.read_bytes()).items()
     }
@@ -75,6 +93,8 @@ def read_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer) ->
         }
 
     bank.load_state_dict(part("bank."))
+    if average is not None:
+        average.load_state_dict(part("average."))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in part("optimizer.").items():
         index, moment = name.split(".", 1)
@@ -89,4 +109,5 @@ def read_checkpoint(path: Path, bank: Bank, optimizer: torch.optim.Optimizer) ->
         state["best_epoch"],
         state["stopped"],
         {name: value.to(device) for name, value in part("best.").items()},
+        [(train, validation) for train, validation in state["curve"].tolist()],
     )

@@ -24,6 +24,13 @@ class OptimizerOptions(_Options):
     patience: int = Field(8, ge=1, le=2000, description="epochs without a better validation loss")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     gamma: float = Field(0.95, gt=0, le=1, description="factor an epoch of the exponential schedule")
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of the moving average of the weights, which is then what is validated "
+        "and kept (arXiv 1803.05407 averages evenly); 0 is off",
+    )
 
 
 class LossOptions(_Options):

@@ -30,6 +30,10 @@ class Targets:
     def to(self, device: str) -> "Targets":
         return Targets(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
+    def rows(self, index: Tensor) -> "Targets":
+        """The faces at `index` [members, faces]; each member draws its own."""
+        return Targets(**{name: tensor[index] for name, tensor in vars(self).items()})
+
 
 def age_bounds(faces: EmbeddingSet, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     """First and last class [faces] that each known age label allows; unknown ages give class 0."""

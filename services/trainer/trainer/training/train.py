@@ -6,7 +6,7 @@ and goes on from its last checkpoint gives the numbers of one that was not.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from agegender.datasets import EmbeddingSet
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trainer.training.augmentation import augmented, drawn
 from trainer.training.bank import Bank
 from trainer.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from trainer.training.config import OptimizerOptions, TrainingOptions
@@ -27,6 +29,7 @@ Array = npt.NDArray[np.float32]
 _WARM_UP = 0.05  # of all steps
 _CHECKPOINT_SECONDS = 1.0
 _VALIDATION_CHUNK = 4096
+_EPOCH_SEEDS = 10_000  # beyond the numbers of members
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,27 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """Where a bank is trained. amp : forward passes in bfloat16, on a GPU only."""
+
+    device: str = "cpu"
+    amp: bool = False
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.amp and self.device == "cuda")
+
+
+@dataclass(frozen=True)
 class TrainedBank:
-    """tensors : as `agegender.heads` wants them. best_epochs : one a member, counted from 1."""
+    """tensors : as `agegender.heads` wants them. weights : as another bank can start from them.
+
+    best_epochs : one a member, counted from 1. curve : mean training and validation loss of each epoch.
+    """
 
     tensors: dict[str, Array]
+    weights: dict[str, Array]
     best_epochs: list[int]
+    curve: list[tuple[float, float]]
 
 
 def train_bank(
@@ -55,58 +74,74 @@ def train_bank(
     fold: int,
     checkpoint: Path | None = None,
     tell: Callable[[EpochReport], None] = lambda report: None,
-    device: str = "cpu",
+    machine: Machine = Machine(),
+    start: Mapping[str, Array] | None = None,
 ) -> TrainedBank:
     """Train `options.seeds` networks at once and keep each one's best epoch on the validation faces.
 
     checkpoint : file to go on from, if it exists, and to write to.
     tell : called after each epoch; may raise to stop.
+    start : `TrainedBank.weights` of a bank of the same architecture and as many members to start from.
     """
+    device = machine.device
     layers = options.head.layers(train.space.dimension, options.outputs)
-    seeds = [_derived(options.seed, fold, member) for member in range(options.seeds)]
-    bank = Bank(layers, seeds).to(device)
-    optimizer = _optimizer(bank, options.optimizer)
+    bank = Bank(layers, [_derived(options.seed, fold, member) for member in range(options.seeds)])
     mean, std = train.embedding.mean(axis=0), train.embedding.std(axis=0) + 1e-6
+    if start is not None:
+        mean, std = bank.start_from(start)
+    bank = bank.to(device)
+    decay = options.optimizer.averaging
+    average = (
+        AveragedModel(bank, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None  # type: ignore[no-untyped-call]
+    )
+    validated = bank if average is None else average.module
+    optimizer = _optimizer(bank, options.optimizer)
+
     faces = torch.tensor((train.embedding - mean) / std, device=device)
-    mirrored = _mirrored(train, mean, std, options, device)
+    mirrored = None
+    if options.augmentation.mirrored and len(train.embedding_mirrored) == len(train):
+        mirrored = torch.tensor((train.embedding_mirrored - mean) / std, device=device)
     targets = make_targets(train, options).to(device)
     validation_faces = torch.tensor((validation.embedding - mean) / std, device=device)
     validation_targets = make_targets(validation, options).to(device)
 
     state = TrainingState.fresh(bank)
     if checkpoint is not None and checkpoint.exists():
-        state = read_checkpoint(checkpoint, bank, optimizer)
+        state = read_checkpoint(checkpoint, bank, average, optimizer)
     written = time.monotonic()
     while state.epoch < options.optimizer.epochs and not state.stopped.all():
-        torch.manual_seed(_derived(options.seed, fold, 10_000 + state.epoch))
-        train_loss = _epoch(bank, optimizer, faces, mirrored, targets, options, state.epoch)
-        losses = _validation_losses(bank, validation_faces, validation_targets, options)
-        state.note_epoch(bank, losses, options.optimizer.patience)
+        torch.manual_seed(_derived(options.seed, fold, _EPOCH_SEEDS + state.epoch))
+        train_loss = _epoch(bank, average, optimizer, faces, mirrored, targets, options, state.epoch, machine)
+        losses = _validation_losses(validated, validation_faces, validation_targets, options)
+        state.note_epoch(validated, train_loss, losses, options.optimizer.patience)
         if checkpoint is not None and time.monotonic() - written >= _CHECKPOINT_SECONDS:
-            write_checkpoint(checkpoint, bank, optimizer, state)
+            write_checkpoint(checkpoint, bank, average, optimizer, state)
             written = time.monotonic()
         running = int((~state.stopped).sum())
-        tell(EpochReport(state.epoch, options.optimizer.epochs, train_loss, float(losses.mean()), running))
+        tell(EpochReport(state.epoch, options.optimizer.epochs, *state.curve[-1], running))
     state.restore_best(bank)
-    members = options.seeds
+    inputs = {
+        "input.mean": np.tile(mean.astype(np.float32), (options.seeds, 1)),
+        "input.std": np.tile(std.astype(np.float32), (options.seeds, 1)),
+    }
     return TrainedBank(
-        {
-            **bank.head_tensors(),
-            "input.mean": np.tile(mean.astype(np.float32), (members, 1)),
-            "input.std": np.tile(std.astype(np.float32), (members, 1)),
-        },
+        {**bank.head_tensors(), **inputs},
+        {**bank.weight_tensors(), **inputs},
         [int(epoch) for epoch in state.best_epoch],
+        state.curve,
     )
 
 
 def _epoch(
     bank: Bank,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     faces: Tensor,
     mirrored: Tensor | None,
     targets: Targets,
     options: TrainingOptions,
     epoch: int,
+    machine: Machine,
 ) -> float:
     """One pass, every member in its own order. Returns the mean loss."""
     bank.train()
@@ -114,71 +149,35 @@ def _epoch(
     batch_size = min(options.optimizer.batch_size, count)
     steps = count // batch_size
     order = torch.stack([torch.randperm(count) for _ in range(members)]).to(faces.device)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for step in range(steps):
         rate = _learning_rate(options.optimizer, epoch * steps + step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         index = order[:, step * batch_size : (step + 1) * batch_size]
-        features, labels = _augmented(_drawn(faces, mirrored, index), _rows(targets, index), options)
-        loss = face_losses(bank(features), labels, options).mean(dim=1)
+        features, labels = augmented(drawn(faces, mirrored, index), targets.rows(index), options.augmentation)
+        with machine.autocast():
+            logits = bank(features)
+        loss = face_losses(logits.float(), labels, options).mean(dim=1)
         optimizer.zero_grad()
         # Members share no weight, so the sum trains each by its own loss.
         torch.autograd.backward(loss.sum())
         optimizer.step()
-        total += float(loss.detach().mean())
-    return total / steps
-
-
-def _drawn(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
-    features = faces[index]
-    if mirrored is not None:
-        mirror = torch.rand(index.shape, device=faces.device) < 0.5
-        features = torch.where(mirror[..., None], mirrored[index], features)
-    return features
-
-
-def _rows(targets: Targets, index: Tensor) -> Targets:
-    return Targets(**{name: tensor[index] for name, tensor in vars(targets).items()})
-
-
-def _augmented(features: Tensor, labels: Targets, options: TrainingOptions) -> tuple[Tensor, Targets]:
-    wanted = options.augmentation
-    if wanted.noise > 0:
-        features = features + wanted.noise * torch.randn_like(features)
-    if wanted.mixup > 0:
-        share = torch.distributions.Beta(wanted.mixup, wanted.mixup).sample(features.shape[:2])
-        share = share.to(features.device)
-        partner = torch.randperm(features.shape[1], device=features.device)
-        # Only faces whose labels are both exact and known can be mixed.
-        both = labels.age_exact & labels.age_known & (labels.gender.sum(dim=-1) > 0)
-        share = torch.where(both & both[:, partner], share, 1.0)
-
-        def mixed(values: Tensor) -> Tensor:
-            weight = share.reshape(share.shape + (1,) * (values.ndim - 2))
-            return weight * values + (1 - weight) * values[:, partner]
-
-        features = mixed(features)
-        labels = Targets(
-            age=mixed(labels.age),
-            age_set=labels.age_set,
-            age_exact=labels.age_exact,
-            age_known=labels.age_known,
-            age_years=mixed(labels.age_years),
-            gender=mixed(labels.gender),
-        )
-    return features, labels
+        if average is not None:
+            average.update_parameters(bank)
+        total = total.to(loss.device) + loss.detach().mean()
+    return float(total) / steps
 
 
 @torch.no_grad()
-def _validation_losses(bank: Bank, faces: Tensor, targets: Targets, options: TrainingOptions) -> Tensor:
+def _validation_losses(bank: nn.Module, faces: Tensor, targets: Targets, options: TrainingOptions) -> Tensor:
     """Mean loss of each member [members]."""
     bank.eval()
     total = torch.zeros(options.seeds, device=faces.device)
     for start in range(0, len(faces), _VALIDATION_CHUNK):
         index = torch.arange(start, min(start + _VALIDATION_CHUNK, len(faces)), device=faces.device)
         index = index.expand(options.seeds, -1)
-        total += face_losses(bank(faces[index]), _rows(targets, index), options).sum(dim=1)
+        total += face_losses(bank(faces[index]), targets.rows(index), options).sum(dim=1)
     return total.cpu() / len(faces)
 
 
@@ -200,14 +199,6 @@ def _learning_rate(options: OptimizerOptions, step: int, steps_an_epoch: int) ->
     steps = options.epochs * steps_an_epoch
     warm = min(1.0, (step + 1) / max(1.0, _WARM_UP * steps))
     return options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _mirrored(
-    faces: EmbeddingSet, mean: Array, std: Array, options: TrainingOptions, device: str
-) -> Tensor | None:
-    if not options.augmentation.mirrored or len(faces.embedding_mirrored) != len(faces):
-        return None
-    return torch.tensor((faces.embedding_mirrored - mean) / std, device=device)
 
 
 def _derived(*numbers: int) -> int:
