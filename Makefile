@@ -2,8 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PACKAGES := shared/agegender services/insightface/embedder services/embedder-proxy/embedder_proxy \
-            services/trainer/trainer services/predictor/predictor tools benchmarks
-COMPOSE ?= docker-compose
+            services/trainer/trainer services/predictor/predictor tools benchmarks tests
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t16

@@ -18,7 +18,7 @@ def made_faces(count: int, seed: int = 0, space: Space = SPACE, folds: int = 5) 
 
     def embedding() -> np.ndarray:
         points = signal @ directions + draws.standard_normal((count, space.dimension)) * 0.8
-        return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
     return EmbeddingSet(
         space=space,

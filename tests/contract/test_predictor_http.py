@@ -389,5 +389,5 @@ def test_body_above_the_limit_is_413(settings: PredictorSettings) -> None:
     small = settings.model_copy(update={"max_image_bytes": 1000, "max_request_bytes": 2000})
     with serving(create_predictor(small)) as url:
         for arguments in ({"content": bytes(5000)}, {"json": {"images": ["A" * 5000]}}):
-            answer = httpx.post(f"{url}/age-gender", **arguments)  # type: ignore[arg-type]
+            answer = httpx.post(f"{url}/age-gender", **arguments)
             assert (answer.status_code, slug(answer)) == (413, "body-too-large")

@@ -163,7 +163,7 @@ def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run
 
 def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> None:
     trainer.will_answer([EXPERIMENT])
-    assert EXPERIMENT["id"] in run("experiments")[1]
+    assert str(EXPERIMENT["id"]) in run("experiments")[1]
 
 
 def test_search_is_followed_to_its_end(trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from service_double import Service, json_answer
 from serving import serving
 
-MODELS = {"models": [], "warnings": []}
+MODELS: dict[str, list[str]] = {"models": [], "warnings": []}
 EXPERIMENT = {
     "id": "e1",
     "state": "running",

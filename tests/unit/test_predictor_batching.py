@@ -24,7 +24,7 @@ def heads(tmp_path: Path) -> Heads:
 
 def faces(count: int, seed: int) -> np.ndarray:
     points = np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
 class SlowHead:
