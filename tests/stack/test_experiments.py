@@ -71,7 +71,8 @@ class Trainer:
             children = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             children = []
-        for victim in (*children, process):
+        victims: list[psutil.Process | subprocess.Popen[bytes]] = [*children, process]
+        for victim in victims:
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 victim.kill()
         process.wait(10)
@@ -206,7 +207,7 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(tmp_path: Path) -> Non
             if worker.poll() is not None:  # a supervisor would start it again
                 trainer.start("trainer.worker")
                 return True
-            return trainer.status(experiment)["state"] == "finished"
+            return bool(trainer.status(experiment)["state"] == "finished")
 
         until(ended, "the worker goes on, or ends and is started again", 240)
         trainer.wait(experiment, 240)

@@ -18,7 +18,7 @@ from trainer.experiments.progress import FoldProgress
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.training.predict import member_probabilities
-from trainer.training.train import EpochReport, Machine, TrainedBank, train_bank
+from trainer.training.train import EpochReport, TrainedBank, train_bank
 
 
 @dataclass(frozen=True)
