@@ -8,10 +8,12 @@ from typing import Any
 import structlog
 from agegender.web.app import create_app
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from redis import RedisError
 
 from trainer.api import datasets, experiments, page
 from trainer.experiments.schedule import reconcile_all
+from trainer.metrics import watch_queue
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 
@@ -25,9 +27,11 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         keeping = asyncio.create_task(_keep_in_step(settings))
+        watching = watch_queue(redis)
         try:
             yield
         finally:
+            REGISTRY.unregister(watching)
             keeping.cancel()
             with suppress(asyncio.CancelledError):
                 await keeping

@@ -75,7 +75,7 @@ def create_app(
         return {"ready": True, "warnings": told} if told else {"ready": True}
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
-    async def metrics() -> Response:
+    def metrics() -> Response:  # in a thread: the trainer's ask Redis
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/info", tags=["health"], summary="Version, space, models, limits")

@@ -1,0 +1,43 @@
+"""What `/metrics` of the trainer says about the queue, against a real Redis server."""
+
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from redis_server import redis_server
+from rq import Worker
+from serving import serving
+from trainer.app import create_trainer
+from trainer.queues import job_queue
+from trainer.settings import TrainerSettings
+
+
+def queue_metrics(url: str) -> dict[str, float]:
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+        if family.name in ("trainer_jobs", "trainer_workers")
+        for sample in family.samples
+    }
+
+
+def test_waiting_jobs_and_workers_are_counted(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        settings = TrainerSettings(data_dir=tmp_path / "data", redis_url=server.url)
+        with serving(create_trainer(settings)) as url:
+            none = {"trainer_jobs waiting": 0, "trainer_jobs running": 0, "trainer_jobs failed": 0}
+            assert queue_metrics(url) == {**none, "trainer_workers": 0}
+            queue = job_queue(server.client)
+            queue.enqueue("trainer.jobs.train.run_fold", "nothing", 0)
+            worker = Worker([queue], connection=server.client, serializer=queue.serializer)
+            worker.register_birth()  # type: ignore[no-untyped-call]
+            assert queue_metrics(url) == {**none, "trainer_jobs waiting": 1, "trainer_workers": 1}
+
+
+def test_metrics_are_answered_without_redis(tmp_path: Path) -> None:
+    settings = TrainerSettings(data_dir=tmp_path / "data", redis_url="redis://127.0.0.1:1/0")
+    with serving(create_trainer(settings)) as url:
+        answer = httpx.get(f"{url}/metrics")
+        assert answer.status_code == 200
+        assert "http_requests_total" in answer.text
+        assert queue_metrics(url) == {}
