@@ -23,7 +23,7 @@ _KEPT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class WantedJob:
-    """A job that should exist until its work is done; its arguments are names, the truth lies on the volume."""
+    """A job that should exist until its work is done. Its arguments are names: the truth lies on disk."""
 
     id: str
     function: str
