@@ -116,7 +116,7 @@ def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path,
     choose(page, astronaut)
     page.wait_for_selector(".face")
     page.click("#copy")
-    page.wait_for_function("document.getElementById('status').textContent === 'Copied.'")
+    page.wait_for_selector("#status:text-is('Copied.')")
     line = page.evaluate("navigator.clipboard.readText()")
     assert line.startswith("curl -F 'image=@astronaut.png' 'http://127.0.0.1:")
     with page.expect_download() as download:
