@@ -53,9 +53,14 @@ def assert_six_adults(answer: dict[str, Any]) -> None:
         assert abs(sum(face["age"]["groups"].values()) - 1) < 1e-3
 
 
+def made_data(data_dir: Path, space: Space) -> None:
+    """The data set `made` of `EXPERIMENT`."""
+    write_embedding_set(data_dir, "made", "images", made_faces(400, space=space), {"kind": "made up"})
+
+
 def train_and_promote(trainer: str, data_dir: Path, space: Space) -> dict[str, str]:
     """Run an experiment on made-up faces over the queue, check its table, promote it: task → version."""
-    write_embedding_set(data_dir, "made", "images", made_faces(400, space=space), {"kind": "made up"})
+    made_data(data_dir, space)
     created = httpx.post(f"{trainer}/experiments", json=EXPERIMENT, timeout=30)
     assert created.status_code == 202, created.text
     url = f"{trainer}/experiments/{created.json()['id']}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -155,6 +156,7 @@ class Stack:
             "PROXY_EMBEDDER_URLS": self.url("embedder"),
             "TRAINER_PROXY_URL": self.url("embedder-proxy"),
             "PREDICTOR_PROXY_URL": self.url("embedder-proxy"),
+            "SERVICE_KEY": os.environ.get("SERVICE_KEY") or secrets.token_urlsafe(32),
             "PYTHONUNBUFFERED": "1",
         }
 

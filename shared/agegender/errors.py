@@ -40,6 +40,8 @@ class Problem(Exception):
     @property
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         return {**headers, "Connection": "close"} if self.close_connection else headers
 
     def document(self) -> dict[str, Any]:

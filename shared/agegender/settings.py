@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agegender.network import NetworkSettings
 
 
-class ServiceSettings(BaseSettings):
-    """Read from the environment; unknown values of known names are errors at start."""
+class ServiceSettings(NetworkSettings):
+    """Read from the environment; unknown values of known names are errors at start.
 
-    # An empty variable, as Compose passes on what is not set, means the default.
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    An empty variable, as Compose passes on what is not set, means the default.
+    """
 
-    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="address to listen on")
     data_dir: Path = Field(
         Path("data"), validation_alias=AliasChoices("DATA_DIR"), description="the shared volume"
     )

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from agegender.datasets import EmbeddingSet, meta_data_path, read_embedding_set
+from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.app import create_app
 from embedder_double import SPACE, EmbedderDouble
@@ -94,8 +95,10 @@ class System:
         url = self.stack.enter_context(serving(proxy))
         self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
         app = create_app(
+            self.settings,
             name="trainer",
             description="",
+            scope=Scope.TRAIN,
             lifespan=_lifespan,
             why_not_ready=_ready,
             info=_info,

@@ -100,7 +100,7 @@ def test_many_images_are_many_requests() -> None:
         (answer(image(), space=Space(id="other-2", dimension=2)), "space-mismatch"),
         (httpx.Response(200, text="{}"), "not-ready"),
         (answer(), "not-ready"),
-        (problem("unauthorized", 401), "unauthorized"),
+        (problem("key-needed", 401), "bad-gateway"),
     ],
 )
 def test_answers_that_are_none_are_problems(bad: httpx.Response, slug: str) -> None:

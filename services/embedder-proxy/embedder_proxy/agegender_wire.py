@@ -21,8 +21,11 @@ class _Info(BaseModel):
 
 
 class AgegenderWire:
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    """`key` is the header of the services' own key. No other kind of container is shown it."""
+
+    def __init__(self, client: httpx.AsyncClient, key: Mapping[str, str] | None = None) -> None:
         self._client = client
+        self._key = dict(key or {})
 
     async def probe(self, url: str) -> Space:
         response, content = await self._get(f"{url}/health/ready")
@@ -36,7 +39,9 @@ class AgegenderWire:
 
     async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
         files = [(IMAGE_FIELD, (f"{number}", image)) for number, image in enumerate(images)]
-        request = self._client.build_request("POST", f"{url}/faces", files=files, headers=headers)
+        request = self._client.build_request(
+            "POST", f"{url}/faces", files=files, headers={**headers, **self._key}
+        )
         response, content = await exchange(self._client, request)
         status = response.status_code
         if status == 200:
@@ -51,7 +56,9 @@ class AgegenderWire:
         raise EmbedderFailed(_detail(content) or f"answered {status}")
 
     async def _get(self, url: str) -> tuple[httpx.Response, bytes]:
-        return await exchange(self._client, self._client.build_request("GET", url), max_bytes=1024 * 1024)
+        return await exchange(
+            self._client, self._client.build_request("GET", url, headers=self._key), max_bytes=1024 * 1024
+        )
 
 
 def _parse(content: bytes, count: int) -> Embedded:

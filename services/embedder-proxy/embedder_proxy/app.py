@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer
+from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.admission import BodyMemory, read_in_time
 from agegender.web.app import create_app
@@ -68,8 +69,10 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
         return _info(rooms)
 
     app = create_app(
+        settings,
         name="age-gender embedder-proxy",
         description="Faces and their embeddings, from one or several embedding containers.",
+        scope=Scope.PREDICT,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
@@ -88,7 +91,7 @@ def _furnish(settings: ProxySettings) -> _Rooms:
     wire: Wire = (
         OriginalWire(client, settings.image_limits, settings.embedder_space)
         if settings.embedder_wire == "original"
-        else AgegenderWire(client)
+        else AgegenderWire(client, settings.service_headers)
     )
     pool = Pool(
         wire,

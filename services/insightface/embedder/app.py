@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from agegender.faces import FacesAnswer
+from agegender.keys import Scope
 from agegender.web.app import create_app
 from agegender.web.uploads import UploadLimits, read_images
 from fastapi import FastAPI, Request
@@ -37,8 +38,10 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         }
 
     app = create_app(
+        settings.model_copy(update={"rate_limit": None}),  # the proxy in front limits its callers
         name="insightface",
         description="Detects faces, aligns them and embeds them. Internal: the embedder-proxy is its front.",
+        scope=Scope.PREDICT,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,

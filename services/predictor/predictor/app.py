@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from agegender.errors import Problem
+from agegender.keys import Scope
 from agegender.web.app import create_app
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -51,8 +52,10 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         return await _info(rooms)
 
     app = create_app(
+        settings,
         name="age-gender predictor",
         description="One image in; an age and a gender for each face out, with how sure they are.",
+        scope=Scope.PREDICT,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,

@@ -1,7 +1,7 @@
 """The embedder-proxy as the predictor sees it: faces of images, and the space they live in."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -41,12 +41,13 @@ class Found:
 class ProxyClient:
     """Talks to the embedder-proxy. Its problems are passed on as they are."""
 
-    def __init__(self, url: str, *, connect_timeout: float) -> None:
+    def __init__(self, url: str, *, headers: Mapping[str, str], connect_timeout: float) -> None:
         self._connect_timeout = connect_timeout
         self._space: Space | None = None
         self._space_known_at = 0.0
         self._http = httpx.AsyncClient(
             base_url=url,
+            headers=headers,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
             trust_env=False,
         )
@@ -149,6 +150,8 @@ def _bad_answer(what: str) -> Problem:
 
 
 def _passed_on(response: httpx.Response) -> Problem:
+    if response.status_code in (401, 403):  # our key, not our caller's
+        return _bad_answer("is that SERVICE_KEY is not its own; give all services the same")
     given = response.headers.get("retry-after", "")
     retry_after = int(given) if given.isascii() and given.isdigit() else None
     try:

@@ -22,7 +22,9 @@ class Rooms:
 
     @classmethod
     def furnished(cls, settings: PredictorSettings) -> "Rooms":
-        proxy = ProxyClient(settings.proxy_url, connect_timeout=settings.connect_timeout)
+        proxy = ProxyClient(
+            settings.proxy_url, headers=settings.service_headers, connect_timeout=settings.connect_timeout
+        )
         registry = HeadRegistry(settings.models_dir, settings.heads_dir)
         batches = HeadBatches(settings.threads, settings.max_batch_faces)
         return cls(

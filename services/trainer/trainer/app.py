@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
+from agegender.keys import Scope
 from agegender.web.app import create_app
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
@@ -16,6 +17,8 @@ from trainer.experiments.schedule import reconcile_all
 from trainer.metrics import watch_queue
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
+
+_MAX_BODY = 1024 * 1024  # bytes; requests name data, they do not bring it
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +51,11 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         return {"data_dir": str(settings.data_dir), "proxy_url": settings.proxy_url}
 
     app = create_app(
+        settings,
         name="age-gender trainer",
         description="Extracts data sets and trains heads by leave-one-fold-out cross-validation.",
+        scope=Scope.TRAIN,
+        small_bodies=_MAX_BODY,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,

@@ -9,19 +9,20 @@ import sys
 
 import typer
 
-from agegender.cli import datasets, experiments, heads, prediction, searches
+from agegender.cli import datasets, experiments, heads, keys, prediction, searches
 from agegender.cli.output import errors
 from agegender.errors import Problem
 
 app = typer.Typer(
     name="agegender",
     help="Age and gender of faces: predict, extract data sets, train heads, promote them.",
-    epilog="Services are found at AGEGENDER_PREDICTOR_URL, AGEGENDER_TRAINER_URL and AGEGENDER_PROXY_URL.",
+    epilog="Services are found at AGEGENDER_PREDICTOR_URL, AGEGENDER_TRAINER_URL and AGEGENDER_PROXY_URL. "
+    "Where they take keys, AGEGENDER_API_KEY is sent.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (prediction, datasets, experiments, searches, heads):
+for part in (prediction, datasets, experiments, searches, heads, keys):
     part.add_commands(app)
 
 _NEXT_STEPS = {

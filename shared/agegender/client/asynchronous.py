@@ -38,7 +38,9 @@ class AsyncClient:
     def __init__(self, settings: ClientSettings | None = None) -> None:
         self._settings = settings or ClientSettings()
         self._https: dict[calls.Service, httpx.AsyncClient] = {
-            service: httpx.AsyncClient(base_url=url, timeout=self._settings.timeout)
+            service: httpx.AsyncClient(
+                base_url=url, headers=self._settings.headers, timeout=self._settings.timeout
+            )
             for service, url in self._settings.urls.items()
         }
 

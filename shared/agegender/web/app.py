@@ -4,19 +4,25 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from agegender import __version__
-from agegender.errors import PROBLEM_MEDIA_TYPE, Problem, not_ready
-from agegender.web.requests import ObserveRequests, request_id
+from agegender.errors import not_ready
+from agegender.keys import Scope
+from agegender.settings import ServiceSettings
+from agegender.web.access import RequireKey
+from agegender.web.bodies import SmallBodies
+from agegender.web.documentation import add_documentation
+from agegender.web.origins import RefuseForeignPages
+from agegender.web.problems import add_problem_handlers
+from agegender.web.rates import LimitRate
+from agegender.web.requests import ObserveRequests
+from agegender.web.security_headers import AddSecurityHeaders
 
-log = structlog.get_logger(__name__)
+_BODY_SECONDS = 30.0
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -31,34 +37,39 @@ class ProblemDocument(BaseModel):
 
 
 def create_app(
+    settings: ServiceSettings,
     *,
     name: str,
     description: str,
+    scope: Scope,
     lifespan: Lifespan,
     why_not_ready: Callable[[], Awaitable[str | None]],
     info: Callable[[], Awaitable[dict[str, Any]]],
     warnings: Callable[[], list[str]] = list,
+    small_bodies: int | None = None,
 ) -> FastAPI:
     """The application, with `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`.
 
     Parameters
     ----------
+    scope : what a key needs for every route that is not open (`agegender.web.access.OPEN_PATHS`).
     why_not_ready : gives the reason for which the service cannot work, None where it can.
     info : what `/info` tells beside name and version: space, models, limits.
     warnings : what is wrong though the service can work; `/health/ready` tells it.
+    small_bodies : the most bytes of any body; None where the routes bound what they read themselves.
     """
     app = FastAPI(
         title=name,
         description=description,
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         responses={"default": {"model": ProblemDocument, "description": "RFC 9457 problem document"}},
     )
-    app.add_middleware(ObserveRequests)
-    app.add_exception_handler(Problem, _render_problem)
-    app.add_exception_handler(RequestValidationError, _render_validation_error)
-    app.add_exception_handler(HTTPException, _render_http_exception)
-    app.add_exception_handler(Exception, _render_surprise)
+    _add_guards(app, settings, name, scope, small_bodies)
+    add_problem_handlers(app)
+    add_documentation(app)
 
     @app.get("/health/live", tags=["health"], summary="The process runs")
     @app.get("/v2/health/live", include_in_schema=False)
@@ -85,43 +96,25 @@ def create_app(
     return app
 
 
-def _problem_response(problem: Problem) -> JSONResponse:
-    document = problem.document()
-    if (identifier := request_id()) is not None:
-        document["request_id"] = identifier
-    return JSONResponse(
-        document, status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=problem.headers
-    )
-
-
-async def _render_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return _problem_response(error)
-
-
-async def _render_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
-        for item in error.errors()
-    ]
-    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
-    return _problem_response(Problem("invalid-request", 422, detail, errors=errors[:50]))
-
-
-async def _render_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    slug = {404: "not-found", 405: "method-not-allowed", 400: "bad-request"}.get(
-        error.status_code, "http-error"
-    )
-    detail = error.detail
-    if error.status_code in (404, 405):
-        detail = f"{request.method} {request.url.path} is not served here; /docs lists what is."
-    return _problem_response(Problem(slug, error.status_code, detail))
-
-
-async def _render_surprise(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
-    return _problem_response(
-        Problem("internal-error", 500, "The service failed unexpectedly; its log says why.")
-    )
+def _add_guards(
+    app: FastAPI, settings: ServiceSettings, name: str, scope: Scope, small_bodies: int | None
+) -> None:
+    """What a request passes before it comes to a route. Starlette runs first what was added last."""
+    keys_needed = bool(settings.api_keys)
+    if small_bodies is not None:
+        app.add_middleware(SmallBodies, max_bytes=small_bodies, seconds=_BODY_SECONDS)
+    if settings.rate_limit is not None:
+        app.add_middleware(LimitRate, service=name, limit=settings.rate_limit, redis_url=settings.redis_url)
+    app.add_middleware(RequireKey, keys=settings.known_keys, keys_needed=keys_needed, scope=scope)
+    if not keys_needed:
+        app.add_middleware(RefuseForeignPages, hosts=settings.allowed_hosts, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "X-Deadline-Ms", "Idempotency-Key"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(AddSecurityHeaders)
+    app.add_middleware(ObserveRequests)

@@ -4,12 +4,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from agegender.settings import ServiceSettings
+from agegender.web.connections import BoundedHeads
 from agegender.web.logs import configure_logs
 
 
 def serve(app: FastAPI, settings: ServiceSettings, port: int) -> None:
-    """Serve until SIGTERM, then answer what was accepted and stop."""
+    """Serve until SIGTERM, then answer what was accepted and stop.
+
+    Raises `SystemExit` where strangers could reach the service and nothing would stop them.
+    """
     configure_logs(settings.log_format, settings.log_level)
+    if (reason := settings.why_exposed()) is not None:
+        raise SystemExit(f"error: not started. {reason}")
     uvicorn.run(
         app,
         host=settings.host,
@@ -17,6 +23,8 @@ def serve(app: FastAPI, settings: ServiceSettings, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedHeads,
+        ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=20,
     )

@@ -3,9 +3,11 @@
 from typing import Annotated
 
 from agegender.heads.head import Task
+from agegender.keys import Scope
 from agegender.predictions import Models
 from agegender.spaces import NAME
-from fastapi import FastAPI, Query
+from agegender.web.access import needs
+from fastapi import Depends, FastAPI, Query
 from starlette.concurrency import run_in_threadpool
 
 from predictor.rooms import Rooms
@@ -13,6 +15,7 @@ from predictor.rooms import Rooms
 
 def add_routes(app: FastAPI, rooms: Rooms) -> None:
     registry = rooms.registry
+    admins_only = [Depends(needs(Scope.ADMIN))]
 
     def told() -> Models:
         return Models(models=registry.status(), warnings=registry.warnings)
@@ -21,12 +24,19 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def models() -> Models:
         return told()
 
-    @app.post("/models/refresh", tags=["models"], summary="Look for promoted heads now")
+    @app.post(
+        "/models/refresh", tags=["models"], summary="Look for promoted heads now", dependencies=admins_only
+    )
     async def refresh() -> Models:
         await run_in_threadpool(registry.refresh)
         return told()
 
-    @app.post("/models/{task}/rollback", tags=["models"], summary="Serve the head before the current one")
+    @app.post(
+        "/models/{task}/rollback",
+        tags=["models"],
+        summary="Serve the head before the current one",
+        dependencies=admins_only,
+    )
     async def rollback(
         task: Task,
         space: Annotated[

@@ -5,6 +5,7 @@ import { faceCard } from "./cards.js";
 import { element } from "./elements.js";
 import { annotatedPicture, answerOf, curlLine } from "./predict.js";
 import { drawBoxes } from "./stage.js";
+import { withKey } from "/web/key.js";
 
 const part = (id) => document.getElementById(id);
 const camera = new Camera(part("video"));
@@ -191,7 +192,7 @@ document.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) take(event.dataTransfer.files);
 });
 
-const info = await fetch("/info").then((response) => response.json()).catch(() => ({}));
+const info = await fetch("/info", { headers: withKey() }).then((response) => response.json()).catch(() => ({}));
 if (info.embedding_cache_seconds > 0) {
   const minutes = Math.max(1, Math.round(info.embedding_cache_seconds / 60));
   part("privacy").textContent = "The picture is sent to this server, answered and forgotten; it is not stored. "

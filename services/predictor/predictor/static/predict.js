@@ -1,11 +1,13 @@
 // Questions to the predictor. An error carries the problem document's own words.
 
+import { fetchWithKey, key } from "/web/key.js";
+
 async function post(image, name, coverage, accept) {
   const form = new FormData();
   form.append("image", image, name);
   let response;
   try {
-    response = await fetch(`/age-gender?coverage=${coverage}`, {
+    response = await fetchWithKey(`/age-gender?coverage=${coverage}`, {
       method: "POST", body: form, headers: { Accept: accept },
     });
   } catch {
@@ -29,5 +31,6 @@ export async function annotatedPicture(image, name, coverage) {
 export function curlLine(name, coverage) {
   const quoted = `'image=@${name.replaceAll("'", "'\\''")}'`;
   const query = coverage === "0.9" ? "" : `?coverage=${coverage}`;
-  return `curl -F ${quoted} '${location.origin}/age-gender${query}'`;
+  const header = key() ? "-H 'Authorization: Bearer YOUR-KEY' " : "";
+  return `curl ${header}-F ${quoted} '${location.origin}/age-gender${query}'`;
 }

@@ -112,7 +112,9 @@ def extract(
     wanted = wanted or ExtractionRequest()
     kind = require_kind(folder)
     variant = _one_of(kind.variants(folder), wanted.variant)
-    with FacesClient(settings.proxy_url, patience=_PROXY_PATIENCE) as client:
+    with FacesClient(
+        settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
+    ) as client:
         space = client.space()
     extraction = Extraction(
         dataset=folder.name,

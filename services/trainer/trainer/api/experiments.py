@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from agegender.errors import Problem
+from agegender.keys import Scope
+from agegender.web.access import needs
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import ValidationError
@@ -33,6 +35,11 @@ from trainer.settings import TrainerSettings
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 
 _EVENT_SECONDS = 0.5
+# The report's own styles, and matplotlib's in its drawings, stand in the page; nothing in it can run.
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; "
+    "frame-ancestors 'none'"
+}
 _FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
 
 
@@ -136,7 +143,7 @@ def report(
         raise Problem(
             "not-finished", 409, f"Experiment {experiment_id} has no report yet; wait until it is finished."
         )
-    return Response(path.read_bytes(), media_type=_FORMATS[chosen])
+    return Response(path.read_bytes(), media_type=_FORMATS[chosen], headers=_REPORT_HEADERS)
 
 
 def _accepted(accept: str) -> str:
@@ -172,6 +179,10 @@ def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) 
     return status
 
 
-@router.post("/{experiment_id}/promote", summary="Serve the heads of a finished experiment from now on")
+@router.post(
+    "/{experiment_id}/promote",
+    summary="Serve the heads of a finished experiment from now on",
+    dependencies=[Depends(needs(Scope.ADMIN))],
+)
 def promote_experiment(experiment_id: str, settings: Settings) -> dict[str, str]:
     return promote(settings.data_dir, load_experiment(settings.data_dir, experiment_id))

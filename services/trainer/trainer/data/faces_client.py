@@ -1,7 +1,7 @@
 """The embedder-proxy as extraction sees it: images in, faces out, waiting where it says so."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import httpx
@@ -30,14 +30,20 @@ _REQUEST_IMAGES = 8  # done before the proxy gives up, also with several workers
 class FacesClient:
     """Asks one proxy, from any number of threads.
 
+    headers : sent with every request, such as the services' key.
     patience : seconds for which an answer of "not now" (429, 502, 503, 504, no connection) is taken before
         it becomes the problem ``not-ready``.
     """
 
     def __init__(
-        self, url: str, *, patience: float = 300.0, sleep: Callable[[float], None] = time.sleep
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 300.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(120.0, connect=5.0))
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(120.0, connect=5.0))
         self._patience = patience
         self._sleep = sleep
 
@@ -121,6 +127,8 @@ def _portions(images: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _problem_of(answer: httpx.Response) -> Problem:
+    if answer.status_code in (401, 403):  # our key, not our caller's
+        return Problem("bad-gateway", 502, "The embedder-proxy has another SERVICE_KEY; give all the same.")
     told = answer.headers.get("retry-after", "")
     retry_after = int(told) if told.isdigit() else None
     try:

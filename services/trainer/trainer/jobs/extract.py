@@ -70,7 +70,7 @@ def extract_shard(dataset: str, space_id: str, variant: str, attempt: int, shard
         return current(data_dir, dataset, space_id, variant, attempt) is not None
 
     try:
-        with FacesClient(settings.proxy_url) as client:
+        with FacesClient(settings.proxy_url, headers=settings.service_headers) as client:
             embed_shard(
                 data_dir,
                 extraction,

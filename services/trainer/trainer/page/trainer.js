@@ -1,12 +1,14 @@
 // Lists experiments, follows the running ones by server-sent events, starts and promotes. No library.
+import { eachEvent, fetchWithKey, key } from "/web/key.js";
+
 const form = document.querySelector("#start");
 const hint = document.querySelector("#hint");
 const list = document.querySelector("#experiments");
-const cards = new Map(); // experiment id -> { card, losses: Map(fold -> [[epoch, loss]]), source }
+const cards = new Map(); // experiment id -> { card, losses: Map(fold -> [[epoch, loss]]), followed }
 const colours = ["#2a78c8", "#c8502a", "#2a9d6a", "#9a4fc8", "#c8a02a", "#5a5a5a"];
 
 async function ask(path, options = {}) {
-  const response = await fetch(path, options);
+  const response = await fetchWithKey(path, options);
   const body = await response.json();
   if (!response.ok) throw new Error(body.detail ?? response.statusText);
   return body;
@@ -41,7 +43,7 @@ function show(status, first = false) {
     wire(card, status.id);
   }
   draw(entry, status);
-  if (["queued", "running"].includes(status.state) && !entry.source) follow(entry, status.id);
+  if (["queued", "running"].includes(status.state) && !entry.followed) follow(entry, status.id);
 }
 
 function wire(card, id) {
@@ -65,16 +67,30 @@ function wire(card, id) {
   });
 }
 
-function follow(entry, id) {
-  entry.source = new EventSource(`/experiments/${id}/events`);
-  entry.source.onmessage = (event) => {
-    const status = JSON.parse(event.data);
-    draw(entry, status);
-    if (!["queued", "running"].includes(status.state)) {
-      entry.source.close();
-      entry.source = null;
+async function follow(entry, id) {
+  entry.followed = true;
+  while (entry.followed) {
+    try {
+      await eachEvent(`/experiments/${id}/events`, (status) => {
+        entry.followed = ["queued", "running"].includes(status.state);
+        draw(entry, status);
+      });
+    } catch {
+      // the server is away; its own state is the truth, so ask again
     }
-  };
+    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
+    if (!entry.card.isConnected) return;
+  }
+}
+
+// A link cannot send the key, so that the report is fetched with it and saved.
+async function saveReport(event, id) {
+  if (!key()) return;
+  event.preventDefault();
+  const response = await fetchWithKey(`/experiments/${id}/report?format=html`);
+  const url = URL.createObjectURL(await response.blob());
+  Object.assign(document.createElement("a"), { href: url, download: `${id}.html` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
 function draw(entry, status) {
@@ -98,6 +114,7 @@ function draw(entry, status) {
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
   const report = card.querySelector(".report");
   report.hidden = status.state !== "finished";
+  report.onclick = (event) => saveReport(event, status.id);
   report.href = `/experiments/${status.id}/report?format=html`;
   if (status.state === "finished") drawTable(card.querySelector(".table"), status.id);
 }

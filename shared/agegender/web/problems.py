@@ -1,0 +1,60 @@
+"""Every error of a service as an RFC 9457 problem document, whoever raised it."""
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from agegender.errors import PROBLEM_MEDIA_TYPE, Problem
+from agegender.web.requests import request_id
+
+log = structlog.get_logger(__name__)
+
+_SLUGS = {404: "not-found", 405: "method-not-allowed", 400: "bad-request"}
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    document = problem.document()
+    if (identifier := request_id()) is not None:
+        document["request_id"] = identifier
+    return JSONResponse(
+        document, status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=problem.headers
+    )
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(Problem, _render_problem)
+    app.add_exception_handler(RequestValidationError, _render_validation_error)
+    app.add_exception_handler(HTTPException, _render_http_exception)
+    app.add_exception_handler(Exception, _render_surprise)
+
+
+async def _render_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def _render_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
+    return problem_response(Problem("invalid-request", 422, detail, errors=errors[:50]))
+
+
+async def _render_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if error.status_code in (404, 405):
+        detail = f"{request.method} {request.url.path} is not served here; /docs lists what is."
+    return problem_response(Problem(_SLUGS.get(error.status_code, "http-error"), error.status_code, detail))
+
+
+async def _render_surprise(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    return problem_response(
+        Problem("internal-error", 500, "The service failed unexpectedly; its log says why.")
+    )

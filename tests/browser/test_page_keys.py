@@ -1,0 +1,83 @@
+"""The pages of services that take keys: they ask for one, keep it in the tab, and send it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import packs
+import pytest
+from agegender.keys import ApiKey, Scope
+from agegender.spaces import Space
+from chain import SIX_ADULTS, served_chain
+from chromium import chromium
+from pydantic import SecretStr
+from redis_server import redis_server
+from serving import serving
+from trainer.app import create_trainer
+from trainer.experiments.experiment import Experiment, ExperimentRequest
+from trainer.experiments.store import save_experiment
+from trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+KEY, SECRET = ApiKey.new("browser", [Scope.PREDICT, Scope.TRAIN])
+KEYED: dict[str, Any] = {"api_keys": (KEY,), "service_key": SecretStr("a secret among the services")}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with chromium() as browser:
+        yield browser
+
+
+def give_key(page: "Page", secret: str) -> None:
+    page.fill("dialog input", secret)
+    page.click("dialog button")
+
+
+def test_predictor_asks_for_the_key_and_keeps_it_in_the_tab(browser: "Browser", tmp_path: Path) -> None:
+    with served_chain(tmp_path, "human", packs.human_pack_dir(), **KEYED) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.set_input_files("#files", SIX_ADULTS)
+        give_key(page, "wrong")
+        page.wait_for_selector("#status.error")
+        assert "key" in page.inner_text("#status")
+        page.set_input_files("#files", SIX_ADULTS)
+        give_key(page, SECRET)
+        page.wait_for_selector(".face")
+        assert page.locator(".face").count() == 6
+        assert page.evaluate("localStorage.length") == 0
+        page.reload()
+        page.set_input_files("#files", SIX_ADULTS)
+        page.wait_for_selector(".face")
+        stranger = browser.new_context().new_page()
+        stranger.goto(url)
+        stranger.set_input_files("#files", SIX_ADULTS)
+        stranger.wait_for_selector("dialog[open]")
+
+
+def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp_path: Path) -> None:
+    request = ExperimentRequest.model_validate({"dataset": "made", "task": "age"})
+    experiment = Experiment(
+        id="one",
+        created=datetime.now(UTC),
+        datasets=["made"],
+        variant="images",
+        space=Space(id="made-1", dimension=4),
+        folds=[0, 1],
+        options=request.training_options(),
+        preset=request.preset,
+    )
+    save_experiment(tmp_path, experiment)
+    with redis_server(tmp_path) as redis:
+        settings = TrainerSettings(data_dir=tmp_path, redis_url=redis.url, **KEYED)
+        with serving(create_trainer(settings)) as url:
+            page = browser.new_page()
+            page.goto(url)
+            give_key(page, SECRET)
+            page.wait_for_selector(".state:text-is('queued')")
+            save_experiment(tmp_path, experiment.model_copy(update={"cancelled": True}))
+            page.wait_for_selector(".state:text-is('cancelled')")  # told by the stream of events

@@ -1,0 +1,103 @@
+"""The system as `make up` starts it when API_KEYS is set: strangers get nothing, the services each other."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from agegender.client import Client, ClientSettings
+from agegender.errors import Problem
+from agegender.keys import ApiKey, Scope
+from agegender.spaces import Space
+from packs import human_pack_dir
+from PIL import Image
+from pydantic import SecretStr
+from system import EXPERIMENT, SIX_ADULTS, made_data
+
+from tools.stack import Stack, free_ports
+
+KEYS = {scope: ApiKey.new(scope.value, [scope]) for scope in Scope}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    root = tmp_path_factory.mktemp("keyed")
+    started = Stack(
+        root / "data",
+        root / "run",
+        free_ports(),
+        environment={
+            "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
+            "API_KEYS": ",".join(str(key) for key, _ in KEYS.values()),
+            "RATE_LIMIT": "30/minute",
+        },
+    )
+    try:
+        started.start()
+        started.wait_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+def client(stack: Stack, scope: Scope | None) -> Client:
+    return Client(
+        ClientSettings(
+            predictor_url=stack.url("predictor"),
+            trainer_url=stack.url("trainer"),
+            proxy_url=stack.url("embedder-proxy"),
+            api_key=None if scope is None else SecretStr(KEYS[scope][1]),
+        )
+    )
+
+
+def test_photograph_goes_through_all_services_with_one_key(stack: Stack) -> None:
+    with client(stack, Scope.PREDICT) as own:
+        assert len(own.predict([SIX_ADULTS.read_bytes()]).images[0].faces) == 6  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["embedder", "embedder-proxy", "predictor", "trainer"])
+def test_stranger_gets_nothing(stack: Stack, name: str) -> None:
+    for path in ("/faces", "/age-gender", "/", "/experiments", "/datasets/x/extract"):
+        answer = httpx.post(f"{stack.url(name)}{path}", files={"image": SIX_ADULTS.read_bytes()})
+        assert answer.status_code == 401, path
+    assert httpx.get(f"{stack.url(name)}/info").status_code == 401
+
+
+def test_key_to_train_does_not_change_what_is_served(stack: Stack) -> None:
+    with client(stack, Scope.PREDICT) as own, pytest.raises(Problem, match="train"):
+        own.experiments()
+    headers = {"X-API-Key": KEYS[Scope.PREDICT][1]}
+    space = Space.model_validate(
+        httpx.get(f"{stack.url('embedder-proxy')}/info", headers=headers).json()["space"]
+    )
+    made_data(stack.data_dir, space)
+    with client(stack, Scope.TRAIN) as own:
+        experiment = own.create_experiment(EXPERIMENT)
+        states = [status.state for status in own.watch(experiment.id)]
+        assert states[-1] == "finished"
+        with pytest.raises(Problem, match="admin"):
+            own.promote(experiment.id)
+    with client(stack, Scope.ADMIN) as own:
+        assert own.promote(experiment.id)
+
+
+def test_extraction_shows_the_proxy_the_services_key(stack: Stack) -> None:
+    folder = stack.data_dir / "six"
+    folder.mkdir()
+    with client(stack, Scope.PREDICT) as own, Image.open(SIX_ADULTS) as photograph:
+        image = own.predict([SIX_ADULTS.read_bytes()]).images[0]
+        for number, face in enumerate(image.faces):  # type: ignore[union-attr]
+            left, top, right, bottom = face.bbox
+            photograph.crop((left - 60, top - 60, right + 60, bottom + 60)).save(folder / f"{number}.png")
+    rows = "".join(f"{number}.png,30,female\n" for number in range(6))
+    (folder / "labels.csv").write_text("file,age,gender\n" + rows)
+    with client(stack, Scope.TRAIN) as own:
+        own.extract("six")
+        *_, last = own.watch_extraction("six")
+    assert last.state == "finished", last.model_dump_json()
+
+
+def test_greedy_caller_is_limited(stack: Stack) -> None:
+    headers = {"X-API-Key": KEYS[Scope.ADMIN][1]}
+    statuses = [httpx.get(f"{stack.url('predictor')}/models", headers=headers).status_code for _ in range(31)]
+    assert statuses[-1] == 429

@@ -1,0 +1,85 @@
+"""Keys, and when a service refuses to start."""
+
+import pytest
+from agegender.keys import ApiKey, Scope, key_of
+from agegender.network import NetworkSettings
+from agegender.settings import ServiceSettings
+from pydantic import SecretStr, ValidationError
+
+SECRET = "s" * 32
+
+
+def made(name: str = "camera", *scopes: Scope) -> tuple[ApiKey, str]:
+    return ApiKey.new(name, scopes or [Scope.PREDICT])
+
+
+def test_key_is_found_by_its_secret_and_not_by_its_hash() -> None:
+    (camera, secret), (other, _) = made(), made("other")
+    assert key_of(secret, [other, camera]) is camera
+    assert key_of(camera.sha256, [other, camera]) is None
+    assert key_of("", [other, camera]) is None
+
+
+def test_entry_holds_no_secret_and_reads_back() -> None:
+    key, secret = made("camera", Scope.TRAIN, Scope.PREDICT)
+    assert secret not in str(key)
+    assert ApiKey.parse(str(key)) == key
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "camera", "camera:predict:secret", "camera:all:" + "0" * 64, ":predict:"]
+)
+def test_entry_that_is_none_is_refused_without_repeating_it(entry: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        ApiKey.parse(entry)
+    assert "camera:predict:secret" not in str(refused.value)
+
+
+def test_admin_may_do_everything_and_others_only_theirs() -> None:
+    admin, _ = made("admin", Scope.ADMIN)
+    camera, _ = made()
+    assert all(admin.allows(scope) for scope in Scope)
+    assert [scope for scope in Scope if camera.allows(scope)] == [Scope.PREDICT]
+
+
+def test_settings_read_several_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [made(name)[0] for name in ("one", "two")]
+    monkeypatch.setenv("API_KEYS", f"{keys[0]},\n {keys[1]}\n")
+    monkeypatch.setenv("SERVICE_KEY", SECRET)
+    settings = ServiceSettings()
+    assert list(settings.api_keys) == keys
+    assert [key.name for key in settings.known_keys] == ["one", "two", "service"]
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("setting", [{"api_keys": (made()[0],)}, {"rate_limit": "5/minute"}])
+def test_keys_and_limits_need_a_key_among_the_services(setting: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="SERVICE_KEY"):
+        NetworkSettings.model_validate(setting)
+
+
+def test_rate_that_is_none_is_refused_at_start() -> None:
+    with pytest.raises(ValidationError):
+        NetworkSettings(rate_limit="often", service_key=SecretStr(SECRET))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
+def test_localhost_needs_no_keys(address: str) -> None:
+    assert NetworkSettings(host=address).why_exposed() is None
+    assert NetworkSettings(host="0.0.0.0", published_on=address).why_exposed() is None
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_strangers_are_not_served_without_keys_unless_told_so(address: str) -> None:
+    assert "API_KEYS" in str(NetworkSettings(host=address).why_exposed())
+    assert NetworkSettings(host=address, allow_anonymous=True).why_exposed() is None
+    with_keys = NetworkSettings(host=address, api_keys=(made()[0],), service_key=SecretStr(SECRET))
+    assert with_keys.why_exposed() is None
+
+
+def test_known_redis_password_is_refused_beyond_this_machine() -> None:
+    settings = ServiceSettings(
+        host="0.0.0.0", redis_url="redis://:age-gender@redis:6379/0", allow_anonymous=True
+    )
+    assert "REDIS_PASSWORD" in str(settings.why_exposed())
+    assert settings.model_copy(update={"published_on": "127.0.0.1"}).why_exposed() is None
