@@ -77,11 +77,11 @@ def list_datasets(settings: Settings) -> list[Dataset]:
 
 
 @router.get("/{name}", summary="One data set, with counts and progress")
-def show_dataset(name: str, folder: Folder, redis: Connection) -> DatasetStatus:
+def show_dataset(name: str, folder: Folder, settings: Settings, redis: Connection) -> DatasetStatus:
     found = dataset_in(folder)
     if found is None:
         raise not_found("data set", name)
-    extractions = [_status(redis, extraction) for extraction in found.extractions]
+    extractions = [_status(settings, redis, extraction) for extraction in found.extractions]
     return DatasetStatus(**{**vars(found), "extractions": extractions})
 
 
@@ -90,10 +90,14 @@ def show_dataset(name: str, folder: Folder, redis: Connection) -> DatasetStatus:
     summary="Server-sent events while an extraction runs: its state and progress",
     response_class=EventSourceResponse,
 )
-async def dataset_events(folder: Folder, redis: Connection) -> AsyncIterator[ExtractionStatus]:
+async def dataset_events(
+    folder: Folder, settings: Settings, redis: Connection
+) -> AsyncIterator[ExtractionStatus]:
     told: dict[str, str] = {}
     while True:
-        statuses = await asyncio.to_thread(lambda: [_status(redis, one) for one in states_of(folder)])
+        statuses = await asyncio.to_thread(
+            lambda: [_status(settings, redis, one) for one in states_of(folder)]
+        )
         for status in statuses:
             if told.get(status.id) != (text := status.model_dump_json()):
                 told[status.id] = text
@@ -132,7 +136,7 @@ def extract(
 @router.delete("/{name}/extract", summary="Cancel the extractions of a data set; what is done stays")
 def cancel_extraction(folder: Folder, settings: Settings, redis: Connection) -> list[ExtractionStatus]:
     return [
-        _status(redis, write_state(settings.data_dir, extraction, state="cancelled"))
+        _status(settings, redis, write_state(settings.data_dir, extraction, state="cancelled"))
         for extraction in states_of(folder)
         if extraction.state in ACTIVE
     ]
@@ -171,11 +175,11 @@ def _start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> Extra
                 f"An extraction of {wanted.dataset}/{wanted.variant} with other options is running; "
                 "cancel it or wait for its end.",
             )
-        return _status(redis, last)
+        return _status(settings, redis, last)
     attempt = 1 if last is None else last.attempt + 1
     extraction = write_state(settings.data_dir, wanted, attempt=attempt)
     enqueue_first(queue, extraction)
-    return _status(redis, extraction)
+    return _status(settings, redis, extraction)
 
 
 def _one_of(variants: list[str], wanted: str | None) -> str:
@@ -186,7 +190,11 @@ def _one_of(variants: list[str], wanted: str | None) -> str:
     return wanted
 
 
-def _status(redis: Redis, extraction: Extraction) -> ExtractionStatus:
+def _status(settings: TrainerSettings, redis: Redis, extraction: Extraction) -> ExtractionStatus:
+    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
+        # The last job may have ended since the state was read: now that there is none, the state is final.
+        path = (extraction.dataset, extraction.space.id, extraction.variant)
+        extraction = read_state(settings.data_dir, *path) or extraction
     if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
         # Its jobs failed unexpectedly or Redis lost them; nobody but us will tell.
         lost = Problem("jobs-lost", 500, "Its jobs are gone; the worker's log may say why. Start it again.")

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from agegender.errors import Problem
 from rq import Queue, Retry
-from rq.job import Job
+from rq.job import Job, JobStatus
 
 from trainer.data.extraction import ACTIVE, Extraction, read_state, write_state
 from trainer.data.original_files import KIND as ORIGINAL
@@ -17,6 +17,7 @@ _RETRIES = 5  # a worker that dies takes its job with it; the next goes on from 
 _KEPT_SECONDS = 24 * 3600
 _PLAN_SECONDS = 3600
 _IMPORT_SECONDS = 6 * 3600
+_OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
 
 
 def current(data_dir: Path, dataset: str, space_id: str, variant: str, attempt: int) -> Extraction | None:
@@ -78,7 +79,5 @@ def has_jobs(queue: Queue, extraction: Extraction) -> bool:
         connection=queue.connection,
         serializer=queue.serializer,
     )
-    return any(
-        job is not None and not (job.is_finished or job.is_failed or job.is_stopped or job.is_canceled)
-        for job in jobs
-    )
+    # States as they were fetched together: the plan may end, and the merge begin to exist, after that.
+    return any(job is not None and job.get_status(refresh=False) not in _OVER for job in jobs)

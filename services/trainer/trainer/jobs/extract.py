@@ -84,6 +84,8 @@ def extract_shard(dataset: str, space_id: str, variant: str, attempt: int, shard
         log.info("extraction stopped", dataset=dataset, shard=shard)
     except Problem as problem:
         if problem.retry_after is not None:  # it may pass: RQ tries again, and counts
-            write_state(data_dir, extraction, problem=problem.document())
+            latest = current(data_dir, dataset, space_id, variant, attempt)
+            if latest is not None:  # a cancelled one stays cancelled
+                write_state(data_dir, latest, problem=problem.document())
             raise
         fail(data_dir, extraction, problem)
