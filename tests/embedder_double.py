@@ -42,6 +42,7 @@ class EmbedderDouble:
     space: Space = SPACE
     fault: str | None = None
     seconds: float = 0.0
+    timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
     broken: Callable[[bytes], bool] = lambda image: False
     batches: list[int] = field(default_factory=list)
@@ -138,7 +139,7 @@ class EmbedderDouble:
                 text = text.replace(self.space.id, "surprise-9")
             case "redirect":
                 return Response(status_code=307, headers={"Location": "http://127.0.0.1:1/"})
-        return Response(text, media_type="application/json")
+        return Response(text, media_type="application/json", headers={"Server-Timing": self.timing})
 
     @staticmethod
     def _problem(status: int, detail: str) -> Response:

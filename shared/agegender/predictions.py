@@ -57,8 +57,8 @@ class AgeGenderAnswer(BaseModel):
     )
     images: list[ImageAnswer | ImageProblem]
     timings: dict[str, float] = Field(
-        description="milliseconds: read, proxy, queue, heads, total, and what the proxy tells of its own",
-        examples=[{"read": 0.4, "proxy": 61.2, "queue": 0.1, "heads": 0.5, "total": 63.0}],
+        description="milliseconds by stage: reading the request (read); the proxy's answer (proxy), with "
+        "decode, detect and embed in it; waiting, here and there (queue); heads; and all of it (total)"
     )
 
 
@@ -68,7 +68,7 @@ class EmbeddingsAnswer(BaseModel):
     space: Space
     models: dict[Task, str]
     faces: list[FaceEstimate]
-    timings: dict[str, float]
+    timings: dict[str, float] = Field(description="milliseconds by stage: read, queue, heads, total")
 
 
 class HeadStatus(BaseModel):

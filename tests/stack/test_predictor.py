@@ -149,6 +149,9 @@ def test_six_adults_are_found_through_the_whole_chain(chain: str) -> None:
     (image,) = answer["images"]
     assert (image["width"], image["height"], len(image["faces"])) == (1280, 886, 6)
     assert answer["space"]["dimension"] == 512
+    timings = answer["timings"]
+    assert min(timings[stage] for stage in ("detect", "embed", "heads")) > 0
+    assert timings["decode"] + timings["detect"] + timings["embed"] < timings["proxy"] < timings["total"]
     assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
     turned = min(image["faces"], key=lambda face: face["quality"]["score"])
     assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside

@@ -11,7 +11,6 @@ from PIL import Image
 from predictor.drawing import annotated, label_lines
 from predictor.intake import parsed
 from predictor.options import EmbeddingsRequest
-from predictor.proxy import server_timings
 from predictor.routes.age_gender import wanted_picture
 
 
@@ -84,10 +83,3 @@ def test_json_that_is_none_is_a_problem(body: bytes) -> None:
     with pytest.raises(Problem) as raised:
         parsed(EmbeddingsRequest, body)
     assert raised.value.slug == "invalid-request"
-
-
-def test_server_timing_is_read_and_nonsense_in_it_left_out() -> None:
-    assert server_timings('detect;dur=12.5, embed;desc="x";dur=3, odd;dur=abc, ;dur=1, bare') == {
-        "detect": 12.5,
-        "embed": 3.0,
-    }

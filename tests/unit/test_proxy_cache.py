@@ -9,6 +9,7 @@ import httpx
 import pytest
 from agegender.faces import FacesAnswer
 from agegender.spaces import Space
+from agegender.web.timings import stage_seconds
 from embedder_double import EmbedderDouble, faces_of
 from proxies import picture, post, proxy
 from redis_server import RedisServer, redis_server
@@ -38,6 +39,8 @@ def test_the_same_picture_is_embedded_once(double: EmbedderDouble, redis: RedisS
         first, again = post(client, picture()), post(client, picture())
         assert first.json() == again.json()
         assert double.batches == [1]
+        spent = stage_seconds(again.headers["Server-Timing"])
+        assert spent == {"queue": 0, "decode": 0, "detect": 0, "embed": 0}
         mixed = post(client, picture(1), picture(), picture(2))
         assert double.batches == [1, 2]
         answer = FacesAnswer.model_validate_json(mixed.content)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
+from agegender.web.timings import stage_seconds
 from embedder_double import SPACE, EmbedderDouble, faces_of
 from PIL import Image
 from proxies import picture, post, problem_of, proxy
@@ -188,6 +189,22 @@ def test_metrics_tell_queue_and_inference_apart(start_proxy: StartProxy, double:
     for name in ("proxy_queue_seconds_count", "proxy_inference_seconds_count", "proxy_faces_total"):
         (line,) = [line for line in text.splitlines() if line.startswith(name)]
         assert float(line.split()[-1]) >= 1
+
+
+def test_time_by_stage_is_passed_on_with_the_own_wait_added(
+    start_proxy: StartProxy, double: EmbedderDouble
+) -> None:
+    told = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
+    assert (told["decode"], told["detect"], told["embed"]) == (0.002, 0.003, 0.004)
+    assert 0.001 <= told["queue"] < 1
+
+
+def test_container_that_tells_no_times_leaves_only_the_wait(
+    start_proxy: StartProxy, double: EmbedderDouble
+) -> None:
+    double.timing = ""
+    told = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
+    assert list(told) == ["queue"]
 
 
 def test_info_tells_space_embedders_and_limits(start_proxy: StartProxy, double: EmbedderDouble) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
+from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
 from agegender.web.uploads import IMAGE_FIELD
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -45,7 +47,8 @@ class AgegenderWire:
         response, content = await exchange(self._client, request)
         status = response.status_code
         if status == 200:
-            return await asyncio.to_thread(_parse, content, len(images))
+            embedded = await asyncio.to_thread(_parse, content, len(images))
+            return replace(embedded, seconds=stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
         if status == 429:
             raise EmbedderBusy(_problem(content, status, _seconds(response)))
         if status in _IMAGE_ERRORS:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import httpx
@@ -30,11 +30,13 @@ class EmbedderBusy(Exception):
 class Embedded:
     """One entry an image, in the order sent: its faces, or why it has none.
 
-    `space` is None where every image has a problem and the container did not tell it.
+    `space` is None where every image has a problem and the container did not tell it. `seconds` is the
+    container's own account of its time by stage; empty where it gives none.
     """
 
     space: Space | None
     images: list[ImageFaces | Problem]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Wire(Protocol):

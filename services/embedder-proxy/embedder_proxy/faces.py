@@ -16,13 +16,16 @@ from embedder_proxy.metrics import FACES, IMAGES
 from embedder_proxy.pool import Pool
 from embedder_proxy.slots import Slots
 
+_STAGES = ("queue", "decode", "detect", "embed")
+
 
 @dataclass(frozen=True)
 class FoundFaces:
-    """One entry an image, in the order sent."""
+    """One entry an image, in the order sent; and the seconds spent by stage, as far as they are known."""
 
     space: Space
     images: list[EncodedFaces | Problem]
+    seconds: Mapping[str, float]
 
 
 class FaceFinder:
@@ -48,28 +51,30 @@ class FaceFinder:
         known = {} if space is None else await self._cache.read(space, list(wanted))
         missing = {key: image for key, image in wanted.items() if key not in known}
         answers: dict[str, EncodedFaces | Problem] = {**known}
+        seconds = dict.fromkeys(_STAGES, 0.0)  # of a cache hit
         if missing:
-            answered_space, asked = await self._ask(missing, deadline, headers)
+            answered_space, asked, seconds = await self._ask(missing, deadline, headers)
             if known and answered_space != space:  # the embedders were exchanged meanwhile
-                answered_space, asked = await self._ask(wanted, deadline, headers)
+                answered_space, asked, seconds = await self._ask(wanted, deadline, headers)
             space = answered_space
             answers |= asked
         entries = [answers[key] if isinstance(key, str) else key for key in keys]
         _count(entries, known=len(known), asked=len(missing))
         if len(entries) == 1 and isinstance(entries[0], Problem):
             raise entries[0]
-        return FoundFaces(space or self._any_space(), entries)
+        return FoundFaces(space or self._any_space(), entries, seconds)
 
     async def _ask(
         self, images: Mapping[str, bytes], deadline: Deadline, headers: Mapping[str, str]
-    ) -> tuple[Space, dict[str, EncodedFaces | Problem]]:
-        async with self._slots.place(deadline):
+    ) -> tuple[Space, dict[str, EncodedFaces | Problem], dict[str, float]]:
+        async with self._slots.place(deadline) as waited:
             embedded = await self._pool.embed(list(images.values()), deadline, headers)
         space = embedded.space or self._any_space()
         answers = await asyncio.to_thread(encode_each, dict(zip(images, embedded.images, strict=True)))
         faces = {key: answer for key, answer in answers.items() if isinstance(answer, EncodedFaces)}
         await self._cache.write(space, faces)
-        return space, answers
+        seconds = {**embedded.seconds, "queue": waited + embedded.seconds.get("queue", 0.0)}
+        return space, answers, seconds
 
     def _any_space(self) -> Space:
         if self._pool.space is None:

@@ -20,19 +20,22 @@ class Slots:
         self._waiting = 0
 
     @asynccontextmanager
-    async def place(self, deadline: Deadline) -> AsyncIterator[None]:
-        """Raises ``busy`` 429 at once where the queue is full, ``deadline-exceeded`` 504 while waiting."""
+    async def place(self, deadline: Deadline) -> AsyncIterator[float]:
+        """A place, and the seconds waited for it.
+
+        Raises ``busy`` 429 at once where the queue is full, ``deadline-exceeded`` 504 while waiting.
+        """
         if self._places.locked() and self._waiting >= self._may_wait:
             REFUSED.inc()
             raise Problem("busy", 429, "The embedders have as many requests as they can hold.", retry_after=1)
-        await self._take(deadline)
+        waited = await self._take(deadline)
         try:
             with IN_FLIGHT.track_inprogress():
-                yield
+                yield waited
         finally:
             self._places.release()
 
-    async def _take(self, deadline: Deadline) -> None:
+    async def _take(self, deadline: Deadline) -> float:
         started = time.perf_counter()
         self._waiting += 1
         try:
@@ -43,4 +46,6 @@ class Slots:
             raise deadline.exceeded() from None
         finally:
             self._waiting -= 1
-            QUEUE_SECONDS.observe(time.perf_counter() - started)
+            waited = time.perf_counter() - started
+            QUEUE_SECONDS.observe(waited)
+        return waited

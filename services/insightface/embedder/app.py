@@ -8,8 +8,9 @@ from typing import Any
 from agegender.faces import FacesAnswer
 from agegender.keys import Scope
 from agegender.web.app import create_app
+from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import UploadLimits, read_images
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
@@ -48,7 +49,10 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
     )
 
     @app.post("/faces", tags=["faces"], summary="Faces and embeddings of one or more images")
-    async def faces(request: Request) -> FacesAnswer:
-        return await service.faces(await read_images(request, limits))
+    async def faces(request: Request, response: Response) -> FacesAnswer:
+        """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
+        answer, seconds = await service.faces(await read_images(request, limits))
+        response.headers[SERVER_TIMING_HEADER] = server_timing(seconds)
+        return answer
 
     return app

@@ -8,6 +8,7 @@ from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.images import ImageLimits, decode
+from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
 from embedder.packs.load import load_pack
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 FACES = Counter("embedder_faces_total", "Faces embedded")
 QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
 INFERENCE = Histogram("embedder_inference_seconds", "Decoding, detecting and embedding")
+STAGES = Histogram("embedder_stage_seconds", "Time that one request spends in a stage", ["stage"])
 
 
 class EmbeddingService:
@@ -58,42 +60,54 @@ class EmbeddingService:
             return self.failure or f"The pack {self._settings.pack!r} is being loaded."
         return None
 
-    async def faces(self, images: list[bytes]) -> FacesAnswer:
-        """The faces of each image. A problem of the only image is raised, of one among several it is told."""
+    async def faces(self, images: list[bytes]) -> tuple[FacesAnswer, dict[str, float]]:
+        """The faces of each image, and the seconds spent in queue, decode, detect and embed.
+
+        A problem of the only image is raised, of one among several it is told.
+        """
         pack = self.pack
         if pack is None:
             raise not_ready(self.why_not_ready() or "")
         loop = asyncio.get_running_loop()
         asked = loop.time()
+        spent = StageSeconds()
 
         def work() -> list[ImageFaces | ImageProblem | Problem]:
-            QUEUED.observe(loop.time() - asked)
+            spent.seconds["queue"] = loop.time() - asked
+            QUEUED.observe(spent.seconds["queue"])
             with INFERENCE.time():
-                return _faces_of(pack, images, self._limits)
+                return _faces_of(pack, images, self._limits, spent)
 
         answers = await loop.run_in_executor(self._worker, work)
+        for stage in ("decode", "detect", "embed"):
+            STAGES.labels(stage).observe(spent.seconds[stage])
         if len(answers) == 1 and isinstance(answers[0], Problem):
             raise answers[0]
-        return FacesAnswer(
+        answer = FacesAnswer(
             space=pack.space,
             images=[
                 ImageProblem(problem=answer.document()) if isinstance(answer, Problem) else answer
                 for answer in answers
             ],
         )
+        return answer, dict(spent.seconds)
 
 
 def _faces_of(
-    pack: Pack, images: list[bytes], limits: ImageLimits
+    pack: Pack, images: list[bytes], limits: ImageLimits, spent: StageSeconds
 ) -> list[ImageFaces | ImageProblem | Problem]:
     answers: list[ImageFaces | ImageProblem | Problem] = []
     for content in images:  # one decoded picture in memory at a time
         try:
-            pixels = decode(content, limits)
+            with spent.stage("decode"):
+                pixels = decode(content, limits)
         except Problem as problem:
             answers.append(problem)
             continue
-        faces = pack.faces([pixels])[0]
+        with spent.stage("detect"):
+            found = pack.detect([pixels])
+        with spent.stage("embed"):
+            faces = pack.embed([pixels], found)[0]
         FACES.inc(len(faces))
         answers.append(ImageFaces(width=pixels.shape[1], height=pixels.shape[0], faces=faces))
     return answers

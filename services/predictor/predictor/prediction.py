@@ -1,7 +1,7 @@
 """From images to answers: the proxy finds the faces, the heads say what they think of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,14 +30,19 @@ _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
 
 @dataclass
 class Stopwatch:
-    """Milliseconds by stage, for the answer; each stage is told to Prometheus too."""
+    """Milliseconds by stage, for the answer; the predictor's own stages are told to Prometheus too."""
 
     started: float = field(default_factory=time.perf_counter)
     timings: dict[str, float] = field(default_factory=dict)
 
     def note(self, stage: str, seconds: float) -> None:
         STAGE_SECONDS.labels(stage).observe(seconds)
-        self.timings[stage] = round(seconds * 1000, 3)
+        self.add({stage: seconds})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """What another service told of its own stages; waiting here and waiting there is one `queue`."""
+        for stage, spent in seconds.items():
+            self.timings[stage] = round(self.timings.get(stage, 0.0) + spent * 1000, 3)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -123,7 +128,7 @@ class Predictor:
             entries: list[Any] = [document]
             space = await self._proxy.space()
         else:
-            watch.timings.update(found.timings)
+            watch.add(found.seconds)
             entries, space = list(found.answer.images), found.answer.space
         answered = iter(entries)
         return FacesAnswer.model_construct(

@@ -10,6 +10,7 @@ from agegender.faces import FacesAnswer
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
+from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
 from agegender.web.uploads import IMAGE_FIELD
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -32,10 +33,10 @@ class ProxyInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """The proxy's answer, and its own account of the time (the `Server-Timing` header), milliseconds."""
+    """The proxy's answer, and its own account of the seconds by stage."""
 
     answer: FacesAnswer
-    timings: dict[str, float]
+    seconds: dict[str, float]
 
 
 class ProxyClient:
@@ -61,7 +62,7 @@ class ProxyClient:
         response = await self._send("POST", "/faces", deadline, files=files)
         answer = await run_in_threadpool(_parsed, response.content, len(images))
         self._remember(answer.space)
-        return Found(answer, server_timings(response.headers.get("server-timing", "")))
+        return Found(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
 
     async def space(self) -> Space:
         """The space that the proxy serves now."""
@@ -119,20 +120,6 @@ class ProxyClient:
         return Problem(
             "proxy-unreachable", 503, "The embedder-proxy cannot be reached; is it running?", retry_after=2
         )
-
-
-def server_timings(header: str) -> dict[str, float]:
-    """The durations of a `Server-Timing` header (W3C Server Timing), milliseconds by name."""
-    found: dict[str, float] = {}
-    for metric in header.split(","):
-        name, *parameters = (part.strip() for part in metric.split(";"))
-        for parameter in parameters:
-            if name and parameter.startswith("dur="):
-                try:
-                    found[name] = round(float(parameter[4:]), 3)
-                except ValueError:
-                    continue
-    return found
 
 
 def _parsed(content: bytes, images: int) -> FacesAnswer:

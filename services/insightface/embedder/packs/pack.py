@@ -1,7 +1,7 @@
 """What a pack is: a detector and one or more embedders whose outputs stand side by side."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,14 @@ class Pack:
 
     def faces(self, images: list[Image]) -> list[list[Face]]:
         """The faces of each RGB picture [height, width, 3], largest first."""
-        found = [_largest_first(self._detector.detect(image)) for image in images]
+        return self.embed(images, self.detect(images))
+
+    def detect(self, images: list[Image]) -> list[Detections]:
+        """Where the faces of each picture are, largest first."""
+        return [_largest_first(self._detector.detect(image)) for image in images]
+
+    def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
+        """What was found in each picture, with embeddings."""
         flat = [
             (image, landmarks)
             for image, detections in zip(images, found, strict=True)
@@ -71,9 +78,9 @@ class Pack:
         return [
             [
                 Face(
-                    bbox=tuple(np.round(bbox, 2).tolist()),
+                    bbox=tuple(_rounded(bbox)),
                     det_score=round(float(score), 4),
-                    landmarks=np.round(landmarks, 2).tolist(),
+                    landmarks=_rounded(landmarks),
                     sharpness=round(next(sharp), 2),
                     embedding=next(embeddings).tolist(),
                 )
@@ -102,6 +109,10 @@ def _aligned(image: Image, landmarks: Array, places: Array, size: int) -> Image:
 def _unit(vectors: Array) -> Array:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def _rounded(pixels: Array) -> list[Any]:
+    return list(np.round(pixels.astype(np.float64), 2).tolist())  # float32 has no 2.1 but 2.0999999
 
 
 def _largest_first(detections: Detections) -> Detections:
