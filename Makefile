@@ -28,6 +28,9 @@ lint: setup  ## ruff and mypy --strict
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy $(PACKAGES)
 
+openapi: setup  ## renew docs/openapi after an interface changed on purpose
+	@$(PY) -m tools.openapi
+
 bench: setup  ## every figure that README and docs quote
 	@$(PY) -m benchmarks
 
@@ -40,4 +43,4 @@ doctor:  ## what this machine lacks, and how to get it
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint bench compose-test doctor clean
+.PHONY: help setup up down demo test lint openapi bench compose-test doctor clean

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from agegender.web.deadlines import DEADLINE_HEADER, Deadline
 from agegender.web.disconnects import unless_disconnected
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
-from agegender.web.uploads import IMAGE_FIELD, read_body, read_images
+from agegender.web.uploads import IMAGES_CONTENT, read_body, read_images
 from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
 from fastapi import FastAPI, Request, Response
 
@@ -77,6 +78,7 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        examples=Path(__file__).with_name("examples.json"),
     )
     _add_faces(app, rooms)
     _add_original(app, rooms)
@@ -110,8 +112,6 @@ def _furnish(settings: ProxySettings) -> _Rooms:
 
 def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
     limits = rooms.settings.uploads
-    part = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {IMAGE_FIELD: {"type": "array", "items": part}}}
 
     @app.post(
         "/faces",
@@ -119,10 +119,7 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         summary="Detect faces and embed them",
         response_model=FacesAnswer,
         openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"multipart/form-data": {"schema": form}, "image/*": {"schema": part}},
-            },
+            "requestBody": {"required": True, "content": IMAGES_CONTENT},
             "parameters": [
                 {
                     "name": DEADLINE_HEADER,

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from agegender.faces import FacesAnswer
 from agegender.keys import Scope
 from agegender.web.app import create_app
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
-from agegender.web.uploads import UploadLimits, read_images
+from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
 from fastapi import FastAPI, Request, Response
 
 from embedder.service import EmbeddingService
@@ -46,9 +47,15 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        examples=Path(__file__).with_name("examples.json"),
     )
 
-    @app.post("/faces", tags=["faces"], summary="Faces and embeddings of one or more images")
+    @app.post(
+        "/faces",
+        tags=["faces"],
+        summary="Faces and embeddings of one or more images",
+        openapi_extra={"requestBody": {"required": True, "content": IMAGES_CONTENT}},
+    )
     async def faces(request: Request, response: Response) -> FacesAnswer:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         answer, seconds = await service.faces(await read_images(request, limits))

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from agegender.errors import Problem
 from agegender.web.admission import read_in_time
-from agegender.web.uploads import UploadLimits, read_body, read_images
+from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_body, read_images
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -19,14 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 IMAGES_BODY = {
     "required": True,
     "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        **IMAGES_CONTENT,
         "application/json": {"schema": ImagesRequest.model_json_schema()},
     },
 }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -59,6 +60,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        examples=Path(__file__).with_name("api") / "examples.json",
     )
     app.state.settings = settings
     app.state.redis = redis

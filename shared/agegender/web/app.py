@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
@@ -16,6 +18,7 @@ from agegender.settings import ServiceSettings
 from agegender.web.access import RequireKey
 from agegender.web.bodies import SmallBodies
 from agegender.web.documentation import add_documentation
+from agegender.web.openapi import complete_openapi, route_examples
 from agegender.web.origins import RefuseForeignPages
 from agegender.web.problems import add_problem_handlers
 from agegender.web.rates import LimitRate
@@ -45,6 +48,7 @@ def create_app(
     lifespan: Lifespan,
     why_not_ready: Callable[[], Awaitable[str | None]],
     info: Callable[[], Awaitable[dict[str, Any]]],
+    examples: Path | None = None,
     warnings: Callable[[], list[str]] = list,
     small_bodies: int | None = None,
 ) -> FastAPI:
@@ -55,6 +59,7 @@ def create_app(
     scope : what a key needs for every route that is not open (`agegender.web.access.OPEN_PATHS`).
     why_not_ready : gives the reason for which the service cannot work, None where it can.
     info : what `/info` tells beside name and version: space, models, limits.
+    examples : a file for `agegender.web.openapi.route_examples`.
     warnings : what is wrong though the service can work; `/health/ready` tells it.
     small_bodies : the most bytes of any body; None where the routes bound what they read themselves.
     """
@@ -70,6 +75,7 @@ def create_app(
     _add_guards(app, settings, name, scope, small_bodies)
     add_problem_handlers(app)
     add_documentation(app)
+    complete_openapi(app, route_examples(*([examples] if examples else [])))
 
     @app.get("/health/live", tags=["health"], summary="The process runs")
     @app.get("/v2/health/live", include_in_schema=False)
@@ -85,7 +91,7 @@ def create_app(
         told = warnings()
         return {"ready": True, "warnings": told} if told else {"ready": True}
 
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse)
     def metrics() -> Response:  # in a thread: the trainer's ask Redis
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

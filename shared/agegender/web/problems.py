@@ -50,7 +50,18 @@ async def _render_http_exception(request: Request, error: Exception) -> Response
     detail = error.detail
     if error.status_code in (404, 405):
         detail = f"{request.method} {request.url.path} is not served here; /docs lists what is."
-    return problem_response(Problem(_SLUGS.get(error.status_code, "http-error"), error.status_code, detail))
+    response = problem_response(
+        Problem(_SLUGS.get(error.status_code, "http-error"), error.status_code, detail)
+    )
+    if error.status_code == 405:
+        response.headers["Allow"] = _methods(request) or (error.headers or {}).get("Allow", "")
+    return response
+
+
+def _methods(request: Request) -> str:
+    """All that the path is served with, for `Allow`; Starlette tells those of the path's first route only."""
+    path = getattr(request.scope.get("route"), "path", None)
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
 
 
 async def _render_surprise(request: Request, error: Exception) -> Response:

@@ -11,6 +11,18 @@ from starlette.requests import ClientDisconnect
 from agegender.errors import Problem, client_closed_request
 
 IMAGE_FIELD = "image"
+_FILE = {"type": "string", "format": "binary"}
+# OpenAPI's account of what `read_images` takes.
+IMAGES_CONTENT = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": [IMAGE_FIELD],
+            "properties": {IMAGE_FIELD: {"type": "array", "items": _FILE, "minItems": 1}},
+        }
+    },
+    "image/*": {"schema": _FILE},
+}
 _DRAINED = 1024 * 1024 * 1024  # a refused body up to this length may arrive, and is thrown away
 _OVERHEAD = 64 * 1024  # of multipart boundaries and part headers
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from predictor.rooms import Rooms
@@ -33,7 +33,7 @@ class _PageFiles(StaticFiles):
 
 
 def add_routes(app: FastAPI, rooms: Rooms) -> None:
-    @app.get("/", include_in_schema=False)
+    @app.get("/", tags=["page"], summary="A page to try it", response_class=HTMLResponse)
     async def page() -> FileResponse:
         return FileResponse(_FILES / "index.html", headers=HEADERS)
 

@@ -129,6 +129,7 @@ async def events(experiment_id: str, settings: Settings) -> AsyncIterator[Experi
     "/{experiment_id}/report",
     summary="The report as HTML, Markdown or JSON, by `format` or `Accept`",
     response_class=Response,
+    responses={200: {"content": {kind: {} for kind in _FORMATS.values()}}},
 )
 def report(
     experiment_id: str,

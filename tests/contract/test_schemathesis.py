@@ -1,0 +1,70 @@
+"""What the OpenAPI documents promise holds for requests that schemathesis makes up, good and bad."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from embedder_double import SPACE, EmbedderDouble
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+from hypothesis import HealthCheck, settings
+from made_heads import promoted_heads
+from predictor.app import create_predictor
+from predictor.settings import PredictorSettings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from serving import serving, until
+
+BOUNDED = settings(
+    max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+PROXY = schemathesis.openapi.from_dict(create_proxy(ProxySettings()).openapi())
+PREDICTOR = schemathesis.openapi.from_dict(create_predictor(PredictorSettings()).openapi())
+
+
+@pytest.fixture(scope="module")
+def proxy_url() -> Iterator[str]:
+    with (
+        EmbedderDouble().served() as double,
+        serving(create_proxy(ProxySettings(embedder_urls=[double.url], cache_ttl=0))) as url,
+    ):
+        yield ready(url)
+
+
+@pytest.fixture(scope="module")
+def predictor_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data_dir = tmp_path_factory.mktemp("data")
+    promoted_heads(data_dir / "models", SPACE)
+    with (
+        EmbedderDouble().served() as double,
+        serving(create_predictor(PredictorSettings(data_dir=data_dir, proxy_url=double.url))) as url,
+    ):
+        yield ready(url)
+
+
+def ready(url: str) -> str:
+    until(lambda: httpx.get(f"{url}/health/ready").is_success, "the service is ready", 30)
+    return url
+
+
+def keeps_its_promise(case: Any, url: str) -> None:
+    answer = case.call(base_url=url)
+    # A schema cannot say whether bytes are a picture, so it does not decide which bodies are taken.
+    excluded = [positive_data_acceptance] if case.operation.body else []
+    if answer.status_code == 504:  # the deadline that was made up is soon over
+        excluded.append(not_a_server_error)
+    case.validate_response(answer, excluded_checks=excluded)
+
+
+@PROXY.parametrize()
+@BOUNDED
+def test_proxy_is_what_it_says(case: Any, proxy_url: str) -> None:
+    keeps_its_promise(case, proxy_url)
+
+
+@PREDICTOR.parametrize()
+@BOUNDED
+def test_predictor_is_what_it_says(case: Any, predictor_url: str) -> None:
+    keeps_its_promise(case, predictor_url)

@@ -1,0 +1,57 @@
+"""The HTTP interfaces as OpenAPI documents: complete with examples, and never changed by accident."""
+
+from typing import Any
+
+import pytest
+from agegender.web.openapi import operations, route_examples
+from jsonschema_rs import Draft202012Validator
+
+from tools.openapi import FOLDER, applications, openapi_text
+from tools.stack import ROOT
+
+APPLICATIONS = applications()
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_interface_changes_only_on_purpose(name: str) -> None:
+    assert (FOLDER / f"{name}.json").read_text() == openapi_text(APPLICATIONS[name]), (
+        f"The HTTP interface of {name} is not what docs/openapi/{name}.json says. "
+        "Where that is meant, run `python -m tools.openapi` and commit what it writes."
+    )
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(app.openapi(), operation, id=f"{service} {route}")
+        for service, app in APPLICATIONS.items()
+        for route, operation in operations(app.openapi())
+    ]
+
+
+@pytest.mark.parametrize(("document", "operation"), cases())
+def test_every_route_has_an_example_that_is_what_it_says(
+    document: dict[str, Any], operation: dict[str, Any]
+) -> None:
+    done = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
+    answer = next(iter(done["content"].values()))
+    assert answer.get("example") is not None, "add it to the service's examples.json"
+    problem = operation["responses"]["default"]["content"]["application/problem+json"]
+    told = [answer, problem]
+    body = operation.get("requestBody", {"content": {}})["content"]
+    if "application/json" in body:
+        assert "example" in body["application/json"]
+        told.append(body["application/json"])
+    for parameter in operation.get("parameters", []):
+        assert "example" in parameter or not parameter.get("required")
+        if "example" in parameter:
+            told.append(parameter)
+    for media in told:
+        schema = {**media.get("schema", {}), "components": document["components"]}
+        Draft202012Validator(schema).validate(media["example"])
+
+
+def test_examples_of_routes_that_are_gone_are_gone() -> None:
+    routes = {route for app in APPLICATIONS.values() for route, _ in operations(app.openapi())}
+    files = sorted((ROOT / "services").glob("*/*/**/examples.json"))
+    assert len(files) == len(APPLICATIONS)
+    assert set(route_examples(*files)) <= routes
