@@ -19,7 +19,9 @@ from serving import serving
 SPACE = Space(id="double-1", dimension=512)
 
 
-def faces_of(image: bytes, space: Space = SPACE, count: int = 1) -> ImageFaces:
+def faces_of(
+    image: bytes, space: Space = SPACE, count: int = 1, sharpness: float | None = None
+) -> ImageFaces:
     """The same faces for the same bytes."""
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(image).digest()[:8]))
     embeddings = generator.normal(size=(count, space.dimension)).astype(np.float32)
@@ -29,7 +31,13 @@ def faces_of(image: bytes, space: Space = SPACE, count: int = 1) -> ImageFaces:
         width=100,
         height=100,
         faces=[
-            Face(bbox=(10, 10, 90, 90), det_score=0.9, landmarks=points, embedding=row.tolist())
+            Face(
+                bbox=(10, 10, 90, 90),
+                det_score=0.9,
+                landmarks=points,
+                sharpness=sharpness,
+                embedding=row.tolist(),
+            )
             for row in embeddings
         ],
     )
@@ -44,6 +52,7 @@ class EmbedderDouble:
     seconds: float = 0.0
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
+    sharpness: float | None = None
     broken: Callable[[bytes], bool] = lambda image: False
     batches: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -98,7 +107,7 @@ class EmbedderDouble:
                 429,
                 {"Retry-After": "7"},
             )
-        if self.fault in ("500", "503"):
+        if self.fault in ("500", "503", "504"):
             return self._problem(int(self.fault), "on purpose")
         if self.fault == "404":
             return self._problem(404, "another service")
@@ -113,7 +122,7 @@ class EmbedderDouble:
                     return self._problem(422, "on purpose")
                 entries.append(ImageProblem(problem=problem.document()))
             else:
-                entries.append(faces_of(image, self.space, self.faces))
+                entries.append(faces_of(image, self.space, self.faces, self.sharpness))
         answer = FacesAnswer(space=self.space, images=entries)
         text = answer.model_dump_json()
         match self.fault:

@@ -16,6 +16,9 @@ class Quality(BaseModel):
     """How far a face may be trusted: 1 for a good portrait, towards 0 for a guess."""
 
     score: float = Field(ge=0, le=1, description="product of what each measure leaves", examples=[0.92])
+    widening: float = Field(
+        1, ge=1, description="how many times as wide the age interval is for that", examples=[1.02]
+    )
     reasons: list[QualityReason] = Field(
         description="what lowers the score, the worst first", examples=[["small"]]
     )

@@ -79,6 +79,21 @@ def test_one_image_is_answered_with_age_gender_and_quality(predictor: httpx.Clie
     assert timings["read"] + timings["proxy"] + timings["heads"] <= timings["total"]
 
 
+def test_blurred_face_gets_a_wider_interval_and_keeps_its_mean(
+    predictor: httpx.Client, proxy: EmbedderDouble
+) -> None:
+    def asked(sharpness: float) -> dict[str, Any]:
+        proxy.sharpness = sharpness
+        (image,) = predictor.post("/age-gender", content=png()).json()["images"]
+        return dict(image["faces"][0])
+
+    sharp, blurred = asked(200), asked(5)
+    assert (sharp["quality"]["widening"], blurred["quality"]["reasons"]) == (1, ["blurred"])
+    (low, high), (lower, higher) = sharp["age"]["interval"], blurred["age"]["interval"]
+    assert lower <= low and high <= higher and higher - lower > high - low
+    assert {**blurred["age"], "interval": None} == {**sharp["age"], "interval": None}
+
+
 def test_raw_body_multipart_and_base64_give_the_same_answer(predictor: httpx.Client) -> None:
     raw = predictor.post("/age-gender", content=png())
     form = predictor.post("/age-gender", files={"image": png()})

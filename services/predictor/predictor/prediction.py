@@ -22,6 +22,7 @@ from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Uncer
 from predictor.proxy import ProxyClient
 from predictor.quality import face_quality
 from predictor.registry import HeadRegistry, Heads
+from predictor.widening import widened
 
 Array = npt.NDArray[np.float32]
 
@@ -209,18 +210,20 @@ def _face_answers(
     heads: Heads, faces: Sequence[Face], probabilities: Probabilities, options: FaceOptions
 ) -> list[FaceAnswer]:
     estimates = _estimates(heads, probabilities, options)
-    return [
-        FaceAnswer(
-            bbox=face.bbox,
-            det_score=face.det_score,
-            landmarks=face.landmarks,
-            quality=face_quality(face),
-            age=estimate.age,
-            gender=estimate.gender,
-            embedding=face.embedding if options.embeddings else None,
-        )
-        for face, estimate in zip(faces, estimates, strict=True)
-    ]
+    return [_face_answer(face, estimate, options) for face, estimate in zip(faces, estimates, strict=True)]
+
+
+def _face_answer(face: Face, estimate: FaceEstimate, options: FaceOptions) -> FaceAnswer:
+    quality = face_quality(face)
+    return FaceAnswer(
+        bbox=face.bbox,
+        det_score=face.det_score,
+        landmarks=face.landmarks,
+        quality=quality,
+        age=widened(estimate.age, quality.widening),
+        gender=estimate.gender,
+        embedding=face.embedding if options.embeddings else None,
+    )
 
 
 def _by_image(

@@ -5,6 +5,8 @@ import math
 from agegender.faces import FaceGeometry
 from agegender.predictions import Quality, QualityReason
 
+from predictor.widening import widening_factor
+
 # From a face that tells nothing to one that lacks nothing, in each measure's unit.
 _PIXELS = (16.0, 80.0)
 # On UTKFace crops blurred step by step, the age error rises below 40: by 5 % at 36, by 25 % at 11.
@@ -31,8 +33,10 @@ def face_quality(face: FaceGeometry) -> Quality:
         "doubtful": _ramp(face.det_score, *_DET_SCORE),
     }
     named: list[QualityReason] = [reason for reason, left in measures.items() if left < _NAMED_BELOW]
+    score = round(math.prod(measures.values()), 3)
     return Quality(
-        score=round(math.prod(measures.values()), 3),
+        score=score,
+        widening=widening_factor(score),
         reasons=sorted(named, key=measures.__getitem__),
         pixels=round(pixels, 1),
         yaw=round(yaw, 1),

@@ -1,0 +1,47 @@
+"""Low quality widens the age interval: by a table, monotonely, and never out of the years there are."""
+
+import numpy as np
+import pytest
+from agegender.heads.answers import AgeAnswer
+from hypothesis import given
+from hypothesis import strategies as st
+from predictor.widening import FACTORS, widened, widening_factor
+
+SCORES = st.floats(0, 1)
+YEARS = st.floats(0, 100)
+
+
+def age(low: float, high: float) -> AgeAnswer:
+    return AgeAnswer(
+        mean=(low + high) / 2, interval=(low, high), coverage=0.9, group="25-32", groups={}, entropy=1
+    )
+
+
+def test_table_rises_in_the_score_falls_in_the_factor_and_leaves_good_faces_alone() -> None:
+    scores, factors = np.array(FACTORS).T
+    assert scores[0] == 0 and (np.diff(scores) > 0).all()
+    assert (np.diff(factors) < 0).all() and tuple(FACTORS[-1]) == (1, 1)
+
+
+@given(SCORES, SCORES)
+def test_lower_score_never_means_a_smaller_factor(one: float, other: float) -> None:
+    worse, better = sorted((one, other))
+    assert widening_factor(worse) >= widening_factor(better) >= 1
+
+
+@given(YEARS, YEARS, SCORES, SCORES)
+def test_interval_of_a_worse_face_holds_the_better(one: float, other: float, a: float, b: float) -> None:
+    answer = age(*(round(end, 1) for end in sorted((one, other))))
+    worse, better = (widened(answer, widening_factor(score)).interval for score in sorted((a, b)))
+    assert 0 <= worse[0] <= better[0] <= answer.interval[0]
+    assert answer.interval[1] <= better[1] <= worse[1] <= 100
+
+
+def test_interval_grows_about_its_own_middle() -> None:
+    assert widened(age(20, 30), 2).interval == (15, 35)
+    assert widened(age(2, 12), 2).interval == (0, 17)
+
+
+@pytest.mark.parametrize("interval", [(20.0, 30.0), (0.0, 0.0), (0.0, 100.0), (99.9, 100.0)])
+def test_face_that_lacks_nothing_keeps_its_interval(interval: tuple[float, float]) -> None:
+    assert widened(age(*interval), widening_factor(1)).interval == interval
