@@ -215,6 +215,17 @@ def test_a_lone_embedder_with_too_much_to_do_is_not_left_out(double: EmbedderDou
         assert post(client, picture()).status_code == 200
 
 
+def test_a_container_that_keeps_the_deadline_itself_is_late_and_not_broken(
+    two: tuple[EmbedderDouble, EmbedderDouble],
+) -> None:
+    two[0].fault = "504"
+    with proxy(*two) as client:
+        for seed in range(4):
+            assert post(client, picture(seed)).status_code == 200
+        assert len(two[0].batches) == 1
+        assert len(ready_embedders(client)) == 2
+
+
 def test_a_client_that_hangs_up_stops_costing(double: EmbedderDouble) -> None:
     double.fault = "hang"
     with proxy(double) as client:

@@ -51,6 +51,8 @@ class AgegenderWire:
             return replace(embedded, seconds=stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
         if status == 429:
             raise EmbedderBusy(_problem(content, status, _seconds(response)))
+        if status == 504:
+            raise TimeoutError  # it kept the time that we gave it
         if status in _IMAGE_ERRORS:
             problem = _problem(content, status)
             if len(images) > 1:  # not of one image but of all, such as more than the container takes

@@ -14,7 +14,7 @@ from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.admission import BodyMemory, read_in_time
 from agegender.web.app import create_app
-from agegender.web.deadlines import DEADLINE_HEADER, Deadline
+from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender.web.disconnects import unless_disconnected
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
@@ -120,14 +120,7 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         response_model=FacesAnswer,
         openapi_extra={
             "requestBody": {"required": True, "content": IMAGES_CONTENT},
-            "parameters": [
-                {
-                    "name": DEADLINE_HEADER,
-                    "in": "header",
-                    "schema": {"type": "integer", "minimum": 0},
-                    "description": "milliseconds that the caller still waits",
-                }
-            ],
+            "parameters": [DEADLINE_PARAMETER],
         },
     )
     async def faces(request: Request) -> Response:

@@ -46,7 +46,10 @@ class Wire(Protocol):
         """The space of a container that is ready."""
 
     async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
-        """The faces of image files. A `Problem` of the request as a whole is raised and passed on."""
+        """The faces of image files. A `Problem` of the request as a whole is raised and passed on.
+
+        Raises `TimeoutError` where the container says itself that the time is over.
+        """
 
 
 async def exchange(

@@ -16,4 +16,6 @@ EJECTIONS = Counter("proxy_ejections_total", "Embedders taken out after a failur
 EMBEDDERS = Gauge("proxy_embedders", "Embedders known, by whether they are asked", ["state"])
 IMAGES = Counter("proxy_images_total", "Images answered, by where from", ["source"])
 FACES = Counter("proxy_faces_total", "Faces answered")
+for reason in ("failed", "busy"):
+    RETRIES.labels(reason)  # 0 from the start, so that a board shows it
 CACHE_ERRORS = Counter("proxy_cache_errors_total", "Redis calls that failed or took too long")

@@ -9,6 +9,8 @@ from typing import Any
 from agegender.faces import FacesAnswer
 from agegender.keys import Scope
 from agegender.web.app import create_app
+from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender.web.disconnects import unless_disconnected
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
 from fastapi import FastAPI, Request, Response
@@ -54,11 +56,16 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         "/faces",
         tags=["faces"],
         summary="Faces and embeddings of one or more images",
-        openapi_extra={"requestBody": {"required": True, "content": IMAGES_CONTENT}},
+        openapi_extra={
+            "requestBody": {"required": True, "content": IMAGES_CONTENT},
+            "parameters": [DEADLINE_PARAMETER],
+        },
     )
     async def faces(request: Request, response: Response) -> FacesAnswer:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
-        answer, seconds = await service.faces(await read_images(request, limits))
+        deadline = Deadline.of_request(request, settings.timeout)
+        images = await read_images(request, limits)
+        answer, seconds = await unless_disconnected(request, service.faces(images, deadline))
         response.headers[SERVER_TIMING_HEADER] = server_timing(seconds)
         return answer
 

@@ -1,6 +1,7 @@
 """Runs the pack off the event loop: one worker thread owns the models, requests queue for it."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -8,6 +9,7 @@ from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.images import ImageLimits, decode
+from agegender.web.deadlines import Deadline
 from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
@@ -60,10 +62,11 @@ class EmbeddingService:
             return self.failure or f"The pack {self._settings.pack!r} is being loaded."
         return None
 
-    async def faces(self, images: list[bytes]) -> tuple[FacesAnswer, dict[str, float]]:
+    async def faces(self, images: list[bytes], deadline: Deadline) -> tuple[FacesAnswer, dict[str, float]]:
         """The faces of each image, and the seconds spent in queue, decode, detect and embed.
 
-        A problem of the only image is raised, of one among several it is told.
+        A problem of the only image is raised, of one among several it is told. What is cancelled or too late
+        leaves the queue, or ends after the stage that it is in. Raises ``deadline-exceeded`` 504.
         """
         pack = self.pack
         if pack is None:
@@ -71,14 +74,21 @@ class EmbeddingService:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         spent = StageSeconds()
+        given_up = threading.Event()
 
         def work() -> list[ImageFaces | ImageProblem | Problem]:
             spent.seconds["queue"] = loop.time() - asked
             QUEUED.observe(spent.seconds["queue"])
             with INFERENCE.time():
-                return _faces_of(pack, images, self._limits, spent)
+                return _faces_of(pack, images, self._limits, spent, given_up)
 
-        answers = await loop.run_in_executor(self._worker, work)
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                answers = await loop.run_in_executor(self._worker, work)
+        except TimeoutError:
+            raise deadline.exceeded() from None
+        finally:
+            given_up.set()
         for stage in ("decode", "detect", "embed"):
             STAGES.labels(stage).observe(spent.seconds[stage])
         if len(answers) == 1 and isinstance(answers[0], Problem):
@@ -94,10 +104,12 @@ class EmbeddingService:
 
 
 def _faces_of(
-    pack: Pack, images: list[bytes], limits: ImageLimits, spent: StageSeconds
+    pack: Pack, images: list[bytes], limits: ImageLimits, spent: StageSeconds, given_up: threading.Event
 ) -> list[ImageFaces | ImageProblem | Problem]:
     answers: list[ImageFaces | ImageProblem | Problem] = []
     for content in images:  # one decoded picture in memory at a time
+        if given_up.is_set():
+            break  # nobody reads these answers
         try:
             with spent.stage("decode"):
                 pixels = decode(content, limits)
@@ -106,6 +118,8 @@ def _faces_of(
             continue
         with spent.stage("detect"):
             found = pack.detect([pixels])
+        if given_up.is_set():
+            break
         with spent.stage("embed"):
             faces = pack.embed([pixels], found)[0]
         FACES.inc(len(faces))

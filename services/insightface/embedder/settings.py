@@ -26,6 +26,7 @@ class EmbedderSettings(ServiceSettings):
     max_pixels: int = Field(50_000_000, gt=0, description="of one image")
     max_images: int = Field(64, gt=0, description="in one request")
     max_body_bytes: int = Field(100 * 1024 * 1024, gt=0, description="of one request")
+    timeout: float = Field(60, gt=0, description="seconds for an answer, 504 after it")
 
     @property
     def packs_dir(self) -> Path:

@@ -8,6 +8,12 @@ from fastapi import Request
 from agegender.errors import Problem
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+DEADLINE_PARAMETER = {  # in OpenAPI
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "schema": {"type": "integer", "minimum": 0},
+    "description": "milliseconds that the caller still waits",
+}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from agegender.errors import Problem
 from agegender.images import decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
 from agegender.web.admission import read_in_time
-from agegender.web.deadlines import DEADLINE_HEADER, Deadline
+from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender.web.disconnects import unless_disconnected
 from agegender.web.uploads import read_body
 from anyio import CapacityLimiter
@@ -23,12 +23,6 @@ from predictor.rooms import Rooms
 _DRAWN_AT_ONCE = 2  # pictures; each may need a gigabyte of pixels and their encoding
 _BYTES_A_NUMBER = 32  # of JSON, at most
 
-_DEADLINE = {
-    "name": DEADLINE_HEADER,
-    "in": "header",
-    "schema": {"type": "integer", "minimum": 0},
-    "description": "milliseconds that the caller still waits",
-}
 _PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -42,7 +36,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         summary="Age and gender of each face",
         response_model=AgeGenderAnswer,
         responses={200: {"content": {"image/png": _PICTURE, "image/jpeg": _PICTURE}}},
-        openapi_extra={"requestBody": IMAGES_BODY, "parameters": [_DEADLINE]},
+        openapi_extra={"requestBody": IMAGES_BODY, "parameters": [DEADLINE_PARAMETER]},
     )
     async def age_gender(request: Request, options: Annotated[FaceOptions, Query()]) -> Response:
         """Images as multipart field `image` (repeatable), one as the raw body, or base64 in JSON.

@@ -1,0 +1,132 @@
+"""The embedding container does nothing for those who hung up or came too late."""
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from agegender.errors import Problem
+from agegender.faces import Face
+from agegender.spaces import Space
+from agegender.web.deadlines import Deadline
+from embedder import service as service_module
+from embedder.app import make_app
+from embedder.packs.pack import Detections, Image, Pack
+from embedder.service import EmbeddingService
+from embedder.settings import EmbedderSettings
+from PIL import Image as Picture
+from serving import serving, until
+
+
+class WaitingPack(Pack):
+    """Detects nothing, and that only when it is let go."""
+
+    def __init__(self) -> None:
+        self.space = Space(id="made-1", dimension=4)
+        self.models = []
+        self.looked_at: list[int] = []
+        self.go_on = threading.Event()
+
+    def detect(self, images: list[Image]) -> list[Detections]:
+        self.looked_at += [image.shape[1] for image in images]
+        self.go_on.wait(20)
+        none = np.empty((0, 4), np.float32)
+        return [Detections(none, none[:, 0], np.empty((0, 5, 2), np.float32)) for _ in images]
+
+    def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
+        return [[] for _ in images]
+
+
+def picture(width: int) -> bytes:
+    file = io.BytesIO()
+    Picture.new("RGB", (width, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pack() -> Iterator[WaitingPack]:
+    pack = WaitingPack()
+    yield pack
+    pack.go_on.set()
+
+
+@pytest.fixture
+def service(pack: WaitingPack) -> Iterator[EmbeddingService]:
+    service = EmbeddingService(EmbedderSettings())
+    service.pack = pack
+    yield service
+    pack.go_on.set()
+    service.close()
+
+
+async def looked_at(pack: WaitingPack, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(pack.looked_at) < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_cancelled_in_the_queue_is_never_looked_at(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    first = asyncio.create_task(service.faces([picture(11)], Deadline.after(20)))
+    await looked_at(pack, 1)
+    second = asyncio.create_task(service.faces([picture(12)], Deadline.after(20)))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    pack.go_on.set()
+    await first
+    await service.faces([picture(13)], Deadline.after(20))
+    assert pack.looked_at == [11, 13]
+
+
+async def test_what_is_cancelled_at_work_ends_after_the_picture_it_is_at(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    asked = asyncio.create_task(service.faces([picture(11), picture(12)], Deadline.after(20)))
+    await looked_at(pack, 1)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    pack.go_on.set()
+    await service.faces([picture(13)], Deadline.after(20))
+    assert pack.looked_at == [11, 13]
+
+
+async def test_what_waits_beyond_its_deadline_is_504_and_never_looked_at(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    first = asyncio.create_task(service.faces([picture(11)], Deadline.after(20)))
+    await looked_at(pack, 1)
+    with pytest.raises(Problem) as raised:
+        await service.faces([picture(12)], Deadline.after(0.1))
+    assert (raised.value.slug, raised.value.status) == ("deadline-exceeded", 504)
+    pack.go_on.set()
+    await first
+    assert pack.looked_at == [11]
+
+
+def test_client_that_hangs_up_leaves_the_queue(pack: WaitingPack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "load_pack", lambda *arguments: pack)
+    statuses: list[int] = []
+
+    def ask(url: str, width: int, **options: Any) -> None:
+        statuses.append(httpx.post(f"{url}/faces", content=picture(width), **options).status_code)
+
+    with serving(make_app(EmbedderSettings())) as url:
+        until(lambda: httpx.get(f"{url}/health/ready").is_success, "the pack is loaded")
+        first = threading.Thread(target=ask, args=(url, 11), kwargs={"timeout": 20})
+        first.start()
+        until(lambda: pack.looked_at == [11], "the first is at work")
+        with pytest.raises(httpx.ReadTimeout):
+            ask(url, 12, timeout=0.3)
+        ask(url, 13, headers={"X-Deadline-Ms": "200"}, timeout=20)
+        assert statuses == [504]
+        pack.go_on.set()
+        first.join(20)
+        ask(url, 14, timeout=20)
+    assert statuses == [504, 200, 200]
+    assert pack.looked_at == [11, 14]
