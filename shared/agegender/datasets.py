@@ -5,7 +5,6 @@ Adience's `aligned` and `faces`.
 """
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agegender.files import read_json, write_json, write_npz
+from agegender.files import read_json, read_npz, write_json, write_npz
 from agegender.labels import Gender
 from agegender.spaces import Space
-
-MAX_BYTES = 64 * 1024**3
 
 
 class BadDataset(ValueError):
@@ -113,17 +110,14 @@ def read_embedding_set(data_dir: Path, dataset: str, space: Space, variant: str)
     """Read what `write_embedding_set` wrote. Raises `BadDataset`; never unpickles."""
     path = data_path(data_dir, dataset, space, variant)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise BadDataset(f"{path} unpacks to more than {MAX_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            return EmbeddingSet(
-                space=space,
-                **{field.name: arrays[field.name] for field in fields(EmbeddingSet) if field.name != "space"},
-            )
+        arrays = read_npz(path)
+        return EmbeddingSet(
+            space=space,
+            **{field.name: arrays[field.name] for field in fields(EmbeddingSet) if field.name != "space"},
+        )
     except BadDataset as error:
         raise BadDataset(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
 
 

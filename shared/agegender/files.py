@@ -4,6 +4,7 @@ Readers therefore never see half a file, whichever process is killed at whatever
 """
 
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -77,4 +78,42 @@ def write_safetensors(
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises `OSError`, and `ValueError` for what is no JSON that a program of ours would write."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What `write_npz` wrote. Raises `OSError` and `ValueError`, before it takes memory that is only claimed.
+
+    NumPy's own reader unpacks compressed entries of any size, and allocates what a header states.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError("its arrays are compressed")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ValueError("its arrays are larger than the file")
+            return {entry.filename.removesuffix(".npy"): _read_entry(archive, entry) for entry in entries}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f"{entry.filename} is of a format that is not written here")
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds objects")
+        if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
+            raise ValueError(f"{entry.filename} has not the size that its header states")
+    with archive.open(entry) as stream:
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))

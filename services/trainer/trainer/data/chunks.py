@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.files import write_npz
+from agegender.files import read_npz, write_npz
 
 from trainer.data.extraction import CHUNK, Extraction, shard_path
 
@@ -50,5 +50,5 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
 
 
 def read_chunk(path: Path) -> Chunk:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})
+    arrays = read_npz(path)
+    return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
+from agegender.files import read_npz
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered
 from agegender.heads.head import Classes, Task
 
@@ -34,10 +35,10 @@ def read_out_of_fold(data_dir: Path, experiment: Experiment, folds: list[int]) -
     parts: dict[Task, list[Array]] = {task: [] for task, _ in experiment.options.tasks}
     for fold in folds:
         path = fold_dir(data_dir, experiment.id, fold) / "out-of-fold.npz"
-        with np.load(path, allow_pickle=False) as arrays:
-            rows.append(arrays["row"])
-            for task, values in parts.items():
-                values.append(arrays[task.value])
+        arrays = read_npz(path)
+        rows.append(arrays["row"])
+        for task, values in parts.items():
+            values.append(arrays[task.value])
     return OutOfFold(
         faces.rows(np.concatenate(rows)),
         {task: np.concatenate(values) for task, values in parts.items()},
