@@ -26,6 +26,9 @@ test: setup  ## every test that this machine can run
 lint: setup  ## ruff and mypy --strict
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@$(MAKE) --no-print-directory mypy
+
+mypy:  ## mypy --strict alone
 	@.venv/bin/mypy $(PACKAGES)
 
 openapi: setup  ## renew docs/openapi after an interface changed on purpose
@@ -43,4 +46,4 @@ doctor:  ## what this machine lacks, and how to get it
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint openapi bench compose-test doctor clean
+.PHONY: help setup up down demo test lint mypy openapi bench compose-test doctor clean
