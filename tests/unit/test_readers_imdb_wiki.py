@@ -2,7 +2,6 @@
 
 import struct
 import tracemalloc
-import zlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
+from mat_files import compressed, element, mat_file, matrix, nested_cells
 from scipy.io import savemat
 from trainer.data import imdb_wiki, matlab
 from trainer.data.kinds import kind_of
@@ -60,36 +60,6 @@ def test_rows_are_filtered_as_the_original_does(tmp_path: Path, compress: bool) 
         Removed("17/e.jpg", Reason.NO_GENDER),
         Removed("17/f.jpg", Reason.AGE_OUT_OF_RANGE),
     ]
-
-
-def element(kind: int, content: bytes) -> bytes:
-    return struct.pack("<II", kind, len(content)) + content + b"\0" * (-len(content) % 8)
-
-
-def matrix(array_class: int, dimensions: tuple[int, ...], content: bytes = b"") -> bytes:
-    return element(
-        14,
-        element(6, struct.pack("<II", array_class, 0))
-        + element(5, struct.pack(f"<{len(dimensions)}i", *dimensions))
-        + element(1, b"wiki")
-        + content,
-    )
-
-
-def mat_file(*elements: bytes) -> bytes:
-    return b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\0\1IM" + b"".join(elements)
-
-
-def nested_cells(depth: int) -> bytes:
-    inner = matrix(1, (1, 1))
-    for _ in range(depth):
-        inner = matrix(1, (1, 1), inner)
-    return inner
-
-
-def compressed(content: bytes) -> bytes:
-    packed = zlib.compress(content, 9)
-    return struct.pack("<II", 15, len(packed)) + packed
 
 
 @pytest.mark.parametrize(

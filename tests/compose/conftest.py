@@ -1,0 +1,22 @@
+"""One system for all tests here. Builds the images, so it takes minutes."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from compose_system import ComposeSystem, docker
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSystem]:
+    if shutil.which("docker") is None or docker("info").returncode:
+        pytest.skip("no Docker engine runs here")
+    started = ComposeSystem(tmp_path_factory.mktemp("compose") / "data")
+    started.data_dir.mkdir()
+    try:
+        started.run("build")
+        started.run("up", "-d", "--scale", "insightface=2", "--scale", "trainer-worker=2", seconds=600)
+        yield started
+    finally:
+        print(started.run("logs", "--no-color", "--tail", "40"))
+        started.run("down", "--volumes", "--timeout", "5", seconds=120)
