@@ -20,7 +20,7 @@ from trainer.training.bank import Bank
 
 PASSES = 512
 HEADS = Path(__file__).parent.parent / "services" / "predictor" / "heads"
-SPACE = Space(id="buffalo_sc-1", dimension=512)
+SPACE = Space(id="buffalo_sc-2", dimension=512)
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:

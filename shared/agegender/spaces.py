@@ -14,7 +14,7 @@ class Space(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = Field(description="pack, model and preprocessing version", examples=["human-1"])
+    id: str = Field(description="pack, model and preprocessing version", examples=["human-2"])
     dimension: int = Field(gt=0, le=65536)
 
     @field_validator("id")

@@ -63,7 +63,7 @@ def test_embeddings_of_a_space_without_heads_are_refused_naming_both(stack: Stac
         json={"space": "elsewhere-1", "embeddings": [[1.0, 0.0]]},
     )
     assert answer.status_code == 409
-    assert "elsewhere-1" in answer.text and "human-1" in answer.text
+    assert "elsewhere-1" in answer.text and "human-2" in answer.text
 
 
 def test_experiment_is_trained_promoted_and_served_without_a_restart(stack: Stack) -> None:

@@ -15,7 +15,7 @@ from service_double import Service, json_answer
 from serving import serving
 from typer import BadParameter
 
-SPACE = {"id": "human-1", "dimension": 1024}
+SPACE = {"id": "human-2", "dimension": 1024}
 DATASET = {
     "name": "Adience",
     "kind": "Adience",

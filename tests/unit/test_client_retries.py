@@ -22,7 +22,7 @@ EXPERIMENT = {
     "created": "2026-11-01T00:00:00Z",
     "task": "age",
     "datasets": ["Adience"],
-    "space": {"id": "human-1", "dimension": 512},
+    "space": {"id": "human-2", "dimension": 512},
     "folds": [{"fold": 0, "state": "running", "epoch": 3, "epochs": 30, "news": "kept"}],
 }
 

@@ -15,7 +15,7 @@ from tfjs_reference import evaluate
 SCALES = {
     "blazeface.onnx": (-1, 1),
     "facemesh.onnx": (0, 1),
-    "faceres.onnx": (0, 255),
+    "faceres-deep.onnx": (0, 255),
     "mobileface.onnx": (0, 255),
 }
 

@@ -52,10 +52,10 @@ def test_the_originals_client_works_against_the_proxy(count: int) -> None:
 
 
 def test_a_space_of_another_dimension_is_told_by_name() -> None:
-    with EmbedderDouble(space=Space(id="human-1", dimension=192)).served() as double, proxy(double) as client:
+    with EmbedderDouble(space=Space(id="human-2", dimension=192)).served() as double, proxy(double) as client:
         response = original_request(f"{client.base_url}/", picture())
         assert (response.status_code, problem_of(response)) == (409, "space-mismatch")
-        assert "human-1 (192-d)" in response.json()["detail"]
+        assert "human-2 (192-d)" in response.json()["detail"]
         assert not double.batches
 
 

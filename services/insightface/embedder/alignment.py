@@ -42,7 +42,7 @@ def similarity(source: Points, target: Points) -> npt.NDArray[np.float32]:
 
 
 def crop(image: Image, matrix: npt.NDArray[np.float32], size: int) -> Image:
-    """The square of `size` pixels that `matrix` maps the picture to; beyond its edge lies black.
+    """The square of `size` pixels that `matrix` maps the picture to; beyond its edge its last pixels repeat.
 
     A face much larger than the crop is first shrunk by area, else bilinear sampling would alias.
     """
@@ -59,7 +59,7 @@ def crop(image: Image, matrix: npt.NDArray[np.float32], size: int) -> Image:
             offset = matrix[:, :2] @ np.array([left, top], dtype=np.float32) + matrix[:, 2]
             matrix = np.concatenate([matrix[:, :2] @ ratio, offset[:, None]], axis=1)
     return np.asarray(
-        cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT),
+        cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
         dtype=np.uint8,
     )
 

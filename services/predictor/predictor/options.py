@@ -55,5 +55,5 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    space: str = Field(description="the id of the space that the embeddings live in", examples=["human-1"])
+    space: str = Field(description="the id of the space that the embeddings live in", examples=["human-2"])
     embeddings: list[list[Number]] = Field(description="points on the unit sphere, one a face")

