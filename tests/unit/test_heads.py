@@ -10,7 +10,7 @@ from agegender.heads.calibration import ConformalIntervals, fit_temperature, tem
 from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
 from agegender.heads.forward import bank_logits, softmax
 from agegender.heads.head import Classes, HeadManifest, Task
-from agegender.labels import YEARS
+from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.spaces import Space
 
 SPACE = Space(id="test-1", dimension=16)
@@ -113,7 +113,21 @@ def test_conformal_intervals_cover_as_stated_on_fresh_faces() -> None:
     for coverage in (0.5, 0.8, 0.9, 0.95):
         low, high = conformal.intervals(narrow[10000:], coverage)
         covered = ((low <= age[10000:]) & (age[10000:] <= high)).mean()
-        assert covered == pytest.approx(coverage, abs=0.015)
+        assert covered == pytest.approx(coverage, abs=0.03)  # the hull covers a little more
+
+
+def test_conformal_intervals_cover_each_true_age_group() -> None:
+    """Faces of 60 and older are taken for younger ones, as where they are rare in training."""
+    draws = np.random.default_rng(6)
+    age = draws.integers(0, 90, 20000).astype(np.float64)
+    centre = np.where(age >= 60, age - 12, age) + draws.normal(0, 4, age.shape)
+    years = np.exp(-0.5 * ((np.arange(YEARS) - centre[:, None]) / 4) ** 2)
+    years /= years.sum(axis=1, keepdims=True)
+    conformal = ConformalIntervals.fit(years[:10000], age[:10000], age[:10000])
+    low, high = conformal.intervals(years[10000:], 0.9)
+    inside = (low <= age[10000:]) & (age[10000:] <= high)
+    for group in range(len(AGE_GROUPS)):
+        assert inside[age_groups_of(age[10000:]) == group].mean() > 0.87
 
 
 def test_answers_carry_groups_and_labels() -> None:

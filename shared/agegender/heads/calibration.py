@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from agegender.labels import AGE_GROUPS, MAX_AGE, YEARS, age_groups_of
+from agegender.labels import AGE_GROUPS, GROUP_OF_YEAR, MAX_AGE, YEARS, age_groups_of
 
 Array = npt.NDArray[np.floating]
 
 COVERAGES: Final = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # 0.50 to 0.99
 _SMALLEST: Final = 1e-12
+# Where each age group begins and ends; a year spans half a year on both sides.
+_GROUP_EDGES: Final = tuple(
+    (years[0] - 0.5, years[-1] + 0.5)
+    for years in (np.flatnonzero(GROUP_OF_YEAR == group) for group in range(len(AGE_GROUPS)))
+)
 
 
 def tempered(probabilities: Array, temperature: float) -> Array:
@@ -73,11 +78,13 @@ def year_quantiles(year_probabilities: Array, level: float) -> Array:
 
 
 class ConformalIntervals(BaseModel):
-    """Conformalised quantile intervals (CQR, arXiv 1905.03222), Mondrian by predicted age group.
+    """Conformalised quantile intervals (CQR, arXiv 1905.03222), Mondrian by true age group.
 
-    `widening[group][coverage]` is added, in years, on both sides of the head's own central interval. It is
-    the finite-sample quantile of the out-of-fold scores of the faces whose predicted mean lies in that
-    group. With out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
+    An age y belongs to a face's interval if y lies within the head's own central interval, widened on both
+    sides by `widening[group of y][coverage]` years: the finite-sample quantile of the out-of-fold scores of
+    the faces of that group. So each age group is covered as stated, and not only all together (label-conditional
+    conformal prediction, Vovk 2012, arXiv 1209.2673). The answer is the hull of these ages and of the mean. With
+    out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,10 +102,10 @@ class ConformalIntervals(BaseModel):
     ) -> "ConformalIntervals":
         """From out-of-fold distributions [faces, 101] and age labels low..high in years [faces].
 
-        A label that is itself an interval counts as covered when the answer touches it. A predicted group
-        of fewer than `smallest_group` faces takes the scores of all faces.
+        A label that is itself an interval counts as covered when the answer touches it. A group of fewer than
+        `smallest_group` faces takes the scores of all faces.
         """
-        groups = age_groups_of(mean_years(year_probabilities))
+        groups = age_groups_of((low + high) / 2)
         counts = np.bincount(groups, minlength=len(AGE_GROUPS))
         table = np.zeros((len(AGE_GROUPS), len(COVERAGES)))
         for column, coverage in enumerate(COVERAGES):
@@ -119,12 +126,14 @@ class ConformalIntervals(BaseModel):
         """
         column = COVERAGES.index(round(coverage, 2))
         lower, upper = _central_interval(year_probabilities, coverage)
-        groups = age_groups_of(mean_years(year_probabilities))
-        widening = np.array(self.widening)[groups, column]
-        middle = (lower + upper) / 2  # a narrowing never turns an interval inside out
-        low = np.clip(np.minimum(lower - widening, middle), 0, MAX_AGE)
-        high = np.clip(np.maximum(upper + widening, middle), 0, MAX_AGE)
-        return low, high
+        low = high = mean_years(year_probabilities)
+        for group, (first, last) in enumerate(_GROUP_EDGES):
+            own_low = np.maximum(lower - self.widening[group][column], first)
+            own_high = np.minimum(upper + self.widening[group][column], last)
+            fits = own_low <= own_high
+            low = np.where(fits, np.minimum(low, own_low), low)
+            high = np.where(fits, np.maximum(high, own_high), high)
+        return np.clip(low, 0, MAX_AGE), np.clip(high, 0, MAX_AGE)
 
 
 def mean_years(year_probabilities: Array) -> Array:

@@ -1,0 +1,55 @@
+"""`python -m benchmarks.accuracy --data DATA ours=ID original=AGE_ID,GENDER_ID`: the comparison, as Markdown.
+
+Experiments must be finished and on the same data sets and space. The first named one is judged in depth.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.experiments.store import load_experiment
+
+from benchmarks.accuracy import robustness
+from benchmarks.accuracy.answers import of_experiments
+from benchmarks.accuracy.comparison import compare
+from benchmarks.accuracy.cross_dataset import cross
+from benchmarks.accuracy.fairness import fairness
+from benchmarks.accuracy.tables import Table
+from benchmarks.accuracy.uncertainty import uncertainty
+
+PARTS = ("comparison", "cross", "uncertainty", "fairness", "robustness")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=__doc__)
+    parser.add_argument("methods", nargs="+", metavar="NAME=ID[,ID]", help="an experiment, or one a task")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--pack", default="human", help="for robustness")
+    parser.add_argument("--pack-dir", type=Path)
+    parser.add_argument("--human-dir", type=Path)
+    for table in tables(parser.parse_args()):
+        print(table.markdown(), flush=True)
+
+
+def tables(arguments: argparse.Namespace) -> Iterator[Table]:
+    data: Path = arguments.data
+    methods = {name: ids.split(",") for name, _, ids in (one.partition("=") for one in arguments.methods)}
+    answers = [of_experiments(name, data, ids) for name, ids in methods.items()]
+    (first, ids), parts = next(iter(methods.items())), arguments.parts
+    if "comparison" in parts:
+        yield from compare(answers, load_experiment(data, ids[0]).datasets)
+    if "cross" in parts:
+        yield cross(first, data, ids[0])
+    if "uncertainty" in parts:
+        for name, own in methods.items():
+            yield uncertainty(name, data, own)
+    if "fairness" in parts:
+        yield fairness(answers[0])
+    if "robustness" in parts:
+        pack = robustness.load(arguments.pack, data, arguments.pack_dir, arguments.human_dir)
+        yield robustness.robustness(first, data, ids[0], pack)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What the networks of experiments say of faces that they never saw."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from agegender.datasets import EmbeddingSet
+from agegender.heads.calibration import mean_years
+from agegender.heads.head import Classes, Task
+from agegender.labels import group_probabilities
+from safetensors.numpy import load as load_safetensors
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import labelled, load_faces
+from trainer.experiments.fold import as_years
+from trainer.experiments.store import fold_dir, load_experiment
+from trainer.reports.metrics import age_metrics, calibration_error, gender_metrics, true_groups
+from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+from trainer.training.predict import member_probabilities
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+MEASURES = ("MAE", "groups", "one-off", "gender", "NLL", "ECE")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Out-of-fold probabilities of each network alone: age [seeds, faces, 101], gender [seeds, faces, 2]."""
+
+    name: str
+    faces: EmbeddingSet
+    age: Array
+    gender: Array
+
+    def ensemble(self) -> "Answers":
+        """The mean over the seeds, each fold calibrated on the other folds."""
+        found = OutOfFold(
+            self.faces, {Task.AGE: self.age.mean(axis=0), Task.GENDER: self.gender.mean(axis=0)}
+        )
+        age, _, _ = crossed_calibration(found, Task.AGE, Classes.YEARS)
+        gender, _, _ = crossed_calibration(found, Task.GENDER, Classes.GENDERS)
+        return Answers(f"{self.name}, ensemble, calibrated", self.faces, age[None], gender[None])
+
+
+def fold_bank(data_dir: Path, experiment: Experiment, fold: int) -> dict[str, Array]:
+    return dict(load_safetensors((fold_dir(data_dir, experiment.id, fold) / "bank.safetensors").read_bytes()))
+
+
+def experiment_faces(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
+    return labelled(
+        load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant), experiment.options
+    )
+
+
+def of_experiments(name: str, data_dir: Path, ids: list[str]) -> Answers:
+    """Of one experiment for both tasks, or of one each; they must share their data sets."""
+    found: dict[Task, Array] = {}
+    for experiment in (load_experiment(data_dir, one) for one in ids):
+        faces = experiment_faces(data_dir, experiment)
+        for fold in experiment.folds:
+            rows = np.flatnonzero(faces.fold == fold)
+            said = member_probabilities(
+                fold_bank(data_dir, experiment, fold), experiment.options, faces.rows(rows)
+            )
+            for task, classes in experiment.options.tasks:
+                own = said[task]
+                if task is Task.AGE:
+                    own = np.stack([as_years(member, classes) for member in own])
+                shape = (len(own), len(faces), own.shape[-1])
+                found.setdefault(task, np.zeros(shape, np.float32))[:, rows] = own
+    return Answers(name, faces, found[Task.AGE], found[Task.GENDER])
+
+
+def figures(age: Array, gender: Array, faces: EmbeddingSet) -> dict[str, float]:
+    """MAE in years, accuracies, NLL of the age in nats, ECE of the age groups; of one network."""
+    of_age, of_gender = age_metrics(age, faces), gender_metrics(gender, faces)
+    known = faces.has_age
+    error = calibration_error(group_probabilities(age[known]), true_groups(faces)[known])
+    values = (
+        of_age["mae"],
+        of_age["group_accuracy"],
+        of_age["one_off_accuracy"],
+        of_gender["accuracy"],
+        of_age["nll"],
+        error,
+    )
+    return {measure: float(value or 0) for measure, value in zip(MEASURES, values, strict=True)}
+
+
+def spread(answers: Answers, rows: Mask) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over folds × seeds of each measure, of the faces in `rows`."""
+    found = []
+    for fold in np.unique(answers.faces.fold):
+        own = np.flatnonzero((answers.faces.fold == fold) & rows)
+        for seed in range(len(answers.age)):
+            found.append(figures(answers.age[seed, own], answers.gender[seed, own], answers.faces.rows(own)))
+    return {
+        measure: (float(np.mean(values)), float(np.std(values)))
+        for measure in MEASURES
+        for values in [[one[measure] for one in found]]
+    }
+
+
+def row(name: str, values: Mapping[str, tuple[float, float]]) -> list[str]:
+    """A table's row; no deviation where there is one value only."""
+    cells = [name]
+    for measure in MEASURES:
+        mean, deviation = values[measure]
+        digits = 2 if measure in ("MAE", "NLL") else 3
+        cells.append(f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation > 0 else ""))
+    return cells
+
+
+def parts_of(faces: EmbeddingSet, datasets: list[str]) -> dict[str, Mask]:
+    """The rows of each data set; of one alone, all."""
+    if len(datasets) == 1:
+        return {datasets[0]: np.ones(len(faces), dtype=bool)}
+    return {name: np.char.startswith(faces.file, f"{name}/") for name in datasets}
+
+
+def absolute_errors(age: Array, faces: EmbeddingSet) -> npt.NDArray[np.float64]:
+    """Years [faces], of labels that are exact."""
+    return np.asarray(np.abs(mean_years(age) - faces.age_low), dtype=np.float64)

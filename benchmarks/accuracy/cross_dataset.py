@@ -1,0 +1,39 @@
+"""Train on one data set, test on another: what remains where faces, cameras and labels differ."""
+
+from pathlib import Path
+
+import numpy as np
+from agegender.heads.head import Task
+from trainer.data.folds import groups_of, strata_of, validation_split
+from trainer.experiments.faces import labelled, load_faces
+from trainer.experiments.fold import as_years
+from trainer.experiments.store import load_experiment
+from trainer.training.predict import member_probabilities
+from trainer.training.train import train_bank
+
+from benchmarks.accuracy.answers import MEASURES, figures, row
+from benchmarks.accuracy.tables import Table
+
+
+def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
+    """Both ways between the two data sets of an experiment, by its own recipe; ensembles, not calibrated."""
+    experiment = load_experiment(data_dir, experiment_id)
+    options = experiment.options
+    sets = {
+        one: labelled(load_faces(data_dir, [one], experiment.space, experiment.variant), options)
+        for one in experiment.datasets
+    }
+    lines = []
+    for source, fit in sets.items():
+        strata = strata_of(fit.age_low, fit.age_high, fit.gender)
+        validates = validation_split(strata, groups_of(fit.subject), options.validation, seed=options.seed)
+        bank = train_bank(fit.rows(~validates), fit.rows(validates), options, fold=0)
+        for target, faces in sets.items():
+            if target == source:
+                continue
+            said = member_probabilities(bank.tensors, options, faces)
+            age = as_years(said[Task.AGE].mean(axis=0), dict(options.tasks)[Task.AGE])
+            found = figures(np.asarray(age), said[Task.GENDER].mean(axis=0), faces)
+            values = {measure: (value, 0.0) for measure, value in found.items()}
+            lines.append(row(f"{source} → {target}", values))
+    return Table(f"Across data sets: {name}", ["trained → tested", *MEASURES], lines)

@@ -1,0 +1,123 @@
+"""Left-out faces again, from pictures that were made worse."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from agegender.heads.head import Task
+from embedder.packs.load import load_pack
+from embedder.packs.pack import Detections, Pack
+from PIL import Image, ImageEnhance, ImageFilter
+from predictor.quality import face_quality
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.store import load_experiment
+from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.reports.out_of_fold import REPORTED_COVERAGE, calibrate, read_out_of_fold
+from trainer.training.predict import member_probabilities
+
+from benchmarks.accuracy.answers import experiment_faces, fold_bank
+from benchmarks.accuracy.tables import Table
+
+FACES = 500
+BOX_ERROR = 0.1  # of the box's sides
+COLUMNS = ["pictures", "found", "MAE", "groups", "gender", "covered by 90 %", "width", "quality"]
+
+
+def _jpeg(picture: Image.Image) -> Image.Image:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=30)
+    return Image.open(file)
+
+
+def _half(picture: Image.Image) -> Image.Image:
+    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BILINEAR)
+
+
+def _rotated(angle: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda picture: picture.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+
+
+CONDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "as they are": lambda picture: picture,
+    "JPEG quality 30": _jpeg,
+    "half resolution": _half,
+    "blurred, radius 2 pixels": lambda picture: picture.filter(ImageFilter.GaussianBlur(2)),
+    "rotated by 30°": _rotated(30),
+    "rotated by -30°": _rotated(-30),
+    "a third of the light": lambda picture: ImageEnhance.Brightness(picture).enhance(1 / 3),
+    "grayscale": lambda picture: picture.convert("L").convert("RGB"),
+    "box off by 10 %": lambda picture: picture,
+}
+
+
+def robustness(name: str, data_dir: Path, experiment_id: str, pack: Pack) -> Table:
+    """The same sample of faces under each condition, each face judged by the bank that left its fold out."""
+    experiment = load_experiment(data_dir, experiment_id)
+    pack.space.require(experiment.space)
+    lines = [[label, *_figures(data_dir, experiment, pack, label)] for label in CONDITIONS]
+    return Table(f"Robustness, {FACES} faces: {name}", COLUMNS, lines)
+
+
+def load(name: str, data_dir: Path, pack_dir: Path | None, human_dir: Path | None) -> Pack:
+    return load_pack(name, data_dir / "packs", pack_dir, human_dir, 2)
+
+
+def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> list[str]:
+    faces = experiment_faces(data_dir, experiment)
+    everything = read_out_of_fold(data_dir, experiment, experiment.folds)
+    sample = np.random.default_rng(1).choice(len(faces), FACES, replace=False)
+    draws = np.random.default_rng(2)
+    embeddings, kept, quality, widening = [], [], [], []
+    for index in sample:
+        with Image.open(data_dir / str(faces.file[index])) as file:
+            pixels = np.asarray(CONDITIONS[label](file.convert("RGB")).convert("RGB"))
+        found = _first(pack.detect([pixels])[0])
+        if len(found.score) == 0:
+            continue
+        if label.startswith("box"):
+            found = _moved(found, draws)
+        face = pack.embed([pixels], [found])[0][0]
+        judged = face_quality(face)
+        embeddings.append(face.embedding)
+        kept.append(index)
+        quality.append(judged.score)
+        widening.append(judged.widening)
+    chosen = faces.rows(np.array(kept))
+    chosen = type(chosen)(**{**vars(chosen), "embedding": np.array(embeddings, dtype=np.float32)})
+    age, gender = np.zeros((len(chosen), 101), np.float32), np.zeros((len(chosen), 2), np.float32)
+    low, high = np.zeros(len(chosen)), np.zeros(len(chosen))
+    classes = dict(experiment.options.tasks)
+    for fold in experiment.folds:
+        own = np.flatnonzero(chosen.fold == fold)
+        bank = fold_bank(data_dir, experiment, fold)
+        said = member_probabilities(bank, experiment.options, chosen.rows(own))
+        age[own], gender[own] = said[Task.AGE].mean(axis=0), said[Task.GENDER].mean(axis=0)
+        others = everything.faces.fold != fold
+        conformal = calibrate(everything, Task.AGE, classes[Task.AGE], others).conformal
+        assert conformal is not None
+        low[own], high[own] = conformal.intervals(age[own], REPORTED_COVERAGE)
+    middle, half = (low + high) / 2, np.array(widening) * (high - low) / 2
+    inside = np.abs(chosen.age_low - middle) <= half
+    of_age = age_metrics(age, chosen)
+    return [
+        f"{len(chosen) / FACES:.3f}",
+        f"{of_age['mae']:.2f}",
+        f"{of_age['group_accuracy']:.3f}",
+        f"{gender_metrics(gender, chosen)['accuracy']:.3f}",
+        f"{inside.mean():.3f}",
+        f"{2 * half.mean():.1f}",
+        f"{np.mean(quality):.2f}",
+    ]
+
+
+def _first(found: Detections) -> Detections:
+    return Detections(found.bbox[:1], found.score[:1], found.landmarks[:1])
+
+
+def _moved(found: Detections, draws: np.random.Generator) -> Detections:
+    """Box and landmarks moved by a tenth of the box's sides, in a random direction."""
+    angle = draws.uniform(0, 2 * np.pi)
+    sides = found.bbox[:, 2:] - found.bbox[:, :2]
+    shift = (BOX_ERROR * sides * [np.cos(angle), np.sin(angle)]).astype(np.float32)
+    return Detections(found.bbox + np.tile(shift, 2), found.score, found.landmarks + shift[:, None])
