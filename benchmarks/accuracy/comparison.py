@@ -1,4 +1,4 @@
-"""Ours, the original's recipe and plain probes, each measure's mean ± standard deviation over folds × seeds."""
+"""Ours, the original's recipe and plain probes: mean ± standard deviation over folds × seeds."""
 
 from benchmarks.accuracy.answers import MEASURES, Answers, parts_of, row, spread
 from benchmarks.accuracy.probes import PROBES, probe

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from agegender.heads.calibration import tempered
 from agegender.heads.head import Task
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Detections, Pack
@@ -94,9 +95,10 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
         said = member_probabilities(bank, experiment.options, chosen.rows(own))
         age[own], gender[own] = said[Task.AGE].mean(axis=0), said[Task.GENDER].mean(axis=0)
         others = everything.faces.fold != fold
-        conformal = calibrate(everything, Task.AGE, classes[Task.AGE], others).conformal
-        assert conformal is not None
-        low[own], high[own] = conformal.intervals(age[own], REPORTED_COVERAGE)
+        calibration = calibrate(everything, Task.AGE, classes[Task.AGE], others)
+        assert calibration.conformal is not None
+        age[own] = tempered(age[own], calibration.temperature)
+        low[own], high[own] = calibration.conformal.intervals(age[own], REPORTED_COVERAGE)
     middle, half = (low + high) / 2, np.array(widening) * (high - low) / 2
     inside = np.abs(chosen.age_low - middle) <= half
     of_age = age_metrics(age, chosen)
