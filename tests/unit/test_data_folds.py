@@ -7,7 +7,7 @@ from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
 from trainer.data.combine import combine
-from trainer.data.duplicates import duplicate_cosine, near_duplicate_groups, summarise
+from trainer.data.duplicates import duplicate_cosine, find_near_duplicates, near_duplicate_groups, summarise
 from trainer.data.folds import groups_of, strata_of, stratified_folds, validation_split
 from trainer.data.grouping import with_folds
 
@@ -126,6 +126,25 @@ def test_the_cosine_of_duplicates_ends_where_genders_begin_to_mix() -> None:
     # Without look-alikes there is no reason to stop before 60 degrees.
     assert duplicate_cosine(embedding[:800], np.concatenate([gender, mistaken])) == pytest.approx(0.5)
     assert duplicate_cosine(embedding, np.full(1200, -1)) == 0.7
+
+
+def test_a_space_that_knows_genders_does_not_chain_strangers_into_one_group() -> None:
+    """Two crowds, one a gender, within 50 degrees of one another; in each, fifty people twice."""
+    draws = np.random.default_rng(11)
+    poles = directions(2)
+    crowd = poles[np.repeat([0, 1], 300)] * 1.2 + draws.standard_normal((600, poles.shape[1])) / np.sqrt(
+        poles.shape[1]
+    )
+    crowd = (crowd / np.linalg.norm(crowd, axis=1, keepdims=True)).astype(np.float32)
+    again = near(crowd[::6], 10, seed=12)
+    gender = np.concatenate([np.repeat([0, 1], 300), np.repeat([0, 1], 50)])
+    embedding = np.concatenate([crowd, again])
+    loose = near_duplicate_groups(embedding, duplicate_cosine(embedding, gender))
+    assert np.bincount(loose).max() > 300  # gender alone would put each crowd into one group
+    groups, found = find_near_duplicates(embedding, gender)
+    assert np.bincount(groups).max() <= 100
+    assert (groups[600:] == groups[:600:6]).mean() > 0.9  # who is there twice stays together
+    assert found.threshold > duplicate_cosine(embedding, gender)
 
 
 def test_an_extracted_set_gets_folds_that_keep_near_duplicates_together() -> None:

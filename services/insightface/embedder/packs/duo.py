@@ -22,6 +22,8 @@ def duo_pack(name: str, human: Path, insightface: Path, threads: int) -> Pack:
         [
             *human_embedders(human, threads),
             ArcFaceEmbedder(arcface),
-            ArcFaceEmbedder(arcface, zoom=1.18, down=-0.18),  # the hair and the brow, closer; docs/embedding.md
+            ArcFaceEmbedder(
+                arcface, zoom=1.18, down=-0.18
+            ),  # the hair and the brow, closer; docs/embedding.md
         ],
     )

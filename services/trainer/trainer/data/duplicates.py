@@ -20,6 +20,8 @@ _ANGLES = np.arange(0.0, 60.1, 2.5)
 _MAX_DIFFERING = 0.1
 _MEASURED = 20_000
 _UNMEASURED = 0.7
+# A group of more faces than this share (or count, in small sets) is a chain of look-alikes, no person.
+_LARGEST_SHARE, _LARGEST_COUNT = 0.01, 100
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ def duplicate_cosine(embedding: Embeddings, gender: npt.NDArray[np.integer], blo
     above, differing_above = (np.cumsum(counts[::-1])[::-1] for counts in (agreeing + differing, differing))
     alike = np.flatnonzero(differing_above <= _MAX_DIFFERING * above + 1)
     return float(edges[alike[0]]) if len(alike) else 1.0
+
+
+def find_near_duplicates(
+    embedding: Embeddings, gender: npt.NDArray[np.integer], block: int = _BLOCK
+) -> tuple[Groups, NearDuplicates]:
+    """Groups of faces that count as the same, numbered as `near_duplicate_groups` does, and what was found.
+
+    Starts from `duplicate_cosine`. A space that was trained on gender puts strangers of one gender near each
+    other, and pair by pair they would chain into one group of nearly all faces: so the cosine is raised, by
+    2.5 degrees at a time, until the largest group is one that a person could have.
+    """
+    largest = max(_LARGEST_COUNT, int(_LARGEST_SHARE * len(embedding)))
+    lowest = duplicate_cosine(embedding, gender, block)
+    higher = [float(cosine) for cosine in np.cos(np.radians(_ANGLES[::-1])) if cosine > lowest]
+    for cosine in (lowest, *higher):
+        groups = near_duplicate_groups(embedding, cosine, block)
+        if np.bincount(groups, minlength=1).max() <= largest:
+            break
+    return groups, summarise(groups, cosine)
 
 
 def near_duplicate_groups(embedding: Embeddings, threshold: float, block: int = _BLOCK) -> Groups:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
 
-from trainer.data.duplicates import duplicate_cosine, near_duplicate_groups, summarise
+from trainer.data.duplicates import find_near_duplicates
 from trainer.data.folds import K, groups_of, strata_of, stratified_folds
 from trainer.data.labelled import NO_FOLD
 
@@ -21,12 +21,11 @@ def with_folds(faces: EmbeddingSet) -> tuple[EmbeddingSet, dict[str, Any]]:
     unknown = np.flatnonzero(faces.subject == "")
     everyone = len(unknown) == len(faces)  # then no copy: the embeddings may be a mapped file
     embedding = faces.embedding if everyone else faces.embedding[unknown]
-    cosine = duplicate_cosine(embedding, faces.gender[unknown])
-    groups = near_duplicate_groups(embedding, cosine)
+    groups, found = find_near_duplicates(embedding, faces.gender[unknown])
     faces = replace(faces, subject=_named(faces.subject, unknown, groups))
     told: dict[str, Any] = {
         "subjects": len(np.unique(groups_of(faces.subject))),
-        "near_duplicates": asdict(summarise(groups, cosine)),
+        "near_duplicates": asdict(found),
     }
     if (faces.fold != NO_FOLD).all():
         return faces, {**told, "folds": "of the data set"}
