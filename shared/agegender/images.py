@@ -13,6 +13,9 @@ from agegender.errors import Problem
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_ORIENTATION = 0x0112
+_START_OF_SCAN = b"\xff\xda"
+# Each scan of a progressive JPEG is a pass over all pixels, and none can be interrupted; cameras write 10.
+_MAX_SCANS = 100
 
 # Pillow's own limit only warns; ours (ImageLimits.max_pixels) refuses, so its warning is noise.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -54,6 +57,8 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             415,
             f"The bytes are not an image in one of the formats {', '.join(FORMATS)}.",
         ) from error
+    if image.format == "JPEG" and content.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans.")
     if image.width * image.height > limits.max_pixels:
         raise Problem(
             "too-many-pixels",

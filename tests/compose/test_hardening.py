@@ -7,7 +7,7 @@ from compose_system import PUBLIC, ComposeSystem, docker
 
 SERVICES = ("redis", "insightface", "embedder-proxy", "predictor", "trainer", "trainer-worker")
 GIB = 1024**3
-MEMORY = {"insightface": 3, "trainer": 2, "trainer-worker": 6}  # GiB; 1 for the others
+MEMORY = {"insightface": 3, "predictor": 3, "trainer": 2, "trainer-worker": 6}  # GiB; 1 for the others
 NETWORKS = {
     "redis": {"queue"},
     "insightface": {"faces"},
