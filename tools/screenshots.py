@@ -1,0 +1,64 @@
+"""Pictures for the documentation, of the running system: `python -m tools.screenshots`.
+
+The face is scikit-image's `astronaut`, Eileen Collins, a NASA photograph in the public domain.
+"""
+
+import argparse
+import io
+import shutil
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+from skimage.data import astronaut
+
+from tools.stack import ROOT
+
+IMAGES = ROOT / "docs" / "images"
+VIEWS = {
+    "page": {"viewport": {"width": 1100, "height": 800}},
+    "page-dark": {"viewport": {"width": 1100, "height": 800}, "color_scheme": "dark"},
+    "page-phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "device_scale_factor": 2},
+}
+
+
+def photograph() -> bytes:
+    """As PNG, 512 by 512 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(astronaut()).save(file, "PNG")  # type: ignore[no-untyped-call]
+    return file.getvalue()
+
+
+def annotate(predictor: str) -> None:
+    answer = httpx.post(
+        f"{predictor}/age-gender", content=photograph(), headers={"Accept": "image/png"}, timeout=60
+    )
+    (IMAGES / "annotated.png").write_bytes(answer.raise_for_status().content)
+
+
+def show_page(browser: Browser, predictor: str, name: str) -> None:
+    """The page with its answer. Raises Playwright's `TimeoutError` where none comes."""
+    page = browser.new_context(**VIEWS[name]).new_page()  # type: ignore[arg-type]
+    page.goto(predictor)
+    picture = {"name": "astronaut.png", "mimeType": "image/png", "buffer": photograph()}
+    page.locator("#files").set_input_files(picture)  # type: ignore[arg-type]
+    page.locator("#faces > *").first.wait_for(timeout=30_000)
+    page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+    page.context.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--predictor", default="http://127.0.0.1:10003")
+    predictor = parser.parse_args().predictor
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    annotate(predictor)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name in VIEWS:
+            show_page(browser, predictor, name)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
