@@ -19,7 +19,7 @@ _SMALLEST: Final = 1e-12
 # Where each age group begins and ends; a year spans half a year on both sides.
 _GROUP_EDGES: Final = tuple(
     (years[0] - 0.5, years[-1] + 0.5)
-    for years in (np.flatnonzero(GROUP_OF_YEAR == group) for group in range(len(AGE_GROUPS)))
+    for years in (np.flatnonzero(group == GROUP_OF_YEAR) for group in range(len(AGE_GROUPS)))
 )
 
 
@@ -82,9 +82,9 @@ class ConformalIntervals(BaseModel):
 
     An age y belongs to a face's interval if y lies within the head's own central interval, widened on both
     sides by `widening[group of y][coverage]` years: the finite-sample quantile of the out-of-fold scores of
-    the faces of that group. So each age group is covered as stated, and not only all together (label-conditional
-    conformal prediction, Vovk 2012, arXiv 1209.2673). The answer is the hull of these ages and of the mean. With
-    out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
+    the faces of that group. So each age group is covered as stated, and not only all together
+    (label-conditional conformal prediction, Vovk 2012, arXiv 1209.2673). The answer is the hull of these ages
+    and of the mean. With out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
     """
 
     model_config = ConfigDict(frozen=True)
