@@ -34,6 +34,10 @@ mypy:  ## mypy --strict alone
 openapi: setup  ## renew docs/openapi after an interface changed on purpose
 	@$(PY) -m tools.openapi
 
+reference: setup  ## renew docs/configuration.md and docs/api.md from the code
+	@$(PY) -m tools.configuration
+	@$(PY) -m tools.api_reference
+
 bench: setup  ## every figure that README and docs quote
 	@$(PY) -m benchmarks
 
@@ -46,4 +50,4 @@ doctor:  ## what this machine lacks, and how to get it
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint mypy openapi bench compose-test doctor clean
+.PHONY: help setup up down demo test lint mypy openapi reference bench compose-test doctor clean

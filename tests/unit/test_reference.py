@@ -1,0 +1,35 @@
+"""The pages that are made from the code say what the code says."""
+
+import pytest
+from agegender.settings import ServiceSettings
+from pydantic_settings import BaseSettings
+
+from tools import api_reference, configuration
+
+
+def test_configuration_page_is_up_to_date() -> None:
+    assert configuration.PAGE.read_text() == configuration.page(), "run `make reference` and commit it"
+
+
+def test_api_page_is_up_to_date() -> None:
+    assert api_reference.PAGE.read_text() == api_reference.page(), "run `make reference` and commit it"
+
+
+def test_every_settings_class_is_on_the_page() -> None:
+    def below(settings: type[BaseSettings]) -> set[type[BaseSettings]]:
+        return {settings}.union(*(below(child) for child in settings.__subclasses__()))
+
+    ours = {cls for cls in below(ServiceSettings) if cls.__module__.endswith(".settings")}
+    assert ours <= set(configuration.SECTIONS.values())
+
+
+@pytest.mark.parametrize("title", configuration.SECTIONS)
+def test_a_variable_on_the_page_is_read(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configuration.SECTIONS[title]
+    for name, field in configuration.own_fields(settings):
+        if field.annotation not in (int, float):
+            continue
+        for variable in configuration.variables(settings, name, field):
+            with monkeypatch.context() as environment:
+                environment.setenv(variable, "7")
+                assert getattr(settings(), name) == 7
