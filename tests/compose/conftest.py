@@ -15,7 +15,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSystem]:
     started.data_dir.mkdir()
     try:
         started.run("build")
-        started.run("up", "-d", "--scale", "insightface=2", "--scale", "trainer-worker=2", seconds=600)
+        started.run("up", "-d", "--scale", "insightface=3", "--scale", "trainer-worker=2", seconds=600)
         yield started
     finally:
         print(started.run("logs", "--no-color", "--tail", "40"))

@@ -1,9 +1,15 @@
 """The system as `docker compose up` starts it."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 from agegender.spaces import Space
 from compose_system import ComposeSystem, docker
-from system import assert_six_adults, predict, train_and_promote, wait_until_served
+from system import SIX_ADULTS, assert_six_adults, predict, train_and_promote, wait_until_served
+
+REQUESTS = 60
+JPEG = {"Content-Type": "image/jpeg"}
 
 
 def test_photograph_training_promotion_and_photograph_again(system: ComposeSystem) -> None:
@@ -16,8 +22,25 @@ def test_photograph_training_promotion_and_photograph_again(system: ComposeSyste
     wait_until_served(system.url("predictor"), versions)
 
 
-def test_killed_embedding_container_costs_no_request(system: ComposeSystem) -> None:
+def test_embedding_container_killed_under_load_costs_no_request(system: ComposeSystem) -> None:
+    """Three containers, six clients; every picture is a new one to the cache."""
     system.wait_ready()
-    assert docker("kill", system.containers("insightface")[0]).returncode == 0
-    for _ in range(5):
-        assert len(predict(system.url("predictor"))["images"][0]["faces"]) == 6
+    url = f"{system.url('predictor')}/age-gender"
+    photograph = SIX_ADULTS.read_bytes()
+    killed = threading.Event()
+    containers = system.containers("insightface")
+    assert len(containers) == 3
+
+    def ask(number: int) -> int:
+        if number == REQUESTS // 3:
+            assert docker("kill", "--signal", "KILL", containers[0]).returncode == 0
+            killed.set()
+        picture = photograph + str(number).encode()  # no decoder reads behind the end
+        answer = httpx.post(url, content=picture, headers=JPEG, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return len(answer.json()["images"][0]["faces"])
+
+    with ThreadPoolExecutor(6) as clients:
+        assert list(clients.map(ask, range(REQUESTS))) == [6] * REQUESTS
+    assert killed.is_set()
+    assert containers[0] not in system.containers("insightface")
