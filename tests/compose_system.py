@@ -13,6 +13,7 @@ from serving import until
 from tools.stack import ROOT, free_ports
 
 PUBLIC = ("embedder-proxy", "predictor", "trainer")
+DASHBOARDS = ("rq-dashboard", "tensorboard")
 
 
 def compose() -> list[str]:
@@ -25,7 +26,7 @@ def compose() -> list[str]:
 class ComposeSystem:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.ports = free_ports()
+        self.ports = free_ports() | dict(zip(DASHBOARDS, free_ports().values(), strict=False))
         self.environment = {
             **os.environ,
             "PATH": "/usr/bin:" + os.environ["PATH"],
@@ -36,6 +37,8 @@ class ComposeSystem:
             "EMBEDDER_PROXY_PORT": str(self.ports["embedder-proxy"]),
             "PREDICTOR_PORT": str(self.ports["predictor"]),
             "TRAINER_PORT": str(self.ports["trainer"]),
+            "RQ_DASHBOARD_PORT": str(self.ports["rq-dashboard"]),
+            "TENSORBOARD_PORT": str(self.ports["tensorboard"]),
         }
 
     def run(self, *words: str, seconds: float = 1800) -> str:

@@ -14,9 +14,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSystem]:
     started = ComposeSystem(tmp_path_factory.mktemp("compose") / "data")
     started.data_dir.mkdir()
     try:
-        started.run("build")
-        started.run("up", "-d", "--scale", "insightface=3", "--scale", "trainer-worker=2", seconds=600)
+        started.run("--profile", "dashboard", "build")
+        scales = ("--scale", "insightface=3", "--scale", "trainer-worker=2")
+        started.run("--profile", "dashboard", "up", "-d", *scales, seconds=600)
         yield started
     finally:
-        print(started.run("logs", "--no-color", "--tail", "40"))
-        started.run("down", "--volumes", "--timeout", "5", seconds=120)
+        print(started.run("--profile", "dashboard", "logs", "--no-color", "--tail", "40"))
+        started.run("--profile", "dashboard", "down", "--volumes", "--timeout", "5", seconds=120)

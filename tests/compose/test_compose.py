@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from agegender.spaces import Space
 from compose_system import ComposeSystem, docker
+from serving import until
 from system import SIX_ADULTS, assert_six_adults, predict, train_and_promote, wait_until_served
 
 REQUESTS = 60
@@ -20,6 +21,20 @@ def test_photograph_training_promotion_and_photograph_again(system: ComposeSyste
     system.run("run", "--rm", "--no-deps", "--user", "0:0", "data-init")
     versions = train_and_promote(system.url("trainer"), system.data_dir, space)
     wait_until_served(system.url("predictor"), versions)
+
+
+def test_dashboards_show_the_queue_and_the_folds_that_were_trained(system: ComposeSystem) -> None:
+    queues = f"{system.url('rq-dashboard')}/0/data/queues.json"
+    until(lambda: "trainer" in shown_at(queues), "the queue is shown", 60)
+    runs = f"{system.url('tensorboard')}/data/runs"
+    until(lambda: "folds" in shown_at(runs), "a fold is shown", 90)
+
+
+def shown_at(url: str) -> str:
+    try:
+        return httpx.get(url, timeout=5).text
+    except httpx.TransportError:
+        return ""
 
 
 def test_embedding_container_killed_under_load_costs_no_request(system: ComposeSystem) -> None:

@@ -17,6 +17,7 @@ from trainer.experiments.faces import labelled
 from trainer.experiments.progress import FoldProgress
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.reports.tensorboard import write_events
 from trainer.training.predict import member_probabilities
 from trainer.training.train import EpochReport, TrainedBank, train_bank
 
@@ -82,6 +83,7 @@ def run_fold(
             for name in ("train", "validation", "test")
         },
     }
+    write_events(directory, metrics)
     write_json(directory / METRICS, metrics)
     checkpoint.unlink(missing_ok=True)
 

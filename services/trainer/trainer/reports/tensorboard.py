@@ -1,0 +1,30 @@
+"""A fold's curve and figures as TensorBoard reads them: `tensorboard --logdir DATA/experiments`."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = "tensorboard"
+
+
+def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
+    """Write `fold_dir/tensorboard/` from metrics.json's content, in place of what a killed attempt left.
+
+    Loss of each epoch, and the networks' mean figures on each split at the mean best epoch.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # costs seconds, and few processes write
+
+    shutil.rmtree(fold_dir / FOLDER, ignore_errors=True)
+    best = round(float(np.mean(metrics["best_epochs"])))
+    with SummaryWriter(str(fold_dir / FOLDER)) as writer:
+        for epoch, (train, validation) in enumerate(metrics["curve"], 1):
+            writer.add_scalar("loss/train", train, epoch)
+            writer.add_scalar("loss/validation", validation, epoch)
+        for split, members in metrics["splits"].items():
+            for task, figures in members[0].items():
+                for name in figures:
+                    values = [member[task][name] for member in members if member[task][name] is not None]
+                    if values and name not in ("faces", "floor"):
+                        writer.add_scalar(f"{task} {name}/{split}", float(np.mean(values)), best)
