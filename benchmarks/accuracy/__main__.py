@@ -14,6 +14,7 @@ from benchmarks.accuracy.answers import of_experiments
 from benchmarks.accuracy.comparison import compare
 from benchmarks.accuracy.cross_dataset import cross
 from benchmarks.accuracy.fairness import fairness
+from benchmarks.accuracy.probes import PROBES
 from benchmarks.accuracy.tables import Table
 from benchmarks.accuracy.uncertainty import uncertainty
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="+", metavar="NAME=ID[,ID]", help="an experiment, or one a task")
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--probes", nargs="*", choices=list(PROBES), default=list(PROBES))
     parser.add_argument("--pack", default="human", help="for robustness")
     parser.add_argument("--pack-dir", type=Path)
     parser.add_argument("--human-dir", type=Path)
@@ -38,7 +40,7 @@ def tables(arguments: argparse.Namespace) -> Iterator[Table]:
     answers = [of_experiments(name, data, ids) for name, ids in methods.items()]
     (first, ids), parts = next(iter(methods.items())), arguments.parts
     if "comparison" in parts:
-        yield from compare(answers, load_experiment(data, ids[0]).datasets)
+        yield from compare(answers, load_experiment(data, ids[0]).datasets, arguments.probes)
     if "cross" in parts:
         yield cross(first, data, ids[0])
     if "uncertainty" in parts:
