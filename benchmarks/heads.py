@@ -4,8 +4,6 @@ The original (tae898/age-gender) answers a face by 512 passes through a ResMLP w
 again for gender, one face after the other; written here from that description, with its published sizes.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,19 +16,11 @@ from agegender.spaces import Space
 from torch import Tensor
 from trainer.training.bank import Bank
 
+from benchmarks.table import Row, compared
+
 PASSES = 512
 HEADS = Path(__file__).parent.parent / "services" / "predictor" / "heads"
 SPACE = Space(id="buffalo_sc-2", dimension=512)
-
-
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def original() -> Callable[[np.ndarray], None]:
@@ -75,26 +65,25 @@ def shipped(task: Task) -> Head:
     return load_head(directory / current.version)
 
 
-def rows() -> list[dict[str, object]]:
+def rows() -> list[Row]:
     baseline, heads = original(), [shipped(task) for task in Task]
 
     def ours(embeddings: np.ndarray) -> None:
         for head in heads:
             head.probabilities(embeddings)
 
-    table: list[dict[str, object]] = []
+    table = []
     for faces, goal in ((1, 40), (64, 300)):
         embeddings = np.random.default_rng(0).standard_normal((faces, 512)).astype(np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-        slow = median_seconds(lambda e=embeddings: baseline(e), 5)  # type: ignore[misc]
-        fast = median_seconds(lambda e=embeddings: ours(e), 50)  # type: ignore[misc]
         table.append(
-            {
-                "what": f"heads with uncertainty, {faces} face{'s' * (faces > 1)}",
-                "against": f"{PASSES} Monte-Carlo dropout passes × 2 heads, face by face, batched passes",
-                "goal": f">= {goal}x",
-                "figure": f"{slow / fast:.0f}x",
-                "seconds": {"original": slow, "ours": fast},
-            }
+            compared(
+                f"heads with uncertainty, {faces} face{'s' * (faces > 1)}",
+                f"{PASSES} Monte-Carlo dropout passes × 2 heads, face by face, batched passes",
+                goal,
+                lambda e=embeddings: ours(e),  # type: ignore[misc]
+                lambda e=embeddings: baseline(e),  # type: ignore[misc]
+                5,
+            )
         )
     return table

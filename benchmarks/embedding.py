@@ -1,0 +1,73 @@
+"""What our code costs around the networks, and against the library that others use."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+from agegender.images import ImageLimits, decode
+from embedder.packs.insightface import DET_SIZE
+from embedder.packs.pack import Pack
+from insightface.app import FaceAnalysis
+
+from benchmarks.packs import BUFFALO_SC, HUMAN, buffalo_sc, human
+from benchmarks.photographs import PHOTOGRAPH
+from benchmarks.table import Row, compared
+
+BATCH = 64
+
+
+def rows() -> list[Row]:
+    return [_batch(), *_face_analysis()]
+
+
+def _batch() -> Row:
+    embedder = human()._embedders[0]
+    crops = np.random.default_rng(0).integers(0, 256, (BATCH, embedder.size, embedder.size, 3), np.uint8)
+    session = onnxruntime.InferenceSession(HUMAN / "faceres-deep.onnx", providers=["CPUExecutionProvider"])
+    images = crops[..., ::-1].astype(np.float32)
+    return compared(
+        f"embedder, {BATCH} aligned faces",
+        "bare ONNX Runtime on the same graph, its own default threads",
+        0.97,
+        lambda: embedder.embed(crops),
+        lambda: session.run(["features"], {"image": images}),
+        5,
+        "`faceres-deep`, 224 pixels",
+    )
+
+
+def _face_analysis() -> list[Row]:
+    pack = buffalo_sc()
+    if pack is None:
+        return []
+    with TemporaryDirectory() as root:
+        return [_against_the_library(pack, _library(Path(root)))]
+
+
+def _against_the_library(pack: Pack, library: FaceAnalysis) -> Row:
+    rgb = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    theirs = {tuple(np.round(face.bbox).tolist()): face.normed_embedding for face in library.get(bgr)}
+    cosines = []
+    for face in pack.faces([rgb])[0]:
+        nearest = min(theirs, key=lambda box: float(np.abs(np.subtract(box, face.bbox)).max()))
+        cosines.append(float(np.dot(theirs[nearest], face.embedding)))
+    return compared(
+        "buffalo_sc, t1.jpg (six faces)",
+        "insightface's FaceAnalysis.get, same pack and size",
+        1.5,
+        lambda: pack.faces([rgb]),
+        lambda: library.get(bgr),
+        15,
+        f"{len(cosines)} faces, lowest cosine between the embeddings {min(cosines):.5f}",
+    )
+
+
+def _library(root: Path) -> FaceAnalysis:
+    """FaceAnalysis reads its packs from ROOT/models/NAME; a link gives it ours."""
+    (root / "models").mkdir()
+    (root / "models" / "buffalo_sc").symlink_to(BUFFALO_SC)
+    library = FaceAnalysis("buffalo_sc", str(root), providers=["CPUExecutionProvider"])
+    library.prepare(0, det_size=DET_SIZE)
+    return library

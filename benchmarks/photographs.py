@@ -1,0 +1,27 @@
+"""Pictures with one to six faces, cut from the photograph that the insightface package brings along."""
+
+from io import BytesIO
+from pathlib import Path
+
+import insightface
+from agegender.images import ImageLimits, decode
+from embedder.packs.pack import Pack
+from PIL import Image
+
+PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+
+
+def pictures(pack: Pack) -> dict[int, bytes]:
+    """Number of faces → JPEG file; each shows that many of the photograph's faces, from the left."""
+    with Image.open(PHOTOGRAPH) as photograph:
+        picture = photograph.convert("RGB")
+    pixels = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
+    boxes = sorted(face.bbox for face in pack.faces([pixels])[0])
+    found = {}
+    for count in range(1, len(boxes) + 1):
+        edge = boxes[count][0] if count < len(boxes) else picture.width
+        file = BytesIO()
+        right = (boxes[count - 1][2] + edge) / 2
+        picture.crop((0, 0, round(max(right, boxes[count - 1][2])), picture.height)).save(file, "JPEG")
+        found[count] = file.getvalue()
+    return found
