@@ -45,7 +45,7 @@ compose-test: setup  ## build the images, start the system, use it (needs a Dock
 	@$(PY) -m pytest tests/compose
 
 doctor:  ## what this machine lacks, and how to get it
-	@$${PYTHON:-python3} tools/doctor.py
+	@$${PYTHON:-python3} -m tools.doctor
 
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

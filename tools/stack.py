@@ -13,14 +13,9 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools import machine
+
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_PORTS = {
-    "embedder": 10001,
-    "embedder-proxy": 10002,
-    "predictor": 10003,
-    "trainer": 10004,
-    "redis": 10005,
-}
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 
 
@@ -30,21 +25,13 @@ class StackError(Exception):
 
 def free_ports() -> dict[str, int]:
     """Ports that nothing listens on, one a process."""
-    probes = [socket.socket() for _ in DEFAULT_PORTS]
+    probes = [socket.socket() for _ in machine.PORTS]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
-    ports = {name: probe.getsockname()[1] for name, probe in zip(DEFAULT_PORTS, probes, strict=True)}
+    ports = {name: probe.getsockname()[1] for name, probe in zip(machine.PORTS, probes, strict=True)}
     for probe in probes:
         probe.close()
     return ports
-
-
-def ports_from_environment() -> dict[str, int]:
-    """`PREDICTOR_PORT` and the like, else the default ports."""
-    return {
-        name: int(os.environ.get(f"{name.upper().replace('-', '_')}_PORT", port))
-        for name, port in DEFAULT_PORTS.items()
-    }
 
 
 @dataclass
@@ -56,7 +43,7 @@ class Stack:
 
     data_dir: Path
     run_dir: Path
-    ports: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))
+    ports: dict[str, int] = field(default_factory=lambda: dict(machine.PORTS))
     workers: int = 1
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
@@ -70,14 +57,9 @@ class Stack:
 
     def start(self) -> None:
         """Raises `StackError` where a port is taken."""
-        taken = [f"{name} {port}" for name, port in self.ports.items() if _is_taken(port)]
-        if os.environ.get("REDIS_URL"):
-            taken = [name for name in taken if not name.startswith("redis ")]
-        if taken:
-            raise StackError(
-                f"these ports are in use: {', '.join(taken)}. Stop what listens there (make down), "
-                "or choose others, for example PREDICTOR_PORT=20003 make up."
-            )
+        used = {name: port for name, port in self.ports.items() if machine.is_taken(port)}
+        if used:
+            raise StackError(f"in use: {machine.listed(used)}.\n       {machine.mend_ports(used)}")
         for folder in (self.data_dir, self.run_dir / "logs", self.run_dir / "redis"):
             folder.mkdir(parents=True, exist_ok=True)
         config = self.run_dir / "supervisord.conf"
@@ -223,13 +205,3 @@ def _socket_path(run_dir: Path) -> str:
 
     name = hashlib.sha256(str(own).encode()).hexdigest()[:16]
     return str(Path(tempfile.gettempdir()) / f"age-gender-{name}.sock")
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import insightface
 
-from tools.stack import ROOT, Stack, StackError, ports_from_environment
+from tools import machine
+from tools.stack import ROOT, Stack, StackError
 
 
 def main() -> None:
     stack = Stack(
         data_dir=Path(os.environ.get("DATA_DIR", ROOT / "data")),
         run_dir=ROOT / ".run" / "up",
-        ports=ports_from_environment(),
+        ports=machine.chosen_ports(),
         workers=int(os.environ.get("WORKERS", "1")),
     )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if (memory := machine.memory()).mend is not None:
+        print(f"warning: {memory.what}. {memory.mend}", flush=True)
     try:
         stack.start()
         print("starting; logs are in .run/up/logs", flush=True)

@@ -19,6 +19,11 @@ from embedder.packs import human
 
 MANIFEST = "manifest.json"
 _FETCH_SECONDS = 1800
+_NOT_FETCHED = (
+    f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. "
+    "Check the network (HTTPS_PROXY behind a proxy), "
+    "or fetch it elsewhere with `npm pack` and hand the file to python -m embedder.fetch human --from-tarball"
+)
 
 
 class BadPack(RuntimeError):
@@ -100,9 +105,9 @@ def fetch_tarball(directory: Path) -> Path:
             command, cwd=directory, check=True, capture_output=True, text=True, timeout=_FETCH_SECONDS
         )
     except subprocess.CalledProcessError as error:
-        raise BadPack(f"npm could not fetch {human.NPM_PACKAGE}: {error.stderr.strip()[-500:]}") from error
+        raise BadPack(f"{_NOT_FETCHED}. npm said: {error.stderr.strip()[-500:]}") from error
     except subprocess.TimeoutExpired as error:
-        raise BadPack(f"npm did not fetch {human.NPM_PACKAGE} within {_FETCH_SECONDS} s") from error
+        raise BadPack(f"{_NOT_FETCHED}; npm took longer than {_FETCH_SECONDS} s") from error
     tarballs = list(directory.glob("*.tgz"))
     if len(tarballs) != 1:
         raise BadPack(f"npm pack left {len(tarballs)} archives where one was expected")

@@ -1,0 +1,222 @@
+"""What a machine has of what the project needs; each lack is a plain sentence and how to mend it.
+
+Imports nothing but the standard library: it runs on any Python from 3.7 on, before there is a `.venv`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+PORTS = {"embedder": 10001, "embedder-proxy": 10002, "predictor": 10003, "trainer": 10004, "redis": 10005}
+GB = 1e9
+DISK_NEEDED, MEMORY_NEEDED = 5 * GB, 3 * GB
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_SMALL_PACKAGE = "iniconfig==2.3.1"  # of constraints.txt; 8 kB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something looked for; `mend` says what to do where it is missing."""
+
+    what: str
+    mend: str | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.mend is None
+
+
+def find_python() -> str | None:
+    """Path of the Python 3.11 that `.venv` is made with: PYTHON, else the first on PATH."""
+    for name in (os.environ.get("PYTHON"), "python3.11", "python3", "python"):
+        path = shutil.which(name) if name else None
+        if path and _runs(path, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 11))"):
+            return path
+    return None
+
+
+def python() -> Finding:
+    """A Python 3.11 that can make virtual environments."""
+    path = find_python()
+    if path is not None and _runs(path, "-c", "import ensurepip, venv"):
+        return Finding(f"Python 3.11: {path}")
+    if path is not None:
+        return Finding(
+            f"{path} cannot make virtual environments",
+            "Install its venv module (Debian, Ubuntu: apt install python3.11-venv).",
+        )
+    return Finding(
+        "Python 3.11 was not found (this is " + ".".join(map(str, sys.version_info[:3])) + ")",
+        "Install it (Debian 12: apt install python3.11 python3.11-venv; elsewhere: uv python install 3.11, "
+        "or pyenv install 3.11) and, if it is not on PATH, name it: PYTHON=/path/to/python3.11 make setup",
+    )
+
+
+def disk(free: float | None = None) -> Finding:
+    """Room for `.venv`, the models and a few data sets. free : bytes, measured unless given."""
+    free = shutil.disk_usage(".").free if free is None else free
+    if free >= DISK_NEEDED:
+        return Finding(f"{free / GB:.0f} GB of disk free")
+    return Finding(
+        f"Only {free / GB:.1f} GB of disk are free here",
+        f"About {DISK_NEEDED / GB:.0f} GB are needed for packages and models: free some, or clone to "
+        "a larger disk.",
+    )
+
+
+def memory(total: float | None = None) -> Finding:
+    """Memory of the machine, or of the container that this runs in. total : bytes, measured unless given."""
+    total = memory_limit() if total is None else total
+    if total >= MEMORY_NEEDED:
+        return Finding(f"{total / GB:.0f} GB of memory")
+    return Finding(
+        f"Only {total / GB:.1f} GB of memory are here",
+        f"About {MEMORY_NEEDED / GB:.0f} GB are needed. In a virtual machine or Docker Desktop give it more; "
+        "else close other programs, and keep WORKERS at 1.",
+    )
+
+
+def memory_limit() -> float:
+    """Bytes: the machine's memory, or the control group's limit where that is less."""
+    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in _CGROUP_LIMITS:
+        try:
+            total = min(total, float(Path(path).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return total
+
+
+def ports() -> Finding:
+    """The ports that `make up` listens on, as the environment chooses them."""
+    used = {name: port for name, port in chosen_ports().items() if is_taken(port)}
+    if not used:
+        return Finding("the ports are free: " + ", ".join(map(str, chosen_ports().values())))
+    return Finding(f"In use: {listed(used)}", mend_ports(used))
+
+
+def chosen_ports() -> dict[str, int]:
+    """`PREDICTOR_PORT` and the like, else the default ports; none for Redis where REDIS_URL names one."""
+    ports = {name: int(os.environ.get(variable(name), port)) for name, port in PORTS.items()}
+    if os.environ.get("REDIS_URL"):
+        del ports["redis"]
+    return ports
+
+
+def listed(used: dict[str, int]) -> str:
+    return ", ".join(f"port {port} ({name})" for name, port in used.items())
+
+
+def mend_ports(used: dict[str, int]) -> str:
+    name, port = next(iter(used.items()))
+    return (
+        "Stop what listens there (make down, if it is an earlier make up; docker compose down, if it is the "
+        f"containers), or choose others: {variable(name)}={port + 10_000} make up"
+    )
+
+
+def variable(name: str) -> str:
+    """The environment variable that chooses a program's port."""
+    return f"{name.upper().replace('-', '_')}_PORT"
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def package_index() -> Finding:
+    """Whether pip, configured as it is, reaches its package index: it fetches one small package."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--retries",
+            "0",
+            "--timeout",
+            "10",
+        ]
+        done = _run(*command, "download", "-q", "--no-deps", "--no-cache-dir", "-d", folder, _SMALL_PACKAGE)
+    if done is not None and done.returncode == 0:
+        return Finding("pip reaches its package index")
+    if done is not None and "No module named pip" in done.stderr:
+        return Finding("whether pip reaches its package index was not tried: this Python has no pip")
+    return Finding(
+        "pip does not reach its package index, so nothing can be installed",
+        "Check the network. Behind a proxy set HTTPS_PROXY; with an index of your own set PIP_INDEX_URL. "
+        "Without any network: docs/deployment.md, Air-gapped.",
+    )
+
+
+def docker() -> Finding:
+    """An engine that answers, and why not where it does not."""
+    only = "Only docker compose up and make compose-test need it; make up and make demo do not."
+    if shutil.which("docker") is None:
+        return Finding("Docker is not installed", f"https://docs.docker.com/engine/install. {only}")
+    done = _run("docker", "info")
+    if done is None or done.returncode != 0:
+        said = "" if done is None else done.stdout + done.stderr
+        if "permission denied" in said.lower():
+            return Finding(
+                "Docker runs, but this user may not use it",
+                f"sudo usermod -aG docker $USER, then log in again. {only}",
+            )
+        return Finding(
+            "Docker is installed, but its engine does not answer",
+            f"Start it (Linux: sudo systemctl start docker; else start Docker Desktop). {only}",
+        )
+    if not _runs("docker", "compose", "version") and not _runs("docker-compose", "--version"):
+        return Finding(
+            "Docker runs, but Compose is missing",
+            "Install it (Debian: apt install docker-compose; Docker's own packages: docker-compose-plugin). "
+            f"{only}",
+        )
+    return Finding("a Docker engine, with Compose")
+
+
+def chromium() -> Finding:
+    if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        return Finding("Chromium")
+    return Finding("Chromium is missing", "Only the browser tests need it (Debian: apt install chromium).")
+
+
+def gpu() -> Finding:
+    if shutil.which("nvidia-smi") is not None and _runs("nvidia-smi", "-L"):
+        return Finding("an NVIDIA GPU")
+    return Finding("no NVIDIA GPU", "Nothing needs one; docs/deployment.md says what it is good for.")
+
+
+def needed() -> list[Finding]:
+    """What `make up` and `make demo` cannot do without."""
+    return [python(), disk(), memory(), ports(), package_index()]
+
+
+def of_use() -> list[Finding]:
+    return [docker(), chromium(), gpu()]
+
+
+def _runs(*command: str) -> bool:
+    done = _run(*command)
+    return done is not None and done.returncode == 0
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
+    """None where there is no such program or it hangs."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
