@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from agegender.heads.head import Task
-from trainer.data.folds import groups_of, strata_of, validation_split
+from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.faces import labelled, load_faces
 from trainer.experiments.fold import as_years
 from trainer.experiments.store import load_experiment

@@ -9,7 +9,7 @@ from agegender.labels import YEARS
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from trainer.data.folds import groups_of, strata_of, validation_split
+from trainer.datasets.folds import groups_of, strata_of, validation_split
 
 from benchmarks.accuracy.answers import Answers
 

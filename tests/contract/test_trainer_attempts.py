@@ -8,7 +8,7 @@ from agegender.spaces import Space
 from redis_server import redis_server
 from rq import Queue
 from rq.job import Job, JobStatus
-from trainer.data.extraction import Extraction
+from trainer.extraction.state import Extraction
 from trainer.jobs.attempts import enqueue_first, enqueue_part, has_jobs
 from trainer.queues import job_queue
 

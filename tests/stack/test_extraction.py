@@ -31,7 +31,7 @@ from redis_server import RedisServer, redis_server
 from rq.registry import StartedJobRegistry
 from serving import serving, until
 from trainer.api.datasets import router
-from trainer.data.extraction import CHUNK
+from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 

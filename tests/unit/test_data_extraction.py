@@ -13,12 +13,12 @@ from agegender.files import write_json
 from agegender.spaces import Space
 from redis import Redis
 from redis_server import redis_server
-from trainer.data import adience, labels_csv
-from trainer.data.catalog import datasets
-from trainer.data.extraction import Extraction, read_state, write_state
-from trainer.data.original import import_original
-from trainer.data.planning import read_plan, read_removed, read_shard, write_plan
-from trainer.data.progress import ShardProgress, read_progress
+from trainer.datasets.catalog import datasets
+from trainer.datasets.original import import_original
+from trainer.extraction.planning import read_plan, read_removed, read_shard, write_plan
+from trainer.extraction.progress import ShardProgress, read_progress
+from trainer.extraction.state import Extraction, read_state, write_state
+from trainer.labels import adience, labels_csv
 
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SPACE = Space(id="test-1", dimension=8)

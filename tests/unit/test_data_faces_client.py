@@ -7,8 +7,8 @@ import pytest
 from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
-from trainer.data.faces_client import FacesClient
-from trainer.data.selection import labelled_face, same_face_mirrored
+from trainer.extraction.faces_client import FacesClient
+from trainer.extraction.selection import labelled_face, same_face_mirrored
 
 SPACE = Space(id="test-1", dimension=2)
 POINTS = [(1.0, 1.0)] * 5
@@ -140,7 +140,7 @@ def test_in_the_mirrored_image_the_face_is_looked_for_on_the_other_side() -> Non
 
 
 def test_large_images_are_not_gathered_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.faces_client._REQUEST_BYTES", 100)
+    monkeypatch.setattr("trainer.extraction.faces_client._REQUEST_BYTES", 100)
     proxy = Proxy(answer(image()), answer(image(), image()))
     reading: list[int] = []
 

@@ -6,10 +6,15 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
-from trainer.data.combine import combine
-from trainer.data.duplicates import duplicate_cosine, find_near_duplicates, near_duplicate_groups, summarise
-from trainer.data.folds import groups_of, strata_of, stratified_folds, validation_split
-from trainer.data.grouping import with_folds
+from trainer.datasets.combine import combine
+from trainer.datasets.duplicates import (
+    duplicate_cosine,
+    find_near_duplicates,
+    near_duplicate_groups,
+    summarise,
+)
+from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
+from trainer.datasets.grouping import with_folds
 
 SPACE = Space(id="test-1", dimension=64)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender, age_groups_of
-from trainer.data import adience
-from trainer.data.kinds import kind_of
-from trainer.data.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows
+from trainer.labels import adience
+from trainer.labels.kinds import kind_of
+from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows
 
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 COLUMNS = "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score"

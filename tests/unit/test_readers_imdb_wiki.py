@@ -12,9 +12,9 @@ from agegender.errors import Problem
 from agegender.labels import Gender
 from mat_files import compressed, element, mat_file, matrix, nested_cells
 from scipy.io import savemat
-from trainer.data import imdb_wiki, matlab
-from trainer.data.kinds import kind_of
-from trainer.data.labelled import LabelledImage, Reason, Removed
+from trainer.labels import imdb_wiki, matlab
+from trainer.labels.kinds import kind_of
+from trainer.labels.labelled import LabelledImage, Reason, Removed
 
 
 def matlab_day(year: int, month: int, day: int) -> int:

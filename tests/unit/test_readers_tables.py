@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from trainer.data import fairface, labels_csv
-from trainer.data.kinds import dataset_folder, kind_of, require_kind
-from trainer.data.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
+from trainer.labels import fairface, labels_csv
+from trainer.labels.kinds import dataset_folder, kind_of, require_kind
+from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
 
 
 def read_csv(folder: Path, content: str | bytes) -> list[LabelRow]:

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 from agegender.labels import Gender
-from trainer.data import labels_csv, utkface
-from trainer.data.kinds import kind_of
-from trainer.data.labelled import LabelledImage, Reason, Removed
+from trainer.labels import labels_csv, utkface
+from trainer.labels.kinds import kind_of
+from trainer.labels.labelled import LabelledImage, Reason, Removed
 
 
 def test_labels_stand_in_the_file_names(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
-from trainer.data.catalog import Dataset, dataset_in, datasets
-from trainer.data.extraction import ACTIVE, Extraction, ExtractionRequest, read_state, states_of, write_state
-from trainer.data.faces_client import FacesClient
-from trainer.data.kinds import dataset_folder, require_kind
-from trainer.data.original_files import KIND as ORIGINAL
-from trainer.data.original_files import original_variants
-from trainer.data.progress import Progress, read_progress
+from trainer.datasets.catalog import Dataset, dataset_in, datasets
+from trainer.datasets.original_files import KIND as ORIGINAL
+from trainer.datasets.original_files import original_variants
+from trainer.extraction.faces_client import FacesClient
+from trainer.extraction.progress import Progress, read_progress
+from trainer.extraction.state import ACTIVE, Extraction, ExtractionRequest, read_state, states_of, write_state
 from trainer.jobs.attempts import enqueue_first, has_jobs
+from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.queues import job_queue
 from trainer.settings import TrainerSettings
 

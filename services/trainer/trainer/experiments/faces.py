@@ -7,10 +7,10 @@ from agegender.datasets import BadDataset, EmbeddingSet, data_path, read_embeddi
 from agegender.errors import Problem
 from agegender.spaces import Space
 
-from trainer.data.catalog import dataset_in
-from trainer.data.combine import combine
-from trainer.data.kinds import dataset_folder
+from trainer.datasets.catalog import dataset_in
+from trainer.datasets.combine import combine
 from trainer.experiments.experiment import ExperimentRequest
+from trainer.labels.kinds import dataset_folder
 from trainer.training.config import TrainingOptions
 
 

@@ -11,7 +11,7 @@ from agegender.datasets import EmbeddingSet
 from agegender.files import write_json, write_npz, write_safetensors
 from agegender.heads.head import Classes, Task, years_from_groups
 
-from trainer.data.folds import groups_of, strata_of, validation_split
+from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
 from trainer.experiments.progress import FoldProgress

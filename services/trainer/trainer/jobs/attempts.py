@@ -8,8 +8,8 @@ from agegender.errors import Problem
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
-from trainer.data.extraction import ACTIVE, Extraction, read_state, write_state
-from trainer.data.original_files import KIND as ORIGINAL
+from trainer.datasets.original_files import KIND as ORIGINAL
+from trainer.extraction.state import ACTIVE, Extraction, read_state, write_state
 
 log = structlog.get_logger(__name__)
 

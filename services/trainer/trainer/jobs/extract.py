@@ -10,13 +10,13 @@ import structlog
 from agegender.errors import Problem
 from rq.job import Dependency
 
-from trainer.data.extraction import work_dir, write_state
-from trainer.data.faces_client import FacesClient
-from trainer.data.kinds import dataset_folder, require_kind
-from trainer.data.planning import write_plan
-from trainer.data.progress import ShardProgress
-from trainer.data.shards import Stopped, embed_shard
+from trainer.extraction.faces_client import FacesClient
+from trainer.extraction.planning import write_plan
+from trainer.extraction.progress import ShardProgress
+from trainer.extraction.shards import Stopped, embed_shard
+from trainer.extraction.state import work_dir, write_state
 from trainer.jobs.attempts import current, enqueue_part, fail
+from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 

@@ -2,8 +2,8 @@
 
 from agegender.errors import Problem
 
-from trainer.data.extraction import write_state
-from trainer.data.original import import_original
+from trainer.datasets.original import import_original
+from trainer.extraction.state import write_state
 from trainer.jobs.attempts import current, fail
 from trainer.settings import TrainerSettings
 

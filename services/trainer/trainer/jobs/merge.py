@@ -5,8 +5,8 @@ import shutil
 import structlog
 from agegender.errors import Problem
 
-from trainer.data.extraction import work_dir, write_state
-from trainer.data.merging import merge
+from trainer.extraction.merging import merge
+from trainer.extraction.state import work_dir, write_state
 from trainer.jobs.attempts import current, fail
 from trainer.settings import TrainerSettings
 

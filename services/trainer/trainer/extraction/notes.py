@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from agegender.files import atomic_file
 
-from trainer.data.chunks import Chunk
-from trainer.data.labelled import LabelledImage
+from trainer.extraction.chunks import Chunk
+from trainer.labels.labelled import LabelledImage
 
 
 class Notes:

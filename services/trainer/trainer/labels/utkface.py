@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
+from trainer.labels.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
 
 VARIANT = "images"
 # Where the archives of the data set put the images: the folder itself, UTKFace/, or part1/ to part3/.

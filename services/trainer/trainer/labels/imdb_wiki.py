@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.data.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
-from trainer.data.matlab import BadMatFile, read_mat
+from trainer.labels.labelled import (
+    DETECTED,
+    DatasetKind,
+    LabelledImage,
+    LabelRow,
+    Reason,
+    Removed,
+    bad_labels,
+)
+from trainer.labels.matlab import BadMatFile, read_mat
 
 VARIANT = "images"
 _PARTS = ("imdb", "wiki")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.data.labelled import (
+from trainer.labels.labelled import (
     NO_FOLD,
     UNKNOWN_AGE,
     DatasetKind,
@@ -15,7 +15,7 @@ from trainer.data.labelled import (
     Reason,
     Removed,
 )
-from trainer.data.tables import read_table
+from trainer.labels.tables import read_table
 
 VARIANT = "images"
 MAX_FOLD = 99

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.data.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
-from trainer.data.tables import read_table
+from trainer.labels.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
+from trainer.labels.tables import read_table
 
 VARIANT = "images"
 # Training and validation parts of the data set are no folds: everything is divided anew.

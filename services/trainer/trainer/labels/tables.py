@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from trainer.data.labelled import bad_labels
+from trainer.labels.labelled import bad_labels
 
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from agegender.errors import Problem
 
-from trainer.data.chunks import chunk_dir, chunk_paths, write_chunk
-from trainer.data.embedding import embed_images
-from trainer.data.extraction import CHUNK, Extraction, work_dir
-from trainer.data.faces_client import FacesClient
-from trainer.data.kinds import dataset_folder, require_kind
-from trainer.data.planning import read_shard
+from trainer.extraction.chunks import chunk_dir, chunk_paths, write_chunk
+from trainer.extraction.embedding import embed_images
+from trainer.extraction.faces_client import FacesClient
+from trainer.extraction.planning import read_shard
+from trainer.extraction.state import CHUNK, Extraction, work_dir
+from trainer.labels.kinds import dataset_folder, require_kind
 
 
 class Stopped(Exception):

@@ -8,9 +8,9 @@ from agegender.files import read_json
 from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field
 
-from trainer.data.extraction import Extraction, states_of
-from trainer.data.kinds import kind_of
-from trainer.data.original_files import original_variants
+from trainer.datasets.original_files import original_variants
+from trainer.extraction.state import Extraction, states_of
+from trainer.labels.kinds import kind_of
 
 
 class ExtractedSet(BaseModel):

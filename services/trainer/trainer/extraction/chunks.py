@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.files import read_npz, write_npz
 
-from trainer.data.extraction import CHUNK, Extraction, shard_path
+from trainer.extraction.state import CHUNK, Extraction, shard_path
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from agegender.errors import Problem, not_found
 from agegender.spaces import NAME
 
-from trainer.data import adience, fairface, imdb_wiki, labels_csv, utkface
-from trainer.data.labelled import DatasetKind
+from trainer.labels import adience, fairface, imdb_wiki, labels_csv, utkface
+from trainer.labels.labelled import DatasetKind
 
 # The first that recognises a folder reads it: a labels.csv beside UTKFace's file names is meant.
 KINDS: tuple[DatasetKind, ...] = (

@@ -11,9 +11,9 @@ from agegender.spaces import Space
 from agegender.wire.datasets import OriginalSamples, read_original_dataset
 from agegender.wire.errors import WireError
 
-from trainer.data.grouping import with_folds
-from trainer.data.meta_data import face_counts
-from trainer.data.original_files import KIND, original_file
+from trainer.datasets.grouping import with_folds
+from trainer.datasets.meta_data import face_counts
+from trainer.datasets.original_files import KIND, original_file
 
 _GENDERS = {"m": Gender.MALE, "f": Gender.FEMALE}
 

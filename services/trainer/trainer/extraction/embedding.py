@@ -11,11 +11,11 @@ from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
-from trainer.data.chunks import Chunk
-from trainer.data.extraction import Extraction
-from trainer.data.faces_client import FacesClient
-from trainer.data.labelled import LabelledImage, Reason
-from trainer.data.selection import labelled_face, same_face_mirrored
+from trainer.extraction.chunks import Chunk
+from trainer.extraction.faces_client import FacesClient
+from trainer.extraction.selection import labelled_face, same_face_mirrored
+from trainer.extraction.state import Extraction
+from trainer.labels.labelled import LabelledImage, Reason
 
 _LIMITS = ImageLimits()
 _TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})

@@ -7,13 +7,13 @@ import numpy.typing as npt
 from agegender.datasets import EmbeddingSet, data_path, write_embedding_set
 from agegender.errors import Problem
 
-from trainer.data.chunks import chunk_dir, chunk_paths, read_chunk
-from trainer.data.extraction import Extraction, work_dir
-from trainer.data.grouping import with_folds
-from trainer.data.labelled import LabelledImage
-from trainer.data.meta_data import face_counts
-from trainer.data.notes import Notes
-from trainer.data.planning import read_plan, read_removed, read_shard
+from trainer.datasets.grouping import with_folds
+from trainer.datasets.meta_data import face_counts
+from trainer.extraction.chunks import chunk_dir, chunk_paths, read_chunk
+from trainer.extraction.notes import Notes
+from trainer.extraction.planning import read_plan, read_removed, read_shard
+from trainer.extraction.state import Extraction, work_dir
+from trainer.labels.labelled import LabelledImage
 
 
 def unfinished_shards(work: Path, extraction: Extraction) -> list[int]:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.data.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed, bad_labels
+from trainer.labels.labelled import (
+    DETECTED,
+    DatasetKind,
+    LabelledImage,
+    LabelRow,
+    Reason,
+    Removed,
+    bad_labels,
+)
 
 FOLDS = 5
 _FILE_PREFIX = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, Field
 from redis import Redis
 
-from trainer.data.extraction import Extraction
+from trainer.extraction.state import Extraction
 
 _KEPT_SECONDS = 7 * 24 * 3600
 _FRESH_SECONDS = 60.0

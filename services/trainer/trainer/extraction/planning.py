@@ -12,8 +12,8 @@ from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 from agegender.labels import Gender
 
-from trainer.data.extraction import removed_path, shard_path
-from trainer.data.labelled import (
+from trainer.extraction.state import removed_path, shard_path
+from trainer.labels.labelled import (
     NO_FOLD,
     UNKNOWN_AGE,
     DatasetKind,

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
 
-from trainer.data.duplicates import find_near_duplicates
-from trainer.data.folds import K, groups_of, strata_of, stratified_folds
-from trainer.data.labelled import NO_FOLD
+from trainer.datasets.duplicates import find_near_duplicates
+from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
+from trainer.labels.labelled import NO_FOLD
 
 
 def with_folds(faces: EmbeddingSet) -> tuple[EmbeddingSet, dict[str, Any]]:

@@ -1,1 +1,0 @@
-"""Data sets: their labels, their folds, and the extraction of their faces."""
