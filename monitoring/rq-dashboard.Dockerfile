@@ -9,4 +9,5 @@ USER 10001
 EXPOSE 10006
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=6 \
   CMD ["/venv/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:10006/', timeout=2)"]
-CMD ["/venv/bin/rq-dashboard", "--bind", "0.0.0.0", "--port", "10006", "--json", "--disable-delete"]
+CMD ["/bin/sh", "-c", "RQ_DASHBOARD_REDIS_URL=redis://:${REDIS_PASSWORD:-$(cat /run/age-gender/redis-password)}@redis:6379/0 \
+  exec /venv/bin/rq-dashboard --bind 0.0.0.0 --port 10006 --json --disable-delete"]

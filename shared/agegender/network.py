@@ -2,7 +2,6 @@
 
 import ipaddress
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from limits import parse_many
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
@@ -11,7 +10,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from agegender.keys import ApiKey, Scope
 
 SERVICE = "service"  # the name of the key that the services show each other
-DEFAULT_REDIS_PASSWORD = "age-gender"  # noqa: S105 (docker-compose.yml's)
 _LEAST_SECRET = 20
 
 
@@ -106,19 +104,12 @@ class NetworkSettings(BaseSettings):
     def why_exposed(self) -> str | None:
         """Why the service must not start as it is set: it would serve strangers. None where it may."""
         address = self.published_on or self.host
-        if _is_this_machine(address):
+        if _is_this_machine(address) or self.api_keys or self.allow_anonymous:
             return None
-        if not (self.api_keys or self.allow_anonymous):
-            return (
-                f"It would answer anybody who reaches {address}. Set API_KEYS (`agegender key NAME` makes "
-                "one), or ALLOW_ANONYMOUS=1 if that is meant, or listen on 127.0.0.1. See docs/security.md."
-            )
-        if urlsplit(getattr(self, "redis_url", "")).password == DEFAULT_REDIS_PASSWORD:
-            return (
-                f"Redis has the password that everybody knows, and {address} is not this machine alone: "
-                "set REDIS_PASSWORD."
-            )
-        return None
+        return (
+            f"It would answer anybody who reaches {address}. Set API_KEYS (`agegender key NAME` makes "
+            "one), or ALLOW_ANONYMOUS=1 if that is meant, or listen on 127.0.0.1. See docs/security.md."
+        )
 
 
 def _listed(value: str) -> list[str]:

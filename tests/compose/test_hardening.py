@@ -1,6 +1,7 @@
 """Each promise of docker-compose.yml about its containers, asked of the containers that run."""
 
 import ipaddress
+import re
 
 import pytest
 from compose_system import PUBLIC, ComposeSystem, docker
@@ -8,6 +9,7 @@ from compose_system import PUBLIC, ComposeSystem, docker
 SERVICES = ("redis", "insightface", "embedder-proxy", "predictor", "trainer", "trainer-worker")
 GIB = 1024**3
 MEMORY = {"insightface": 3, "predictor": 3, "trainer": 2, "trainer-worker": 6}  # GiB; 1 for the others
+SECRETS = "/run/age-gender"  # where Redis's password lies, for those that ask Redis
 NETWORKS = {
     "redis": {"queue"},
     "insightface": {"faces"},
@@ -36,8 +38,9 @@ def test_engine_holds_the_container_to_its_limits(system: ComposeSystem, service
         assert host["Memory"] == MEMORY.get(service, 1) * GIB
         assert 0 < host["PidsLimit"] <= 128
         assert set(host["Tmpfs"]) == {"/tmp"}
-        writable = {mount["Destination"] for mount in told["Mounts"] if mount["RW"]}
-        assert writable <= {"/data"}
+        mounts = {mount["Destination"]: mount["RW"] for mount in told["Mounts"]}
+        assert {path for path, writable in mounts.items() if writable} <= {"/data"}
+        assert (SECRETS in mounts) == ("queue" in NETWORKS[service])
         networks = {name.rsplit("_", 1)[-1] for name in told["NetworkSettings"]["Networks"]}
         assert networks == NETWORKS[service]
 
@@ -63,12 +66,14 @@ def test_only_three_ports_are_published_and_on_this_machine_alone(system: Compos
             assert all(ipaddress.ip_address(binding["HostIp"]).is_loopback for binding in bound)
 
 
-def test_redis_answers_nobody_without_its_password(system: ComposeSystem) -> None:
+def test_redis_answers_nobody_without_the_password_that_was_made_up(system: ComposeSystem) -> None:
     (redis,) = system.containers("redis")
-    assert "PONG" in inside(redis, "redis-cli", "ping")
-    assert "NOAUTH" in inside(redis, "env", "-u", "REDISCLI_AUTH", "redis-cli", "ping")
-    password = system.environment.get("REDIS_PASSWORD", "age-gender")
+    assert "NOAUTH" in inside(redis, "redis-cli", "ping")
+    password = inside(redis, "cat", f"{SECRETS}/redis-password").strip()
+    assert re.fullmatch("[0-9a-f]{64}", password)
+    assert "PONG" in inside(redis, "env", f"REDISCLI_AUTH={password}", "redis-cli", "ping")
     assert password not in docker("top", redis, "-eo", "args").stdout
+    assert password not in str(system.inspect(redis))
 
 
 def test_what_decodes_pictures_does_not_reach_redis_and_redis_reaches_nothing(system: ComposeSystem) -> None:
@@ -89,6 +94,7 @@ def test_what_decodes_pictures_does_not_reach_redis_and_redis_reaches_nothing(sy
 
 
 def test_step_that_makes_the_volume_writable_can_do_nothing_else(system: ComposeSystem) -> None:
+    """It makes up the password of Redis too."""
     (container,) = system.containers("data-init", state="exited")
     told = system.inspect(container)
     host = told["HostConfig"]

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
+import redis
 from agegender.client import Client, ClientSettings
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
@@ -61,6 +63,14 @@ def test_stranger_gets_nothing(stack: Stack, name: str) -> None:
         answer = httpx.post(f"{stack.url(name)}{path}", files={"image": SIX_ADULTS.read_bytes()})
         assert answer.status_code == 401, path
     assert httpx.get(f"{stack.url(name)}/info").status_code == 401
+
+
+def test_redis_asks_for_a_password_that_no_command_line_tells(stack: Stack) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=stack.ports["redis"]).ping()
+    assert redis.Redis.from_url(stack.redis_url).ping()
+    processes = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not any(stack.redis_password in str(command) for command in processes)
 
 
 def test_key_to_train_does_not_change_what_is_served(stack: Stack) -> None:

@@ -1,5 +1,7 @@
 """Keys, and when a service refuses to start."""
 
+from pathlib import Path
+
 import pytest
 from agegender.keys import ApiKey, Scope, key_of
 from agegender.network import NetworkSettings
@@ -77,9 +79,16 @@ def test_strangers_are_not_served_without_keys_unless_told_so(address: str) -> N
     assert with_keys.why_exposed() is None
 
 
-def test_known_redis_password_is_refused_beyond_this_machine() -> None:
-    settings = ServiceSettings(
-        host="0.0.0.0", redis_url="redis://:age-gender@redis:6379/0", allow_anonymous=True
-    )
-    assert "REDIS_PASSWORD" in str(settings.why_exposed())
-    assert settings.model_copy(update={"published_on": "127.0.0.1"}).why_exposed() is None
+def test_redis_password_goes_into_the_url_from_where_it_is_first_found(tmp_path: Path) -> None:
+    file = tmp_path / "redis-password"
+    file.write_text("made up\n")
+    url = "redis://redis:6379/0"
+    by_file = ServiceSettings(redis_url=url, redis_password_file=file)
+    assert by_file.redis_url == "redis://:made%20up@redis:6379/0"
+    by_name = ServiceSettings(redis_url=url, redis_password=SecretStr("a/b@c"), redis_password_file=file)
+    assert by_name.redis_url == "redis://:a%2Fb%40c@redis:6379/0"
+    own = ServiceSettings(redis_url="redis://me:own@redis:6379/0", redis_password_file=file)
+    assert own.redis_url == "redis://me:own@redis:6379/0"
+    assert ServiceSettings(redis_url="unix:///run/redis.sock").redis_url == "unix:///run/redis.sock"
+    with pytest.raises(ValidationError, match="REDIS_PASSWORD_FILE"):
+        ServiceSettings(redis_url=url, redis_password_file=tmp_path / "absent")
