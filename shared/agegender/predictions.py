@@ -1,6 +1,6 @@
 """What the predictor answers over HTTP: one age and one gender a face, with how sure they are (JSON)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +10,9 @@ from agegender.heads.head import Task
 from agegender.spaces import Space
 
 QualityReason = Literal["small", "blurred", "turned", "tilted", "doubtful"]
+RequestId = Annotated[
+    str | None, Field(description="stands in every log line about this request", examples=["trace-7"])
+]
 
 
 class Quality(BaseModel):
@@ -63,6 +66,7 @@ class AgeGenderAnswer(BaseModel):
         description="milliseconds by stage: reading the request (read); the proxy's answer (proxy), with "
         "decode, detect and embed in it; waiting, here and there (queue); heads; and all of it (total)"
     )
+    request_id: RequestId = None
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -72,6 +76,7 @@ class EmbeddingsAnswer(BaseModel):
     models: dict[Task, str]
     faces: list[FaceEstimate]
     timings: dict[str, float] = Field(description="milliseconds by stage: read, queue, heads, total")
+    request_id: RequestId = None
 
 
 class HeadStatus(BaseModel):

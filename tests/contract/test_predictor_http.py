@@ -209,7 +209,7 @@ def test_request_id_and_deadline_travel_on(predictor: httpx.Client, proxy: Embed
     answer = predictor.post(
         "/age-gender", content=png(), headers={"X-Request-ID": "trace-7", "X-Deadline-Ms": "5000"}
     )
-    assert answer.headers["x-request-id"] == "trace-7"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "trace-7"
     assert proxy.headers[-1]["x-request-id"] == "trace-7"
     assert 3000 < int(proxy.headers[-1]["x-deadline-ms"]) <= 5000
 

@@ -1,5 +1,7 @@
 """The system as `make up` starts it: a photograph in, an answer out; trained, promoted, served."""
 
+import base64
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,15 @@ import httpx
 import pytest
 from agegender.spaces import Space
 from packs import human_pack_dir
-from system import assert_six_adults, bad_inputs, picture, predict, train_and_promote, wait_until_served
+from system import (
+    SIX_ADULTS,
+    assert_six_adults,
+    bad_inputs,
+    picture,
+    predict,
+    train_and_promote,
+    wait_until_served,
+)
 
 from tools.stack import Stack, StackError, free_ports
 
@@ -22,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         root / "data",
         root / "run",
         free_ports(),
-        environment={"EMBEDDER_HUMAN_DIR": str(human_pack_dir())},
+        environment={"EMBEDDER_HUMAN_DIR": str(human_pack_dir()), "LOG_FORMAT": "json"},
     )
     try:
         started.start()
@@ -34,6 +44,32 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:
     assert_six_adults(predict(stack.url("predictor")))
+
+
+def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_picture(
+    stack: Stack,
+) -> None:
+    """The picture is known to no cache; the client's address is one that no service has."""
+    content = SIX_ADULTS.read_bytes() + b"a file of its own"
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.77"), timeout=60) as client:
+        for path, body, status in (
+            ("/age-gender?embeddings=true", content, 200),
+            ("/age-gender", b"no picture", 415),
+        ):
+            url = f"{stack.url('predictor')}{path}"
+            answer = client.post(url, content=body, headers={"X-Request-ID": f"trace-{status}"})
+            assert answer.status_code == status
+            if status == 200:
+                found = answer.json()["images"][0]["faces"][0]["embedding"]
+    routes = {"predictor": "/age-gender", "embedder-proxy": "/faces", "embedder": "/faces"}
+    for name, route in routes.items():
+        text = (stack.run_dir / "logs" / f"{name}.log").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        told = [line for line in lines if line.get("request_id") == "trace-200"]
+        assert [line["route"] for line in told if line["event"] == "request"] == [route]
+        assert all(line["request_id"] for line in lines if "route" in line)
+        assert "127.0.0.77" not in text
+        assert str(max(found)) not in text and base64.b64encode(content[:60]).decode() not in text
 
 
 @pytest.mark.parametrize("name", sorted(bad_inputs()))

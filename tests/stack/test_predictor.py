@@ -1,9 +1,6 @@
-"""The predictor as its own process: heads swapped under load, the original's client, SIGTERM."""
+"""The predictor as its own process: heads swapped under load, SIGTERM."""
 
-import base64
-import json
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -11,10 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import packs
 import pytest
 from agegender.heads.checkpoints import set_current
@@ -155,20 +150,3 @@ def test_six_adults_are_found_through_the_whole_chain(chain: str) -> None:
     assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
     turned = min(image["faces"], key=lambda face: face["quality"]["score"])
     assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside
-
-
-def test_original_s_client_gets_the_answers_of_its_embeddings(chain: str) -> None:
-    answer = httpx.post(
-        f"{chain}/age-gender", params={"embeddings": True}, content=SIX_ADULTS.read_bytes(), timeout=60
-    ).json()
-    faces: list[dict[str, Any]] = answer["images"][0]["faces"]
-    rows = np.array([face["embedding"] for face in faces], np.float32)
-    content = base64.b64encode(pickle.dumps(rows)).decode()
-    text = httpx.post(f"{chain}/", json=json.dumps({"embeddings": {"py/b64": content}}), timeout=60).text
-    told = json.loads(text)
-    assert [age["mean"] for age in told["ages"]] == pytest.approx(
-        [face["age"]["mean"] for face in faces], abs=0.02
-    )
-    assert [gender["f"] for gender in told["genders"]] == pytest.approx(
-        [face["gender"]["probability"]["female"] for face in faces], abs=1e-3
-    )

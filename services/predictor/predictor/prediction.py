@@ -14,6 +14,7 @@ from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
+from agegender.web.requests import request_id
 from starlette.concurrency import run_in_threadpool
 
 from predictor.batching import HeadBatches, Probabilities
@@ -90,6 +91,7 @@ class Predictor:
             models=self._versions(heads),
             images=_by_image(found, chosen, entries),
             timings=watch.total(),
+            request_id=request_id(),
         )
 
     async def embeddings(
@@ -103,7 +105,11 @@ class Predictor:
         estimates = await run_in_threadpool(_estimates, heads, probabilities, options)
         FACES.inc(len(embeddings))
         return EmbeddingsAnswer(
-            space=space, models=self._versions(heads), faces=estimates, timings=watch.total()
+            space=space,
+            models=self._versions(heads),
+            faces=estimates,
+            timings=watch.total(),
+            request_id=request_id(),
         )
 
     async def probabilities(self, embeddings: Array, watch: Stopwatch) -> Probabilities:
