@@ -1,4 +1,4 @@
-"""The embedding container does nothing for those who hung up or came too late."""
+"""The embedding container embeds together what waited, and does nothing for those who hung up."""
 
 import asyncio
 import io
@@ -10,9 +10,10 @@ import httpx
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from agegender.faces import Face
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
+from embedder import batching
 from embedder import service as service_module
 from embedder.app import make_app
 from embedder.packs.pack import Detections, Image, Pack
@@ -21,14 +22,17 @@ from embedder.settings import EmbedderSettings
 from PIL import Image as Picture
 from serving import serving, until
 
+POISON = 99  # pixels; the width of a picture that no pack can embed
+
 
 class WaitingPack(Pack):
-    """Detects nothing, and that only when it is let go."""
+    """Detects nothing, and that only when it is let go; notes the widths of the pictures."""
 
     def __init__(self) -> None:
         self.space = Space(id="made-1", dimension=4)
         self.models = []
         self.looked_at: list[int] = []
+        self.embedded: list[list[int]] = []
         self.go_on = threading.Event()
 
     def detect(self, images: list[Image]) -> list[Detections]:
@@ -38,6 +42,9 @@ class WaitingPack(Pack):
         return [Detections(none, none[:, 0], np.empty((0, 5, 2), np.float32)) for _ in images]
 
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
+        self.embedded.append([image.shape[1] for image in images])
+        if any(image.shape[1] == POISON for image in images):
+            raise ValueError("a defect")
         return [[] for _ in images]
 
 
@@ -67,6 +74,53 @@ async def looked_at(pack: WaitingPack, count: int) -> None:
     async with asyncio.timeout(10):
         while len(pack.looked_at) < count:
             await asyncio.sleep(0.01)
+
+
+async def asked_while_busy(
+    service: EmbeddingService, pack: WaitingPack, *requests: list[bytes]
+) -> list[FacesAnswer | BaseException]:
+    """The answers to `requests`, all of which came while the models were at work on another."""
+    first = asyncio.create_task(service.faces([picture(11)], Deadline.after(20)))
+    await looked_at(pack, 1)
+    asked = [asyncio.create_task(service.faces(images, Deadline.after(20))) for images in requests]
+    await asyncio.sleep(0)
+    pack.go_on.set()
+    await first
+    return [
+        answer if isinstance(answer, BaseException) else answer[0]
+        for answer in await asyncio.gather(*asked, return_exceptions=True)
+    ]
+
+
+async def test_what_arrives_while_the_models_are_at_work_is_embedded_together(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    widths = ([12], [13, 14], [15, 16], [17])
+    answers = await asked_while_busy(service, pack, *[[picture(width) for width in of] for of in widths])
+    assert pack.embedded == [[11], [12, 13, 14], [15, 16, 17]]  # four at most, and no request is split
+    told = [
+        [image.width for image in answer.images if isinstance(image, ImageFaces)]
+        for answer in answers
+        if isinstance(answer, FacesAnswer)
+    ]
+    assert told == [list(of) for of in widths]
+
+
+async def test_pictures_beyond_the_memory_for_a_batch_are_embedded_before_the_next_is_decoded(
+    service: EmbeddingService, pack: WaitingPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_PIXELS", 8 * 20)
+    await asked_while_busy(service, pack, [picture(12)], [picture(13)], [picture(14)])
+    assert pack.embedded == [[11], [12, 13], [14]]
+
+
+async def test_defect_with_one_picture_is_its_requests_alone(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    bad, good = await asked_while_busy(service, pack, [picture(POISON)], [b"no picture", picture(12)])
+    assert isinstance(bad, ValueError)
+    assert isinstance(good, FacesAnswer)
+    assert [type(image) for image in good.images] == [ImageProblem, ImageFaces]
 
 
 async def test_what_is_cancelled_in_the_queue_is_never_looked_at(

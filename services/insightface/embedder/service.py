@@ -1,26 +1,25 @@
-"""Runs the pack off the event loop: one worker thread owns the models, requests queue for it."""
+"""Loads the pack, and answers images by it, off the event loop."""
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
-from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
-from agegender.images import ImageLimits, decode
+from agegender.faces import FacesAnswer, ImageProblem
+from agegender.images import ImageLimits
 from agegender.web.deadlines import Deadline
 from agegender.web.timings import StageSeconds
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
+from embedder.batching import FaceBatches
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from embedder.settings import EmbedderSettings
 
 log = structlog.get_logger(__name__)
 
-FACES = Counter("embedder_faces_total", "Faces embedded")
-QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
+_STAGES = ("decode", "detect", "embed")
+
 INFERENCE = Histogram("embedder_inference_seconds", "Decoding, detecting and embedding")
 STAGES = Histogram("embedder_stage_seconds", "Time that one request spends in a stage", ["stage"])
 
@@ -30,8 +29,8 @@ class EmbeddingService:
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self._settings = settings
-        self._limits = ImageLimits(settings.max_bytes, settings.max_pixels)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="pack")
+        limits = ImageLimits(settings.max_bytes, settings.max_pixels)
+        self._batches = FaceBatches(limits, settings.batch_images)
         self.pack: Pack | None = None
         self.failure: str | None = None
 
@@ -40,7 +39,7 @@ class EmbeddingService:
         settings = self._settings
         try:
             self.pack = await asyncio.get_running_loop().run_in_executor(
-                self._worker,
+                self._batches.thread,
                 load_pack,
                 settings.pack,
                 settings.packs_dir,
@@ -55,7 +54,7 @@ class EmbeddingService:
             log.info("pack loaded", pack=settings.pack, space=str(self.pack.space))
 
     def close(self) -> None:
-        self._worker.shutdown(cancel_futures=True)
+        self._batches.close()
 
     def why_not_ready(self) -> str | None:
         if self.pack is None:
@@ -71,26 +70,15 @@ class EmbeddingService:
         pack = self.pack
         if pack is None:
             raise not_ready(self.why_not_ready() or "")
-        loop = asyncio.get_running_loop()
-        asked = loop.time()
         spent = StageSeconds()
-        given_up = threading.Event()
-
-        def work() -> list[ImageFaces | ImageProblem | Problem]:
-            spent.seconds["queue"] = loop.time() - asked
-            QUEUED.observe(spent.seconds["queue"])
-            with INFERENCE.time():
-                return _faces_of(pack, images, self._limits, spent, given_up)
-
         try:
             async with asyncio.timeout(deadline.remaining):
-                answers = await loop.run_in_executor(self._worker, work)
+                answers = await self._batches.faces(pack, images, spent)
         except TimeoutError:
             raise deadline.exceeded() from None
-        finally:
-            given_up.set()
-        for stage in ("decode", "detect", "embed"):
+        for stage in _STAGES:
             STAGES.labels(stage).observe(spent.seconds[stage])
+        INFERENCE.observe(sum(spent.seconds[stage] for stage in _STAGES))
         if len(answers) == 1 and isinstance(answers[0], Problem):
             raise answers[0]
         answer = FacesAnswer(
@@ -101,27 +89,3 @@ class EmbeddingService:
             ],
         )
         return answer, dict(spent.seconds)
-
-
-def _faces_of(
-    pack: Pack, images: list[bytes], limits: ImageLimits, spent: StageSeconds, given_up: threading.Event
-) -> list[ImageFaces | ImageProblem | Problem]:
-    answers: list[ImageFaces | ImageProblem | Problem] = []
-    for content in images:  # one decoded picture in memory at a time
-        if given_up.is_set():
-            break  # nobody reads these answers
-        try:
-            with spent.stage("decode"):
-                pixels = decode(content, limits)
-        except Problem as problem:
-            answers.append(problem)
-            continue
-        with spent.stage("detect"):
-            found = pack.detect([pixels])
-        if given_up.is_set():
-            break
-        with spent.stage("embed"):
-            faces = pack.embed([pixels], found)[0]
-        FACES.inc(len(faces))
-        answers.append(ImageFaces(width=pixels.shape[1], height=pixels.shape[0], faces=faces))
-    return answers

@@ -25,6 +25,9 @@ class EmbedderSettings(ServiceSettings):
     max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="of one image")
     max_pixels: int = Field(50_000_000, gt=0, description="of one image")
     max_images: int = Field(64, gt=0, description="in one request")
+    batch_images: int = Field(
+        4, gt=0, description="images of waiting requests whose faces are embedded together; more on a GPU"
+    )
     max_body_bytes: int = Field(100 * 1024 * 1024, gt=0, description="of one request")
     timeout: float = Field(60, gt=0, description="seconds for an answer, 504 after it")
 

@@ -1,0 +1,191 @@
+"""One thread owns the models; the faces of requests that waited for it are embedded together.
+
+An idle container never waits for company: what is there is begun at once, and what arrives meanwhile makes up
+the next batch.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from agegender.errors import Problem
+from agegender.faces import Face, ImageFaces
+from agegender.images import ImageLimits, decode
+from agegender.web.timings import StageSeconds
+from prometheus_client import Counter, Histogram
+
+from embedder.packs.pack import Detections, Image, Pack
+
+FACES = Counter("embedder_faces_total", "Faces embedded")
+QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
+BATCH_FACES = Histogram(
+    "embedder_batch_faces", "Faces that were embedded together", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+
+_PIXELS = 16_000_000  # of pictures whose faces wait to be embedded; 48 MB
+
+Answer = ImageFaces | Problem
+
+
+@dataclass(eq=False)
+class _Request:
+    images: Sequence[bytes]
+    future: asyncio.Future[list[Answer]]
+    since: float
+    spent: StageSeconds
+    left: threading.Event = field(default_factory=threading.Event)
+    answers: dict[int, Answer] = field(default_factory=dict)
+    failure: Exception | None = None  # a defect: this request's alone, whoever shares its batch
+
+    @property
+    def given_up(self) -> bool:
+        return self.left.is_set() or self.failure is not None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One that was searched, and is to be embedded."""
+
+    request: _Request
+    number: int
+    pixels: Image
+    found: Detections
+
+
+class FaceBatches:
+    """
+    Parameters
+    ----------
+    limits : of one image.
+    images : of requests that are taken together; one request is never split.
+    """
+
+    def __init__(self, limits: ImageLimits, images: int) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="pack")
+        self._limits = limits
+        self._images = images
+        self._waiting: deque[_Request] = deque()
+        self._at_work = False
+
+    async def faces(self, pack: Pack, images: Sequence[bytes], spent: StageSeconds) -> list[Answer]:
+        """The faces of each image, or its problem. Who is cancelled costs no more than the stage they are in.
+
+        spent : gets the seconds in queue, decode and detect, and in embed of the whole batch.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(images, loop.create_future(), loop.time(), spent)
+        self._waiting.append(request)
+        self._begin(pack)
+        try:
+            return await request.future
+        finally:
+            request.left.set()
+
+    def close(self) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def _begin(self, pack: Pack) -> None:
+        batch = [] if self._at_work else self._next()
+        if not batch:
+            return
+        self._at_work = True
+        loop = asyncio.get_running_loop()
+        for request in batch:
+            request.spent.seconds["queue"] = loop.time() - request.since
+            QUEUED.observe(request.spent.seconds["queue"])
+        work = loop.run_in_executor(self.thread, _answer, pack, batch, self._limits, loop)
+        work.add_done_callback(lambda done: self._ended(pack, batch, done))
+
+    def _next(self) -> list[_Request]:
+        batch: list[_Request] = []
+        images = 0
+        while self._waiting:
+            request = self._waiting[0]
+            if not request.given_up:
+                images += len(request.images)
+                if batch and images > self._images:
+                    break
+                batch.append(request)
+            self._waiting.popleft()
+        return batch
+
+    def _ended(self, pack: Pack, batch: Sequence[_Request], work: asyncio.Future[None]) -> None:
+        self._at_work = False
+        for request in batch:  # that were given up, or were not come to before the service ended
+            request.future.cancel()
+        if not work.cancelled():
+            self._begin(pack)
+
+
+def _answer(
+    pack: Pack, batch: Sequence[_Request], limits: ImageLimits, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Search the pictures one by one, then embed their faces at once, or earlier where memory says so."""
+    searched: list[_Picture] = []
+    for request in batch:
+        try:
+            for picture in _searched(pack, request, limits):
+                searched.append(picture)
+                if sum(one.pixels.size for one in searched) > 3 * _PIXELS:
+                    _embed(pack, searched)
+                    searched = []
+        except Exception as error:
+            request.failure = error
+    _embed(pack, searched)
+    for request in batch:
+        loop.call_soon_threadsafe(_hand_out, request)
+
+
+def _searched(pack: Pack, request: _Request, limits: ImageLimits) -> Iterator[_Picture]:
+    for number, content in enumerate(request.images):
+        if request.given_up:
+            return  # nobody reads these answers
+        try:
+            with request.spent.stage("decode"):
+                pixels = decode(content, limits)
+        except Problem as problem:
+            request.answers[number] = problem
+            continue
+        with request.spent.stage("detect"):
+            found = pack.detect([pixels])[0]
+        yield _Picture(request, number, pixels, found)
+
+
+def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
+    wanted = [picture for picture in searched if not picture.request.given_up]
+    requests = {picture.request for picture in wanted}
+    if not wanted:
+        return
+    together = StageSeconds()
+    try:
+        with together.stage("embed"):
+            faces = pack.embed([picture.pixels for picture in wanted], [picture.found for picture in wanted])
+    except Exception as error:
+        if len(requests) == 1:
+            requests.pop().failure = error
+        for request in requests:
+            _embed(pack, [picture for picture in wanted if picture.request is request])
+        return
+    for request in requests:
+        request.spent.seconds["embed"] += together.seconds["embed"]
+    for picture, of_picture in zip(wanted, faces, strict=True):
+        picture.request.answers[picture.number] = _image_faces(picture.pixels, of_picture)
+    count = sum(map(len, faces))
+    FACES.inc(count)
+    BATCH_FACES.observe(count)
+
+
+def _image_faces(pixels: Image, faces: list[Face]) -> ImageFaces:
+    return ImageFaces(width=pixels.shape[1], height=pixels.shape[0], faces=faces)
+
+
+def _hand_out(request: _Request) -> None:
+    if request.future.done():
+        return
+    if request.failure is not None:
+        request.future.set_exception(request.failure)
+    elif len(request.answers) == len(request.images):
+        request.future.set_result([answer for _, answer in sorted(request.answers.items())])
