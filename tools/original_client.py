@@ -20,7 +20,8 @@ import numpy as np
 import requests
 
 from tools.screenshots import photograph
-from tools.stack import DEFAULT_PORTS, ROOT
+from tools.machine import PORTS
+from tools.stack import ROOT
 
 DOCUMENT = ROOT / "docs" / "original-client.md"
 _TEXT, _NUMBERS = 24, 2  # characters of a string and numbers of a list that are written down
@@ -158,7 +159,7 @@ def _shape(faces: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("embedder-proxy", "predictor"):
-        parser.add_argument(f"--{name}", default=f"http://127.0.0.1:{DEFAULT_PORTS[name]}")
+        parser.add_argument(f"--{name}", default=f"http://127.0.0.1:{PORTS[name]}")
     parser.add_argument("--output", type=Path, default=DOCUMENT)
     arguments = parser.parse_args()
     arguments.output.write_text(recorded(arguments.embedder_proxy, arguments.predictor))
