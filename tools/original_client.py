@@ -19,8 +19,8 @@ import jsonpickle
 import numpy as np
 import requests
 
-from tools.screenshots import photograph
 from tools.machine import PORTS
+from tools.screenshots import photograph
 from tools.stack import ROOT
 
 DOCUMENT = ROOT / "docs" / "original-client.md"
