@@ -29,6 +29,12 @@ def serving(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
         listener.close()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def until(holds: Any, what: str, seconds: float = 10) -> None:
     """Wait until `holds()`; fail with `what` after that many seconds."""
     end = time.monotonic() + seconds

@@ -1,7 +1,6 @@
 """The predictor as its own process: heads swapped under load, SIGTERM."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,16 +16,10 @@ from agegender.heads.head import Task
 from chain import SIX_ADULTS, served_chain
 from embedder_double import SPACE, EmbedderDouble
 from made_heads import made_head, promoted_heads
-from serving import until
+from serving import free_port, until
 
 SWAPS = 200
 CLIENTS = 4
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

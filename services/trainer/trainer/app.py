@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from agegender.keys import Scope
+from agegender.volume import why_not_writable
 from agegender.web.app import create_app
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
@@ -16,7 +17,7 @@ from redis import RedisError
 from trainer.api import datasets, experiments, page
 from trainer.experiments.schedule import reconcile_all
 from trainer.metrics import watch_queue
-from trainer.queues import connect, job_queue
+from trainer.queues import connect, give_up_dead_jobs, job_queue
 from trainer.settings import TrainerSettings
 
 _MAX_BODY = 1024 * 1024  # bytes; requests name data, they do not bring it
@@ -51,6 +52,10 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     async def info() -> dict[str, Any]:
         return {"data_dir": str(settings.data_dir), "proxy_url": settings.proxy_url}
 
+    def warnings() -> list[str]:
+        reason = why_not_writable(settings.data_dir)
+        return [] if reason is None else [reason]
+
     app = create_app(
         settings,
         name="age-gender trainer",
@@ -60,6 +65,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        warnings=warnings,
         examples=Path(__file__).with_name("api") / "examples.json",
     )
     app.state.settings = settings
@@ -74,7 +80,11 @@ async def _keep_in_step(settings: TrainerSettings) -> None:
     queue = job_queue(connect(settings))
     while True:
         try:
-            await asyncio.to_thread(reconcile_all, settings.data_dir, queue)
+            if (reason := why_not_writable(settings.data_dir)) is None:
+                await asyncio.to_thread(give_up_dead_jobs, queue)
+                await asyncio.to_thread(reconcile_all, settings.data_dir, queue)
+            else:  # a job would fail, and could not even say so
+                log.warning("no jobs enqueued", reason=reason)
         except Exception as error:  # Redis away, the volume full: try again
             log.warning("queue and files not compared", error=str(error))
         await asyncio.sleep(settings.reconcile_seconds)

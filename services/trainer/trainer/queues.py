@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 QUEUE = "trainer"
 HEARTBEAT_SECONDS = 5  # a living worker renews its job's heartbeat this often
-DEAD_AFTER = timedelta(seconds=30)
+DEAD_AFTER = timedelta(seconds=15)  # three of them; another worker shall have the job within 30
 _KEPT_SECONDS = 3600
 
 
@@ -49,7 +49,7 @@ def ensure_job(queue: Queue, wanted: WantedJob) -> None:
         if _is_alive(queue, job):
             return
         log.warning("job lost its worker, enqueued again", job=wanted.id, status=str(job.get_status()))
-        job.delete()
+        _delete(queue, job)
     popped = queue.intermediate_queue
     queue.connection.delete(popped.get_first_seen_key(wanted.id))
     queue.enqueue_call(
@@ -63,11 +63,19 @@ def ensure_job(queue: Queue, wanted: WantedJob) -> None:
     )
 
 
+def give_up_dead_jobs(queue: Queue) -> None:
+    """Jobs whose worker has been silent for too long wait again, or have failed where no retry is left.
+
+    Workers do this as well, but only while they have nothing to do.
+    """
+    queue.started_job_registry.cleanup()
+
+
 def drop_waiting_job(queue: Queue, job_id: str) -> None:
     """Take a job from the queue unless a worker has begun it."""
     job = _job(queue, job_id)
     if job is not None and not job.is_started:
-        job.delete()
+        _delete(queue, job)
 
 
 def _job(queue: Queue, job_id: str) -> Job | None:
@@ -75,6 +83,15 @@ def _job(queue: Queue, job_id: str) -> Job | None:
         return Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
     except NoSuchJobError:
         return None
+
+
+def _delete(queue: Queue, job: Job) -> None:
+    """RQ alone cannot delete a job whose worker is long dead: the records of its executions have expired."""
+    executions = job.execution_registry
+    for execution in executions.get_execution_ids():
+        queue.connection.zrem(queue.started_job_registry.key, f"{job.id}:{execution}")
+    queue.connection.delete(executions.key)
+    job.delete()
 
 
 def _is_alive(queue: Queue, job: Job) -> bool:

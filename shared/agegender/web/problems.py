@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from agegender.errors import PROBLEM_MEDIA_TYPE, Problem
+from agegender.volume import volume_problem
 from agegender.web.requests import request_id
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _render_problem)
     app.add_exception_handler(RequestValidationError, _render_validation_error)
     app.add_exception_handler(HTTPException, _render_http_exception)
+    app.add_exception_handler(OSError, _render_os_error)
     app.add_exception_handler(Exception, _render_surprise)
 
 
@@ -62,6 +64,15 @@ def _methods(request: Request) -> str:
     """All that the path is served with, for `Allow`; Starlette tells those of the path's first route only."""
     path = getattr(request.scope.get("route"), "path", None)
     return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
+
+
+async def _render_os_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    problem = volume_problem(error)
+    if problem is None:
+        return await _render_surprise(request, error)
+    log.error("volume not writable", path=request.url.path, reason=str(error))
+    return problem_response(problem)
 
 
 async def _render_surprise(request: Request, error: Exception) -> Response:

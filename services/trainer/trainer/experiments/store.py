@@ -11,6 +11,7 @@ from typing import Any
 from agegender.errors import not_found
 from agegender.files import read_json, write_json
 from agegender.spaces import NAME
+from agegender.volume import why_not_writable
 
 from trainer.experiments.experiment import Experiment, ExperimentStatus, FoldStatus, State
 
@@ -83,7 +84,8 @@ def fold_status(data_dir: Path, experiment: Experiment, fold: int) -> FoldStatus
         return FoldStatus(fold=fold, state="failed", problem=str(failure.get("detail")), **progress)
     if experiment.cancelled:
         return FoldStatus(fold=fold, state="cancelled", **progress)
-    return FoldStatus(fold=fold, state="running" if progress else "queued", **progress)
+    state: State = "running" if progress else "queued"
+    return FoldStatus(fold=fold, state=state, problem=why_not_writable(data_dir), **progress)
 
 
 def experiment_status(data_dir: Path, experiment: Experiment) -> ExperimentStatus:

@@ -4,6 +4,7 @@ import structlog
 import torch
 from agegender.errors import Problem
 from agegender.files import write_json
+from agegender.volume import volume_problem
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
@@ -70,6 +71,8 @@ def write_report(experiment_id: str) -> None:
 
 
 def _told(error: Exception) -> str:
+    if isinstance(error, OSError):
+        error = volume_problem(error) or error
     return error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
 
 

@@ -1,0 +1,35 @@
+"""What a worker is, and how it says that it lives."""
+
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.worker import SpawnWorker
+
+from trainer.queues import DEAD_AFTER, HEARTBEAT_SECONDS, connect, job_queue
+from trainer.settings import TrainerSettings
+
+_MAINTENANCE_SECONDS = 10
+_WORKER_TTL = 25  # RQ waits 15 less for a job, and 5 less for any answer of Redis
+
+
+class TrainerWorker(SpawnWorker):
+    """Runs each job in a spawned process: fork and torch's threads do not mix.
+
+    It is held for dead `DEAD_AFTER` its last heartbeat, not RQ's minute later, and gives a Redis up that does
+    not answer within 20 seconds, not seven minutes.
+    """
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return int(DEAD_AFTER.total_seconds())
+
+
+def make_worker(settings: TrainerSettings) -> TrainerWorker:
+    connection = connect(settings)
+    return TrainerWorker(
+        [job_queue(connection)],
+        connection=connection,
+        serializer=JSONSerializer,
+        worker_ttl=_WORKER_TTL,
+        job_monitoring_interval=HEARTBEAT_SECONDS,
+        maintenance_interval=_MAINTENANCE_SECONDS,
+        log_job_description=False,
+    )

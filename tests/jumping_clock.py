@@ -1,0 +1,43 @@
+"""A wall clock for processes, which a test may set: libfaketime of Debian."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_LIBRARIES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+
+
+@dataclass(frozen=True)
+class JumpingClock:
+    """environment : makes a process read this clock."""
+
+    _file: Path
+    environment: dict[str, str]
+
+    def jump(self, seconds: int) -> None:
+        """From now on all its processes see this much more or less than the real time, at once."""
+        self._file.write_text(f"{seconds:+d}\n")
+
+
+def jumping_clock(folder: Path) -> JumpingClock:
+    """Skips the test where libfaketime is absent."""
+    library = next(
+        (path for root in _LIBRARIES if (path := Path(root, "faketime", "libfaketimeMT.so.1")).exists()), None
+    )
+    if library is None:
+        pytest.skip("no libfaketime: apt-get install libfaketime")
+    file = folder / "clock"
+    clock = JumpingClock(
+        file,
+        {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            # A step of the wall clock moves neither the monotonic clock nor what is timed by it.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        },
+    )
+    clock.jump(0)
+    return clock

@@ -1,0 +1,184 @@
+"""Faults in the middle of a fold: a network cut, clocks that jump, two workers with one job, a slow Redis."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from fault_record import record
+from jumping_clock import jumping_clock
+from network_namespaces import island
+from redis_server import redis_server
+from relay import relay
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from serving import free_port, until
+from trainer.queues import WantedJob, connect, ensure_job, job_queue
+from trainer.settings import TrainerSettings
+from trainer_processes import REQUEST, Trainer
+
+ONE_FOLD = {**REQUEST, "optimizer": {"epochs": 200, "patience": 200, "batch_size": 16}, "folds": [0]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of `ONE_FOLD` where nothing happens."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    with redis_server(root) as server:
+        trainer = Trainer(root, server.url, free_port())
+        try:
+            trainer.start_api()
+            trainer.start("trainer.worker")
+            experiment = trainer.create(ONE_FOLD)
+            trainer.wait(experiment)
+            return trainer.figures(experiment)
+        finally:
+            trainer.stop()
+
+
+@pytest.fixture
+def life() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def attempts(trainer: Trainer, experiment: str) -> int:
+    return int(trainer.status(experiment)["folds"][0]["attempts"])
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
+    tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any], overtaken: bool
+) -> None:
+    """It ends its fold by itself; or, where it is too slow, another has it within 30 s and it gives way."""
+    network = life.enter_context(island())
+    server = life.enter_context(redis_server(tmp_path, "--bind", f"127.0.0.1 {network.host}"))
+    trainer = Trainer(tmp_path, server.url, free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    there = {"REDIS_URL": f"redis://{network.host}:{server.port}/0"}
+    cut_off = psutil.Process(trainer.start("trainer.worker", *network.prefix, environment=there).pid)
+    experiment = trainer.create(ONE_FOLD)
+    trainer.wait_for_epoch(experiment, 5)
+    (job,) = cut_off.children()
+    network.cut()
+    cut = time.monotonic()
+    if overtaken:
+        os.kill(job.pid, signal.SIGSTOP)
+    trainer.start("trainer.worker")
+    if overtaken:
+        until(lambda: attempts(trainer, experiment) == 2, "the other worker has the fold", 60)
+        record("partition, overtaken", seconds=round(time.monotonic() - cut, 1))
+        assert time.monotonic() - cut < 30
+        os.kill(job.pid, signal.SIGCONT)
+    trainer.wait(experiment)
+    assert trainer.figures(experiment) == undisturbed
+    assert attempts(trainer, experiment) == 1 + overtaken
+    network.join()
+    until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, "it has given way", 60)
+
+
+def test_clocks_that_jump_by_hours_lose_nothing(
+    tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = jumping_clock(tmp_path)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    server = life.enter_context(redis_server(tmp_path))
+    trainer = Trainer(tmp_path, server.url, free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    trainer.start("trainer.worker")
+    for seconds in (3600, -7200):
+        experiment = trainer.create(ONE_FOLD)
+        trainer.wait_for_epoch(experiment, 5)
+        clock.jump(seconds)
+        trainer.wait(experiment)
+        assert trainer.figures(experiment) == undisturbed
+        tried = attempts(trainer, experiment)
+        record(f"clock jumps by {seconds} s", attempts=tried)
+        assert tried <= 3
+
+
+def test_two_workers_with_the_same_job_give_one_result(
+    tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any]
+) -> None:
+    server = life.enter_context(redis_server(tmp_path))
+    trainer = Trainer(tmp_path, server.url, free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    workers = [psutil.Process(trainer.start("trainer.worker").pid) for _ in range(2)]
+    experiment = trainer.create(ONE_FOLD)
+    trainer.wait_for_epoch(experiment, 5)
+    queue = job_queue(connect(TrainerSettings(redis_url=server.url)))
+    ensure_job(queue, WantedJob("again", "trainer.jobs.train.train_fold", [experiment, 0], 600))
+    until(lambda: all(worker.children() for worker in workers), "both have it", 60)
+    trainer.wait(experiment)
+    assert trainer.figures(experiment) == undisturbed
+    assert attempts(trainer, experiment) == 2
+
+
+def test_job_whose_worker_is_long_dead_is_enqueued_again(tmp_path: Path, life: ExitStack) -> None:
+    """Even where RQ has forgotten half of what it knew of it, as after hours without power."""
+    server = life.enter_context(redis_server(tmp_path))
+    queue = job_queue(server.client)
+    wanted = WantedJob("fold", "trainer.jobs.train.train_fold", ["experiment", 0], 600)
+    ensure_job(queue, wanted)
+    taken = queue.dequeue_any([queue], None, connection=server.client, serializer=queue.serializer)
+    assert taken is not None
+    job, _ = taken
+    with server.client.pipeline() as pipeline:
+        execution = Execution.create(job, 1, pipeline)
+        job.prepare_for_execution("dead", pipeline)
+        pipeline.execute()
+    server.client.hset(job.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+    until(lambda: not server.client.exists(execution.key), "its record expires")
+    ensure_job(queue, wanted)
+    assert queue.get_job_ids() == ["fold"]
+    assert Job.fetch("fold", server.client, queue.serializer).get_status() == JobStatus.QUEUED
+
+
+def test_slow_redis_makes_training_slow_and_no_more(
+    tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any]
+) -> None:
+    server = life.enter_context(redis_server(tmp_path))
+    wire = life.enter_context(relay(server.port))
+    trainer = Trainer(tmp_path, f"redis://127.0.0.1:{wire.port}/0", free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    trainer.start("trainer.worker")
+    wire.delay = 0.3
+    started = time.monotonic()
+    experiment = trainer.create(ONE_FOLD)
+    accepted = time.monotonic() - started
+    trainer.wait(experiment)
+    record("Redis slow by 0.3 s an answer", accepted=round(accepted, 1))
+    assert trainer.figures(experiment) == undisturbed
+    assert attempts(trainer, experiment) == 1
+
+
+def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) -> None:
+    server = life.enter_context(redis_server(tmp_path))
+    trainer = Trainer(tmp_path, server.url, free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    server.hang()
+    started = time.monotonic()
+    ready = httpx.get(f"{trainer.url}/health/ready", timeout=60)
+    told = time.monotonic() - started
+    started = time.monotonic()
+    refused = httpx.post(f"{trainer.url}/experiments", json=REQUEST, timeout=120)
+    seconds = time.monotonic() - started
+    server.go_on()
+    record("Redis hangs", ready=round(told, 1), refused=round(seconds, 1), status=refused.status_code)
+    assert ready.status_code == 503
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) > 0
+    assert max(told, seconds) < 15
+    until(trainer.ready, "Redis is back", 30)

@@ -1,0 +1,88 @@
+"""Clients that ask for predictions without a pause, and note what became of each request."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import httpx
+from PIL import Image
+from system import SIX_ADULTS
+
+SECONDS = 60.0  # after which a request counts as hung
+_FACE = (720, 340, 870, 500)  # of the photograph's six
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """began, ended : of `time.monotonic`. status : 0 where the connection failed. problem : its slug."""
+
+    began: float
+    ended: float
+    status: int
+    problem: str = ""
+    retry_after: str | None = None
+
+    @property
+    def kept_promise(self) -> bool:
+        """Answered, or refused with the time to come back."""
+        return self.status == 200 or (self.status in (429, 503) and self.retry_after is not None)
+
+
+@dataclass
+class Traffic:
+    """Every picture is another file, so that no cache answers for it."""
+
+    url: str
+    clients: int = 2
+    outcomes: list[Outcome] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def _ask(self) -> None:
+        picture = one_face()
+        while not self._stop.is_set():
+            # A connection each, as a kept one may be closed by a service that stops.
+            self.outcomes.append(ask(self.url, picture + str(next(self._numbers)).encode()))
+            if self.outcomes[-1].status != 200:
+                self._stop.wait(0.1)
+
+    @contextmanager
+    def flowing(self) -> Iterator["Traffic"]:
+        threads = [threading.Thread(target=self._ask) for _ in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(SECONDS + 5)
+
+    def after(self, moment: float) -> list[Outcome]:
+        """Of the requests that ended since then."""
+        return [outcome for outcome in self.outcomes if outcome.ended >= moment]
+
+
+def ask(url: str, picture: bytes) -> Outcome:
+    began = time.monotonic()
+    try:
+        answer = httpx.post(f"{url}/age-gender", content=picture, timeout=SECONDS)
+    except httpx.TransportError as error:
+        return Outcome(began, time.monotonic(), 0, type(error).__name__)
+    ended = time.monotonic()
+    if answer.is_success:
+        return Outcome(began, ended, 200)
+    slug = str(answer.json()["type"]).rsplit(":", 1)[-1]
+    return Outcome(began, ended, answer.status_code, slug, answer.headers.get("retry-after"))
+
+
+def one_face() -> bytes:
+    """A cut of the photograph that comes with insightface; bytes may be added behind its end."""
+    with Image.open(SIX_ADULTS) as photograph:
+        file = BytesIO()
+        photograph.convert("RGB").crop(_FACE).save(file, "JPEG", quality=95)
+    return file.getvalue()

@@ -1,0 +1,107 @@
+"""A trainer's API and workers as processes of their own, which a test may kill, cut off or stop."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from agegender.datasets import write_embedding_set
+from made_faces import made_faces
+from serving import until
+
+REQUEST = {
+    "task": "age-gender",
+    "dataset": "made",
+    "seeds": 2,
+    "head": {"hidden": [32]},
+    "optimizer": {"epochs": 6, "batch_size": 64},
+}
+LONG = {**REQUEST, "optimizer": {"epochs": 200, "patience": 200, "batch_size": 16}, "folds": [0, 1]}
+
+
+class Trainer:
+    """environment : variables beside those that place it. data_dir : `root`/data unless it is given."""
+
+    def __init__(
+        self, root: Path, redis_url: str, port: int, *, data_dir: Path | None = None, **environment: str
+    ) -> None:
+        self.data_dir = data_dir or root / "data"
+        self.url = f"http://127.0.0.1:{port}"
+        self.environment = {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            "REDIS_URL": redis_url,
+            "TRAINER_PORT": str(port),
+            "TRAINER_RECONCILE_SECONDS": "1",
+            "LOG_LEVEL": "WARNING",
+            **environment,
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
+
+    def start(
+        self, module: str, *prefix: str, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """prefix : a command that runs the process, such as one that enters a network namespace."""
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", module],
+            env={**self.environment, **(environment or {})},
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_api(self) -> subprocess.Popen[bytes]:
+        process = self.start("trainer")
+        until(self.ready, "the trainer is ready", 60)
+        return process
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """With its children, at once; a job's process has a process group of its own."""
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        victims: list[psutil.Process | subprocess.Popen[bytes]] = [*children, process]
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                victim.kill()
+        process.wait(10)
+        self.processes.remove(process)
+
+    def stop(self) -> None:
+        for process in list(self.processes):
+            self.kill(process)
+
+    def create(self, request: dict[str, Any], **headers: str) -> str:
+        answer = httpx.post(f"{self.url}/experiments", json=request, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def status(self, experiment: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.url}/experiments/{experiment}").json())
+
+    def wait(self, experiment: str, seconds: float = 400) -> dict[str, Any]:
+        until(lambda: self.status(experiment)["state"] not in ("queued", "running"), "it ends", seconds)
+        status = self.status(experiment)
+        assert status["state"] == "finished", status
+        return status
+
+    def wait_for_epoch(self, experiment: str, epoch: int) -> None:
+        until(
+            lambda: max(fold["epoch"] for fold in self.status(experiment)["folds"]) >= epoch, "it trains", 90
+        )
+
+    def figures(self, experiment: str) -> dict[str, Any]:
+        report = httpx.get(f"{self.url}/experiments/{experiment}/report?format=json").json()
+        return {key: value for key, value in report.items() if key != "experiment"}
