@@ -41,6 +41,9 @@ reference: setup  ## renew docs/configuration.md and docs/api.md from the code
 bench: setup  ## every figure that README and docs quote
 	@$(PY) -m benchmarks
 
+soak: setup  ## ten minutes of mixed traffic at 1.5 times the capacity; SECONDS=120 for two
+	@$(PY) -m benchmarks.soak --seconds $(or $(SECONDS),600)
+
 compose-test: setup  ## build the images, start the system, use it (needs a Docker engine)
 	@$(PY) -m pytest tests/compose
 
@@ -50,4 +53,4 @@ doctor:  ## what this machine lacks, and how to get it
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint mypy openapi reference bench compose-test doctor clean
+.PHONY: help setup up down demo test lint mypy openapi reference bench soak compose-test doctor clean

@@ -8,7 +8,16 @@ from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 from PIL import Image
 
-PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"  # six faces
+_ONE_FACE = (720, 340, 870, 500)
+
+
+def one_face() -> bytes:
+    """A cut of it with one face, as JPEG; bytes may be added behind its end."""
+    with Image.open(PHOTOGRAPH) as photograph:
+        file = BytesIO()
+        photograph.convert("RGB").crop(_ONE_FACE).save(file, "JPEG", quality=95)
+    return file.getvalue()
 
 
 def pictures(pack: Pack) -> dict[int, bytes]:

@@ -14,23 +14,24 @@ from trainer.training.train import train_bank
 from benchmarks.table import Row, compared
 
 FACES, VALIDATION, DIMENSION, SEEDS = 12_500, 500, 512, 5
+_SPACE = Space(id="made-up", dimension=DIMENSION)
 
 
-def made_up(faces: int) -> EmbeddingSet:
+def made_up(faces: int, space: Space = _SPACE, folds: int = 1) -> EmbeddingSet:
     """Random embeddings and labels: an epoch takes as long as one on real ones."""
     draws = np.random.default_rng(0)
-    embedding = draws.standard_normal((faces, DIMENSION)).astype(np.float32)
+    embedding = draws.standard_normal((faces, space.dimension)).astype(np.float32)
     age = draws.integers(0, 90, faces).astype(np.float32)
     return EmbeddingSet(
-        space=Space(id="made-up", dimension=DIMENSION),
+        space=space,
         file=np.arange(faces).astype(np.str_),
         embedding=embedding / np.linalg.norm(embedding, axis=1, keepdims=True),
         age_low=age,
         age_high=age,
         gender=draws.integers(0, 2, faces).astype(np.int8),
-        subject=np.full(faces, ""),
-        fold=np.zeros(faces, np.int16),
-        embedding_mirrored=np.empty((0, DIMENSION), np.float32),
+        subject=np.arange(faces).astype(np.str_),
+        fold=(np.arange(faces) % folds).astype(np.int16),
+        embedding_mirrored=np.empty((0, space.dimension), np.float32),
     )
 
 

@@ -1,4 +1,4 @@
-"""Clients that ask for predictions without a pause, and note what became of each request."""
+"""Clients that ask for predictions again and again, and note what became of each request."""
 
 import itertools
 import threading
@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 
 import httpx
-from PIL import Image
-from system import SIX_ADULTS
+
+from benchmarks.photographs import one_face
 
 SECONDS = 60.0  # after which a request counts as hung
-_FACE = (720, 340, 870, 500)  # of the photograph's six
+_PAUSE = 0.15
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Outcome:
 
 @dataclass
 class Traffic:
-    """Every picture is another file, so that no cache answers for it."""
+    """Load that leaves room for what a test does beside it. No cache answers: each picture is a new file."""
 
     url: str
     clients: int = 2
@@ -47,8 +46,7 @@ class Traffic:
         while not self._stop.is_set():
             # A connection each, as a kept one may be closed by a service that stops.
             self.outcomes.append(ask(self.url, picture + str(next(self._numbers)).encode()))
-            if self.outcomes[-1].status != 200:
-                self._stop.wait(0.1)
+            self._stop.wait(_PAUSE)
 
     @contextmanager
     def flowing(self) -> Iterator["Traffic"]:
@@ -78,11 +76,3 @@ def ask(url: str, picture: bytes) -> Outcome:
         return Outcome(began, ended, 200)
     slug = str(answer.json()["type"]).rsplit(":", 1)[-1]
     return Outcome(began, ended, answer.status_code, slug, answer.headers.get("retry-after"))
-
-
-def one_face() -> bytes:
-    """A cut of the photograph that comes with insightface; bytes may be added behind its end."""
-    with Image.open(SIX_ADULTS) as photograph:
-        file = BytesIO()
-        photograph.convert("RGB").crop(_FACE).save(file, "JPEG", quality=95)
-    return file.getvalue()

@@ -21,6 +21,7 @@ REQUEST = {
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
 LONG = {**REQUEST, "optimizer": {"epochs": 200, "patience": 200, "batch_size": 16}, "folds": [0, 1]}
+ONE_FOLD = {**LONG, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
 
 
 class Trainer:
@@ -101,6 +102,10 @@ class Trainer:
         until(
             lambda: max(fold["epoch"] for fold in self.status(experiment)["folds"]) >= epoch, "it trains", 90
         )
+
+    def attempts(self, experiment: str) -> int:
+        """At its first fold."""
+        return int(self.status(experiment)["folds"][0]["attempts"])
 
     def figures(self, experiment: str) -> dict[str, Any]:
         report = httpx.get(f"{self.url}/experiments/{experiment}/report?format=json").json()

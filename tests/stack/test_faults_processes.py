@@ -17,8 +17,9 @@ from fault_record import record
 from packs import human_pack_dir
 from serving import until
 from system import EXPERIMENT, made_data
-from traffic import Outcome, Traffic, ask, one_face
+from traffic import Outcome, Traffic, ask
 
+from benchmarks.photographs import one_face
 from tools.stack import Stack, free_ports
 
 RECOVERY = 30.0  # seconds, the promise

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+import pytest
 from agegender.errors import Problem
 from agegender.web.deadlines import Deadline
 from embedder_proxy.slots import Slots
@@ -70,3 +71,21 @@ def test_places_are_bounded_and_none_is_lost(
     assert finished <= len(arrivals) <= finished + hung_up
     if len(arrivals) <= places:
         assert outcome.refused == 0
+
+
+async def test_queue_that_is_too_slow_for_the_deadline_refuses_and_says_when_to_come_back() -> None:
+    slots = Slots(1, 100)
+
+    async def work(seconds: float, deadline: Deadline) -> None:
+        async with slots.place(deadline):
+            await asyncio.sleep(seconds)
+
+    for _ in range(20):  # it learns that a place is held for 0.05 s
+        await work(0.05, Deadline.after(60))
+    working = [asyncio.create_task(work(0.05, Deadline.after(60))) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Problem) as refused:  # four wait before it, 0.3 s with its own
+        await work(0, Deadline.after(0.15))
+    assert (refused.value.slug, refused.value.status, refused.value.retry_after) == ("busy", 429, 1)
+    await work(0, Deadline.after(60))
+    await asyncio.gather(*working)

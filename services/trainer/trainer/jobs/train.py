@@ -48,9 +48,9 @@ def train_fold(experiment_id: str, fold: int) -> None:
         except (Cancelled, Superseded) as reason:
             log.info("fold given up", experiment=experiment_id, fold=fold, reason=type(reason).__name__)
             return
-        except (
-            Exception
-        ) as error:  # told to the user, who may cure it (a full disk, a missing file) and resume
+        except Exception as error:  # told to the user, who may cure it (such as a missing file) and resume
+            if _may_pass(error):
+                return
             log.error("fold failed", experiment=experiment_id, fold=fold, exc_info=error)
             write_json(directory / FAILURE, {"detail": _told(error)})
     reconcile(settings.data_dir, job_queue(connect(settings)), experiment)
@@ -65,14 +65,22 @@ def write_report(experiment_id: str) -> None:
     try:
         write_reports(settings.data_dir, experiment)
     except Exception as error:
+        if _may_pass(error):
+            return
         log.error("report failed", experiment=experiment_id, exc_info=error)
         directory = experiment_dir(settings.data_dir, experiment_id)
         write_json(directory / FAILURE, {"detail": f"the report failed: {_told(error)}"})
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the volume's fault: then the job is enqueued again once that can be written."""
+    if not isinstance(error, OSError) or volume_problem(error) is None:
+        return False
+    log.warning("job given up until the volume can be written", reason=str(error))
+    return True
+
+
 def _told(error: Exception) -> str:
-    if isinstance(error, OSError):
-        error = volume_problem(error) or error
     return error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
 
 

@@ -1,0 +1,30 @@
+"""`make soak` for half a minute: overload is answered in time or refused in good form, and nothing grows."""
+
+from pathlib import Path
+
+from fault_record import record
+
+from benchmarks.soak.run import soak
+from benchmarks.soak.verdict import BEGIN, END, write_into
+from tools.stack import ROOT
+
+
+def test_overload_for_half_a_minute_is_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
+    verdict = soak(20)
+    record("soak", sent=len(verdict.answers), refused=verdict.refused, p99=round(verdict.p99, 1))
+    assert not verdict.faults
+    assert verdict.refused < len(verdict.answers) / 2
+    assert verdict.experiments
+    assert {answer.kind for answer in verdict.answers} >= {"one face", "six faces", "embeddings", "bad input"}
+
+    document = tmp_path / "reliability.md"
+    document.write_text((ROOT / "docs" / "reliability.md").read_text())
+    write_into(document, verdict.markdown())
+    told = document.read_text()
+    assert told.split(BEGIN)[0] + told.split(END)[1] == without_table(ROOT / "docs" / "reliability.md")
+    assert f"{len(verdict.answers):,} requests in 20 s" in told
+
+
+def without_table(document: Path) -> str:
+    content = document.read_text()
+    return content.split(BEGIN)[0] + content.split(END)[1]
