@@ -35,9 +35,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(holds: Any, what: str, seconds: float = 10) -> None:
+def until(holds: Any, what: str, seconds: float = 10, every: float = 0.01) -> None:
     """Wait until `holds()`; fail with `what` after that many seconds."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
+        time.sleep(every)

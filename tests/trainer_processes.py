@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import httpx
 import psutil
 from agegender.datasets import write_embedding_set
 from made_faces import made_faces
-from serving import until
+from redis_server import redis_server
+from serving import free_port, until
 
 REQUEST = {
     "task": "age-gender",
@@ -42,6 +44,7 @@ class Trainer:
             **environment,
         }
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.http = httpx.Client(base_url=self.url, timeout=60)
         write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
 
     def start(
@@ -58,12 +61,12 @@ class Trainer:
 
     def start_api(self) -> subprocess.Popen[bytes]:
         process = self.start("trainer")
-        until(self.ready, "the trainer is ready", 60)
+        until(self.ready, "the trainer is ready", 120, 0.1)
         return process
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready").status_code == 200
+            return self.http.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -85,28 +88,41 @@ class Trainer:
             self.kill(process)
 
     def create(self, request: dict[str, Any], **headers: str) -> str:
-        answer = httpx.post(f"{self.url}/experiments", json=request, headers=headers)
+        answer = self.http.post("/experiments", json=request, headers=headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def status(self, experiment: str) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/experiments/{experiment}").json())
+        return dict(self.http.get(f"/experiments/{experiment}").json())
 
-    def wait(self, experiment: str, seconds: float = 400) -> dict[str, Any]:
-        until(lambda: self.status(experiment)["state"] not in ("queued", "running"), "it ends", seconds)
+    def wait(self, experiment: str, seconds: float = 600) -> dict[str, Any]:
+        until(lambda: self.status(experiment)["state"] not in ("queued", "running"), "it ends", seconds, 0.1)
         status = self.status(experiment)
         assert status["state"] == "finished", status
         return status
 
     def wait_for_epoch(self, experiment: str, epoch: int) -> None:
-        until(
-            lambda: max(fold["epoch"] for fold in self.status(experiment)["folds"]) >= epoch, "it trains", 90
-        )
+        def epochs() -> int:
+            return max(int(fold["epoch"]) for fold in self.status(experiment)["folds"])
+
+        until(lambda: epochs() >= epoch, "it trains", 240, 0.02)
 
     def attempts(self, experiment: str) -> int:
         """At its first fold."""
         return int(self.status(experiment)["folds"][0]["attempts"])
 
     def figures(self, experiment: str) -> dict[str, Any]:
-        report = httpx.get(f"{self.url}/experiments/{experiment}/report?format=json").json()
+        report = self.http.get(f"/experiments/{experiment}/report?format=json").json()
         return {key: value for key, value in report.items() if key != "experiment"}
+
+
+@contextmanager
+def running_trainer(root: Path) -> Iterator[Trainer]:
+    """With a Redis of its own, its API started, no worker yet."""
+    with redis_server(root) as server:
+        trainer = Trainer(root, server.url, free_port())
+        try:
+            trainer.start_api()
+            yield trainer
+        finally:
+            trainer.stop()

@@ -14,16 +14,12 @@ from agegender.heads.head import Task
 from made_faces import SPACE
 from redis_server import redis_server
 from serving import free_port, until
-from trainer_processes import LONG, REQUEST, Trainer
+from trainer_processes import LONG, REQUEST, Trainer, running_trainer
 
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Iterator[Trainer]:
-    with ExitStack() as stack:
-        server = stack.enter_context(redis_server(tmp_path))
-        trainer = Trainer(tmp_path, server.url, free_port())
-        stack.callback(trainer.stop)
-        trainer.start_api()
+    with running_trainer(tmp_path) as trainer:
         yield trainer
 
 
@@ -154,7 +150,7 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
         ({"folds": [7]}, "folds"),
         ({"space": "other-1"}, "dataset"),
         ({"optimizer": {"epoch": 3}}, "optimizer.epoch"),
-        ({"head": {"kind": "resmlp", "blocks": 0}}, "blocks"),
+        ({"head": {"kind": "resmlp", "blocks": -1}}, "head.blocks"),
         ({"seeds": 0}, "seeds"),
         ({"seedz": 1}, "seedz"),
     ],

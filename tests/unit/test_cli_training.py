@@ -166,14 +166,44 @@ def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> 
     assert str(EXPERIMENT["id"]) in run("experiments")[1]
 
 
-def test_search_is_followed_to_its_end(trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender.cli.searches._PAUSE", 0)
+SEARCH = {
+    "id": "search-1",
+    "state": "finished",
+    "datasets": ["Adience"],
+    "trials": [{"trial": 0, "state": "finished", "value": 3.5}, {"trial": 1, "state": "pruned"}],
+    "best": {"trial": 0, "value": 3.5},
+}
+
+
+def test_search_is_followed_to_its_end_and_shows_the_best(trainer: Service, run: Run) -> None:
+    running = {**SEARCH, "state": "running", "best": None}
     trainer.will_answer(
-        {"id": "s1", "state": "running"}, {"id": "s1", "state": "finished", "best": {"lr": 1}}
+        running,
+        events(running, SEARCH),
+        lambda: Response("# Search\n\n## Best: trial 0\n\nx\n\n## Trials\n\ny\n"),
     )
-    code, out, _ = run("search", "Adience", "--trials", "8", "--json")
-    assert code == 0 and json.loads(out)["best"] == {"lr": 1}
-    assert json.loads(trainer.requests[0][3])["trials"] == 8
+    code, out, err = run("search", "Adience", "--trials", "2", "--goal", "mae", "--set", "parts=2")
+    assert code == 0 and "Best: trial 0" in out and "y" not in out.split("Best")[1]
+    assert "agegender train Adience --search search-1" in err
+    wanted = {"task": "age-gender", "dataset": ["Adience"], "trials": 2, "goal": "mae", "parts": 2}
+    assert json.loads(trainer.requests[0][3]) == wanted
+    assert trainer.requests[-1][1] == "/searches/search-1/report"
+
+
+def test_search_s_id_is_understood_where_an_experiment_s_is(trainer: Service, run: Run) -> None:
+    failed = {**SEARCH, "state": "failed", "problem": "no trial was judged"}
+    trainer.will_answer(
+        events(failed), failed, events(SEARCH), [SEARCH], {**SEARCH, "state": "running"}, failed
+    )
+    code, _, err = run("watch", "search-1")
+    assert code == 4 and "no trial was judged" in err and "agegender resume search-1" in err
+    code, out, _ = run("resume", "search-1", "--json")
+    assert code == 0 and json.loads(out)["best"]["value"] == 3.5
+    assert "2/2" in run("searches")[1]
+    assert run("cancel", "search-1")[0] == 0
+    assert {path for _, path, *_ in trainer.requests} == {
+        "/searches/search-1/events", "/searches/search-1/resume", "/searches", "/searches/search-1",
+    }  # fmt: skip
 
 
 def test_refusal_is_told_in_the_service_s_words_with_code_one(trainer: Service, run: Run) -> None:

@@ -10,14 +10,16 @@ import structlog
 from agegender.keys import Scope
 from agegender.volume import why_not_writable
 from agegender.web.app import create_app
-from fastapi import FastAPI
+from agegender.web.problems import problem_response
+from fastapi import FastAPI, Request, Response
 from prometheus_client import REGISTRY
 from redis import RedisError
 
-from trainer.api import datasets, experiments, page
+from trainer.api import datasets, experiments, page, searches
 from trainer.experiments.schedule import reconcile_all
 from trainer.metrics import watch_queue
-from trainer.queues import connect, give_up_dead_jobs, job_queue
+from trainer.queues import connect, connect_impatiently, give_up_dead_jobs, job_queue, queue_away
+from trainer.searches.schedule import reconcile_searches
 from trainer.settings import TrainerSettings
 
 _MAX_BODY = 1024 * 1024  # bytes; requests name data, they do not bring it
@@ -26,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_trainer(settings: TrainerSettings) -> FastAPI:
-    redis = connect(settings)
+    redis = connect_impatiently(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,11 +70,17 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         warnings=warnings,
         examples=Path(__file__).with_name("api") / "examples.json",
     )
+    app.add_exception_handler(RedisError, _tell_that_redis_is_away)
     app.state.settings = settings
     app.state.redis = redis
-    for room in (datasets, experiments, page):
+    for room in (datasets, experiments, searches, page):
         app.include_router(room.router)
     return app
+
+
+async def _tell_that_redis_is_away(request: Request, error: Exception) -> Response:
+    log.error("Redis cannot be reached", path=request.url.path, reason=str(error))
+    return problem_response(queue_away(error))
 
 
 async def _keep_in_step(settings: TrainerSettings) -> None:
@@ -83,6 +91,7 @@ async def _keep_in_step(settings: TrainerSettings) -> None:
             if (reason := why_not_writable(settings.data_dir)) is None:
                 await asyncio.to_thread(give_up_dead_jobs, queue)
                 await asyncio.to_thread(reconcile_all, settings.data_dir, queue)
+                await asyncio.to_thread(reconcile_searches, settings.data_dir, queue)
             else:  # a job would fail, and could not even say so
                 log.warning("no jobs enqueued", reason=reason)
         except Exception as error:  # Redis away, the volume full: try again

@@ -1,11 +1,14 @@
 """The queue between the API and the workers: RQ on Redis, with JSON instead of pickle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from agegender.errors import Problem
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
@@ -19,6 +22,9 @@ QUEUE = "trainer"
 HEARTBEAT_SECONDS = 5  # a living worker renews its job's heartbeat this often
 DEAD_AFTER = timedelta(seconds=15)  # three of them; another worker shall have the job within 30
 _KEPT_SECONDS = 3600
+_PATIENCE_SECONDS = 3
+_RETRY_AFTER_SECONDS = 5
+_LOCK_SECONDS = 30  # a caller that dies holds up the others no longer than this
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,52 @@ def connect(settings: TrainerSettings) -> Redis:
     return Redis.from_url(settings.redis_url, health_check_interval=30)
 
 
+def connect_impatiently(settings: TrainerSettings) -> Redis:
+    """For answering requests: a Redis that is away or hangs is told within seconds."""
+    return Redis.from_url(
+        settings.redis_url,
+        health_check_interval=30,
+        socket_timeout=_PATIENCE_SECONDS,
+        socket_connect_timeout=_PATIENCE_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def queue_away(error: Exception) -> Problem:
+    """What a request is told that needs Redis while it cannot be reached."""
+    return Problem(
+        "queue-away",
+        503,
+        f"Redis, which carries the jobs, cannot be reached ({error}). Nothing is lost: what runs goes on, "
+        "what waits is enqueued again when Redis is back. Repeat the request then.",
+        retry_after=_RETRY_AFTER_SECONDS,
+    )
+
+
 def job_queue(connection: Redis, name: str = QUEUE) -> Queue:
     return Queue(name, connection=connection, serializer=JSONSerializer)
 
 
-def ensure_job(queue: Queue, wanted: WantedJob) -> None:
-    """Enqueue a job unless one of its id waits or runs; one that failed or lost its worker is replaced.
+def ensure_jobs(queue: Queue, of: str, wanted: Iterable[WantedJob]) -> None:
+    """Enqueue jobs unless those of their ids wait or run; one that failed or lost its worker is replaced.
 
-    Two callers at once may enqueue twice; let them hold a lock.
+    of : the experiment or search whose jobs they are; one caller at a time looks after them.
     """
+    with queue.connection.lock(f"trainer:reconcile:{of}", timeout=_LOCK_SECONDS):
+        waiting = set(queue.get_job_ids())
+        for job in wanted:
+            ensure_job(queue, job, waiting)
+
+
+def ensure_job(queue: Queue, wanted: WantedJob, waiting: set[str] | None = None) -> None:
+    """The same for one job, without a lock.
+
+    waiting : ids of the jobs that wait, where the caller has them already.
+    """
+    waiting = set(queue.get_job_ids()) if waiting is None else waiting
     job = _job(queue, wanted.id)
     if job is not None:
-        if _is_alive(queue, job):
+        if _is_alive(queue, job, waiting):
             return
         log.warning("job lost its worker, enqueued again", job=wanted.id, status=str(job.get_status()))
         _delete(queue, job)
@@ -94,11 +134,11 @@ def _delete(queue: Queue, job: Job) -> None:
     job.delete()
 
 
-def _is_alive(queue: Queue, job: Job) -> bool:
+def _is_alive(queue: Queue, job: Job, waiting: set[str]) -> bool:
     # Status and heartbeat as they were fetched together: RQ writes both in one transaction.
     status = job.get_status(refresh=False)
     if status == JobStatus.QUEUED:
-        if job.id in queue.get_job_ids():
+        if job.id in waiting:
             return True
         # A worker took it and is starting a process for it, which takes a second or more.
         queue.intermediate_queue.set_first_seen(job.id)

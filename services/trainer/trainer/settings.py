@@ -1,8 +1,12 @@
 """Settings of the trainer's API and of its workers, each from an environment variable."""
 
+from typing import Literal
+
 from agegender.settings import ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class TrainerSettings(ServiceSettings):
@@ -21,6 +25,10 @@ class TrainerSettings(ServiceSettings):
         le=256,
         description="CPU threads of a training job; they may change a figure's last digits",
     )
+    device: Device = Field(
+        "auto", description="where heads are trained; auto is a GPU where torch finds one, else the CPU"
+    )
+    amp: bool = Field(False, description="forward passes in bfloat16, on a GPU; faster, and a little rougher")
     reconcile_seconds: float = Field(
         5, gt=0, le=60, description="how often the queue is compared with the files"
     )

@@ -11,11 +11,13 @@ from rich.progress import TaskID
 
 from agegender.cli.options import Folds, Sets, nested
 from agegender.cli.output import AsJson, console, duration, errors, print_json, progress_bars, table
+from agegender.cli.searches import follow_search
 from agegender.client import Client
-from agegender.client.training import Experiment
+from agegender.client.training import Experiment, is_search
 from agegender.files import write_text
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Of the experiment.")]
+AnyIdentifier = Annotated[str, typer.Argument(metavar="ID", help="Of the experiment, or of the search.")]
 
 
 class Form(StrEnum):
@@ -37,6 +39,7 @@ def train(
     seeds: Annotated[int | None, typer.Option(min=1, help="Networks a fold, trained at once.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
     preset: Annotated[str | None, typer.Option(help="default, or original.")] = None,
+    search: Annotated[str | None, typer.Option(help="Take the best options of this search.")] = None,
     space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
     variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
     sets: Sets = None,
@@ -52,6 +55,7 @@ def train(
         "seeds": seeds,
         "seed": seed,
         "preset": preset,
+        "search": search,
         "space": space,
         "variant": variant,
         **nested(sets or []),
@@ -68,21 +72,24 @@ def train(
             console.print(experiment.id)
 
 
-def watch(identifier: Identifier, as_json: AsJson = False) -> None:
-    """Follow an experiment to its end."""
+def watch(identifier: AnyIdentifier, as_json: AsJson = False) -> None:
+    """Follow an experiment, or a search, to its end."""
     with Client() as client:
-        _follow(client, identifier, as_json=as_json)
+        if is_search(identifier):
+            follow_search(client, identifier, as_json=as_json)
+        else:
+            _follow(client, identifier, as_json=as_json)
 
 
 def report(
-    identifier: Identifier,
+    identifier: AnyIdentifier,
     form: Annotated[
         Form | None, typer.Option("--format", help="Print it as it is; default: a table.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to a file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a finished experiment."""
+    """Show the report of a finished experiment or search."""
     suffix = output.suffix.removeprefix(".") if output else ""
     known = suffix if suffix in set(Form) else None
     chosen = Form.JSON if as_json else form or (Form(known) if known else Form.MARKDOWN)
@@ -108,27 +115,36 @@ def promote(identifier: Identifier, as_json: AsJson = False) -> None:
         console.print(f"{task}: {version} is served. Back again: agegender rollback {task}")
 
 
-def resume(identifier: Identifier, as_json: AsJson = False) -> None:
-    """Go on with a failed or cancelled experiment, where it stopped."""
+def resume(identifier: AnyIdentifier, as_json: AsJson = False) -> None:
+    """Go on with a failed or cancelled experiment or search, where it stopped."""
     with Client() as client:
-        client.resume(identifier)
-        _follow(client, identifier, as_json=as_json)
+        if is_search(identifier):
+            client.resume_search(identifier)
+            follow_search(client, identifier, as_json=as_json)
+        else:
+            client.resume(identifier)
+            _follow(client, identifier, as_json=as_json)
 
 
 def cancel(
-    identifier: Identifier,
+    identifier: AnyIdentifier,
     delete: Annotated[bool, typer.Option(help="Delete one that is over, with all its files.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel an experiment; what is trained stays for `agegender resume`."""
+    """Cancel an experiment or a search; what is trained stays for `agegender resume`."""
     with Client() as client:
-        if client.experiment(identifier).ended and not delete:
+        look, stop = (
+            (client.search, client.cancel_search)
+            if is_search(identifier)
+            else (client.experiment, client.cancel)
+        )
+        if look(identifier).ended and not delete:
             errors.print(
                 f"{identifier} is over already. To delete it: agegender cancel {identifier} --delete"
             )
             raise typer.Exit(1)
-        experiment = client.cancel(identifier)
-    print_json(experiment) if as_json else console.print(f"{identifier} {experiment.state}.")
+        stopped = stop(identifier)
+    print_json(stopped) if as_json else console.print(f"{identifier} {stopped.state}.")
 
 
 def list_experiments(as_json: AsJson = False) -> None:

@@ -112,6 +112,7 @@ class AsyncClient:
             yield Experiment.model_validate(event)
 
     async def report(self, identifier: str, kind: ReportFormat = "json") -> str:
+        """Of an experiment or of a search."""
         return await self._send(calls.report(identifier, kind))
 
     async def promote(self, identifier: str) -> dict[str, str]:
@@ -132,6 +133,18 @@ class AsyncClient:
 
     async def search(self, identifier: str) -> Search:
         return await self._send(calls.search(identifier))
+
+    async def watch_search(self, identifier: str) -> AsyncIterator[Search]:
+        """Each change of a search, until it has ended."""
+        async for event in self._events(f"/searches/{identifier}/events"):
+            yield Search.model_validate(event)
+
+    async def resume_search(self, identifier: str) -> Search:
+        return await self._send(calls.resume_search(identifier))
+
+    async def cancel_search(self, identifier: str) -> Search:
+        """Cancel a search that runs; one that is over is deleted."""
+        return await self._send(calls.cancel_search(identifier))
 
     async def _send(self, call: Call[Answer]) -> Answer:
         return await AsyncRetrying(**retrying(call, self._settings))(self._send_once, call)

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
+from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search, is_search
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
@@ -118,7 +118,7 @@ def experiment(identifier: str) -> Call[Experiment]:
 
 
 def report(identifier: str, kind: ReportFormat) -> Call[str]:
-    path = f"/experiments/{identifier}/report"
+    path = f"/{'searches' if is_search(identifier) else 'experiments'}/{identifier}/report"
     return Call("trainer", "GET", path, _text, params={"format": kind})
 
 
@@ -145,6 +145,14 @@ def searches() -> Call[list[Search]]:
 
 def search(identifier: str) -> Call[Search]:
     return Call("trainer", "GET", f"/searches/{identifier}", _as(Search))
+
+
+def resume_search(identifier: str) -> Call[Search]:
+    return Call("trainer", "POST", f"/searches/{identifier}/resume", _as(Search))
+
+
+def cancel_search(identifier: str) -> Call[Search]:
+    return Call("trainer", "DELETE", f"/searches/{identifier}", _as(Search), repeatable=False)
 
 
 def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: str | None) -> Call[Answer]:

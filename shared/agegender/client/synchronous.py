@@ -111,6 +111,7 @@ class Client:
             yield Experiment.model_validate(event)
 
     def report(self, identifier: str, kind: ReportFormat = "json") -> str:
+        """Of an experiment or of a search."""
         return self._send(calls.report(identifier, kind))
 
     def promote(self, identifier: str) -> dict[str, str]:
@@ -131,6 +132,18 @@ class Client:
 
     def search(self, identifier: str) -> Search:
         return self._send(calls.search(identifier))
+
+    def watch_search(self, identifier: str) -> Iterator[Search]:
+        """Each change of a search, until it has ended."""
+        for event in self._events(f"/searches/{identifier}/events"):
+            yield Search.model_validate(event)
+
+    def resume_search(self, identifier: str) -> Search:
+        return self._send(calls.resume_search(identifier))
+
+    def cancel_search(self, identifier: str) -> Search:
+        """Cancel a search that runs; one that is over is deleted."""
+        return self._send(calls.cancel_search(identifier))
 
     def _send(self, call: Call[Answer]) -> Answer:
         answer: Answer = Retrying(**retrying(call, self._settings))(self._send_once, call)

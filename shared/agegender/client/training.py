@@ -12,6 +12,11 @@ ENDED = frozenset({"finished", "failed", "cancelled"})
 ReportFormat = Literal["html", "md", "json"]
 
 
+def is_search(identifier: str) -> bool:
+    """Whether an id is a search's, and not an experiment's."""
+    return identifier.startswith("search-")
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -77,11 +82,21 @@ class Experiment(_Answer):
         return self.state in ENDED
 
 
+class Trial(_Answer):
+    trial: int
+    state: str
+    value: float | None = None
+
+
 class Search(_Answer):
     """A search for hyperparameters."""
 
     id: str
     state: str
+    datasets: list[str]
+    trials: list[Trial] = Field(default_factory=list)
+    best: dict[str, Any] | None = None
+    problem: str | None = None
 
     @property
     def ended(self) -> bool:

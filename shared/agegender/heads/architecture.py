@@ -85,7 +85,7 @@ class ResMlp(_Architecture):
 
     kind: Literal["resmlp"] = "resmlp"
     dropout: float = Field(0.05, ge=0, lt=1)
-    blocks: int = Field(2, ge=1, le=8)
+    blocks: int = Field(2, ge=0, le=8)
     residuals_per_block: int = Field(1, ge=0, le=8)
     add_residual: bool = True
     add_independent_component: bool = True

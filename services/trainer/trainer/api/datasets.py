@@ -7,11 +7,12 @@ from typing import Annotated
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import Space
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
-from redis import Redis
+from redis import Redis, RedisError
 
+from trainer.api.dependencies import Connection, Settings
 from trainer.datasets.catalog import Dataset, dataset_in, datasets
 from trainer.datasets.original_files import KIND as ORIGINAL
 from trainer.datasets.original_files import original_variants
@@ -26,6 +27,7 @@ from trainer.settings import TrainerSettings
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 _EVENT_SECONDS = 0.5
+_AWAY_SECONDS = 2.0
 _PROXY_PATIENCE = 3.0
 _START_SECONDS = 30.0
 _SHARED = ("kind", "mirrored", "shard_size", "min_det_score")
@@ -52,23 +54,11 @@ class ImportRequest(BaseModel):
     space: Space = Field(Space(id="original-512", dimension=512))
 
 
-def _settings(request: Request) -> TrainerSettings:
-    settings: TrainerSettings = request.app.state.settings
-    return settings
+def _folder(name: str, settings: Settings) -> Path:
+    return dataset_folder(settings.data_dir, name)
 
 
-def _folder(name: str, request: Request) -> Path:
-    return dataset_folder(_settings(request).data_dir, name)
-
-
-def _redis(request: Request) -> Redis:
-    redis: Redis = request.app.state.redis
-    return redis
-
-
-Settings = Annotated[TrainerSettings, Depends(_settings)]
 Folder = Annotated[Path, Depends(_folder)]
-Connection = Annotated[Redis, Depends(_redis)]
 
 
 @router.get("", summary="Data sets, what can be extracted of them and what has been")
@@ -95,9 +85,13 @@ async def dataset_events(
 ) -> AsyncIterator[ExtractionStatus]:
     told: dict[str, str] = {}
     while True:
-        statuses = await asyncio.to_thread(
-            lambda: [_status(settings, redis, one) for one in states_of(folder)]
-        )
+        try:
+            statuses = await asyncio.to_thread(
+                lambda: [_status(settings, redis, one) for one in states_of(folder)]
+            )
+        except RedisError:  # the stream goes on when Redis is back
+            await asyncio.sleep(_AWAY_SECONDS)
+            continue
         for status in statuses:
             if told.get(status.id) != (text := status.model_dump_json()):
                 told[status.id] = text

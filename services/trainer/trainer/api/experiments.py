@@ -11,15 +11,15 @@ from agegender.keys import Scope
 from agegender.web.access import needs
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
-from pydantic import ValidationError
-from redis import Redis
 
+from trainer.api.dependencies import Connection, Settings
 from trainer.experiments.experiment import Experiment, ExperimentRequest, ExperimentStatus
 from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
 from trainer.experiments.promote import promote
 from trainer.experiments.schedule import cancel_jobs, reconcile
 from trainer.experiments.store import (
     FAILURE,
+    REPORT,
     delete_experiment,
     experiment_dir,
     experiment_status,
@@ -30,31 +30,17 @@ from trainer.experiments.store import (
     save_experiment,
 )
 from trainer.queues import job_queue
-from trainer.settings import TrainerSettings
+from trainer.searches.best import chosen_options
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 
-_EVENT_SECONDS = 0.5
+EVENT_SECONDS = 0.5
 # The report's own styles, and matplotlib's in its drawings, stand in the page; nothing in it can run.
 _REPORT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; "
     "frame-ancestors 'none'"
 }
-_FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
-
-
-def _settings(request: Request) -> TrainerSettings:
-    settings: TrainerSettings = request.app.state.settings
-    return settings
-
-
-def _redis(request: Request) -> Redis:
-    redis: Redis = request.app.state.redis
-    return redis
-
-
-Settings = Annotated[TrainerSettings, Depends(_settings)]
-Connection = Annotated[Redis, Depends(_redis)]
+FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
 
 
 @router.post("", status_code=202, summary="Start a cross-validation: one job for each left-out fold")
@@ -75,15 +61,8 @@ def create(
 
 
 def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) -> Experiment:
-    try:
-        options = wanted.training_options()
-    except ValidationError as error:
-        errors = [
-            {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
-            for item in error.errors()
-        ]
-        detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
-        raise Problem("invalid-request", 422, detail, errors=errors) from error
+    chosen = None if wanted.search is None else chosen_options(data_dir, wanted.search)
+    options = wanted.training_options(None if chosen is None else chosen[0])
     space, variant = choose_extraction(data_dir, wanted)
     faces = labelled(load_faces(data_dir, wanted.datasets, space, variant), options)
     return Experiment(
@@ -95,6 +74,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
         folds=choose_folds(faces, wanted.folds),
         options=options,
         preset=wanted.preset,
+        chosen_by=None if chosen is None else chosen[1],
     )
 
 
@@ -122,14 +102,14 @@ async def events(experiment_id: str, settings: Settings) -> AsyncIterator[Experi
             yield status
         if status.state not in ("queued", "running"):
             return
-        await asyncio.sleep(_EVENT_SECONDS)
+        await asyncio.sleep(EVENT_SECONDS)
 
 
 @router.get(
     "/{experiment_id}/report",
     summary="The report as HTML, Markdown or JSON, by `format` or `Accept`",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in _FORMATS.values()}}},
+    responses={200: {"content": {kind: {} for kind in FORMATS.values()}}},
 )
 def report(
     experiment_id: str,
@@ -138,18 +118,24 @@ def report(
     format: Literal["json", "md", "html"] | None = None,
 ) -> Response:
     experiment = load_experiment(settings.data_dir, experiment_id)
+    directory = experiment_dir(settings.data_dir, experiment.id)
+    return report_response(directory, f"Experiment {experiment_id}", request, format)
+
+
+def report_response(
+    directory: Path, of: str, request: Request, format: Literal["json", "md", "html"] | None
+) -> Response:
+    """The report of an experiment or a search. Raises ``not-finished`` 409."""
     chosen = format or _accepted(request.headers.get("accept", ""))
-    path = experiment_dir(settings.data_dir, experiment.id) / f"report.{chosen}"
-    if not (path.parent / "report.json").exists():
-        raise Problem(
-            "not-finished", 409, f"Experiment {experiment_id} has no report yet; wait until it is finished."
-        )
-    return Response(path.read_bytes(), media_type=_FORMATS[chosen], headers=_REPORT_HEADERS)
+    if not (directory / REPORT).exists():
+        raise Problem("not-finished", 409, f"{of} has no report yet; wait until it is finished.")
+    content = (directory / f"report.{chosen}").read_bytes()
+    return Response(content, media_type=FORMATS[chosen], headers=_REPORT_HEADERS)
 
 
 def _accepted(accept: str) -> str:
     for form in ("html", "md"):
-        if _FORMATS[form] in accept:
+        if FORMATS[form] in accept:
             return form
     return "json"
 

@@ -3,22 +3,18 @@
 from pathlib import Path
 
 import numpy as np
-from agegender.datasets import BadDataset, EmbeddingSet, data_path, read_embedding_set
+from agegender.datasets import BadDataset, EmbeddingSet, data_path, file_sha256, read_embedding_set
 from agegender.errors import Problem
 from agegender.spaces import Space
 
 from trainer.datasets.catalog import dataset_in
 from trainer.datasets.combine import combine
-from trainer.experiments.experiment import ExperimentRequest
+from trainer.experiments.request import TrainingRequest, refused
 from trainer.labels.kinds import dataset_folder
 from trainer.training.config import TrainingOptions
 
 
-def _refused(field: str, detail: str) -> Problem:
-    return Problem("invalid-request", 422, detail, errors=[{"field": field, "message": detail}])
-
-
-def choose_extraction(data_dir: Path, request: ExperimentRequest) -> tuple[Space, str]:
+def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, str]:
     """The space and variant that all data sets of a request were extracted in.
 
     Raises ``invalid-request`` 422 naming the field, where there is none or where there are several.
@@ -29,9 +25,9 @@ def choose_extraction(data_dir: Path, request: ExperimentRequest) -> tuple[Space
         try:
             found = dataset_in(dataset_folder(data_dir, name))
         except Problem as problem:
-            raise _refused("dataset", problem.detail) from problem
+            raise refused("dataset", problem.detail) from problem
         if found is None:
-            raise _refused("dataset", f"There is no data set {name!r} under {data_dir}.")
+            raise refused("dataset", f"There is no data set {name!r} under {data_dir}.")
         own = set()
         for extracted in found.extracted:
             spaces[extracted.space.id] = extracted.space
@@ -45,15 +41,15 @@ def choose_extraction(data_dir: Path, request: ExperimentRequest) -> tuple[Space
     names = " and ".join(request.datasets)
     if not choices:
         wanted = f" in space {request.space!r}" if request.space else ""
-        raise _refused(
+        raise refused(
             "dataset",
             f"{names} has not been extracted{wanted}; POST /datasets/{request.datasets[0]}/extract first.",
         )
     if len({space for space, _ in choices}) > 1:
-        raise _refused("space", f"{names} was extracted in several spaces; choose one of "
+        raise refused("space", f"{names} was extracted in several spaces; choose one of "
                        + ", ".join(sorted({space for space, _ in choices})) + ".")  # fmt: skip
     if len(choices) > 1:
-        raise _refused("variant", f"{names} was extracted from several folders; choose one of "
+        raise refused("variant", f"{names} was extracted from several folders; choose one of "
                        + ", ".join(variant for _, variant in choices) + ".")  # fmt: skip
     space_id, variant = choices[0]
     return spaces[space_id], variant
@@ -70,8 +66,6 @@ def load_faces(data_dir: Path, datasets: list[str], space: Space, variant: str) 
 
 def data_hashes(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, str]:
     """SHA-256 of each data file, for the model card."""
-    from agegender.datasets import file_sha256
-
     return {name: file_sha256(data_path(data_dir, name, space, variant)) for name in datasets}
 
 
@@ -89,8 +83,8 @@ def choose_folds(faces: EmbeddingSet, wanted: list[int] | None) -> list[int]:
     """Raises ``invalid-request`` 422 for a fold that the data does not have."""
     present = sorted(int(fold) for fold in np.unique(faces.fold) if fold >= 0)
     if len(present) < 2:
-        raise _refused("dataset", "Fewer than two folds have labelled faces; nothing can be left out.")
+        raise refused("dataset", "Fewer than two folds have labelled faces; nothing can be left out.")
     for fold in wanted or []:
         if fold not in present:
-            raise _refused("folds", f"There is no fold {fold}; there are {present}.")
+            raise refused("folds", f"There is no fold {fold}; there are {present}.")
     return sorted(set(wanted)) if wanted else present

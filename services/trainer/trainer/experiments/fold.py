@@ -14,10 +14,11 @@ from agegender.heads.head import Classes, Task, years_from_groups
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
-from trainer.experiments.progress import FoldProgress
+from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.reports.tensorboard import write_events
+from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
 from trainer.training.train import EpochReport, TrainedBank, train_bank
 
@@ -53,6 +54,7 @@ def run_fold(
     faces: EmbeddingSet,
     fold: int,
     tell: Callable[[EpochReport], None],
+    machine: Machine,
 ) -> None:
     """Train, evaluate and write `folds/<fold>/`; metrics.json comes last and says that all is there.
 
@@ -60,7 +62,7 @@ def run_fold(
     """
     directory = fold_dir(data_dir, experiment.id, fold)
     directory.mkdir(parents=True, exist_ok=True)
-    progress = FoldProgress(directory)
+    progress = AttemptProgress(directory)
     parts = split_faces(faces, experiment, fold)
 
     def note(report: EpochReport) -> None:
@@ -68,7 +70,7 @@ def run_fold(
         tell(report)
 
     checkpoint = directory / "checkpoint.safetensors"
-    bank = train_bank(parts.train, parts.validation, experiment.options, fold, checkpoint, note)
+    bank = train_bank(parts.train, parts.validation, experiment.options, fold, checkpoint, note, machine)
     progress.require_newest()
     write_safetensors(directory / "bank.safetensors", bank.tensors)
     predicted = member_probabilities(bank.tensors, experiment.options, parts.test)

@@ -1,7 +1,7 @@
-"""progress.json of a fold: how far its newest attempt is. It also fences off older attempts.
+"""progress.json of a fold or a trial: how far its newest attempt is. It also fences off older attempts.
 
 A worker that is held for dead may live on, cut off from Redis or orphaned of its parent, while another
-attempt has begun. The newest attempt owns the fold: it counts `attempts` up, and an older one that finds
+attempt has begun. The newest attempt owns the work: it counts `attempts` up, and an older one that finds
 a higher count than its own stops.
 """
 
@@ -19,14 +19,14 @@ _WRITE_SECONDS = 0.3
 
 
 class Superseded(Exception):
-    """A newer attempt owns the fold."""
+    """A newer attempt owns the work."""
 
 
 class TooManyAttempts(RuntimeError):
-    """The fold killed its worker, or lost it, too often."""
+    """The work killed its worker, or lost it, too often."""
 
 
-class FoldProgress:
+class AttemptProgress:
     """Of one attempt. Raises `TooManyAttempts` at the start of one too many."""
 
     def __init__(self, directory: Path) -> None:

@@ -12,10 +12,9 @@ from rq import Queue
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.store import FAILURE, METRICS, REPORT, experiment_dir, experiments, fold_dir
-from trainer.queues import WantedJob, drop_waiting_job, ensure_job
+from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
 
 FOLD_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
-_LOCK_SECONDS = 30  # one reconciler at a time; one that dies holds up the others no longer than this
 
 
 def reconcile_all(data_dir: Path, queue: Queue) -> None:
@@ -28,9 +27,7 @@ def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:
     directory = experiment_dir(data_dir, experiment.id)
     if experiment.cancelled or (directory / REPORT).exists() or (directory / FAILURE).exists():
         return
-    with queue.connection.lock(f"trainer:reconcile:{experiment.id}", timeout=_LOCK_SECONDS):
-        for job in _missing_jobs(data_dir, experiment):
-            ensure_job(queue, job)
+    ensure_jobs(queue, experiment.id, _missing_jobs(data_dir, experiment))
 
 
 def cancel_jobs(queue: Queue, experiment: Experiment) -> None:
@@ -56,5 +53,5 @@ def _fold_job(experiment: Experiment, fold: int) -> WantedJob:
 
 
 def _report_job(experiment: Experiment) -> WantedJob:
-    function = "trainer.jobs.train.write_report"
+    function = "trainer.jobs.report.write_report"
     return WantedJob(f"{experiment.id}-report", function, [experiment.id], REPORT_SECONDS)

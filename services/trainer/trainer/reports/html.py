@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from trainer.reports.plots import report_plots
-from trainer.reports.tables import Table, report_tables
+from trainer.reports.tables import Table, chosen_by, failed_folds, report_tables
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -20,22 +20,22 @@ figcaption { padding: .3rem .8rem; }
 
 def as_html(summary: dict[str, Any]) -> str:
     experiment = summary["experiment"]
-    title = f"Experiment {experiment['id']}"
-    body = "".join(_table(table) for table in report_tables(summary))
-    plots = "".join(
-        f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>"
-        for name, svg in report_plots(summary)
-    )
-    failed = "".join(
-        f"<p><strong>Fold {escape(fold)} failed and is not counted:</strong> {escape(str(detail))}</p>"
-        for fold, detail in summary["failed_folds"].items()
-    )
+    told = [
+        f"{experiment['options']['task']} on {' and '.join(experiment['datasets'])}, space "
+        f"{experiment['space']['id']}, {experiment['options']['seeds']} seeds a fold."
+    ]
+    told += failed_folds(summary) + chosen_by(summary)
+    return as_page(f"Experiment {experiment['id']}", told, report_plots(summary), report_tables(summary))
+
+
+def as_page(title: str, told: list[str], plots: list[tuple[str, str]], tables: list[Table]) -> str:
+    """told : paragraphs. plots : title and SVG of each."""
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in told)
+    figures = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in plots)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1><p>{escape(experiment['options']['task'])} on "
-        f"{escape(' and '.join(experiment['datasets']))}, space {escape(experiment['space']['id'])}, "
-        f"{experiment['options']['seeds']} seeds a fold.</p>{failed}{plots}{body}</body></html>"
+        f"<body><h1>{escape(title)}</h1>{paragraphs}{figures}{''.join(map(_table, tables))}</body></html>"
     )
 
 

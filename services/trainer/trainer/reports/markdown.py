@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.reports.tables import Table, report_tables
+from trainer.reports.tables import Table, chosen_by, failed_folds, report_tables
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
@@ -15,13 +15,17 @@ def as_markdown(summary: dict[str, Any]) -> str:
         f"({experiment['space']['dimension']}-d), {len(experiment['folds'])} left-out folds, "
         f"{options['seeds']} seeds a fold, preset {experiment['preset']}.",
     ]
-    for fold, detail in summary["failed_folds"].items():
-        lines += ["", f"**Fold {fold} failed and is not counted**: {detail}"]
-    for table in report_tables(summary):
+    told = [*failed_folds(summary), *chosen_by(summary)]
+    return "\n".join([*lines, *(f"\n{text}" for text in told), *table_lines(report_tables(summary))]) + "\n"
+
+
+def table_lines(tables: list[Table]) -> list[str]:
+    lines: list[str] = []
+    for table in tables:
         lines += ["", f"## {table.title}", "", *_rows(table)]
         if table.note:
             lines += ["", table.note]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _rows(table: Table) -> list[str]:

@@ -1,6 +1,8 @@
 """The report's plots, as SVG text."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -15,18 +17,15 @@ def report_plots(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Title and SVG of each plot."""
     plots = []
     for task, found in summary["out_of_fold"].items():
-        plots.append((f"Calibration: {task}", _drawn(lambda axes, found=found: _calibration(axes, found))))
         names = list(AGE_GROUP_NAMES if task == "age" else GENDER_NAMES)
-        plots.append(
-            (
-                f"Confusion: {task}",
-                _drawn(lambda axes, found=found, names=names: _confusion(axes, found["confusion"], names)),
-            )
-        )
+        plots.append((f"Calibration: {task}", drawn(partial(_calibration, found=found))))
+        confused = partial(_confusion, counts=found["confusion"], names=names)
+        plots.append((f"Confusion: {task}", drawn(confused)))
     return plots
 
 
-def _drawn(draw: Any) -> str:
+def drawn(draw: Callable[[Axes], None]) -> str:
+    """One plot as SVG text."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     draw(figure.subplots())
     file = io.StringIO()

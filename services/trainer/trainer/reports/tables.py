@@ -36,6 +36,35 @@ def report_tables(summary: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def failed_folds(summary: dict[str, Any]) -> list[str]:
+    """A sentence for each fold that is missing."""
+    return [
+        f"Fold {fold} failed and is not counted: {detail}" for fold, detail in summary["failed_folds"].items()
+    ]
+
+
+def chosen_by(summary: dict[str, Any]) -> list[str]:
+    """Where the options were chosen by a search: which figures are not independent of that choice."""
+    experiment = summary["experiment"]
+    chosen = experiment.get("chosen_by")
+    if chosen is None:
+        return []
+    told = (
+        f"The options are those of trial {chosen['trial']}, the best of {chosen['trials']}, of search "
+        f"{chosen['search']} on {' and '.join(chosen['datasets'])}."
+    )
+    if not set(chosen["datasets"]) & set(experiment["datasets"]):
+        return [f"{told} It saw none of these data sets: the figures are independent of that choice."]
+    held_out = [fold for fold in experiment["folds"] if fold in chosen["held_out"]]
+    if chosen["datasets"] != experiment["datasets"] or not held_out:
+        return [f"{told} It saw faces of every fold: the figures flatter the options a little."]
+    names = ", ".join(str(fold) for fold in held_out)
+    return [
+        f"{told} It never looked at fold {names}: that row is independent of the choice, "
+        "the others and the means flatter the options a little."
+    ]
+
+
 def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 

@@ -22,6 +22,7 @@ from trainer.training.bank import Bank
 from trainer.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from trainer.training.config import OptimizerOptions, TrainingOptions
 from trainer.training.losses import face_losses
+from trainer.training.machine import CPU, Machine
 from trainer.training.targets import Targets, make_targets
 
 Array = npt.NDArray[np.float32]
@@ -44,17 +45,6 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a bank is trained. amp : forward passes in bfloat16, on a GPU only."""
-
-    device: str = "cpu"
-    amp: bool = False
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.amp and self.device == "cuda")
-
-
-@dataclass(frozen=True)
 class TrainedBank:
     """tensors : as `agegender.heads` wants them. weights : as another bank can start from them.
 
@@ -74,7 +64,7 @@ def train_bank(
     fold: int,
     checkpoint: Path | None = None,
     tell: Callable[[EpochReport], None] = lambda report: None,
-    machine: Machine = Machine(),
+    machine: Machine = CPU,
     start: Mapping[str, Array] | None = None,
 ) -> TrainedBank:
     """Train `options.seeds` networks at once and keep each one's best epoch on the validation faces.
@@ -85,7 +75,7 @@ def train_bank(
     """
     device = machine.device
     layers = options.head.layers(train.space.dimension, options.outputs)
-    bank = Bank(layers, [_derived(options.seed, fold, member) for member in range(options.seeds)])
+    bank = Bank(layers, [derived_seed(options.seed, fold, member) for member in range(options.seeds)])
     mean, std = train.embedding.mean(axis=0), train.embedding.std(axis=0) + 1e-6
     if start is not None:
         mean, std = bank.start_from(start)
@@ -110,7 +100,7 @@ def train_bank(
         state = read_checkpoint(checkpoint, bank, average, optimizer)
     written = time.monotonic()
     while state.epoch < options.optimizer.epochs and not state.stopped.all():
-        torch.manual_seed(_derived(options.seed, fold, _EPOCH_SEEDS + state.epoch))
+        torch.manual_seed(derived_seed(options.seed, fold, _EPOCH_SEEDS + state.epoch))
         train_loss = _epoch(bank, average, optimizer, faces, mirrored, targets, options, state.epoch, machine)
         losses = _validation_losses(validated, validation_faces, validation_targets, options)
         state.note_epoch(validated, train_loss, losses, options.optimizer.patience)
@@ -201,6 +191,6 @@ def _learning_rate(options: OptimizerOptions, step: int, steps_an_epoch: int) ->
     return options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _derived(*numbers: int) -> int:
+def derived_seed(*numbers: int) -> int:
     """One seed from several numbers, without the collisions of adding them."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])

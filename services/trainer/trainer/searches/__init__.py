@@ -1,0 +1,1 @@
+"""Searches for hyperparameters: trials over the queue, chosen by Optuna."""

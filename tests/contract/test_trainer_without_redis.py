@@ -1,0 +1,108 @@
+"""Every route of the trainer while Redis is away, and while it hangs: told at once, and nothing half done."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from agegender.datasets import write_embedding_set
+from agegender.web.openapi import operations
+from made_faces import SPACE, made_faces
+from redis_server import RedisServer, redis_server
+from serving import serving, until
+from trainer.app import create_trainer
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.store import load_experiment, save_experiment
+from trainer.searches.search import Search
+from trainer.searches.store import load_search, save_search
+from trainer.settings import TrainerSettings
+from trainer.training.config import TrainingOptions
+
+BODIES = {
+    "POST /experiments": {"dataset": "made"},
+    "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
+}
+NEED_REDIS = {
+    "GET /datasets/{name}",
+    "POST /datasets/{name}/extract",
+    "DELETE /datasets/{name}/extract",
+    "POST /datasets/{name}/import",
+    "POST /experiments",
+    "POST /experiments/{experiment_id}/resume",
+    "DELETE /experiments/{experiment_id}",
+    "POST /searches",
+    "POST /searches/{search_id}/resume",
+    "DELETE /searches/{search_id}",
+    "GET /health/ready",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as started:
+        yield started
+
+
+def made_work(data_dir: Path) -> None:
+    write_embedding_set(data_dir, "made", "images", made_faces(100), {"kind": "made up"})
+    known = {
+        "created": datetime.now(UTC),
+        "datasets": ["made"],
+        "variant": "images",
+        "space": SPACE,
+        "folds": [0, 1],
+        "options": TrainingOptions(),
+        "preset": "default",
+    }
+    save_experiment(data_dir, Experiment.model_validate({**known, "id": "known"}))
+    search = {"held_out": [2], "parameters": {}, "trials": 2, "goal": "nll", "parts": 2, "pruning": True}
+    save_search(data_dir, Search.model_validate({**known, **search, "id": "search-known"}))
+
+
+def test_redis_that_is_stopped_is_told_at_every_route_that_needs_it(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    settings = TrainerSettings(data_dir=tmp_path / "data", redis_url=server.url)
+    made_work(settings.data_dir)
+    app = create_trainer(settings)
+    with serving(app) as url:
+        until(lambda: httpx.get(f"{url}/health/ready").is_success, "ready", 30)
+        server.process.kill()
+        server.process.wait(10)
+        names = {"name": "made", "experiment_id": "known", "search_id": "search-known"}
+        refused = set()
+        with httpx.Client(base_url=url, timeout=30) as http:
+            for route, _ in operations(app.openapi()):
+                method, path = route.split(" ")
+                if path.endswith("/events"):
+                    continue
+                answer = http.request(method, path.format(**names), json=BODIES.get(route))
+                assert answer.status_code in (200, 404, 409, 503), (route, answer.text)
+                if answer.status_code == 503:
+                    refused.add(route)
+                    assert int(answer.headers["Retry-After"]) > 0
+                    assert answer.headers["Content-Type"] == "application/problem+json"
+                    assert "Redis" in answer.json()["detail"]
+        assert refused == NEED_REDIS
+    # Nothing was begun, cancelled or deleted that was answered with "not now".
+    assert not load_experiment(settings.data_dir, "known").cancelled
+    assert not load_search(settings.data_dir, "search-known").cancelled
+    assert len(list((settings.data_dir / "experiments").iterdir())) == 1
+    assert len(list((settings.data_dir / "searches").iterdir())) == 1
+
+
+def test_redis_that_hangs_is_told_within_seconds(tmp_path: Path, server: RedisServer) -> None:
+    settings = TrainerSettings(data_dir=tmp_path / "data", redis_url=server.url)
+    made_work(settings.data_dir)
+    with serving(create_trainer(settings)) as url:
+        until(lambda: httpx.get(f"{url}/health/ready").is_success, "ready", 30)
+        server.hang()
+        started = time.monotonic()
+        answer = httpx.post(f"{url}/experiments", json=BODIES["POST /experiments"], timeout=60)
+        assert time.monotonic() - started < 20
+        server.go_on()
+        assert answer.status_code == 503 and answer.json()["type"].endswith(":queue-away")
+        until(lambda: httpx.get(f"{url}/health/ready").is_success, "Redis is back", 30)
+        assert httpx.delete(f"{url}/experiments/known", timeout=60).json()["state"] == "cancelled"

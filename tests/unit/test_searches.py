@@ -1,0 +1,162 @@
+"""Optuna's study of a search, shared by jobs through its journal; and what a search may vary."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from agegender.errors import Problem
+from made_faces import SPACE, made_faces
+from optuna.trial import TrialState
+from trainer.reports.tables import chosen_by
+from trainer.searches.parameters import (
+    Choices,
+    Parameters,
+    Span,
+    chosen_values,
+    options_with,
+    preset_parameters,
+    require_options,
+)
+from trainer.searches.search import Search
+from trainer.searches.study import Study
+from trainer.searches.trial import searched_faces
+from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
+
+RATE: Parameters = {"optimizer.learning_rate": Span(low=1e-4, high=1e-1, log=True)}
+
+
+def search(**changes: object) -> Search:
+    given = {
+        "id": "search-1",
+        "created": datetime.now(UTC),
+        "datasets": ["made"],
+        "variant": "images",
+        "space": SPACE,
+        "folds": [0, 1, 2, 3],
+        "held_out": [4],
+        "options": TrainingOptions(),
+        "preset": "default",
+        "parameters": RATE,
+        "trials": 20,
+        "goal": "nll",
+        "parts": 3,
+        "pruning": True,
+        **changes,
+    }
+    return Search.model_validate(given)
+
+
+def judge(directory: Path, number: int, values: list[float], **changes: object) -> tuple[int, float]:
+    """As one job does it: parts judged until it is given up, and the learning rate that was drawn."""
+    study = Study(directory, search(**changes), number)
+    trial, drawn = study.ask()
+    for part in range(len(values)):
+        if study.is_worse(trial, part, float(np.mean(values[: part + 1]))):
+            study.tell(trial, None, TrialState.PRUNED)
+            return part + 1, drawn["optimizer.learning_rate"]
+    study.tell(trial, float(np.mean(values)), TrialState.COMPLETE)
+    return len(values), drawn["optimizer.learning_rate"]
+
+
+def test_trial_that_is_worse_than_half_of_the_others_is_given_up_after_a_part(tmp_path: Path) -> None:
+    for number in range(6):
+        assert judge(tmp_path, number, [2.0 + number] * 3)[0] == 3 if number < 5 else True
+    assert judge(tmp_path, 6, [9.0] * 3)[0] == 1
+    assert judge(tmp_path, 7, [1.0] * 3)[0] == 3
+    assert judge(tmp_path, 8, [9.0] * 3, pruning=False)[0] == 3
+
+
+def test_good_is_high_where_the_goal_is_an_accuracy(tmp_path: Path) -> None:
+    for number in range(6):
+        judge(tmp_path, number, [0.8 + number / 100] * 3, goal="gender-accuracy")
+    assert judge(tmp_path, 6, [0.1] * 3, goal="gender-accuracy")[0] == 1
+    assert judge(tmp_path, 7, [0.99] * 3, goal="gender-accuracy")[0] == 3
+
+
+def test_what_a_trial_draws_hangs_on_the_search_s_seed_and_its_number(tmp_path: Path) -> None:
+    once = [judge(tmp_path / "a", number, [1.0])[1] for number in range(4)]
+    again = [judge(tmp_path / "b", number, [2.0])[1] for number in (3, 1, 0, 2)]
+    assert [again[2], again[1], again[3], again[0]] == once
+    assert len(set(once)) == 4
+    other = {"options": TrainingOptions(seed=7)}
+    assert judge(tmp_path / "c", 0, [1.0], **other)[1] != once[0]
+
+
+def test_line_torn_by_a_full_disk_costs_that_line_alone(tmp_path: Path) -> None:
+    judge(tmp_path, 0, [1.0, 2.0])
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"worker')
+    assert judge(tmp_path, 1, [3.0, 3.0])[0] == 2
+    assert journal.read_bytes().startswith(whole)
+
+
+def test_running_trial_of_a_killed_worker_is_ended_with_the_search(tmp_path: Path) -> None:
+    Study(tmp_path, search(), 0).ask()
+    judge(tmp_path, 1, [1.0])
+    Study(tmp_path, search(), 2).fail_running()
+    Study(tmp_path, search(), 2).tell(1, 5.0, TrialState.COMPLETE)  # told already: the first answer stays
+    told = (tmp_path / "journal.log").read_text()
+    assert told.count('"state":3') == 1 and told.count('"state":1') == 1
+
+
+@pytest.mark.parametrize("preset", ["default", "original"])
+@pytest.mark.parametrize("task", ["age", "gender", "age-gender"])
+def test_everything_that_a_preset_varies_is_an_option(preset: Preset, task: Objective) -> None:
+    options = TrainingOptions.model_validate({"task": task, **preset_options(preset, task)})
+    require_options(options, preset_parameters(preset, task))
+
+
+def test_original_s_space_is_the_published_one() -> None:
+    varied = preset_parameters("original", "age")
+    assert varied["head.blocks"] == Choices(choices=[0, 1, 2, 3, 4, 5])
+    assert varied["optimizer.gamma"] == Span(low=1e-6, high=1, log=True)
+    assert "head.dropout" not in varied
+
+
+def test_choices_come_back_as_they_were_given() -> None:
+    varied: Parameters = {
+        "head.hidden": Choices(choices=[[], [256, 128]]),
+        "head.norm": Choices(choices=[True]),
+    }
+    drawn = varied["head.hidden"].distribution()
+    named = drawn.to_external_repr(1)
+    values = chosen_values(varied, {"head.hidden": named, "head.norm": "true"})
+    assert values == {"head.hidden": [256, 128], "head.norm": True}
+    head = options_with(TrainingOptions(), values).head
+    assert head.model_dump()["hidden"] == (256, 128)
+
+
+@pytest.mark.parametrize("path", ["optimizer.rate", "nothing", "head.hidden.x", "seeds.x"])
+def test_parameter_that_is_no_option_is_named(path: str) -> None:
+    with pytest.raises(Problem) as refused:
+        require_options(TrainingOptions(), {path: Span(low=1, high=2)})
+    assert refused.value.status == 422
+    assert refused.value.extra["errors"][0]["field"].startswith("parameters.")
+
+
+def test_search_never_looks_at_the_folds_that_are_held_out_and_parts_share_no_subject() -> None:
+    faces, part = searched_faces(made_faces(400), search())
+    assert set(faces.fold) == {0, 1, 2, 3}
+    assert set(part) == {0, 1, 2}
+    for subject in np.unique(faces.subject):
+        assert len(set(part[faces.subject == subject])) == 1
+
+
+@pytest.mark.parametrize(
+    ("datasets", "held_out", "told"),
+    [
+        (["made"], [4], "never looked at fold 4"),
+        (["made"], [], "flatter the options"),
+        (["made", "more"], [4], "saw faces of every fold"),
+        (["more"], [4], "independent of that choice"),
+    ],
+)
+def test_report_says_whose_figures_are_independent_of_the_search(
+    datasets: list[str], held_out: list[int], told: str
+) -> None:
+    chosen = {"search": "search-1", "trial": 3, "trials": 9, "datasets": datasets, "held_out": held_out}
+    experiment = {"chosen_by": chosen, "datasets": ["made"], "folds": [0, 1, 2, 3, 4]}
+    assert told in " ".join(chosen_by({"experiment": experiment}))
+    assert chosen_by({"experiment": {**experiment, "chosen_by": None}}) == []
