@@ -61,7 +61,7 @@ class Trainer:
 
     def start_api(self) -> subprocess.Popen[bytes]:
         process = self.start("trainer")
-        until(self.ready, "the trainer is ready", 120, 0.1)
+        until(self.ready, "the trainer is ready", 240, 0.1)
         return process
 
     def ready(self) -> bool:

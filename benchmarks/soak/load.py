@@ -75,5 +75,13 @@ async def _answer(client: httpx.AsyncClient, request: Request) -> Answer:
     seconds, status = time.monotonic() - began, response.status_code
     right = status in request.right
     refused = status == 429 and "retry-after" in response.headers
-    told = "" if right else response.text[:300]
+    told = "" if right else _slug(response)
     return Answer(request.kind, seconds, status, right, refused, told)
+
+
+def _slug(response: httpx.Response) -> str:
+    """The kind of its problem."""
+    try:
+        return str(response.json()["type"]).rsplit(":", 1)[-1]
+    except (ValueError, KeyError, TypeError):
+        return "no problem document"

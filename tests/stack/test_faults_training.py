@@ -29,7 +29,7 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
 ) -> None:
     """It ends its fold by itself; or, where it is too slow, another has it within 30 s and it gives way."""
     network = life.enter_context(island())
-    server = life.enter_context(redis_server(tmp_path, "--bind", f"127.0.0.1 {network.host}"))
+    server = life.enter_context(redis_server(tmp_path, "--bind", "127.0.0.1", network.host))
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()

@@ -12,7 +12,7 @@ from agegender.web.deadlines import Deadline
 from embedder_proxy.metrics import IN_FLIGHT, QUEUE_SECONDS, REFUSED, WAITING
 
 _NEWEST = 0.2  # weight of the newest request in the mean
-_OF_DEADLINE = 0.8  # that an answer may be expected to take; the rest is for requests larger than the mean
+_OF_DEADLINE = 0.6  # that an answer may be expected to take; the rest is for what goes slower than lately
 _LONGEST_RETRY = 30
 
 
