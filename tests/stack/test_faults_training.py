@@ -13,6 +13,7 @@ import pytest
 from fault_record import record
 from jumping_clock import jumping_clock
 from network_namespaces import island
+from recovery import recovery_seconds
 from redis_server import redis_server
 from relay import relay
 from rq.executions import Execution
@@ -38,21 +39,23 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
     (job,) = cut_off.children()
-    network.cut()
-    cut = time.monotonic()
     if overtaken:
         os.kill(job.pid, signal.SIGSTOP)
     trainer.start("trainer.worker")
+    until(lambda: server.client.scard("rq:workers") == 2, "the other worker is there", 60)
+    network.cut()
+    cut = time.monotonic()
     if overtaken:
-        until(lambda: trainer.attempts(experiment) == 2, "the other worker has the fold", 60)
-        record("partition, overtaken", seconds=round(time.monotonic() - cut, 1))
-        assert time.monotonic() - cut < 30
+        until(lambda: trainer.attempts(experiment) == 2, "the other worker has the fold", 240)
+        seconds = time.monotonic() - cut
+        record("partition, overtaken", seconds=round(seconds, 1))
+        assert seconds < recovery_seconds()
         os.kill(job.pid, signal.SIGCONT)
     trainer.wait(experiment)
     assert trainer.figures(experiment) == undisturbed
     assert trainer.attempts(experiment) == 1 + overtaken
     network.join()
-    until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, "it has given way", 60)
+    until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, "it has given way", 240)
 
 
 def test_clocks_that_jump_by_hours_lose_nothing(
@@ -88,7 +91,7 @@ def test_two_workers_with_the_same_job_give_one_result(
     trainer.wait_for_epoch(experiment, 5)
     queue = job_queue(connect(TrainerSettings(redis_url=server.url)))
     ensure_job(queue, WantedJob("again", "trainer.jobs.train.train_fold", [experiment, 0], 600))
-    until(lambda: all(worker.children() for worker in workers), "both have it", 60)
+    until(lambda: all(worker.children() for worker in workers), "both have it", 240)
     trainer.wait(experiment)
     assert trainer.figures(experiment) == undisturbed
     assert trainer.attempts(experiment) == 2
@@ -150,5 +153,5 @@ def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) ->
     assert ready.status_code == 503
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) > 0
-    assert max(told, seconds) < 15
+    assert max(told, seconds) < recovery_seconds()
     until(trainer.ready, "Redis is back", 30)
