@@ -14,8 +14,7 @@ up: setup  ## start everything without Docker; Ctrl-C stops it
 	@$(PY) -m tools.up
 
 down:  ## stop what `make up` started
-	@if [ -f .run/up/supervisord.pid ]; then kill $$(cat .run/up/supervisord.pid) && echo stopped; \
-	else echo "nothing runs"; fi
+	@kill $$(cat .run/up/supervisord.pid 2>/dev/null) 2>/dev/null && echo stopped || echo "nothing runs"
 
 demo: setup  ## predict, train five folds, promote, predict again
 	@$(PY) -m tools.demo

@@ -42,8 +42,11 @@ def main() -> None:
     )
     while not stop.is_set():
         stop.wait(1)
-        if stack.process is not None and stack.process.poll() is not None:
-            sys.exit("error: supervisor ended; see .run/up/supervisord.log")
+        if stack.process is None or stack.process.poll() is None:
+            continue
+        if stack.process.returncode == 0:  # by `make down`
+            break
+        sys.exit("error: supervisor ended; see .run/up/supervisord.log")
     print("stopping")
     stack.stop()
 

@@ -3,59 +3,20 @@
 import base64
 import io
 import json
-import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from agegender.heads.head import Task
 from agegender.spaces import Space
-from agegender.wire import OriginalAge
 from embedder_double import SPACE, EmbedderDouble, faces_of
 from made_heads import made_head, promoted_heads
 from PIL import Image
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
+from predictor_requests import embedding, png, slug
 from serving import serving, until
-
-
-def png(colour: str = "grey", size: tuple[int, int] = (100, 100)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def proxy() -> Iterator[EmbedderDouble]:
-    with EmbedderDouble().served() as double:
-        yield double
-        double.released.set()
-
-
-@pytest.fixture
-def settings(tmp_path: Path, proxy: EmbedderDouble) -> PredictorSettings:
-    promoted_heads(tmp_path / "models", SPACE)
-    return PredictorSettings(
-        data_dir=tmp_path,
-        heads_dir=tmp_path / "shipped",
-        proxy_url=proxy.url,
-        poll_interval=0.05,
-        max_images=8,
-    )
-
-
-@pytest.fixture
-def predictor(settings: PredictorSettings) -> Iterator[httpx.Client]:
-    with serving(create_predictor(settings)) as url, httpx.Client(base_url=url, timeout=20) as client:
-        yield client
-
-
-def slug(response: httpx.Response) -> str:
-    assert response.headers["content-type"] == "application/problem+json"
-    return str(response.json()["type"]).rsplit(":", 1)[-1]
 
 
 def test_one_image_is_answered_with_age_gender_and_quality(predictor: httpx.Client) -> None:
@@ -274,10 +235,6 @@ def test_space_without_heads_is_409_that_names_both(tmp_path: Path, proxy: Embed
         assert "double-1" in httpx.get(f"{url}/health/ready").json()["detail"]
 
 
-def embedding(**changes: Any) -> dict[str, Any]:
-    return {"space": SPACE.id, "embeddings": [faces_of(png()).faces[0].embedding], **changes}
-
-
 def test_embeddings_get_the_answer_of_their_image(predictor: httpx.Client) -> None:
     answer = predictor.post("/age-gender/embeddings", json=embedding()).json()
     image = predictor.post("/age-gender", content=png()).json()["images"][0]["faces"][0]
@@ -306,49 +263,6 @@ def test_embeddings_that_are_none_are_refused(
     content = json.dumps(embedding(**changes))
     answer = predictor.post("/age-gender/embeddings", content=content)
     assert (answer.status_code, slug(answer)) == (status, kind)
-
-
-def original_request(embeddings: np.ndarray) -> str:
-    content = base64.b64encode(pickle.dumps(embeddings)).decode()
-    return json.dumps({"embeddings": {"py/b64": content}})
-
-
-def test_original_s_client_is_answered_in_its_own_format(predictor: httpx.Client) -> None:
-    rows = np.array(embedding()["embeddings"] * 3, np.float32)
-    answer = predictor.post("/", json=original_request(rows))
-    message = json.loads(answer.text)
-    ages: list[OriginalAge] = message["ages"]
-    image = predictor.post("/age-gender", content=png()).json()["images"][0]["faces"][0]
-    assert [age["mean"] for age in ages] == pytest.approx([image["age"]["mean"]] * 3, abs=0.01)
-    assert message["genders"][0]["f"] == pytest.approx(image["gender"]["probability"]["female"], abs=1e-4)
-    assert set(message["genders"][0]) == {"m", "f", "entropy"} and set(ages[0]) == {"mean", "entropy"}
-    none = predictor.post("/", json=original_request(np.zeros((0, 512), np.float32)))
-    assert json.loads(none.text) == {"ages": [], "genders": []}
-
-
-def test_original_s_format_is_refused_where_the_space_has_another_dimension(
-    tmp_path: Path,
-) -> None:
-    space = Space(id="wide-1", dimension=1024)
-    promoted_heads(tmp_path / "models", space)
-    with EmbedderDouble(space=space).served() as proxy:
-        settings = PredictorSettings(data_dir=tmp_path, heads_dir=tmp_path / "none", proxy_url=proxy.url)
-        with serving(create_predictor(settings)) as url:
-            answer = httpx.post(f"{url}/", json=original_request(np.zeros((1, 512), np.float32)))
-            assert (answer.status_code, slug(answer)) == (409, "space-mismatch")
-
-
-def test_gadget_in_the_original_s_format_is_refused(predictor: httpx.Client, tmp_path: Path) -> None:
-    target = tmp_path / "executed"
-
-    class Gadget:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return open, (str(target), "w")  # type: ignore[return-value]
-
-    content = base64.b64encode(pickle.dumps(Gadget())).decode()
-    answer = predictor.post("/", json=json.dumps({"embeddings": {"py/b64": content}}))
-    assert (answer.status_code, slug(answer)) == (400, "unreadable-message")
-    assert not target.exists()
 
 
 def test_promoted_head_serves_without_a_restart_and_rolls_back(

@@ -3,41 +3,30 @@
 import csv
 import io
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet, meta_data_path, read_embedding_set
-from agegender.keys import Scope
+from agegender.datasets import meta_data_path, read_embedding_set
 from agegender.spaces import Space
-from agegender.web.app import create_app
 from embedder_double import SPACE, EmbedderDouble
-from embedder_proxy.app import create_proxy
-from embedder_proxy.settings import ProxySettings
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from extraction_system import SHARD, System, is_ready
 from PIL import Image
-from redis_server import RedisServer, redis_server
 from rq.registry import StartedJobRegistry
-from serving import serving, until
-from trainer.api.datasets import router
+from serving import until
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
-from trainer.settings import TrainerSettings
 
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES = 4 * CHUNK + 9
-SHARD = 2 * CHUNK
 
 
 def picture(seed: int) -> bytes:
@@ -67,101 +56,6 @@ def write_dataset(folder: Path) -> None:
         csv.writer(file).writerows(rows)
 
 
-class Worker:
-    """A real RQ worker process, with its job processes in one process group."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.worker"], env=environment, start_new_session=True
-        )
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it is dead already
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-
-
-class System:
-    """A trainer's API with its data folder, Redis, proxy and as many workers as a test starts."""
-
-    def __init__(self, stack: ExitStack, root: Path) -> None:
-        self.data_dir = root / "data"
-        self.data_dir.mkdir(parents=True)
-        self.stack = stack
-        self.redis: RedisServer = stack.enter_context(redis_server(root))
-
-    def start_proxy(self, embedder_url: str) -> None:
-        proxy = create_proxy(ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1))
-        url = self.stack.enter_context(serving(proxy))
-        self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
-        app = create_app(
-            self.settings,
-            name="trainer",
-            description="",
-            scope=Scope.TRAIN,
-            lifespan=_lifespan,
-            why_not_ready=_ready,
-            info=_info,
-        )
-        app.include_router(router)
-        app.state.settings, app.state.redis = self.settings, connect(self.settings)
-        self.client = TestClient(app)
-        until(lambda: is_ready(url), "the proxy has found its embedder", 60)
-
-    def start_worker(self) -> Worker:
-        environment = {
-            **os.environ,
-            "DATA_DIR": str(self.data_dir),
-            "REDIS_URL": self.redis.url,
-            "TRAINER_PROXY_URL": self.settings.proxy_url,
-            "OMP_NUM_THREADS": "1",
-        }
-        worker = Worker(environment)
-        self.stack.callback(worker.kill)
-        return worker
-
-    def extract(self, name: str = "faces", **options: Any) -> dict[str, Any]:
-        answer = self.client.post(f"/datasets/{name}/extract", json={"shard_size": SHARD, **options})
-        assert answer.status_code == 202, answer.text
-        return dict(answer.json())
-
-    def extraction(self, name: str = "faces") -> dict[str, Any]:
-        (status,) = self.client.get(f"/datasets/{name}").json()["extractions"]
-        return dict(status)
-
-    def ended(self, name: str = "faces", seconds: float = 90) -> dict[str, Any]:
-        over = ("finished", "failed", "cancelled")
-        until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
-        return self.extraction(name)
-
-    def chunks(self) -> int:
-        return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))
-
-    def result(self, space: Space = SPACE) -> tuple[EmbeddingSet, bytes, bytes]:
-        folder = self.data_dir / "faces" / space.id
-        content = [(folder / name).read_bytes() for name in ("data-images.npz", "meta-data-images.json")]
-        return read_embedding_set(self.data_dir, "faces", space, "images"), content[0], content[1]
-
-
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-async def _ready() -> str | None:
-    return None
-
-
-async def _info() -> dict[str, Any]:
-    return {}
-
-
-def is_ready(url: str) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    return False
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., System]]:
     with ExitStack() as stack:
@@ -177,7 +71,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., System]]:
         yield make
 
 
-def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(start: Callable[..., System]) -> None:
+def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(
+    start: Callable[..., System],
+) -> None:
     system = start()
     system.start_worker()
     started = system.extract()
@@ -237,7 +133,9 @@ def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[...
     assert meta_data_again == meta_data
 
 
-def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(start: Callable[..., System]) -> None:
+def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(
+    start: Callable[..., System],
+) -> None:
     double = EmbedderDouble(seconds=0.2)
     system = start(double)
     worker = system.start_worker()
@@ -278,7 +176,9 @@ def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]
     assert system.ended()["state"] == "finished"
 
 
-def test_a_change_of_space_in_the_middle_ends_it_with_both_names(start: Callable[..., System]) -> None:
+def test_a_change_of_space_in_the_middle_ends_it_with_both_names(
+    start: Callable[..., System],
+) -> None:
     double = EmbedderDouble(seconds=0.15)
     system = start(double)
     system.start_worker()
@@ -303,7 +203,9 @@ def test_progress_is_told_as_events_until_the_end(start: Callable[..., System]) 
     assert any('"state":"extracting"' in line for line in lines)
 
 
-def test_no_proxy_is_503_and_no_data_set_404_and_no_labels_422(start: Callable[..., System]) -> None:
+def test_no_proxy_is_503_and_no_data_set_404_and_no_labels_422(
+    start: Callable[..., System],
+) -> None:
     system = start()
     (system.data_dir / "empty").mkdir()
     assert system.client.post("/datasets/empty/extract").status_code == 422
@@ -319,7 +221,9 @@ def test_no_proxy_is_503_and_no_data_set_404_and_no_labels_422(start: Callable[.
     assert answer.headers["retry-after"]
 
 
-def test_labels_that_cannot_be_read_fail_the_extraction_with_the_reason(start: Callable[..., System]) -> None:
+def test_labels_that_cannot_be_read_fail_the_extraction_with_the_reason(
+    start: Callable[..., System],
+) -> None:
     system = start()
     (system.data_dir / "faces" / "labels.csv").write_bytes(b"file,age\n\xff.jpg,3\n")
     system.start_worker()

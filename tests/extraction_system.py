@@ -1,0 +1,124 @@
+"""A trainer's API with Redis, proxy and real workers, for tests of extraction."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from agegender.datasets import EmbeddingSet, read_embedding_set
+from agegender.keys import Scope
+from agegender.spaces import Space
+from agegender.web.app import create_app
+from embedder_double import SPACE
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from redis_server import RedisServer, redis_server
+from serving import serving, until
+from trainer.api.datasets import router
+from trainer.extraction.state import CHUNK
+from trainer.queues import connect
+from trainer.settings import TrainerSettings
+
+SHARD = 2 * CHUNK
+
+
+class Worker:
+    """A real RQ worker process, with its job processes in one process group."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.worker"], env=environment, start_new_session=True
+        )
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):  # it is dead already
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+class System:
+    """A trainer's API with its data folder, Redis, proxy and as many workers as a test starts."""
+
+    def __init__(self, stack: ExitStack, root: Path) -> None:
+        self.data_dir = root / "data"
+        self.data_dir.mkdir(parents=True)
+        self.stack = stack
+        self.redis: RedisServer = stack.enter_context(redis_server(root))
+
+    def start_proxy(self, embedder_url: str) -> None:
+        proxy = create_proxy(ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1))
+        url = self.stack.enter_context(serving(proxy))
+        self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
+        app = create_app(
+            self.settings,
+            name="trainer",
+            description="",
+            scope=Scope.TRAIN,
+            lifespan=_lifespan,
+            why_not_ready=_ready,
+            info=_info,
+        )
+        app.include_router(router)
+        app.state.settings, app.state.redis = self.settings, connect(self.settings)
+        self.client = TestClient(app)
+        until(lambda: is_ready(url), "the proxy has found its embedder", 60)
+
+    def start_worker(self) -> Worker:
+        environment = {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            "REDIS_URL": self.redis.url,
+            "TRAINER_PROXY_URL": self.settings.proxy_url,
+            "OMP_NUM_THREADS": "1",
+        }
+        worker = Worker(environment)
+        self.stack.callback(worker.kill)
+        return worker
+
+    def extract(self, name: str = "faces", **options: Any) -> dict[str, Any]:
+        answer = self.client.post(f"/datasets/{name}/extract", json={"shard_size": SHARD, **options})
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    def extraction(self, name: str = "faces") -> dict[str, Any]:
+        (status,) = self.client.get(f"/datasets/{name}").json()["extractions"]
+        return dict(status)
+
+    def ended(self, name: str = "faces", seconds: float = 90) -> dict[str, Any]:
+        over = ("finished", "failed", "cancelled")
+        until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
+        return self.extraction(name)
+
+    def chunks(self) -> int:
+        return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))
+
+    def result(self, space: Space = SPACE) -> tuple[EmbeddingSet, bytes, bytes]:
+        folder = self.data_dir / "faces" / space.id
+        content = [(folder / name).read_bytes() for name in ("data-images.npz", "meta-data-images.json")]
+        return read_embedding_set(self.data_dir, "faces", space, "images"), content[0], content[1]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+async def _ready() -> str | None:
+    return None
+
+
+async def _info() -> dict[str, Any]:
+    return {}
+
+
+def is_ready(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    return False

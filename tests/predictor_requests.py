@@ -1,0 +1,23 @@
+"""What several tests send to the predictor, and how they read a problem."""
+
+import io
+from typing import Any
+
+import httpx
+from embedder_double import SPACE, faces_of
+from PIL import Image
+
+
+def png(colour: str = "grey", size: tuple[int, int] = (100, 100)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def slug(response: httpx.Response) -> str:
+    assert response.headers["content-type"] == "application/problem+json"
+    return str(response.json()["type"]).rsplit(":", 1)[-1]
+
+
+def embedding(**changes: Any) -> dict[str, Any]:
+    return {"space": SPACE.id, "embeddings": [faces_of(png()).faces[0].embedding], **changes}

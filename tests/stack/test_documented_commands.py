@@ -1,0 +1,240 @@
+"""Every command of README and docs is run as it stands there, or it is written down here why not.
+
+Run against what `make up` starts, on ports of its own: only port numbers and the word ID are changed.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from documented import ROOT, documented_commands
+from PIL import Image, ImageEnhance
+from serving import until
+from system import SIX_ADULTS
+from trainer.labels import adience
+
+from tools.machine import PORTS, variable
+from tools.stack import free_ports
+
+HERE = "test_make_demo"
+SERVED = "`make up` is what the commands here are run against"
+# How each command is run: here, in another test, or not, with the reason.
+HOW: dict[str, str] = {
+    "make demo": HERE,
+    "make up": SERVED,
+    "make down": SERVED,
+    "make doctor": "tests/unit/test_doctor.py",
+    "docker compose up --build": "tests/compose/conftest.py",
+    "docker compose up -d --scale trainer-worker=4 --scale insightface=3": "tests/compose/conftest.py",
+    "WORKERS=4 make up": SERVED,
+    "docker compose build": "tests/compose/conftest.py",
+    "make setup": "tests/unit/test_doctor.py",
+}
+NOT_RUN: dict[str, str] = {
+    "docker save": "writes the images, gigabytes; run by hand when this page was written",
+    "docker load": "reads what docker save wrote",
+    "docker compose up -d --no-build": "tests/compose/conftest.py starts what it built in the same way",
+    "python3.11 -m pip download": "collects every package, gigabytes; run by hand when this page was written",
+    'PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" make up': "needs the packages of the command before",
+    "kubectl": "needs a cluster; tests/unit/test_kubernetes.py validates what it would apply",
+    "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
+    "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
+    "agegender extract all-age-faces": "the same",
+    "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
+}
+AGES = ((0, 2), (4, 6), (8, 12), (25, 32), (38, 43), (60, 100))
+TRIES = 4  # pictures of each of the six people
+
+
+def how(command: str) -> str | None:
+    """What the tables say of a command, None where nothing is said: then it is run here."""
+    if command in HOW:
+        return HOW[command]
+    return next((reason for start, reason in NOT_RUN.items() if command.startswith(start)), None)
+
+
+def test_tables_name_only_commands_that_are_documented() -> None:
+    texts = [command.text for command in documented_commands()]
+    assert not [text for text in HOW if text not in texts]
+    assert not [start for start in NOT_RUN if not any(text.startswith(start) for text in texts)]
+
+
+@pytest.mark.parametrize("place", sorted({place for place in HOW.values() if place.startswith("tests/")}))
+def test_place_that_runs_a_command_is_there(place: str) -> None:
+    assert (ROOT / place).is_file()
+
+
+@pytest.mark.slow
+def test_make_demo() -> None:
+    done = subprocess.run(
+        ["make", "demo"],
+        cwd=ROOT,
+        env={**os.environ, "AGEGENDER_DATA": "/nowhere"},  # made-up faces: seconds instead of a minute
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "out of fold, as ensembles" in done.stdout
+    assert "promoting the new heads" in done.stdout
+    assert "What to try next" in done.stdout
+
+
+class Terminal:
+    """A shell in a folder that has what the docs speak of: photo.jpg, data, .venv."""
+
+    def __init__(self, folder: Path, ports: dict[str, int], environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.ports = ports
+        self.environment = environment
+        self.experiment = "ID"
+
+    def run(self, command: str) -> str:
+        numbers = {number: self.ports[name] for name, number in PORTS.items()}
+        text = re.sub(r"(?<=:)1000[1-5]\b", lambda found: str(numbers[int(found[0])]), command)
+        text = re.sub(r"\bID\b", self.experiment, text)
+        done = subprocess.run(
+            ["bash", "-c", text],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+        said = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, f"{text}\n{said[-2000:]}\n{done.stderr.decode()[-2000:]}"
+        self._remember(command, said + done.stderr.decode())
+        return said
+
+    def _remember(self, command: str, said: str) -> None:
+        """The ID that is meant next, and wait as the reader would."""
+        if found := re.search(r"\d{8}-\d{6}-[0-9a-f]{6}", said):
+            self.experiment = found[0]
+        trainer = f"http://127.0.0.1:{self.ports['trainer']}"
+        if "/extract" in command or command.endswith("/experiments"):
+            until(lambda: self._is_over(trainer), "the job is over", 300)
+
+    def _is_over(self, trainer: str) -> bool:
+        datasets = httpx.get(f"{trainer}/datasets", timeout=60).json()
+        going = json.dumps([datasets, httpx.get(f"{trainer}/experiments", timeout=60).json()])
+        return not re.search(r'"state": ?"(?:planning|extracting|merging|queued|running)"', going)
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    pid_file = ROOT / ".run" / "up" / "supervisord.pid"
+    if pid_file.exists():
+        pytest.skip("make up runs here already (or make down it)")
+    folder = tmp_path_factory.mktemp("clone")
+    ports = free_ports()
+    environment = {
+        **os.environ,
+        **{variable(name): str(port) for name, port in ports.items()},
+        "DATA_DIR": str(folder / "data"),
+        "WORKERS": "4",
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "CURL_HOME": str(folder),
+        "NO_PROXY": "*",
+        **{
+            f"AGEGENDER_{name}_URL": f"http://127.0.0.1:{ports[service]}"
+            for name, service in (
+                ("PREDICTOR", "predictor"),
+                ("TRAINER", "trainer"),
+                ("PROXY", "embedder-proxy"),
+            )
+        },
+    }
+    (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    (folder / "folder-of-pictures").mkdir()
+    for name in ("photo.jpg", "other.jpg", "folder-of-pictures/one.jpg"):
+        shutil.copy(SIX_ADULTS, folder / name)
+    log = (folder / "up.log").open("w+")
+    up = subprocess.Popen(
+        ["make", "up"], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        until(
+            lambda: "ready. Predictor" in (folder / "up.log").read_text() or up.poll() is not None, "up", 180
+        )
+        assert up.poll() is None, (folder / "up.log").read_text()
+        shell = Terminal(folder, ports, environment)
+        write_faces(folder / "data", ports["predictor"])
+        yield shell
+        down = subprocess.run(
+            ["make", "down"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "stopped" in down.stdout
+        assert up.wait(60) == 0, (folder / "up.log").read_text()
+        assert not pid_file.exists()
+    finally:
+        if up.poll() is None:
+            os.killpg(up.pid, signal.SIGTERM)
+            up.wait(60)
+        log.close()
+
+
+def write_faces(data_dir: Path, predictor: int) -> None:
+    """`Adience` and `mine`: pictures of six people, each a little brighter or darker, with ages made up."""
+    with SIX_ADULTS.open("rb") as file:
+        answer = httpx.post(f"http://127.0.0.1:{predictor}/age-gender", files={"image": file}, timeout=120)
+    people = answer.json()["images"][0]["faces"]
+    photograph = Image.open(SIX_ADULTS)
+    rows = []
+    for person, face in enumerate(people):
+        x1, y1, x2, y2 = face["bbox"]
+        margin = (x2 - x1) / 2
+        crop = photograph.crop((int(x1 - margin), int(y1 - margin), int(x2 + margin), int(y2 + margin)))
+        for number in range(TRIES):
+            picture = ImageEnhance.Brightness(crop).enhance(0.8 + 0.1 * number)
+            name = f"landmark_aligned_face.{person}.{number}.jpg"
+            for place in (
+                data_dir / "Adience" / "aligned" / f"person{person}",
+                data_dir / "mine" / f"person{person}",
+            ):
+                place.mkdir(parents=True, exist_ok=True)
+                picture.save(place / name)
+            rows.append((person, name, AGES[person], face["gender"]["label"][0]))
+    columns = ("user_id", "original_image", "face_id", "age", "gender")
+    for fold in range(adience.FOLDS):
+        with adience.label_file(data_dir / "Adience", fold).open("w", newline="") as table:
+            writer = csv.writer(table, delimiter="\t")
+            writer.writerow(columns)
+            for person, name, ages, gender in rows:
+                if person % adience.FOLDS == fold:
+                    image = name.split(".", 2)[2]
+                    writer.writerow((f"person{person}", image, person, f"({ages[0]}, {ages[1]})", gender))
+    with (data_dir / "mine" / "labels.csv").open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(("file", "age", "gender", "subject"))
+        writer.writerows(
+            (f"person{person}/{name}", ages[0], gender, person) for person, name, ages, gender in rows
+        )
+
+
+PAGES = list(dict.fromkeys(command.page for command in documented_commands() if how(command.text) is None))
+EXPECTED = {
+    "curl -F image=@photo.jpg http://127.0.0.1:10003/age-gender": '"interval"',
+    ".venv/bin/agegender train Adience": "mean",
+    "curl http://127.0.0.1:10004/experiments/ID/report?format=md": "Cross-validation",
+    "curl -X POST http://127.0.0.1:10004/experiments/ID/promote": '"gender"',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_page_work_as_they_stand(terminal: Terminal, page: str) -> None:
+    for command in documented_commands():
+        if command.page == page and how(command.text) is None:
+            said = terminal.run(command.text)
+            assert command.text not in EXPECTED or EXPECTED[command.text] in said
