@@ -8,7 +8,7 @@ from agegender.heads.answers import age_answers, gender_answers
 from agegender.heads.architecture import Mlp, ResMlp, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered, year_quantiles
 from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
-from agegender.heads.forward import bank_logits, softmax
+from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.spaces import Space
@@ -57,6 +57,22 @@ def test_bank_equals_its_members_one_by_one() -> None:
     for member in range(3):
         alone = bank_logits(layers, {n: t[member : member + 1] for n, t in tensors.items()}, x)
         np.testing.assert_allclose(bank[member], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture", [Mlp(hidden=()), Mlp(hidden=(8, 4), input_dropout=0.2), Mlp(hidden=(8,), norm=False)]
+)
+def test_folded_bank_equals_the_plain_one(architecture: Mlp) -> None:
+    layers, tensors = architecture.layers(16, 2), random_tensors(architecture, 3, 2)
+    bank = folded(layers, tensors)
+    assert bank is not None
+    x = np.random.default_rng(3).standard_normal((4, 16)).astype(np.float32)
+    np.testing.assert_allclose(bank.logits(x), bank_logits(layers, tensors, x), rtol=1e-4, atol=1e-5)
+
+
+def test_bank_that_begins_with_a_residual_unit_is_not_folded() -> None:
+    architecture = ResMlp(blocks=2)
+    assert folded(architecture.layers(16, 2), random_tensors(architecture, 3, 2)) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "json"])

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agegender.heads.architecture import Architecture, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals, tempered
-from agegender.heads.forward import bank_logits, softmax
+from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
 from agegender.spaces import Space
 
@@ -71,14 +71,19 @@ class Head:
             if not np.isfinite(tensors[name]).all():
                 raise ValueError(f"tensor {name} has values that are not finite")
         self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in wanted}
+        self._folded = folded(self._layers, self._tensors)
 
     def probabilities(self, embeddings: Array) -> Array:
         """Calibrated mean over the bank's members, a deep ensemble (arXiv 1612.01474).
 
         embeddings : [faces, dimension]. Returns [faces, classes].
         """
-        members = softmax(bank_logits(self._layers, self._tensors, embeddings))
-        return self._calibrated(members.mean(axis=0))
+        logits = (
+            bank_logits(self._layers, self._tensors, embeddings)
+            if self._folded is None
+            else self._folded.logits(embeddings)
+        )
+        return self._calibrated(softmax(logits).mean(axis=0))
 
     def probabilities_mc_dropout(self, embeddings: Array, passes: int, seed: int) -> Array:
         """The same by Monte-Carlo dropout: `passes` draws in all, shared out over the members."""
