@@ -1,36 +1,69 @@
-"""`make bench`: print the table, goal and figure side by side, and write it as JSON."""
+"""`make bench`: print the table, goal and figure side by side, and write it as JSON, Markdown and plots.
 
-import json
-import os
-import platform
+`python -m benchmarks heads embedding` measures parts only, and writes nothing.
+"""
+
+import argparse
+import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 
-from benchmarks import embedding, heads, serving, training
+from benchmarks import (
+    embedding,
+    extraction,
+    footprint,
+    gpu,
+    graphs,
+    growth,
+    heads,
+    packages,
+    report,
+    serving,
+    training,
+)
+from benchmarks.curves import Curve
 from benchmarks.table import Row
 
-OUTPUT = Path(__file__).parent.parent / ".run" / "benchmarks.json"
-PARTS: tuple[Callable[[], list[Row]], ...] = (heads.rows, training.rows, embedding.rows, serving.rows)
+PARTS: dict[str, Callable[[], list[Row]]] = {
+    "heads": heads.rows,
+    "training": training.rows,
+    "embedding": embedding.rows,
+    "graphs": graphs.rows,
+    "serving": serving.rows,
+    "extraction": extraction.rows,
+    "packages": packages.rows,
+    "footprint": footprint.rows,
+    "gpu": gpu.rows,
+}
+CURVES = growth.CURVES
 
 
 def main() -> None:
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-    print(f"{machine}\n\n| what | against | goal | figure | |\n| --- | --- | --- | --- | --- |", flush=True)
-    table: list[Row] = []
-    for part in PARTS:
-        for row in part():
-            verdict = "reached" if row.met else "missed"
-            cells = (row.what, row.against, f"≥ {row.goal:.2f}×", f"{row.figure:.2f}×", verdict)
-            print(f"| {' | '.join(cells)} |", flush=True)
-            table.append(row)
-    absolute = [*serving.footprint(), *serving.image_sizes()]
-    print("\n| what | figure |\n| --- | --- |")
-    for name, value in absolute:
-        print(f"| {name} | {value} |")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine, "rows": [asdict(row) for row in table], "absolute": dict(absolute)}
-    OUTPUT.write_text(json.dumps(content, indent=2))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *CURVES, []], metavar="PART")
+    chosen = parser.parse_args().parts or [*PARTS, *CURVES]
+    started = time.monotonic()
+    described = report.machine()
+    print(f"{described}\n\n{report.HEADER}", flush=True)
+    rows: list[Row] = []
+    for name, part in PARTS.items():
+        if name in chosen:
+            for row in part():
+                print(report.line(row), flush=True)
+                rows.append(row)
+            _note(name, started)
+    curves: list[Curve] = []
+    for name, measured in CURVES.items():
+        if name in chosen:
+            curves.append(measured())
+            print(f"\n{curves[-1].title}: {curves[-1].points}", flush=True)
+            _note(name, started)
+    if len(chosen) == len(PARTS) + len(CURVES):
+        report.write(described, time.monotonic() - started, rows, curves)
+        print(f"\nwritten: {report.README}, {report.RESULTS}")
+
+
+def _note(name: str, started: float) -> None:
+    print(f"<!-- {name}: done after {time.monotonic() - started:.0f} s -->", flush=True)
 
 
 if __name__ == "__main__":

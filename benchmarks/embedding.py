@@ -10,11 +10,12 @@ from embedder.packs.insightface import DET_SIZE
 from embedder.packs.pack import Pack
 from insightface.app import FaceAnalysis
 
-from benchmarks.packs import BUFFALO_SC, HUMAN, buffalo_sc, human
+from benchmarks.packs import BUFFALO_SC, HUMAN, human, standard_buffalo_sc
 from benchmarks.photographs import PHOTOGRAPH
-from benchmarks.table import Row, compared
+from benchmarks.table import Goal, Row, compared
 
 BATCH = 64
+LIBRARY = ("buffalo_sc, t1.jpg (six faces)", "insightface's FaceAnalysis.get, same pack and size")
 
 
 def rows() -> list[Row]:
@@ -38,9 +39,9 @@ def _batch() -> Row:
 
 
 def _face_analysis() -> list[Row]:
-    pack = buffalo_sc()
+    pack = standard_buffalo_sc()
     if pack is None:
-        return []
+        return [Row(*LIBRARY, None, Goal(1.5), note=f"no {BUFFALO_SC}: set AGEGENDER_DATA")]
     with TemporaryDirectory() as root:
         return [_against_the_library(pack, _library(Path(root)))]
 
@@ -49,18 +50,21 @@ def _against_the_library(pack: Pack, library: FaceAnalysis) -> Row:
     rgb = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     theirs = {tuple(np.round(face.bbox).tolist()): face.normed_embedding for face in library.get(bgr)}
-    cosines = []
+    cosines, distances = [], []
     for face in pack.faces([rgb])[0]:
-        nearest = min(theirs, key=lambda box: float(np.abs(np.subtract(box, face.bbox)).max()))
+        apart = {box: float(np.abs(np.subtract(box, face.bbox)).max()) for box in theirs}
+        nearest = min(apart, key=lambda box: apart[box])
+        distances.append(apart[nearest])
         cosines.append(float(np.dot(theirs[nearest], face.embedding)))
     return compared(
-        "buffalo_sc, t1.jpg (six faces)",
-        "insightface's FaceAnalysis.get, same pack and size",
+        *LIBRARY,
         1.5,
         lambda: pack.faces([rgb]),
         lambda: library.get(bgr),
         15,
-        f"{len(cosines)} faces, lowest cosine between the embeddings {min(cosines):.5f}",
+        f"{len(cosines)} faces, ArcFace's crop on both sides, lowest cosine between the embeddings "
+        f"{min(cosines):.5f}, boxes within {max(distances):.1f} pixels",
+        "both spend most of the time in the same two networks, and the detector's is the larger part",
     )
 
 

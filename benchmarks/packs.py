@@ -4,19 +4,30 @@ import os
 from pathlib import Path
 
 from agegender.cpus import available_cpus
+from agegender.spaces import Space
+from embedder.packs.insightface import ArcFaceEmbedder, ScrfdDetector, find_models, load_arcface
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 
 ROOT = Path(__file__).parent.parent
 HUMAN = ROOT / "data" / "packs" / "human"
-BUFFALO_SC = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data")) / "packs" / "buffalo_sc"
+RESEARCH = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
+BUFFALO_SC = RESEARCH / "packs" / "buffalo_sc"
 
 
 def human(threads: int | None = None) -> Pack:
     return load_pack("human", HUMAN.parent, HUMAN, None, threads or available_cpus())
 
 
-def buffalo_sc(threads: int | None = None) -> Pack | None:
+def standard_buffalo_sc() -> Pack | None:
+    """The detector and recogniser of `buffalo_sc` with ArcFace's own crop, as `FaceAnalysis` cuts it."""
     if not BUFFALO_SC.is_dir():
         return None
-    return load_pack("buffalo_sc", BUFFALO_SC.parent, BUFFALO_SC, None, threads or available_cpus())
+    threads = available_cpus()
+    detector, recogniser = find_models(BUFFALO_SC)
+    return Pack(
+        Space(id="buffalo_sc-standard", dimension=512),
+        [detector.stem, recogniser.stem],
+        ScrfdDetector(detector, threads),
+        [ArcFaceEmbedder(load_arcface(recogniser, threads), zoom=1.0, down=0.0)],
+    )

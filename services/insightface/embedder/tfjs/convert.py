@@ -57,6 +57,7 @@ class _Emitter:
             if self.rank[source] == 4:
                 value = self.add("Transpose", [value], perm=[0, 2, 3, 1])
             self.nodes.append(helper.make_node("Identity", [value], [target]))
+        self.forget_unused(list(outputs.values()))
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
@@ -75,6 +76,17 @@ class _Emitter:
         )
         onnx.checker.check_model(model)
         return onnx.shape_inference.infer_shapes(model)
+
+    def forget_unused(self, outputs: list[str]) -> None:
+        """A Relu that became a Clip stands unused beside it, and would keep ONNX Runtime from fusing both."""
+        needed = set(outputs)
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.constants = {name: value for name, value in self.constants.items() if name in needed}
 
     def add(self, op: str, inputs: list[str], **attributes: Any) -> str:
         output = f"t{len(self.nodes)}"
