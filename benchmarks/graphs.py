@@ -115,7 +115,7 @@ def _int8(model: Path, images: Array, folder: Path) -> Path:
 
 
 def _crops(pack: Pack) -> npt.NDArray[np.uint8]:
-    """Aligned faces of 224 pixels in BGR: of UTKFace where it is at hand, else of one photograph, mirrored."""
+    """Aligned faces of 224 pixels in BGR: of UTKFace where it is at hand, else of one photograph."""
     pictures = list(_utkface()) if RESEARCH.is_dir() else _mirrored()
     places = template(224, 1.0)
     return np.stack(

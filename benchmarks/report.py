@@ -24,7 +24,8 @@ def machine() -> str:
     """The machine in a line; its load tells whether it was quiet."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
-        f"{_processor()}, {available_cpus()} CPUs, {memory:.0f} GiB; Linux {platform.release().split('-')[0]}, "
+        f"{_processor()}, {available_cpus()} CPUs, {memory:.0f} GiB; "
+        f"Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the start"
     )
 

@@ -46,6 +46,17 @@ def test_converted_graph_equals_the_reference_evaluation(models: Path, name: str
         np.testing.assert_allclose(answer, expected, rtol=2e-3, atol=2e-4 * float(np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_no_node_stands_unused_where_it_would_keep_a_convolution_from_being_fused(
+    models: Path, name: str
+) -> None:
+    source, outputs = GRAPHS[name]
+    graph = convert(read_graph(models / f"{source}.json"), outputs, source).graph
+    read = {value for node in graph.node for value in node.input} | {output.name for output in graph.output}
+    assert all(read.intersection(node.output) for node in graph.node)
+    assert all(constant.name in read for constant in graph.initializer)
+
+
 def test_unknown_operation_is_refused_by_name() -> None:
     shape = {"shape": {"shape": {"dim": [{"size": "-1"}, {"size": "4"}, {"size": "4"}, {"size": "3"}]}}}
     graph = Graph((Node("x", "Placeholder", (), shape), Node("y", "Einsum", ("x",), {})), {})

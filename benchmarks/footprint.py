@@ -1,0 +1,121 @@
+"""How soon each service is ready, how much memory it takes, and how large the images are."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+
+from benchmarks.packs import human
+from benchmarks.photographs import pictures
+from benchmarks.serving import at_once, running
+from benchmarks.table import Goal, Row
+from tools.stack import Stack
+
+SERVICES = ("predictor", "embedder-proxy", "embedder", "trainer")
+STARTS, ROUNDS = 3, 10
+_READY, _MEGABYTES = Goal(3, at_most=True), Goal(400, at_most=True)
+_PROBE = "import shutil; print([name for name in ('gcc', 'cc', 'g++', 'make', 'ld') if shutil.which(name)])"
+
+
+def rows() -> list[Row]:
+    with running(PROXY_CACHE_TTL="0") as stack, httpx.Client(timeout=120) as http:
+        at_rest = _memory(stack)
+        url = f"{stack.url('predictor')}/age-gender"
+        shown = list(pictures(human()).values())
+
+        def post(picture: bytes) -> None:
+            http.post(url, content=picture).raise_for_status()
+
+        at_once(post, shown * ROUNDS)
+        loaded = _memory(stack)
+        return [*_memories(at_rest, loaded), *(_start(stack, name) for name in SERVICES), *image_rows()]
+
+
+def _memories(at_rest: dict[str, int], loaded: dict[str, int]) -> list[Row]:
+    return [
+        Row(
+            f"memory of {name} under load",
+            "resident, 16 clients",
+            loaded[name],
+            _MEGABYTES if name == "predictor" else None,
+            " MB",
+            note=f"{at_rest[name]} MB at rest",
+        )
+        for name in at_rest
+    ]
+
+
+def _memory(stack: Stack) -> dict[str, int]:
+    """Resident megabytes by program."""
+    found = {}
+    for name in (*SERVICES, "trainer-worker-1"):
+        status = Path("/proc", stack.control("pid", name).strip(), "status").read_text()
+        found[name] = int(status.split("VmRSS:")[1].split()[0]) // 1024
+    return found
+
+
+def _start(stack: Stack, name: str) -> Row:
+    seconds = statistics.median(_restart(stack, name) for _ in range(STARTS))
+    return Row(
+        f"{name}, from its end to ready again",
+        "killed; supervisor starts it",
+        seconds,
+        _READY if name == "predictor" else None,
+        " s",
+    )
+
+
+def _restart(stack: Stack, name: str) -> float:
+    stack.kill(name)
+    started = time.monotonic()
+    while True:
+        try:
+            if httpx.get(f"{stack.url(name)}/health/ready", timeout=1).is_success:
+                return time.monotonic() - started
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+
+
+def image_rows() -> list[Row]:
+    """Of the images that Compose built, where an engine has them, with any compiler found inside."""
+    done = _docker("images", "--filter=dangling=false", "--format", "{{json .}}")
+    images = [json.loads(line) for line in done.splitlines()]
+    own = {one["Repository"]: one["Size"] for one in images if "age-gender" in one["Repository"]}
+    if not own:
+        return [Row("image sizes", "", None, note="no engine here, or `docker compose build` has not run")]
+    return [
+        Row(
+            f"image {name}",
+            "",
+            _megabytes(size),
+            None,
+            " MB",
+            note=f"compilers inside: {_compilers(name)}",
+        )
+        for name, size in sorted(own.items())
+    ]
+
+
+def _compilers(image: str) -> str:
+    found = _docker("run", "--rm", "--network=none", "--entrypoint", "python", image, "-c", _PROBE).strip()
+    return {"[]": "none", "": "unknown"}.get(found, found)
+
+
+def _megabytes(size: str) -> float:
+    number = float(size.rstrip("kMGB"))
+    return number * {"k": 0.001, "M": 1, "G": 1000}[size[-2]]
+
+
+def _docker(*words: str) -> str:
+    environment = {**os.environ, "PATH": "/usr/bin:" + os.environ["PATH"]}
+    command = ["docker", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

