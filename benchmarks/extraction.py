@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.packs import human
 from benchmarks.photographs import PHOTOGRAPH
-from benchmarks.serving import running
+from benchmarks.serving import PATIENT, running
 from benchmarks.table import Goal, Row, seconds_of
 from tools.stack import Stack
 
@@ -24,7 +24,7 @@ _TOGETHER, _CLIENTS = 8, 2  # images a request and requests at once, as extracti
 
 
 def rows() -> list[Row]:
-    with running() as stack:
+    with running(**PATIENT) as stack:
         contents = _crops(IMAGES)
         alone = seconds_of(lambda: _embed(stack, contents))
         through = seconds_of(lambda: _extract(stack, "once", contents))

@@ -11,7 +11,7 @@ import httpx
 
 from benchmarks.packs import human
 from benchmarks.photographs import pictures
-from benchmarks.serving import at_once, running
+from benchmarks.serving import UNCACHED, at_once, running
 from benchmarks.table import Goal, Row
 from tools.stack import Stack
 
@@ -22,7 +22,7 @@ _PROBE = "import shutil; print([name for name in ('gcc', 'cc', 'g++', 'make', 'l
 
 
 def rows() -> list[Row]:
-    with running(PROXY_CACHE_TTL="0") as stack, httpx.Client(timeout=120) as http:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120) as http:
         at_rest = _memory(stack)
         url = f"{stack.url('predictor')}/age-gender"
         shown = list(pictures(human()).values())

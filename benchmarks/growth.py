@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.curves import Curve
 from benchmarks.packs import human
 from benchmarks.photographs import PHOTOGRAPH, pictures
-from benchmarks.serving import at_once, running
+from benchmarks.serving import PATIENT, UNCACHED, at_once, running
 from benchmarks.table import seconds_of
 from benchmarks.training import made_up, train
 
@@ -73,7 +73,7 @@ def image_size() -> Curve:
 def concurrent_clients() -> Curve:
     points = []
     picture = pictures(human())[1]
-    with running(PROXY_CACHE_TTL="0") as stack, httpx.Client(timeout=120) as http:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120) as http:
         url = f"{stack.url('predictor')}/age-gender"
 
         def post(content: bytes) -> None:
@@ -150,7 +150,10 @@ CURVES: dict[str, Callable[[], Curve]] = {
 
 
 def _experiment(workers: int) -> float:
-    with running(workers) as stack, httpx.Client(base_url=stack.url("trainer"), timeout=60) as http:
+    with (
+        running(workers, **PATIENT) as stack,
+        httpx.Client(base_url=stack.url("trainer"), timeout=60) as http,
+    ):
         faces = made_up(6_000, folds=5)
         write_embedding_set(stack.data_dir, "made", "images", faces, {"kind": "made up"})
         started = time.monotonic()
