@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from trainer.training.bank import Bank
 from trainer.training.config import TrainingOptions, preset_options
+from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
-from trainer.training.train import Machine, TrainedBank, train_bank
+from trainer.training.train import TrainedBank, train_bank
 
 from benchmarks.table import Goal, Row, seconds_of
 
