@@ -46,10 +46,16 @@ soak: setup  ## ten minutes of mixed traffic at 1.5 times the capacity; SECONDS=
 compose-test: setup  ## build the images, start the system, use it (needs a Docker engine)
 	@$(PY) -m pytest tests/compose
 
+sbom: setup  ## what the environment and the images are made of, as CycloneDX, into .run/sbom
+	@$(PY) -m tools.sbom
+
+audit: setup  ## packages with known vulnerabilities (asks PyPI); AUDIT= pip-audit's own options
+	@$(PY) -m tools.audit $(AUDIT)
+
 doctor:  ## what this machine lacks, and how to get it
 	@$${PYTHON:-python3} -m tools.doctor
 
 clean:  ## delete what can be made again; data and models stay
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint mypy openapi reference bench soak compose-test doctor clean
+.PHONY: help setup up down demo test lint mypy openapi reference bench soak compose-test sbom audit doctor clean

@@ -26,6 +26,23 @@ def flat(form: str, size: tuple[int, int], mode: str = "RGB", **options: Any) ->
     return file.getvalue()
 
 
+def crowd(photograph: bytes, bbox: list[float], side: int, rows: int) -> bytes:
+    """A square JPEG in which one face of a photograph stands `rows` times in each row, and as many rows."""
+    x1, y1, x2, y2 = bbox
+    margin = 0.35 * (x2 - x1)
+    picture = Image.open(io.BytesIO(photograph)).crop(
+        (int(x1 - margin), int(y1 - margin), int(x2 + margin), int(y2 + margin))
+    )
+    face = picture.resize((side // rows, side // rows))
+    crowd = Image.new("RGB", (side, side))
+    for row in range(rows):
+        for column in range(rows):
+            crowd.paste(face, (column * face.width, row * face.height))
+    file = io.BytesIO()
+    crowd.save(file, "JPEG")
+    return file.getvalue()
+
+
 def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

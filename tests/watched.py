@@ -1,19 +1,27 @@
 """The peak memory of a running system's processes, and whether they are still the same."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tools.stack import Stack
 
 PROGRAMS = ("embedder", "embedder-proxy", "predictor", "trainer", "trainer-worker-1")
+JOBS = "jobs"
 _MIB = 1024
+_LOOK_SECONDS = 0.1
 
 
 @dataclass
 class Watched:
-    """MiB that each program grew by at its highest (Linux's VmHWM), and which were started anew."""
+    """MiB that each program grew by at its highest (Linux's VmHWM), and which were started anew.
+
+    Under `JOBS` stands the most that one of the worker's jobs had: each is a process of its own.
+    """
 
     growth: dict[str, int] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)
@@ -21,19 +29,40 @@ class Watched:
 
 @contextmanager
 def watching(stack: Stack) -> Iterator[Watched]:
-    """Filled in when the block ends. The worker's jobs are processes of their own, and not in it."""
+    """Filled in when the block ends."""
     before = {name: stack.control("pid", name).strip() for name in PROGRAMS}
     resident = {}
     for name, pid in before.items():
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is the present from now on
         resident[name] = _status(pid, "VmRSS")
     watched = Watched()
-    yield watched
+    with _watching_jobs(int(before["trainer-worker-1"]), watched):
+        yield watched
     for name, pid in before.items():
         if stack.control("pid", name).strip() != pid:
             watched.restarted.append(name)
         else:
             watched.growth[name] = (_status(pid, "VmHWM") - resident[name]) // _MIB
+
+
+@contextmanager
+def _watching_jobs(worker: int, watched: Watched) -> Iterator[None]:
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            with suppress(OSError, StopIteration, psutil.Error):  # it ended while we looked
+                for job in psutil.Process(worker).children(recursive=True):
+                    peak = _status(str(job.pid), "VmHWM") // _MIB
+                    watched.growth[JOBS] = max(peak, watched.growth.get(JOBS, 0))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 def _status(pid: str, name: str) -> int:

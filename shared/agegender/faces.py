@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agegender.spaces import Space
 
-Point = tuple[float, float]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # text is no number
+Point = tuple[Number, Number]
 
 
 class FaceGeometry(BaseModel):

@@ -6,16 +6,22 @@ Readers therefore never see half a file, whichever process is killed at whatever
 import json
 import math
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 from safetensors.numpy import save as _safetensors_bytes
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_JSON_BYTES = 64 * 1024**2
 
 
 @contextmanager
@@ -77,12 +83,42 @@ def write_safetensors(
     write_bytes(path, _safetensors_bytes(contiguous, dict(metadata or {})))
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file. Raises `OSError`, and `ValueError` for another kind, or a larger one.
+
+    A link to a device states no size and never ends; a pipe is waited for without end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is no regular file")
+        if status.st_size > most:
+            raise ValueError(f"{path} has {status.st_size} bytes; at most {most} are read")
+        return file.read(status.st_size)
+
+
 def read_json(path: Path) -> Any:
     """Raises `OSError`, and `ValueError` for what is no JSON that a program of ours would write."""
+    return _parsed(path, read_bytes(path, MAX_JSON_BYTES))
+
+
+def read_model(path: Path, model: type[Model]) -> Model:
+    """The same as a model, strictly: text is no number. Raises `OSError` and `ValueError`."""
+    content = read_bytes(path, MAX_JSON_BYTES)
+    _parsed(path, content)  # fields that take any value would take NaN, which no answer can tell
+    return model.model_validate_json(content, strict=True)
+
+
+def _parsed(path: Path, content: bytes) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content.decode(), parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -91,6 +127,8 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     NumPy's own reader unpacks compressed entries of any size, and allocates what a header states.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

@@ -7,15 +7,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hostile_attacks as attacks
 import hostile_messages as messages
 import hostile_pictures as pictures
 import httpx
 import pytest
 from agegender.spaces import Space
+from hostile_system import System, outcome
 from packs import human_pack_dir
 from system import SIX_ADULTS
 from watched import watching
@@ -23,53 +25,6 @@ from watched import watching
 from tools.stack import Stack, free_ports
 
 READ_SECONDS = 3.0  # given to a body; the default is 30
-
-
-@dataclass
-class System:
-    stack: Stack
-    space: Space
-    mark: Path  # a file that must never appear
-
-    def post(self, service: str, path: str, content: bytes, kind: str = "image/png") -> str:
-        answer = httpx.post(
-            f"{self.stack.url(service)}{path}", content=content, headers={"Content-Type": kind}, timeout=90
-        )
-        return outcome(answer)
-
-    def image(self, content: bytes) -> str:
-        return self.post("predictor", "/age-gender", content)
-
-    def images(self, contents: Iterable[bytes]) -> set[str]:
-        """What became of each, all in one request."""
-        parts = [("image", ("x", content)) for content in contents]
-        answer = httpx.post(f"{self.stack.url('predictor')}/age-gender", files=parts, timeout=90)
-        if not answer.is_success:
-            return {outcome(answer)}
-        entries = answer.json()["images"]
-        return {slug(entry["problem"]) if "problem" in entry else "200" for entry in entries}
-
-    def form(self, content: bytes, kind: str) -> str:
-        return self.post("predictor", "/age-gender", content, kind)
-
-    def raw(self, sent: Iterable[bytes], service: str = "predictor") -> str:
-        """The status of what is answered to bytes sent as they are, or that the connection was closed."""
-        with socket.create_connection(("127.0.0.1", self.stack.ports[service]), 40) as connection:
-            try:
-                for part in sent:
-                    connection.sendall(part)
-                told = connection.recv(4096)
-            except OSError:
-                return "closed"
-        return told.split(b" ")[1].decode() if told.startswith(b"HTTP/1.1 ") else "closed"
-
-
-def outcome(answer: httpx.Response) -> str:
-    return "200" if answer.is_success else f"{answer.status_code} {slug(answer.json())}"
-
-
-def slug(problem: dict[str, str]) -> str:
-    return problem["type"].rsplit(":", 1)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +78,7 @@ def cut_short(form: str) -> Attack:
 def drawn_bombs(system: System) -> set[str]:
     """The annotated answer needs the pixels a second time, in the predictor."""
     bomb = pictures.flat("PNG", (7000, 7000), "RGBA")
-    url = f"{system.stack.url('predictor')}/age-gender"
+    url = system.url("predictor", "/age-gender")
     answer = httpx.post(url, content=bomb, headers={"Accept": "image/jpeg"}, timeout=90)
     return {outcome(answer)}
 
@@ -279,6 +234,35 @@ CASES = {
         forms, {"400 bad-multipart", "400 no-image", "413 too-many-images"}, seconds=20
     ),
     "JSON 10,000 deep": Case(deep_json, JSON_REFUSED),
+    "2,500 faces in one picture": Case(
+        attacks.crowd, {"200", "503 embedder-unavailable", "504 deadline-exceeded"}, 1600, 90
+    ),
+    "NaN, infinities and text in embeddings": Case(
+        attacks.embeddings,
+        {"422 invalid-request", "422 bad-embeddings", "400 unreadable-message"}
+    ),
+    "text where a number belongs": Case(attacks.text_for_numbers, {"422 invalid-request"}),
+    f"{len(messages.CALLED)} names that run commands, pickled and jsonpickled in every way": Case(
+        attacks.gadgets, {"400 unreadable-message", "409 space-mismatch"}, seconds=60
+    ),
+    "URLs for pictures, names and files": Case(
+        attacks.addresses,
+        {"415 unreadable-image", "422 bad-base64", "409 no-head", "404 not-found", *JSON_REFUSED},
+    ),
+    "labels.csv: formulas, names elsewhere, 10 MB cells, other encodings": Case(
+        attacks.labels,
+        {"failed bad-labels", "failed no-images", "failed no-faces",
+         "no-age", "no-gender", "bad-fold", "bad-file-name"},
+        seconds=120,
+    ),
+    ".mat files that explode": Case(attacks.tables, {"failed bad-labels"}, 800, seconds=120),
+    "the original's .npy files with gadgets, or that explode": Case(
+        attacks.original_files, {"failed bad-original"}, 400, seconds=120
+    ),
+    ".npz files that explode": Case(attacks.extracted_sets, {"409 bad-dataset"}),
+    "heads whose safetensors or head.json lie": Case(
+        attacks.heads, {"refused", "true one served"}, seconds=60
+    ),
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ BATCH_FACES = Histogram(
 
 _PIXELS = 16_000_000  # of pictures whose faces wait to be embedded; 48 MB
 
+_TOGETHER = 64  # faces; between two such portions it is seen whether anybody still waits
+
 Answer = ImageFaces | Problem
 
 
@@ -162,7 +164,7 @@ def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
     together = StageSeconds()
     try:
         with together.stage("embed"):
-            faces = pack.embed([picture.pixels for picture in wanted], [picture.found for picture in wanted])
+            faces = _faces_in_portions(pack, wanted)
     except Exception as error:
         if len(requests) == 1:
             requests.pop().failure = error
@@ -172,10 +174,37 @@ def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
     for request in requests:
         request.spent.seconds["embed"] += together.seconds["embed"]
     for picture, of_picture in zip(wanted, faces, strict=True):
-        picture.request.answers[picture.number] = _image_faces(picture.pixels, of_picture)
-    count = sum(map(len, faces))
-    FACES.inc(count)
-    BATCH_FACES.observe(count)
+        if not picture.request.given_up:
+            picture.request.answers[picture.number] = _image_faces(picture.pixels, of_picture)
+    FACES.inc(sum(map(len, faces)))
+
+
+def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture]) -> list[list[Face]]:
+    """The faces of each picture; not all of one that is given up: a crowd takes minutes."""
+    faces: list[list[Face]] = [[] for _ in wanted]
+    for portion in _portions(wanted):
+        alive = [(number, part) for number, part in portion if not wanted[number].request.given_up]
+        pixels = [wanted[number].pixels for number, _ in alive]
+        found = pack.embed(pixels, [part for _, part in alive])
+        BATCH_FACES.observe(sum(map(len, found)))
+        for (number, _), more in zip(alive, found, strict=True):
+            faces[number] += more
+    return faces
+
+
+def _portions(wanted: Sequence[_Picture]) -> Iterator[list[tuple[int, Detections]]]:
+    """Parts of pictures, by the pictures' positions, with `_TOGETHER` faces or fewer in all."""
+    portion: list[tuple[int, Detections]] = []
+    room = _TOGETHER
+    for number, picture in enumerate(wanted):
+        for part in picture.found.portions(_TOGETHER):
+            if len(part.score) > room:
+                yield portion
+                portion, room = [], _TOGETHER
+            portion.append((number, part))
+            room -= len(part.score)
+    if portion:
+        yield portion
 
 
 def _image_faces(pixels: Image, faces: list[Face]) -> ImageFaces:

@@ -4,7 +4,7 @@ Every training face was predicted by a network that never saw its subject; those
 the head may be trusted, without a further split.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,10 @@ def year_quantiles(year_probabilities: Array, level: float) -> Array:
     return np.asarray(year - 0.5 + np.clip((level - before) / mass, 0, 1))
 
 
+_Years = Annotated[float, Field(ge=-2 * MAX_AGE, le=2 * MAX_AGE, allow_inf_nan=False)]
+_GroupRow = Annotated[tuple[_Years, ...], Field(min_length=len(COVERAGES), max_length=len(COVERAGES))]
+
+
 class ConformalIntervals(BaseModel):
     """Conformalised quantile intervals (CQR, arXiv 1905.03222), Mondrian by true age group.
 
@@ -89,7 +93,11 @@ class ConformalIntervals(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    widening: tuple[tuple[float, ...], ...] = Field(description="[8 age groups][50 coverages], years")
+    widening: tuple[_GroupRow, ...] = Field(
+        description="[8 age groups][50 coverages], years",
+        min_length=len(AGE_GROUPS),
+        max_length=len(AGE_GROUPS),
+    )
     faces: tuple[int, ...] = Field(description="calibration faces in each group")
 
     @classmethod

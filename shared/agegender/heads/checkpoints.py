@@ -4,21 +4,22 @@
 """
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
-from agegender.files import read_json, write_bytes, write_json
+from agegender.files import read_bytes, read_model, write_bytes, write_json
 from agegender.heads.head import Head, HeadManifest, Task
 from agegender.spaces import NAME, Space
 
 MAX_WEIGHT_BYTES = 256 * 1024 * 1024
+_MAX_HEADER_BYTES = 1024 * 1024
 _GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
 _GOLDEN_TOLERANCE = 1e-3  # float16 storage and another BLAS move probabilities by less
 
@@ -34,6 +35,18 @@ class CurrentHead(BaseModel):
 
     version: str
     previous: str | None = None
+
+
+class _StatedTensor(BaseModel):
+    """One entry of a safetensors header."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    dtype: Literal["F16", "F32"]
+    shape: tuple[int, ...]
+
+
+_HEADER = TypeAdapter(dict[str, _StatedTensor])
 
 
 def heads_directory(models: Path, task: Task, space: Space) -> Path:
@@ -64,34 +77,53 @@ def save_head(directory: Path, manifest: HeadManifest, tensors: dict[str, npt.ND
 def load_head(directory: Path) -> Head:
     """Read a head and prove it: hash, shapes, finite values, and the answer to its golden embedding.
 
-    Raises `BadHead` with the reason.
+    No tensor is made before the file's header states what head.json needs. Raises `BadHead` with the reason.
     """
     try:
-        manifest = HeadManifest.model_validate(read_json(directory / "head.json"))
+        manifest = read_model(directory / "head.json", HeadManifest)
         weights = directory / "head.safetensors"
-        if weights.stat().st_size > MAX_WEIGHT_BYTES:
-            raise BadHead(f"{weights} is larger than {MAX_WEIGHT_BYTES} bytes")
-        content = weights.read_bytes()
+        content = read_bytes(weights, MAX_WEIGHT_BYTES)
         if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
             raise BadHead(f"{weights} does not have the hash that head.json states")
+        _require_stated(content, _wanted_shapes(manifest))
         tensors = {name: array.astype(np.float32) for name, array in load_safetensors(content).items()}
         golden, expected = tensors.pop(_GOLDEN_EMBEDDING), tensors.pop(_GOLDEN_PROBABILITIES)
         head = Head(manifest, tensors)
         answered = head.probabilities(golden)
     except BadHead:
         raise
-    except (OSError, KeyError, ValueError, ValidationError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise BadHead(f"{directory}: {error}") from error
     if answered.shape != expected.shape or not np.allclose(answered, expected, atol=_GOLDEN_TOLERANCE):
         raise BadHead(f"{directory} does not answer its golden embedding as it did when it was saved")
     return head
 
 
+def _wanted_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:
+    return {
+        **manifest.shapes,
+        _GOLDEN_EMBEDDING: (1, manifest.space.dimension),
+        _GOLDEN_PROBABILITIES: (1, manifest.classes.outputs),
+    }
+
+
+def _require_stated(content: bytes, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Compare a safetensors header with what is wanted. safetensors itself compares it with the file."""
+    length = int.from_bytes(content[:8], "little")
+    if length > min(_MAX_HEADER_BYTES, len(content) - 8):
+        raise ValueError(f"head.safetensors states a header of {length} bytes")
+    stated = {name: tensor.shape for name, tensor in _HEADER.validate_json(content[8 : 8 + length]).items()}
+    for name in sorted(stated.keys() | wanted.keys()):
+        should, given = wanted.get(name, "absent"), stated.get(name, "absent")
+        if should != given:
+            raise ValueError(f"tensor {name[:100]} should be {should}, and is {given}")
+
+
 def read_current(directory: Path) -> CurrentHead | None:
     """Which version of `models/<task>/<space>/` is served; None where none was ever promoted."""
     path = directory / "current.json"
     try:
-        current = CurrentHead.model_validate(read_json(path))
+        current = read_model(path, CurrentHead)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

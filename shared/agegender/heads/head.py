@@ -1,19 +1,21 @@
 """A served head: a bank of networks of one task and space, with its calibration."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agegender.heads.architecture import Architecture, tensor_shapes
+from agegender.heads.architecture import Architecture, Layer, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals, tempered
 from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
 from agegender.spaces import Space
 
 Array = npt.NDArray[np.float32]
+
+MAX_WIDTH = 2**20  # numbers that one face needs at once; 4 MiB
 
 
 class Task(StrEnum):
@@ -50,6 +52,22 @@ class HeadManifest(BaseModel):
     weights_sha256: str
     card: dict[str, Any] = Field(default_factory=dict, description="data, protocol, metrics, licence, limits")
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.architecture.layers(self.space.dimension, self.classes.outputs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the tensors in head.safetensors, by name."""
+        return tensor_shapes(self.layers, self.members, self.space.dimension)
+
+    @model_validator(mode="after")
+    def _answers_within_bounds(self) -> Self:
+        widest = max(shape[-1] for shape in self.shapes.values())
+        if self.members * widest > MAX_WIDTH:
+            raise ValueError(f"{self.members} members of a width of {widest} need too much memory a face")
+        return self
+
 
 class Head:
     """Gives calibrated class probabilities for embeddings of its space.
@@ -62,8 +80,8 @@ class Head:
 
     def __init__(self, manifest: HeadManifest, tensors: dict[str, Array]) -> None:
         self.manifest = manifest
-        self._layers = manifest.architecture.layers(manifest.space.dimension, manifest.classes.outputs)
-        wanted = tensor_shapes(self._layers, manifest.members, manifest.space.dimension)
+        self._layers = manifest.layers
+        wanted = manifest.shapes
         for name, shape in wanted.items():
             if name not in tensors or tensors[name].shape != shape:
                 given = tensors[name].shape if name in tensors else "absent"

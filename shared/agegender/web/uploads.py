@@ -44,7 +44,7 @@ def _too_large(limit: int, *, endless: bool) -> Problem:
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared[:18]) > limit:
+    if declared.isascii() and declared.isdigit() and int(declared[:18]) > limit:
         raise _too_large(limit, endless=int(declared[:18]) > _DRAINED)
     total = 0
     try:

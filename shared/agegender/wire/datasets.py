@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agegender.files import read_bytes
 from agegender.wire.arrays import finished
 from agegender.wire.errors import WireError
 from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_npy
 
-_MAX_FILE_BYTES = 4 * 1024**3
+_MAX_FILE_BYTES = 1024**3  # about 400,000 faces of 512 numbers
+_MAX_OPCODES = 20_000_000
+_BYTES_AN_OPCODE = 8  # at least; a face has some 40 opcodes and 2,000 bytes of numbers
+_MAX_NAME = 1024
 _VALUES = (str, int, float, list, dict, np.ndarray, np.number, type(None))
 
 
@@ -40,20 +44,27 @@ class OriginalSamples:
 
 def read_original_dataset(path: Path) -> OriginalSamples:
     """Read the original's `.npy` of pickled samples without unpickling it. Raises `WireError`."""
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise WireError(f"{path.name} is larger than {_MAX_FILE_BYTES} bytes.")
+    try:
+        data = read_bytes(path, _MAX_FILE_BYTES)
+    except ValueError as error:
+        raise WireError(f"{error}.") from error
     with only_wire_errors():
-        _, _, dtype, content = split_npy(path.read_bytes())
+        _, _, dtype, content = split_npy(data)
         if not dtype.hasobject:
             raise WireError(f"{path.name} holds an array of numbers, not the original's samples.")
-        return _samples(_ObjectMachine(content).run())
+        del data
+        return _samples(_ObjectMachine(content).run(), len(content))
 
 
 class _ObjectMachine(ArrayMachine):
     """Reads lists and dicts as well, for files that the user put there; requests never come here."""
 
-    max_opcodes = _MAX_FILE_BYTES
     objects = True
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        # An opcode of one byte may make an object of a hundred.
+        self.max_opcodes = min(_MAX_OPCODES, self.max_opcodes + len(data) // _BYTES_AN_OPCODE)
 
     def step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -105,23 +116,48 @@ def _value(item: Any) -> Any:
     return item
 
 
-def _samples(array: object) -> OriginalSamples:
+def _samples(array: object, file_bytes: int) -> OriginalSamples:
+    faces = _faces(array)
+    embeddings = [face["embedding"] for _, face in faces]
+    if not all(isinstance(one, np.ndarray) and one.shape == embeddings[0].shape for one in embeddings):
+        raise WireError("The embeddings are not arrays of one shape.")
+    if sum(one.nbytes for one in embeddings) > file_bytes:
+        raise WireError("Samples share an embedding, so that they would grow while they are read.")
+    return OriginalSamples(
+        image_path=[_text(face["image_path"]) for _, face in faces],
+        age=np.array([_number(face["age"]) for _, face in faces], dtype=np.float32),
+        gender=[_text(face["gender"]) for _, face in faces],
+        fold=np.array([fold for fold, _ in faces], dtype=np.int16),
+        embedding=np.stack(embeddings).astype(np.float32),
+    )
+
+
+def _faces(array: object) -> list[tuple[int, Any]]:
+    """Fold and sample of each face; fold -1 where there are none."""
     if not isinstance(array, np.ndarray):
         raise WireError("The file holds no array.")
-    if array.ndim == 0:
+    if array.ndim:
+        faces = [(-1, sample) for sample in array.ravel()]
+    else:
         folds = array.item()
         if not isinstance(folds, dict) or not all(isinstance(fold, list) for fold in folds.values()):
             raise WireError("The file holds no dict of folds.")
-        samples = [(int(number), sample) for number, fold in folds.items() for sample in fold]
-    else:
-        samples = [(-1, sample) for sample in array.ravel()]
-    faces = [sample for _, sample in samples]
+        if len({id(fold) for fold in folds.values()}) < len(folds):
+            raise WireError("Folds share a list of samples.")
+        faces = [(int(_number(number)), sample) for number, fold in folds.items() for sample in fold]
     if not faces:
         raise WireError("The file holds no samples.")
-    return OriginalSamples(
-        image_path=[str(face["image_path"]) for face in faces],
-        age=np.array([float(face["age"]) for face in faces], dtype=np.float32),
-        gender=[str(face["gender"]) for face in faces],
-        fold=np.array([fold for fold, _ in samples], dtype=np.int16),
-        embedding=np.stack([face["embedding"] for face in faces]).astype(np.float32),
-    )
+    return faces
+
+
+def _number(value: object) -> float:
+    """Text is no number, nor is a truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise WireError("A sample has something else where a number belongs.")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise WireError(f"A sample has no text of up to {_MAX_NAME} characters where one belongs.")
+    return value

@@ -1,5 +1,6 @@
 """What a pack is: a detector and one or more embedders whose outputs stand side by side."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,12 @@ class Detections:
     bbox: Array
     score: Array
     landmarks: Array
+
+    def portions(self, size: int) -> Iterator["Detections"]:
+        """In their order, so many at once; none where there are none."""
+        for start in range(0, len(self.score), size):
+            part = slice(start, start + size)
+            yield Detections(self.bbox[part], self.score[part], self.landmarks[part])
 
 
 class Detector(Protocol):

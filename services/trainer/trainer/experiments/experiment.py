@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from agegender.spaces import Space
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictInt
 
 from trainer.experiments.request import TrainingRequest
 from trainer.training.config import Objective, Preset, TrainingOptions
@@ -15,7 +15,7 @@ State = Literal["queued", "running", "finished", "failed", "cancelled"]
 class ExperimentRequest(TrainingRequest):
     """`POST /experiments`."""
 
-    folds: list[int] | None = Field(None, min_length=1, description="folds to leave out; default all")
+    folds: list[StrictInt] | None = Field(None, min_length=1, description="folds to leave out; default all")
     search: str | None = Field(
         None, description="a finished search, whose best options are taken in place of the preset's"
     )

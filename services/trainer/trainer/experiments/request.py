@@ -1,10 +1,19 @@
 """What requests for training have in common: the data and the options that are not the preset's."""
 
+import json
 from typing import Any, Literal
 
 from agegender.errors import Problem
 from agegender.spaces import NAME
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+)
 
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
@@ -13,7 +22,7 @@ _SINGLE = ("seeds", "seed", "classes", "validation")
 
 
 class TrainingRequest(BaseModel):
-    """What is not given comes from the preset; unknown options are errors."""
+    """What is not given comes from the preset; unknown options, and text for a number, are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,10 +31,10 @@ class TrainingRequest(BaseModel):
     variant: str | None = Field(None, description="folder of images, where several were extracted")
     space: str | None = Field(None, description="id of the space, where there are several")
     preset: Preset = "default"
-    seeds: int | None = None
-    seed: int | None = None
+    seeds: StrictInt | None = None
+    seed: StrictInt | None = None
     classes: Literal["years", "groups"] | None = None
-    validation: float | None = None
+    validation: StrictFloat | None = None
     head: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
@@ -64,7 +73,9 @@ class TrainingRequest(BaseModel):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
         try:
-            return TrainingOptions.model_validate({**given, "task": self.task})
+            # As JSON, where strictness takes lists for tuples but no text for numbers.
+            options = json.dumps({**given, "task": self.task})
+            return TrainingOptions.model_validate_json(options, strict=True)
         except ValidationError as error:
             raise invalid_options(error) from error
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from agegender.files import read_json, write_json
 from agegender.spaces import Space
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, computed_field
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
@@ -29,12 +29,13 @@ class ExtractionRequest(BaseModel):
     variant: str | None = Field(
         None, description="the image folder, such as Adience's `aligned`; by default the first that exists"
     )
-    mirrored: bool = Field(False, description="embed the mirrored image too")
-    shard_size: int = Field(960, ge=CHUNK, le=20_000, description="images a job")
+    mirrored: StrictBool = Field(False, description="embed the mirrored image too")
+    shard_size: int = Field(960, ge=CHUNK, le=20_000, strict=True, description="images a job")
     min_det_score: float | None = Field(
         None,
         ge=0,
         le=1,
+        strict=True,
         description="faces with a lower detection score are removed; default: that of the kind of data set",
     )
 

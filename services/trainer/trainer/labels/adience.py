@@ -1,21 +1,13 @@
 """Adience (Eidinger, Enbar and Hassner 2014, doi:10.1109/TIFS.2014.2359646): five label files, one a fold."""
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.labels.labelled import (
-    DETECTED,
-    DatasetKind,
-    LabelledImage,
-    LabelRow,
-    Reason,
-    Removed,
-    bad_labels,
-)
+from trainer.labels.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed
+from trainer.labels.tables import read_tab_separated
 
 FOLDS = 5
 _FILE_PREFIX = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
@@ -50,26 +42,18 @@ def read(folder: Path, variant: str) -> Iterator[LabelRow]:
     album under several `face_id`.
     """
     for fold in range(FOLDS):
-        path = label_file(folder, fold)
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
-                    raise bad_labels(path, f"the columns {', '.join(sorted(missing))} are missing")
-                for row in reader:
-                    yield _labelled(row, variant, fold)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise bad_labels(path, str(error)) from error
+        for row in read_tab_separated(label_file(folder, fold), _COLUMNS):
+            yield _labelled(row, variant, fold)
 
 
-def _labelled(row: dict[str, str | None], variant: str, fold: int) -> LabelRow:
-    user, image, face = (row[name] or "" for name in ("user_id", "original_image", "face_id"))
+def _labelled(row: dict[str, str], variant: str, fold: int) -> LabelRow:
+    user, image, face = (row[name] for name in ("user_id", "original_image", "face_id"))
     file = f"{user}/{_FILE_PREFIX[variant]}.{face}.{image}"
     # Age before gender, as the original counts: 713 rows have neither.
-    age = age_interval(row["age"] or "")
+    age = age_interval(row["age"])
     if age is None:
         return Removed(file, Reason.NO_AGE, fold)
-    gender = _GENDERS.get(row["gender"] or "")
+    gender = _GENDERS.get(row["gender"])
     if gender is None:
         return Removed(file, Reason.NO_GENDER, fold)
     return LabelledImage(file, float(age[0]), float(age[1]), gender, subject=user, fold=fold)

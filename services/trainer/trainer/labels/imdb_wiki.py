@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from agegender.labels import MAX_AGE, Gender
 
 from trainer.labels.labelled import (
@@ -26,6 +27,7 @@ from trainer.labels.matlab import BadMatFile, read_mat
 VARIANT = "images"
 _PARTS = ("imdb", "wiki")
 _GENDERS = {0.0: Gender.FEMALE, 1.0: Gender.MALE}
+_COLUMNS = {"full_path": "O", "dob": "iuf", "gender": "iuf", "photo_taken": "iuf", "name": "O"}
 _MATLAB_DAYS = 366  # MATLAB counts days from year 0, Python from year 1
 
 
@@ -48,13 +50,20 @@ def read(folder: Path, variant: str) -> Iterator[LabelRow]:
     assert path is not None
     try:
         table = read_mat(path, path.stem)[0, 0]
-        columns = {name: table[name][0] for name in ("full_path", "dob", "gender", "photo_taken", "name")}
+        columns = {name: _column(table, name, kinds) for name, kinds in _COLUMNS.items()}
     except (OSError, BadMatFile, ValueError, IndexError, KeyError, TypeError) as error:
         raise bad_labels(path, str(error)) from error
     if len({len(column) for column in columns.values()}) != 1:
         raise bad_labels(path, "its columns have different lengths")
     for file, birth, gender, taken, name in zip(*columns.values(), strict=True):
         yield _labelled(_text(file), birth, gender, taken, _text(name))
+
+
+def _column(table: Any, name: str, kinds: str) -> npt.NDArray[Any]:
+    column = np.asarray(table[name])
+    if column.ndim != 2 or len(column) != 1 or column.dtype.kind not in kinds:
+        raise ValueError(f"the column {name} is not one row of {'cells' if kinds == 'O' else 'numbers'}")
+    return np.asarray(column[0])
 
 
 def _text(cell: Any) -> str:

@@ -14,6 +14,7 @@ UNKNOWN_AGE = float("nan")
 # All-Age-Faces reaches it (median 0.75 and 0.83). Below a half, a detector believes in no face rather.
 DETECTED = 0.5
 _MAX_NAME = 1024
+_MAX_SUBJECT = 200
 
 
 class Reason(StrEnum):
@@ -91,11 +92,14 @@ def bad_labels(path: Path, what: str) -> Problem:
 
 
 def checked_rows(rows: Iterable[LabelRow]) -> Iterator[LabelRow]:
-    """Replace rows that name a file twice, or a file that could lie outside the image folder."""
+    """Replace rows of a file named twice or perhaps outside the image folder, or of an endless subject."""
     seen: set[str] = set()
     for row in rows:
         if not is_safe_name(row.file):
             yield Removed(row.file[:_MAX_NAME], Reason.BAD_FILE_NAME, row.fold)
+        elif isinstance(row, LabelledImage) and len(row.subject) > _MAX_SUBJECT:
+            # All subjects get the room of the longest.
+            yield Removed(row.file, Reason.BAD_ROW, row.fold)
         elif row.file in seen:
             yield Removed(row.file, Reason.REPEATED_ROW, row.fold)
         else:

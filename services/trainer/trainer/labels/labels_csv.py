@@ -19,7 +19,6 @@ from trainer.labels.tables import read_table
 
 VARIANT = "images"
 MAX_FOLD = 99
-_MAX_SUBJECT = 200
 _GENDERS = {"m": Gender.MALE, "male": Gender.MALE, "f": Gender.FEMALE, "female": Gender.FEMALE}
 _AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)(?:\s*-\s*(\d{1,3}(?:\.\d+)?))?")
 _FOLD = re.compile(r"\d{1,2}")
@@ -53,7 +52,7 @@ def _labelled(row: dict[str, str]) -> LabelRow:
     gender = _GENDERS.get(gender_text, Gender.UNKNOWN)
     if gender is Gender.UNKNOWN and not age:
         return Removed(file, Reason.NO_AGE, fold)
-    if len(subject) > _MAX_SUBJECT or not subject.isprintable():
+    if not subject.isprintable():
         return Removed(file, Reason.BAD_ROW, fold)
     return LabelledImage(file, low, high, gender, subject, fold)
 

@@ -1,8 +1,8 @@
 """MATLAB level 5 files (`.mat`), refused before they can explode.
 
-SciPy believes the dimensions and sizes that a file states. A small compressed file can state billions; so
-the file is walked first, by the MathWorks' "MAT-File Format" (R2024a, chapter 1), and every stated size is
-compared with the bytes that are there.
+SciPy believes the dimensions and sizes that a file states, and a byte in it may become an array of a hundred.
+So the file is walked first, by the MathWorks' "MAT-File Format" (R2024a, chapter 1): every stated size is
+compared with the bytes that are there, and what all arrays take in memory with a bound.
 """
 
 import struct
@@ -14,11 +14,15 @@ from typing import Any
 from scipy.io import loadmat
 
 MAX_BYTES = 256 * 1024**2
-MAX_UNPACKED = 1024**3
-_MAX_DEPTH = 6
+MAX_UNPACKED = 512 * 1024**2
+MAX_MEMORY = 2 * 1024**3
+_STRIDE = 1024 * 1024
+_MAX_DEPTH, _MAX_DIMENSIONS = 6, 32
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15  # data types
 _CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)  # array classes
+# What an element takes in memory at most: an array as an object, a character, a complex number.
+_ELEMENT_BYTES = {_CELL: 208, _STRUCT: 208, _CHAR: 4, **dict.fromkeys(_NUMERIC, 16)}
 
 
 class BadMatFile(ValueError):
@@ -42,28 +46,44 @@ def check_mat(content: bytes) -> None:
     """Raise `BadMatFile` unless every array of a level 5 file fits into the bytes that hold it."""
     if len(content) < _HEADER or content[126:128] != b"IM" or content[125] != 1:
         raise BadMatFile("not a little-endian MATLAB level 5 file (save with -v7, not -v7.3)")
+    memory = _Memory()
     position, unpacked = _HEADER, 0
     while position < len(content):
         kind, start, end, position = _element(content, position, len(content), aligned=False)
         if kind == _COMPRESSED:
             inner = _inflated(content[start:end], MAX_UNPACKED - unpacked)
             unpacked += len(inner)
-            _check_elements(inner, 0, len(inner), depth=0)
+            _check_elements(inner, 0, len(inner), 0, memory)
         elif kind == _MATRIX:
-            _check_matrix(content, start, end, depth=0)
+            _check_matrix(content, start, end, 0, memory)
         else:
             raise BadMatFile(f"an element of type {kind} stands where an array must")
 
 
+class _Memory:
+    """What all arrays together will take."""
+
+    def __init__(self) -> None:
+        self._left = MAX_MEMORY
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise BadMatFile(f"its arrays would take more than {MAX_MEMORY} bytes of memory")
+
+
 def _inflated(packed: bytes, limit: int) -> bytes:
+    """Unpacked twice: the first time to measure only, so that a bomb takes no memory."""
     try:
-        stream = zlib.decompressobj()
-        content = stream.decompress(packed, max(limit, 1))
+        stream, size, rest = zlib.decompressobj(), 0, packed
+        while rest and not stream.eof:
+            size += len(stream.decompress(rest, _STRIDE))
+            rest = stream.unconsumed_tail
+            if size > limit:
+                raise BadMatFile(f"it unpacks to more than {MAX_UNPACKED} bytes")
+        return zlib.decompressobj().decompress(packed)
     except zlib.error as error:
         raise BadMatFile(str(error)) from error
-    if stream.unconsumed_tail:
-        raise BadMatFile(f"it unpacks to more than {MAX_UNPACKED} bytes")
-    return content
 
 
 def _element(content: bytes, position: int, end: int, *, aligned: bool = True) -> tuple[int, int, int, int]:
@@ -83,24 +103,23 @@ def _element(content: bytes, position: int, end: int, *, aligned: bool = True) -
     return kind, start, start + size, min(following, end)
 
 
-def _check_elements(content: bytes, position: int, end: int, depth: int) -> int:
-    """Check the elements one behind the other, and give their number."""
-    elements = 0
+def _check_elements(content: bytes, position: int, end: int, depth: int, memory: _Memory) -> None:
+    """Check the elements one behind the other."""
     while position < end:
         kind, start, stop, position = _element(content, position, end)
-        elements += 1
         if kind == _MATRIX:
-            _check_matrix(content, start, stop, depth)
-    return elements
+            _check_matrix(content, start, stop, depth, memory)
 
 
-def _check_matrix(content: bytes, start: int, end: int, depth: int) -> None:
+def _check_matrix(content: bytes, start: int, end: int, depth: int, memory: _Memory) -> None:
     if depth > _MAX_DEPTH:
         raise BadMatFile(f"arrays are nested more than {_MAX_DEPTH} deep")
     if start == end:
         return
-    _, flags, _, position = _element(content, start, end)
+    _, flags, flags_end, position = _element(content, start, end)
     _, first, last, position = _element(content, position, end)
+    if flags_end - flags != 8 or not 8 <= last - first <= 4 * _MAX_DIMENSIONS:
+        raise BadMatFile("an array does not state its class and dimensions")
     dimensions = struct.unpack_from(f"<{(last - first) // 4}i", content, first)
     _, _, _, position = _element(content, position, end)  # the name
     if any(dimension < 0 for dimension in dimensions):
@@ -114,4 +133,5 @@ def _check_matrix(content: bytes, start: int, end: int, depth: int) -> None:
     least_bytes = 8 if array_class in (_CELL, _STRUCT) else 1
     if prod(dimensions) * least_bytes > end - position:
         raise BadMatFile(f"an array of {prod(dimensions)} elements is stated in {end - position} bytes")
-    _check_elements(content, position, end, depth + 1)
+    memory.take(prod(dimensions) * _ELEMENT_BYTES[array_class])
+    _check_elements(content, position, end, depth + 1, memory)

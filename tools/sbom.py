@@ -1,0 +1,134 @@
+"""`make sbom`: what the virtual environment and each image are made of, as CycloneDX, in .run/sbom.
+
+Python packages by `cyclonedx-py`, Debian packages by the image's own `dpkg-query`. Images are those that
+Compose built; without an engine they are left out, and that is said.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from tools.stack import ROOT
+
+FOLDER = ROOT / ".run" / "sbom"
+IMAGES = (
+    "age-gender/insightface",
+    "age-gender/embedder-proxy",
+    "age-gender/predictor",
+    "age-gender/trainer",
+    "age-gender/rq-dashboard",
+    "redis:7-bookworm",
+)
+_SITE_PACKAGES = "lib/python3.11/site-packages"
+_DEBIAN_PACKAGES = "${Package}\t${Version}\t${Architecture}\n"
+
+
+class SbomError(Exception):
+    """Why there is no bill of materials, and what to do."""
+
+
+def environment_bom(environment: Path) -> dict[str, Any]:
+    """The bill of materials of a virtual environment."""
+    options = ("environment", "--output-reproducible", "--no-validate")  # `write_bom` validates
+    return dict(json.loads(_output([sys.executable, "-m", "cyclonedx_py", *options, str(environment)])))
+
+
+def image_bom(image: str) -> dict[str, Any]:
+    """The same of an image, with its Debian packages. Raises `SbomError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = Path(scratch) / "venv"
+        _output([sys.executable, "-m", "venv", "--without-pip", str(environment)])
+        listing = f"cd /venv/{_SITE_PACKAGES} 2>/dev/null && tar -c *.dist-info || tar -c -T /dev/null"
+        metadata = _output([*_in_image(image, "/bin/sh"), "-c", listing])
+        with tarfile.open(fileobj=io.BytesIO(metadata)) as archive:
+            archive.extractall(environment / _SITE_PACKAGES, filter="data")
+        bom = environment_bom(environment)
+    packages = _output([*_in_image(image, "dpkg-query"), "-W", "-f", _DEBIAN_PACKAGES]).decode()
+    bom["components"] = bom.get("components", []) + [
+        _debian_component(*line.split("\t")) for line in packages.splitlines()
+    ]
+    name, _, tag = image.partition(":")
+    made_of = {"type": "container", "name": name, "version": tag or "latest", "bom-ref": image}
+    bom["metadata"]["component"] = made_of
+    bom.pop("dependencies", None)  # they start at a component that was replaced
+    return bom
+
+
+def write_bom(bom: dict[str, Any], path: Path) -> None:
+    """Raises `SbomError` for what is no CycloneDX."""
+    text = json.dumps(bom, indent=2)
+    if (error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
+        raise SbomError(f"{path.name} is no CycloneDX 1.6: {error}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def built_images() -> list[str]:
+    """Those of `IMAGES` that the engine has; none without an engine."""
+    if shutil.which("docker") is None:
+        return []
+    return [image for image in IMAGES if _run(["docker", "image", "inspect", image]).returncode == 0]
+
+
+def _in_image(image: str, program: str) -> list[str]:
+    return [
+        "docker",
+        "run",
+        "--rm",
+        "--pull",
+        "never",
+        "--network",
+        "none",
+        "--read-only",
+        "--entrypoint",
+        program,
+        image,
+    ]
+
+
+def _debian_component(name: str, version: str, architecture: str) -> dict[str, str]:
+    purl = f"pkg:deb/debian/{name}@{version}?arch={architecture}&distro=debian-12"
+    return {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=300, check=False)  # noqa: S603
+
+
+def _output(command: list[str]) -> bytes:
+    done = _run(command)
+    if done.returncode:
+        raise SbomError(f"{command[0]} {command[1]}: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make sbom")
+    parser.add_argument("--to", type=Path, default=FOLDER)
+    parser.add_argument("--image", action="append", help="default: all that were built")
+    asked = parser.parse_args()
+    images = built_images() if asked.image is None else asked.image
+    try:
+        for name in ("venv", *images):
+            bom = environment_bom(ROOT / ".venv") if name == "venv" else image_bom(name)
+            path = asked.to / f"{name.replace('/', '-').replace(':', '-')}.cdx.json"
+            write_bom(bom, path)
+            print(f"{path}: {len(bom['components'])} components", flush=True)
+    except SbomError as error:
+        sys.exit(f"error: {error}")
+    if missing := [image for image in IMAGES if image not in images]:
+        print(f"left out, as no engine here has them: {', '.join(missing)} (docker compose build makes them)")
+
+
+if __name__ == "__main__":
+    main()
