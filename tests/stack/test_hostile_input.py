@@ -235,7 +235,7 @@ CASES = {
     ),
     "JSON 10,000 deep": Case(deep_json, JSON_REFUSED),
     "2,500 faces in one picture": Case(
-        attacks.crowd, {"200", "503 embedder-unavailable", "504 deadline-exceeded"}, 1600, 90
+        attacks.crowd, {"200", "503 embedder-unavailable", "504 deadline-exceeded"}, 1600, 180
     ),
     "NaN, infinities and text in embeddings": Case(
         attacks.embeddings,

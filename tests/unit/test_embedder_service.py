@@ -26,23 +26,27 @@ POISON = 99  # pixels; the width of a picture that no pack can embed
 
 
 class WaitingPack(Pack):
-    """Detects nothing, and that only when it is let go; notes the widths of the pictures."""
+    """Detects so many faces, and only when it is let go, and embeds none; notes the pictures' widths."""
 
     def __init__(self) -> None:
         self.space = Space(id="made-1", dimension=4)
         self.models = []
         self.looked_at: list[int] = []
         self.embedded: list[list[int]] = []
+        self.found = 1
         self.go_on = threading.Event()
+        self.embed_on = threading.Event()
+        self.embed_on.set()
 
     def detect(self, images: list[Image]) -> list[Detections]:
         self.looked_at += [image.shape[1] for image in images]
         self.go_on.wait(20)
-        none = np.empty((0, 4), np.float32)
-        return [Detections(none, none[:, 0], np.empty((0, 5, 2), np.float32)) for _ in images]
+        boxes = np.zeros((self.found, 4), np.float32)
+        return [Detections(boxes, boxes[:, 0], np.zeros((self.found, 5, 2), np.float32)) for _ in images]
 
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
         self.embedded.append([image.shape[1] for image in images])
+        self.embed_on.wait(20)
         if any(image.shape[1] == POISON for image in images):
             raise ValueError("a defect")
         return [[] for _ in images]
@@ -121,6 +125,24 @@ async def test_defect_with_one_picture_is_its_requests_alone(
     assert isinstance(bad, ValueError)
     assert isinstance(good, FacesAnswer)
     assert [type(image) for image in good.images] == [ImageProblem, ImageFaces]
+
+
+async def test_crowd_that_nobody_waits_for_any_more_is_left_in_the_middle(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    pack.found = 1000
+    pack.embed_on.clear()
+    pack.go_on.set()
+    asked = asyncio.create_task(service.faces([picture(11)], Deadline.after(20)))
+    async with asyncio.timeout(10):
+        while not pack.embedded:
+            await asyncio.sleep(0.01)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    pack.found = 1
+    pack.embed_on.set()
+    await service.faces([picture(12)], Deadline.after(20))
+    assert pack.embedded == [[11], [12]]
 
 
 async def test_what_is_cancelled_in_the_queue_is_never_looked_at(

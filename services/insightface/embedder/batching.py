@@ -184,6 +184,8 @@ def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture]) -> list[list[Face
     faces: list[list[Face]] = [[] for _ in wanted]
     for portion in _portions(wanted):
         alive = [(number, part) for number, part in portion if not wanted[number].request.given_up]
+        if not alive:
+            continue
         pixels = [wanted[number].pixels for number, _ in alive]
         found = pack.embed(pixels, [part for _, part in alive])
         BATCH_FACES.observe(sum(map(len, found)))
