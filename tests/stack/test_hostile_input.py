@@ -239,7 +239,8 @@ CASES = {
     ),
     "NaN, infinities and text in embeddings": Case(
         attacks.embeddings,
-        {"422 invalid-request", "422 bad-embeddings", "400 unreadable-message"}
+        {"422 invalid-request", "422 bad-embeddings", "400 unreadable-message"},
+        seconds=30
     ),
     "text where a number belongs": Case(attacks.text_for_numbers, {"422 invalid-request"}),
     f"{len(messages.CALLED)} names that run commands, pickled and jsonpickled in every way": Case(
