@@ -65,10 +65,11 @@ class Traffic:
         return [outcome for outcome in self.outcomes if outcome.ended >= moment]
 
 
-def ask(url: str, picture: bytes) -> Outcome:
+def ask(url: str, *pictures: bytes) -> Outcome:
     began = time.monotonic()
+    files = [("image", ("x", picture)) for picture in pictures]
     try:
-        answer = httpx.post(f"{url}/age-gender", content=picture, timeout=SECONDS)
+        answer = httpx.post(f"{url}/age-gender", files=files, timeout=SECONDS)
     except httpx.TransportError as error:
         return Outcome(began, time.monotonic(), 0, type(error).__name__)
     ended = time.monotonic()
