@@ -83,7 +83,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         root / "data",
         root / "run",
         free_ports(),
-        environment={"EMBEDDER_HUMAN_DIR": str(human_pack_dir()), "TRAINER_RECONCILE_SECONDS": "2"},
+        environment={
+            "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
+            "TRAINER_RECONCILE_SECONDS": "2",
+            "PROXY_ATTEMPT_TIMEOUT": "30",  # a busy machine makes the container late, which is no fault here
+        },
     )
     try:
         stack.start()
@@ -153,8 +157,8 @@ def test_sigterm_under_load_answers_what_was_accepted_and_refuses_the_rest(
     until(system.predicts, "predictions are answered", 240)
     process = system.pids()[program]
     with ThreadPoolExecutor(2) as clients:
-        long_ones = [clients.submit(ask, system.stack.url("predictor"), *four_pictures()) for _ in range(2)]
-        time.sleep(0.3)
+        long_ones = [clients.submit(ask, system.stack.url("predictor"), *two_pictures()) for _ in range(2)]
+        time.sleep(0.2)
         until(system.works, "they are being worked at", 60)
         os.kill(process, signal.SIGTERM)
         stopped = time.monotonic()
@@ -168,9 +172,9 @@ def test_sigterm_under_load_answers_what_was_accepted_and_refuses_the_rest(
     assert all(one.kept_promise for one in refused), counted(refused)
 
 
-def four_pictures() -> list[bytes]:
-    """Of six faces, new to the cache: a second's work."""
-    return [PHOTOGRAPH.read_bytes() + os.urandom(8) for _ in range(4)]
+def two_pictures() -> list[bytes]:
+    """Of six faces, new to the cache: work for a moment."""
+    return [PHOTOGRAPH.read_bytes() + os.urandom(8) for _ in range(2)]
 
 
 def test_sigterm_lets_a_worker_end_its_fold(system: System) -> None:
