@@ -19,6 +19,7 @@ from benchmarks.table import seconds_of
 from benchmarks.training import made_up, train
 
 REPEATS = 5
+CANVAS = (1280, 886)  # pixels; the photograph's
 _EXPERIMENT = {
     "task": "age",
     "dataset": "made",
@@ -35,7 +36,7 @@ def faces_per_image() -> Curve:
         photograph = file.convert("RGB")
     points = []
     for picture in (_opened(shown[1]), _opened(shown[3]), photograph, *_tiled(photograph)):
-        image = np.asarray(picture.resize((1280, 886)))
+        image = np.asarray(_on_canvas(picture))
         faces = len(pack.faces([image])[0])
         points.append((float(faces), _median_ms(lambda image=image: pack.faces([image]))))  # type: ignore[misc]
     return Curve(
@@ -176,6 +177,15 @@ def _tiled(photograph: Image.Image) -> list[Image.Image]:
                 picture.paste(photograph, (column * width, row * height))
         tiled.append(picture)
     return tiled
+
+
+def _on_canvas(picture: Image.Image) -> Image.Image:
+    """The picture in a black one of the photograph's size, shrunk where it is larger."""
+    canvas = Image.new("RGB", CANVAS)
+    shown = picture.copy()
+    shown.thumbnail(CANVAS)
+    canvas.paste(shown)
+    return canvas
 
 
 def _opened(content: bytes) -> Image.Image:
