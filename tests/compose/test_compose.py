@@ -23,6 +23,19 @@ def test_photograph_training_promotion_and_photograph_again(system: ComposeSyste
     wait_until_served(system.url("predictor"), versions)
 
 
+def test_two_workers_that_share_the_volume_alone_took_folds_of_one_experiment(system: ComposeSystem) -> None:
+    """As on two machines: no file but those of the volume is seen by both."""
+    workers = [system.inspect(container) for container in system.containers("trainer-worker")]
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker["HostConfig"]["ReadonlyRootfs"] is True
+        assert {mount["Destination"] for mount in worker["Mounts"]} <= {"/data", "/run/age-gender"}
+    newest = httpx.get(f"{system.url('trainer')}/experiments").json()[0]
+    assert newest["state"] == "finished"
+    took = {fold["worker"].split(":")[0] for fold in newest["folds"]}
+    assert took == {worker["Config"]["Hostname"] for worker in workers}
+
+
 def test_dashboards_show_the_queue_and_the_folds_that_were_trained(system: ComposeSystem) -> None:
     queues = f"{system.url('rq-dashboard')}/0/data/queues.json"
     until(lambda: "trainer" in shown_at(queues), "the queue is shown", 60)

@@ -57,6 +57,20 @@ def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
     assert httpx.get(f"{trainer.url}/experiments/{experiment}").status_code == 404
 
 
+def test_one_two_and_four_workers_give_the_same_report(trainer: Trainer) -> None:
+    request = {**REQUEST, "folds": [0, 1, 2, 3]}
+    figures = []
+    for workers in (1, 2, 4):
+        while len(trainer.processes) < 1 + workers:
+            trainer.start("trainer.worker")
+        experiment = trainer.create(request)
+        folds = trainer.wait(experiment)["folds"]
+        took = {fold["worker"] for fold in folds}
+        assert len(took) == 1 if workers == 1 else len(took) > 1
+        figures.append(trainer.figures(experiment))
+    assert figures[0] == figures[1] == figures[2]
+
+
 def test_number_of_workers_and_a_killed_worker_change_nothing(trainer: Trainer) -> None:
     first = trainer.start("trainer.worker")
     undisturbed = trainer.create(LONG)

@@ -8,7 +8,7 @@ import pytest
 from agegender.errors import Problem
 from made_faces import SPACE, made_faces
 from optuna.trial import TrialState
-from trainer.reports.tables import chosen_by
+from trainer.reports.tables import origins
 from trainer.searches.parameters import (
     Choices,
     Parameters,
@@ -158,5 +158,5 @@ def test_report_says_whose_figures_are_independent_of_the_search(
 ) -> None:
     chosen = {"search": "search-1", "trial": 3, "trials": 9, "datasets": datasets, "held_out": held_out}
     experiment = {"chosen_by": chosen, "datasets": ["made"], "folds": [0, 1, 2, 3, 4]}
-    assert told in " ".join(chosen_by({"experiment": experiment}))
-    assert chosen_by({"experiment": {**experiment, "chosen_by": None}}) == []
+    assert told in " ".join(origins({"experiment": experiment}))
+    assert origins({"experiment": {**experiment, "chosen_by": None}}) == []

@@ -40,6 +40,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
     preset: Annotated[str | None, typer.Option(help="default, or original.")] = None,
     search: Annotated[str | None, typer.Option(help="Take the best options of this search.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Begin with the networks of this experiment, on other data.")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
     variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
     sets: Sets = None,
@@ -56,6 +59,7 @@ def train(
         "seed": seed,
         "preset": preset,
         "search": search,
+        "start_from": start_from,
         "space": space,
         "variant": variant,
         **nested(sets or []),

@@ -15,6 +15,7 @@ from fastapi.sse import EventSourceResponse
 from trainer.api.dependencies import Connection, Settings
 from trainer.experiments.experiment import Experiment, ExperimentRequest, ExperimentStatus
 from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
+from trainer.experiments.head_start import require_head_start
 from trainer.experiments.promote import promote
 from trainer.experiments.schedule import cancel_jobs, reconcile
 from trainer.experiments.store import (
@@ -64,6 +65,8 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
     chosen = None if wanted.search is None else chosen_options(data_dir, wanted.search)
     options = wanted.training_options(None if chosen is None else chosen[0])
     space, variant = choose_extraction(data_dir, wanted)
+    if wanted.start_from is not None:
+        require_head_start(data_dir, wanted.start_from, wanted.datasets, space, options)
     faces = labelled(load_faces(data_dir, wanted.datasets, space, variant), options)
     return Experiment(
         id=experiment_id,
@@ -75,6 +78,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
         options=options,
         preset=wanted.preset,
         chosen_by=None if chosen is None else chosen[1],
+        start_from=wanted.start_from,
     )
 
 

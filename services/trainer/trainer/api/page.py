@@ -1,6 +1,7 @@
 """`GET /`: the page that shows and starts experiments."""
 
 from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
@@ -21,11 +22,6 @@ def index() -> FileResponse:
     return FileResponse(_PAGE / "index.html", headers=_HEADERS)
 
 
-@router.get("/page/trainer.js")
-def script() -> FileResponse:
-    return FileResponse(_PAGE / "trainer.js", headers=_HEADERS)
-
-
-@router.get("/page/trainer.css")
-def style() -> FileResponse:
-    return FileResponse(_PAGE / "trainer.css", headers=_HEADERS)
+@router.get("/page/{name}")
+def file(name: Literal["trainer.js", "searches.js", "ask.js", "trainer.css"]) -> FileResponse:
+    return FileResponse(_PAGE / name, headers=_HEADERS)

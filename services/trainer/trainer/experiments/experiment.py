@@ -16,6 +16,10 @@ class ExperimentRequest(TrainingRequest):
     """`POST /experiments`."""
 
     folds: list[StrictInt] | None = Field(None, min_length=1, description="folds to leave out; default all")
+    start_from: str | None = Field(
+        None,
+        description="an experiment on other data, with whose networks (of its first fold) these begin",
+    )
     search: str | None = Field(
         None, description="a finished search, whose best options are taken in place of the preset's"
     )
@@ -43,6 +47,7 @@ class Experiment(BaseModel):
     options: TrainingOptions
     preset: Preset
     chosen_by: ChosenBy | None = None
+    start_from: str | None = None
     cancelled: bool = False
 
 
@@ -55,6 +60,10 @@ class FoldStatus(BaseModel):
     validation_loss: float | None = None
     seconds_left: float | None = Field(None, description="estimate")
     attempts: int = 0
+    worker: str | None = Field(None, description="host and process that has, or had, the newest attempt")
+    curve: list[tuple[int, float, float]] = Field(
+        default_factory=list, description="epoch, training loss, validation loss; at most a hundred points"
+    )
     problem: str | None = None
 
 

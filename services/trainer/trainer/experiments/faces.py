@@ -7,7 +7,7 @@ from agegender.datasets import BadDataset, EmbeddingSet, data_path, file_sha256,
 from agegender.errors import Problem
 from agegender.spaces import Space
 
-from trainer.datasets.catalog import dataset_in
+from trainer.datasets.catalog import ExtractedSet, dataset_in
 from trainer.datasets.combine import combine
 from trainer.experiments.request import TrainingRequest, refused
 from trainer.labels.kinds import dataset_folder
@@ -15,50 +15,65 @@ from trainer.training.config import TrainingOptions
 
 
 def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, str]:
-    """The space and variant that all data sets of a request were extracted in.
+    """The space that all data sets of a request were extracted in, and the variant, for `variants_of`.
 
     Raises ``invalid-request`` 422 naming the field, where there is none or where there are several.
     """
-    common: set[tuple[str, str]] | None = None
-    spaces: dict[str, Space] = {}
-    for name in request.datasets:
-        try:
-            found = dataset_in(dataset_folder(data_dir, name))
-        except Problem as problem:
-            raise refused("dataset", problem.detail) from problem
-        if found is None:
-            raise refused("dataset", f"There is no data set {name!r} under {data_dir}.")
-        own = set()
-        for extracted in found.extracted:
-            spaces[extracted.space.id] = extracted.space
-            own.add((extracted.space.id, extracted.variant))
-        common = own if common is None else common & own
-    choices = sorted(
-        (space, variant)
-        for space, variant in common or set()
-        if request.space in (None, space) and request.variant in (None, variant)
-    )
+    extracted = {name: _extracted(data_dir, name) for name in request.datasets}
+    common = set.intersection(*({one.space.id for one in sets} for sets in extracted.values()))
+    choices = sorted(space for space in common if request.space in (None, space))
     names = " and ".join(request.datasets)
     if not choices:
         wanted = f" in space {request.space!r}" if request.space else ""
-        raise refused(
-            "dataset",
-            f"{names} has not been extracted{wanted}; POST /datasets/{request.datasets[0]}/extract first.",
-        )
-    if len({space for space, _ in choices}) > 1:
-        raise refused("space", f"{names} was extracted in several spaces; choose one of "
-                       + ", ".join(sorted({space for space, _ in choices})) + ".")  # fmt: skip
+        first = next((name for name, sets in extracted.items() if not sets), request.datasets[0])
+        told = f"{names} has not been extracted{wanted}; POST /datasets/{first}/extract first."
+        raise refused("dataset", told)
     if len(choices) > 1:
-        raise refused("variant", f"{names} was extracted from several folders; choose one of "
-                       + ", ".join(variant for _, variant in choices) + ".")  # fmt: skip
-    space_id, variant = choices[0]
-    return spaces[space_id], variant
+        told = f"{names} was extracted in several spaces; choose one of {', '.join(choices)}."
+        raise refused("space", told)
+    wanted_variants = variants_of(request.datasets, request.variant) if request.variant else {}
+    variants = []
+    for name, sets in extracted.items():
+        there = sorted(one.variant for one in sets if one.space.id == choices[0])
+        variants.append(_one_variant(name, there, wanted_variants.get(name)))
+    space = next(one.space for one in extracted[request.datasets[0]] if one.space.id == choices[0])
+    return space, variants[0] if len(set(variants)) == 1 else ",".join(variants)
+
+
+def variants_of(datasets: list[str], variant: str) -> dict[str, str]:
+    """Data set → folder of images; `variant` is one for all, or one for each with commas between."""
+    names = variant.split(",")
+    if len(names) not in (1, len(datasets)):
+        raise refused("variant", f"One folder of images, or one for each of {', '.join(datasets)}.")
+    return dict(zip(datasets, names * len(datasets) if len(names) == 1 else names, strict=True))
+
+
+def _extracted(data_dir: Path, name: str) -> list[ExtractedSet]:
+    try:
+        found = dataset_in(dataset_folder(data_dir, name))
+    except Problem as problem:
+        raise refused("dataset", problem.detail) from problem
+    if found is None:
+        raise refused("dataset", f"There is no data set {name!r} under {data_dir}.")
+    return found.extracted
+
+
+def _one_variant(name: str, there: list[str], wanted: str | None) -> str:
+    if wanted in there:
+        return str(wanted)
+    if wanted is None and len(there) == 1:
+        return there[0]
+    asked = f"not from {wanted!r} but" if wanted else "several folders,"
+    raise refused("variant", f"{name} was extracted from {asked} {', '.join(there)}; choose one of these.")
 
 
 def load_faces(data_dir: Path, datasets: list[str], space: Space, variant: str) -> EmbeddingSet:
     """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409."""
     try:
-        sets = {name: read_embedding_set(data_dir, name, space, variant) for name in datasets}
+        sets = {
+            name: read_embedding_set(data_dir, name, space, own)
+            for name, own in variants_of(datasets, variant).items()
+        }
     except BadDataset as error:
         raise Problem("bad-dataset", 409, f"{error}; extract the data set again.") from error
     return next(iter(sets.values())) if len(sets) == 1 else combine(sets)
@@ -66,7 +81,10 @@ def load_faces(data_dir: Path, datasets: list[str], space: Space, variant: str) 
 
 def data_hashes(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, str]:
     """SHA-256 of each data file, for the model card."""
-    return {name: file_sha256(data_path(data_dir, name, space, variant)) for name in datasets}
+    return {
+        name: file_sha256(data_path(data_dir, name, space, own))
+        for name, own in variants_of(datasets, variant).items()
+    }
 
 
 def labelled(faces: EmbeddingSet, options: TrainingOptions) -> EmbeddingSet:

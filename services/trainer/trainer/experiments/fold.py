@@ -14,6 +14,7 @@ from agegender.heads.head import Classes, Task, years_from_groups
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
+from trainer.experiments.head_start import WEIGHTS, read_head_start
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
@@ -70,9 +71,13 @@ def run_fold(
         tell(report)
 
     checkpoint = directory / "checkpoint.safetensors"
-    bank = train_bank(parts.train, parts.validation, experiment.options, fold, checkpoint, note, machine)
+    options, start = experiment.options, None
+    if experiment.start_from is not None:
+        start = read_head_start(data_dir, experiment.start_from, options.seeds)
+    bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, note, machine, start)
     progress.require_newest()
     write_safetensors(directory / "bank.safetensors", bank.tensors)
+    write_safetensors(directory / WEIGHTS, bank.weights)
     predicted = member_probabilities(bank.tensors, experiment.options, parts.test)
     _write_out_of_fold(directory, parts, predicted)
     metrics = {

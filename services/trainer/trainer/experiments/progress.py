@@ -5,6 +5,8 @@ attempt has begun. The newest attempt owns the work: it counts `attempts` up, an
 a higher count than its own stops.
 """
 
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from trainer.training.train import EpochReport
 
 MAX_ATTEMPTS = 10
 _WRITE_SECONDS = 0.3
+_CURVE_POINTS = 100
 
 
 class Superseded(Exception):
@@ -35,15 +38,20 @@ class AttemptProgress:
         self._first_epoch: int | None = None
         self._written = 0.0
         before = self._read()
+        self._curve: list[list[float]] = list(before.get("curve", []))
         self._attempt = int(before.get("attempts", 0)) + 1
         if self._attempt > MAX_ATTEMPTS:
             raise TooManyAttempts(f"{MAX_ATTEMPTS} attempts ended without a result; see the worker's log")
-        write_json(self._path, {**before, "attempts": self._attempt})
+        # The job's parent process is the worker that took it.
+        self._worker = f"{socket.gethostname()}:{os.getppid()}"
+        write_json(self._path, {**before, "attempts": self._attempt, "worker": self._worker})
 
     def note(self, report: EpochReport) -> None:
         """Write at most a few times a second. Raises `Superseded`."""
         if self._first_epoch is None:
             self._first_epoch = report.epoch - 1
+            self._curve = [point for point in self._curve if point[0] < report.epoch]
+        self._add_to_curve(report)
         now = time.monotonic()
         if now - self._written < _WRITE_SECONDS and report.members_running:
             return
@@ -59,8 +67,17 @@ class AttemptProgress:
                 "validation_loss": round(report.validation_loss, 5),
                 "seconds_left": round(rate * (report.epochs - report.epoch), 1),
                 "attempts": self._attempt,
+                "worker": self._worker,
+                "curve": self._curve,
             },
         )
+
+    def _add_to_curve(self, report: EpochReport) -> None:
+        """Every epoch, or every n-th, so that a curve has at most `_CURVE_POINTS`."""
+        every = -(-report.epochs // _CURVE_POINTS)
+        if report.epoch % every == 0 or report.epoch == 1:
+            losses = round(report.train_loss, 4), round(report.validation_loss, 4)
+            self._curve.append([report.epoch, *losses])
 
     def require_newest(self) -> None:
         """Raises `Superseded`."""

@@ -28,7 +28,10 @@ class TrainingRequest(BaseModel):
 
     task: Objective = "age-gender"
     dataset: str | list[str] = Field(description="one extracted data set, or several to train on together")
-    variant: str | None = Field(None, description="folder of images, where several were extracted")
+    variant: str | None = Field(
+        None,
+        description="folder of images, where there are several; of several data sets one each, with commas",
+    )
     space: str | None = Field(None, description="id of the space, where there are several")
     preset: Preset = "default"
     seeds: StrictInt | None = None

@@ -1,18 +1,13 @@
 // Lists experiments, follows the running ones by server-sent events, starts and promotes. No library.
-import { eachEvent, fetchWithKey, key } from "/web/key.js";
+import { eachEvent } from "/web/key.js";
+import { ask, post, runs, saveReport } from "./ask.js";
+import { listSearches, startSearch } from "./searches.js";
 
 const form = document.querySelector("#start");
 const hint = document.querySelector("#hint");
 const list = document.querySelector("#experiments");
-const cards = new Map(); // experiment id -> { card, losses: Map(fold -> [[epoch, loss]]), followed }
+const cards = new Map(); // experiment id -> { card, followed }
 const colours = ["#2a78c8", "#c8502a", "#2a9d6a", "#9a4fc8", "#c8a02a", "#5a5a5a"];
-
-async function ask(path, options = {}) {
-  const response = await fetchWithKey(path, options);
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.detail ?? response.statusText);
-  return body;
-}
 
 async function loadDatasets() {
   const extracted = (await ask("/datasets")).filter((dataset) => dataset.extracted.length);
@@ -25,8 +20,8 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const { dataset, task, preset, seeds } = Object.fromEntries(new FormData(form));
   try {
-    const body = JSON.stringify({ dataset, task, preset, seeds: Number(seeds) });
-    show(await ask("/experiments", { method: "POST", headers: { "Content-Type": "application/json" }, body }), true);
+    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset });
+    else show(await post("/experiments", { dataset, task, preset, seeds: Number(seeds) }), true);
     hint.textContent = "Started.";
   } catch (error) {
     hint.textContent = error.message;
@@ -37,13 +32,13 @@ function show(status, first = false) {
   let entry = cards.get(status.id);
   if (!entry) {
     const card = document.querySelector("#experiment").content.firstElementChild.cloneNode(true);
-    entry = { card, losses: new Map() };
+    entry = { card };
     cards.set(status.id, entry);
     first ? list.prepend(card) : list.append(card);
     wire(card, status.id);
   }
   draw(entry, status);
-  if (["queued", "running"].includes(status.state) && !entry.followed) follow(entry, status.id);
+  if (runs(status) && !entry.followed) follow(entry, status.id);
 }
 
 function wire(card, id) {
@@ -72,7 +67,7 @@ async function follow(entry, id) {
   while (entry.followed) {
     try {
       await eachEvent(`/experiments/${id}/events`, (status) => {
-        entry.followed = ["queued", "running"].includes(status.state);
+        entry.followed = runs(status);
         draw(entry, status);
       });
     } catch {
@@ -83,38 +78,22 @@ async function follow(entry, id) {
   }
 }
 
-// A link cannot send the key, so that the report is fetched with it and saved.
-async function saveReport(event, id) {
-  if (!key()) return;
-  event.preventDefault();
-  const response = await fetchWithKey(`/experiments/${id}/report?format=html`);
-  const url = URL.createObjectURL(await response.blob());
-  Object.assign(document.createElement("a"), { href: url, download: `${id}.html` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}
-
 function draw(entry, status) {
   const { card } = entry;
-  const over = !["queued", "running"].includes(status.state);
+  const over = !runs(status);
   card.dataset.state = status.state;
   card.querySelector("h2").textContent = status.id;
   card.querySelector(".state").textContent = status.state;
   card.querySelector(".facts").textContent =
     `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks a fold`;
-  for (const fold of status.folds) {
-    if (fold.validation_loss === null) continue;
-    const points = entry.losses.get(fold.fold) ?? [];
-    if (!points.length || points.at(-1)[0] !== fold.epoch) points.push([fold.epoch, fold.validation_loss]);
-    entry.losses.set(fold.fold, points);
-  }
-  drawCurves(card.querySelector("svg"), entry.losses);
+  drawCurves(card.querySelector("svg"), status.folds);
   card.querySelector(".folds").replaceChildren(...status.folds.map(foldRow));
   card.querySelector(".remove").textContent = over ? "Delete" : "Cancel";
   card.querySelector(".promote").hidden = status.state !== "finished";
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
   const report = card.querySelector(".report");
   report.hidden = status.state !== "finished";
-  report.onclick = (event) => saveReport(event, status.id);
+  report.onclick = (event) => saveReport(event, report.href, status.id);
   report.href = `/experiments/${status.id}/report?format=html`;
   if (status.state === "finished") drawTable(card.querySelector(".table"), status.id);
 }
@@ -133,21 +112,24 @@ function foldRow(fold) {
   return row;
 }
 
-function drawCurves(svg, losses) {
-  const all = [...losses.values()].flat();
+// Validation loss of each fold; thin, its training loss.
+function drawCurves(svg, folds) {
+  const all = folds.flatMap((fold) => fold.curve);
   svg.replaceChildren();
   svg.style.display = all.length > 1 ? "" : "none";
   if (all.length < 2) return;
   const last = Math.max(...all.map(([epoch]) => epoch));
-  const values = all.map(([, loss]) => loss);
+  const values = all.flatMap(([, train, validation]) => [train, validation]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const place = ([epoch, loss]) => `${10 + (580 * epoch) / last},${150 - (140 * (loss - low)) / (high - low || 1)}`;
-  for (const [fold, points] of losses) {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    line.setAttribute("points", points.map(place).join(" "));
-    line.setAttribute("stroke", colours[fold % colours.length]);
-    svg.append(line);
-  }
+  const place = (epoch, loss) => `${10 + (580 * epoch) / last},${150 - (140 * (loss - low)) / (high - low || 1)}`;
+  for (const { fold, curve } of folds)
+    for (const [column, width] of [[1, 0.7], [2, 2]]) {
+      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      line.setAttribute("points", curve.map((point) => place(point[0], point[column])).join(" "));
+      line.setAttribute("stroke", colours[fold % colours.length]);
+      line.setAttribute("stroke-width", width);
+      svg.append(line);
+    }
 }
 
 async function drawTable(place, id) {
@@ -173,3 +155,4 @@ async function drawTable(place, id) {
 
 await loadDatasets().catch((error) => (hint.textContent = error.message));
 for (const status of await ask("/experiments")) show(status);
+await listSearches((status) => show(status, true));

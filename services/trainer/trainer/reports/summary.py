@@ -10,6 +10,7 @@ from agegender.heads.head import Classes, Task
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 
 from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import variants_of
 from trainer.experiments.fold import as_years
 from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional
 from trainer.reports.metrics import (
@@ -38,8 +39,8 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
     return {
         "experiment": experiment.model_dump(mode="json"),
         "data": {
-            name: read_meta_data(data_dir, name, experiment.space, experiment.variant)
-            for name in experiment.datasets
+            name: read_meta_data(data_dir, name, experiment.space, variant)
+            for name, variant in variants_of(experiment.datasets, experiment.variant).items()
         },
         "failed_folds": {
             str(fold): (read_optional(fold_dir(data_dir, experiment.id, fold) / FAILURE) or {}).get("detail")

@@ -43,26 +43,33 @@ def failed_folds(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def chosen_by(summary: dict[str, Any]) -> list[str]:
-    """Where the options were chosen by a search: which figures are not independent of that choice."""
+def origins(summary: dict[str, Any]) -> list[str]:
+    """Where networks or options come from, and which figures are not independent of a search's choice."""
     experiment = summary["experiment"]
-    chosen = experiment.get("chosen_by")
-    if chosen is None:
-        return []
+    told = []
+    if experiment.get("start_from"):
+        told.append(f"The networks began as those of experiment {experiment['start_from']} ended.")
+    if experiment.get("chosen_by"):
+        told.append(_chosen_by(experiment))
+    return told
+
+
+def _chosen_by(experiment: dict[str, Any]) -> str:
+    chosen = experiment["chosen_by"]
     told = (
         f"The options are those of trial {chosen['trial']}, the best of {chosen['trials']}, of search "
         f"{chosen['search']} on {' and '.join(chosen['datasets'])}."
     )
     if not set(chosen["datasets"]) & set(experiment["datasets"]):
-        return [f"{told} It saw none of these data sets: the figures are independent of that choice."]
+        return f"{told} It saw none of these data sets: the figures are independent of that choice."
     held_out = [fold for fold in experiment["folds"] if fold in chosen["held_out"]]
     if chosen["datasets"] != experiment["datasets"] or not held_out:
-        return [f"{told} It saw faces of every fold: the figures flatter the options a little."]
+        return f"{told} It saw faces of every fold: the figures flatter the options a little."
     names = ", ".join(str(fold) for fold in held_out)
-    return [
+    return (
         f"{told} It never looked at fold {names}: that row is independent of the choice, "
         "the others and the means flatter the options a little."
-    ]
+    )
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -1,0 +1,96 @@
+// Lists searches for better options, follows the running ones, and trains with the best.
+import { eachEvent } from "/web/key.js";
+import { ask, post, runs, saveReport } from "./ask.js";
+
+const TRIALS = 20;
+const list = document.querySelector("#searches");
+const cards = new Map(); // search id -> { card, followed }
+
+export async function startSearch({ dataset, task, preset }) {
+  show(await post("/searches", { dataset, task, preset, trials: TRIALS }), true);
+}
+
+// trained : called with the status of an experiment that was started with a search's best options.
+export async function listSearches(trained) {
+  list.trained = trained;
+  for (const status of await ask("/searches")) show(status);
+}
+
+function show(status, first = false) {
+  let entry = cards.get(status.id);
+  if (!entry) {
+    const card = document.querySelector("#search").content.firstElementChild.cloneNode(true);
+    entry = { card };
+    cards.set(status.id, entry);
+    first ? list.prepend(card) : list.append(card);
+    wire(entry, status.id);
+  }
+  draw(entry, status);
+  if (runs(status) && !entry.followed) follow(entry, status.id);
+}
+
+function wire({ card }, id) {
+  const act = (button, path, method, done) =>
+    card.querySelector(button).addEventListener("click", async () => {
+      try {
+        done(await ask(path, { method }));
+      } catch (error) {
+        card.querySelector(".said").textContent = error.message;
+      }
+    });
+  act(".resume", `/searches/${id}/resume`, "POST", show);
+  act(".remove", `/searches/${id}`, "DELETE", (status) => {
+    if (status.state === "cancelled" && card.dataset.state !== "cancelled") return show(status);
+    cards.delete(id);
+    card.remove();
+  });
+  card.querySelector(".train").addEventListener("click", async () => {
+    const said = card.querySelector(".said");
+    try {
+      list.trained(await post("/experiments", (await ask(`/searches/${id}`)).best.experiment));
+      said.textContent = "Started.";
+    } catch (error) {
+      said.textContent = error.message;
+    }
+  });
+}
+
+async function follow(entry, id) {
+  entry.followed = true;
+  while (entry.followed && entry.card.isConnected) {
+    try {
+      await eachEvent(`/searches/${id}/events`, (status) => {
+        entry.followed = runs(status);
+        draw(entry, status);
+      });
+    } catch {
+      // the server is away; its own state is the truth, so ask again
+    }
+    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
+  }
+}
+
+function draw({ card }, status) {
+  const over = status.trials.filter((trial) => ["finished", "pruned", "failed"].includes(trial.state)).length;
+  const finished = status.state === "finished";
+  card.dataset.state = status.state;
+  card.querySelector("h2").textContent = status.id;
+  card.querySelector(".state").textContent = status.state;
+  card.querySelector(".facts").textContent =
+    `${status.task} on ${status.datasets.join(" and ")}: ${over} of ${status.trials.length} settings tried` +
+    (status.held_out.length ? `, fold ${status.held_out.join(", ")} held out` : "");
+  Object.assign(card.querySelector("progress"), { max: status.trials.length, value: over });
+  card.querySelector(".best").textContent = status.best
+    ? `Best so far, ${status.goal} ${status.best.value.toPrecision(4)}: ` +
+      Object.entries(status.best.values).map(([name, value]) => `${name} ${shown(value)}`).join(", ")
+    : (status.problem ?? "");
+  card.querySelector(".train").hidden = !finished;
+  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
+  card.querySelector(".remove").textContent = runs(status) ? "Cancel" : "Delete";
+  const report = card.querySelector(".report");
+  report.hidden = !finished;
+  report.href = `/searches/${status.id}/report?format=html`;
+  report.onclick = (event) => saveReport(event, report.href, status.id);
+}
+
+const shown = (value) => (typeof value === "number" ? Number(value.toPrecision(3)) : JSON.stringify(value));

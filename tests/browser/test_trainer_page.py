@@ -1,0 +1,57 @@
+"""The trainer's page in a real browser, with a real worker: from the form to the served heads."""
+
+from pathlib import Path
+
+from chromium import chromium
+from trainer_processes import running_trainer
+
+_LONG = 400_000  # ms; a worker shares the machine with the browser
+
+
+def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    with running_trainer(tmp_path) as trainer, chromium() as browser:
+        trainer.start("trainer.worker")
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.set_default_timeout(60_000)
+        page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(trainer.url)
+        page.locator("#start [name=dataset] option[value=made]").wait_for(state="attached")
+        page.select_option("#start [name=task]", "gender")
+        page.fill("#start [name=seeds]", "1")
+        page.get_by_role("button", name="Train", exact=True).click()
+        card = page.locator("#experiments article")
+        card.locator("[data-state=running], .folds progress").first.wait_for()
+        assert card.locator(".folds div").count() == 5
+        card.locator("polyline").first.wait_for(timeout=_LONG)
+        page.wait_for_selector("#experiments article[data-state=finished]", timeout=_LONG)
+        # Twice five folds, and every curve has the points that the worker told.
+        lines = card.locator("polyline")
+        assert lines.count() == 10
+        points = [str(lines.nth(index).get_attribute("points")).split() for index in range(10)]
+        assert all(len(line) > 3 for line in points)
+        table = card.locator("table")
+        table.wait_for()
+        assert "Gender: accuracy" in table.inner_text()
+        rows = table.locator("tbody tr, tr").all_inner_texts()
+        assert rows[-1].startswith("mean") and len(rows) == 7
+        card.get_by_role("button", name="Serve these heads").click()
+        page.get_by_text("Served: ").wait_for()
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0, f"the page is {overflow} pixels too wide for a telephone"
+        card.get_by_role("link", name="Report").click()
+        page.get_by_role("heading", name="Single networks: gender").wait_for()
+        assert page.locator("figure svg").count() == 2
+
+        page.goto(trainer.url)
+        page.wait_for_selector("#experiments article[data-state=finished] polyline")
+        page.get_by_role("button", name="Look for better options first").click()
+        search = page.locator("#searches article")
+        search.wait_for()
+        assert "of 20 settings tried, fold 4 held out" in search.locator(".facts").inner_text()
+        search.get_by_role("button", name="Cancel").click()
+        page.wait_for_selector("#searches article[data-state=cancelled]")
+        search.get_by_role("button", name="Delete").click()
+        search.wait_for(state="detached")
+    assert complaints == []
