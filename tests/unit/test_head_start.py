@@ -1,5 +1,6 @@
 """Experiments that begin with the networks of another one, and those on several data sets."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trainer.experiments.faces import choose_extraction, load_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.head_start import WEIGHTS, read_head_start, require_head_start
 from trainer.experiments.request import TrainingRequest
-from trainer.experiments.store import fold_dir, read_optional, save_experiment
+from trainer.experiments.store import fold_dir, fold_status, load_experiment, read_optional, save_experiment
 from trainer.training.config import TrainingOptions
 from trainer.training.machine import CPU
 
@@ -65,6 +66,9 @@ def test_head_start_begins_where_the_other_experiment_ended(tmp_path: Path) -> N
     )
     for name, value in begun.items():
         np.testing.assert_array_equal(value, source_weights[name][[0, 1, 0]])
+    status = fold_status(tmp_path, load_experiment(tmp_path, "ahead"), 0)
+    assert [point[0] for point in status.curve] == list(range(1, status.epoch + 1))
+    assert status.worker is not None and status.worker.endswith(f":{os.getppid()}")
     ended = load_file(fold_dir(tmp_path, "ahead", 0) / WEIGHTS)
     np.testing.assert_array_equal(ended["input.mean"], begun["input.mean"])
 
