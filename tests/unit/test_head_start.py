@@ -19,7 +19,7 @@ from trainer.experiments.head_start import WEIGHTS, read_head_start, require_hea
 from trainer.experiments.request import TrainingRequest
 from trainer.experiments.store import fold_dir, fold_status, load_experiment, read_optional, save_experiment
 from trainer.training.config import TrainingOptions
-from trainer.training.machine import CPU
+from trainer.training.machine import prepared_machine
 
 OPTIONS = TrainingOptions.model_validate(
     {"head": {"kind": "mlp", "hidden": [16]}, "optimizer": {"epochs": 12, "batch_size": 32}, "seeds": 2}
@@ -45,12 +45,13 @@ def experiment(data_dir: Path, name: str, dataset: str, **changes: Any) -> Exper
 
 def trained(data_dir: Path, made: Experiment) -> dict[str, Any]:
     faces = load_faces(data_dir, made.datasets, made.space, made.variant)
-    run_fold(data_dir, made, faces, 0, lambda report: None, CPU)
+    machine = prepared_machine("cpu", amp=False, threads=1)
+    run_fold(data_dir, made, faces, 0, lambda report: None, machine)
     return dict(read_optional(fold_dir(data_dir, made.id, 0) / "metrics.json"))
 
 
 def test_head_start_begins_where_the_other_experiment_ended(tmp_path: Path) -> None:
-    write_embedding_set(tmp_path, "many", "images", made_faces(2000, seed=1), {})
+    write_embedding_set(tmp_path, "many", "images", made_faces(1000, seed=1), {})
     write_embedding_set(tmp_path, "few", "images", made_faces(150, seed=2), {})
     source = experiment(tmp_path, "pre", "many")
     trained(tmp_path, source)
