@@ -13,7 +13,7 @@ from agegender.spaces import Space
 
 from tools.stack import Stack
 
-JOB_SECONDS = 240
+JOB_SECONDS = 300
 
 
 @dataclass

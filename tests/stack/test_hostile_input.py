@@ -254,11 +254,11 @@ CASES = {
         attacks.labels,
         {"failed bad-labels", "failed no-images", "failed no-faces",
          "no-age", "no-gender", "bad-fold", "bad-file-name"},
-        seconds=120,
+        seconds=240,
     ),
-    ".mat files that explode": Case(attacks.tables, {"failed bad-labels"}, 800, seconds=120),
+    ".mat files that explode": Case(attacks.tables, {"failed bad-labels"}, 800, seconds=240),
     "the original's .npy files with gadgets, or that explode": Case(
-        attacks.original_files, {"failed bad-original"}, 400, seconds=120
+        attacks.original_files, {"failed bad-original"}, 400, seconds=240
     ),
     ".npz files that explode": Case(attacks.extracted_sets, {"409 bad-dataset"}),
     "heads whose safetensors or head.json lie": Case(
