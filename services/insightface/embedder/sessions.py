@@ -10,7 +10,7 @@ import onnxruntime
 Array = npt.NDArray[np.float32]
 
 
-def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -19,7 +19,9 @@ def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     available = onnxruntime.get_available_providers()
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return onnxruntime.InferenceSession(
-        str(model), options, providers=[name for name in wanted if name in available]
+        model if isinstance(model, bytes) else str(model),
+        options,
+        providers=[name for name in wanted if name in available],
     )
 
 
@@ -27,7 +29,7 @@ class Network:
     """A loaded model of one input, run in batches of bounded size so that memory is bounded too."""
 
     def __init__(
-        self, model: Path, threads: int, outputs: Sequence[str] | None = None, batch: int = 64
+        self, model: Path | bytes, threads: int, outputs: Sequence[str] | None = None, batch: int = 64
     ) -> None:
         self._session = open_session(model, threads)
         self._input = self._session.get_inputs()[0].name

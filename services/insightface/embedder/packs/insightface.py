@@ -1,5 +1,6 @@
 """InsightFace's packs: SCRFD finds faces and landmarks, ArcFace embeds.
 
+Where a projection for the pack's ArcFace comes with this package, it takes its last layer's place.
 Their weights are for non-commercial research.
 """
 
@@ -8,12 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 from agegender.spaces import Space
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
-from embedder.packs.pack import Detections, Pack
-from embedder.sessions import open_session
+from embedder.packs.pack import Detections, Embedder, Pack
+from embedder.packs.projection import Projection, load_projection, projected_model
+from embedder.sessions import Network, open_session
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -22,6 +25,7 @@ Array = npt.NDArray[np.float32]
 DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
 LICENCE = "non-commercial research"
+SPACE_VERSION = 3
 _BATCH = 64
 
 
@@ -55,15 +59,40 @@ class ScrfdDetector:
 class ArcFaceEmbedder:
     size = 112
 
-    def __init__(self, arcface: ArcFaceONNX, *, zoom: float = 1.0, down: float = 0.0) -> None:
-        self.zoom = zoom
-        self.down = down
+    zoom = 1.0
+    down = 0.0
+
+    def __init__(self, arcface: ArcFaceONNX) -> None:
         self._arcface = arcface
 
     def embed(self, crops: Image) -> Array:
         bgr = list(np.ascontiguousarray(crops[..., ::-1]))
         parts = [self._arcface.get_feat(bgr[start : start + _BATCH]) for start in range(0, len(bgr), _BATCH)]
         return np.concatenate(parts).astype(np.float32)
+
+
+class ProjectedArcFaceEmbedder:
+    """ArcFace's last feature map, projected to 512 numbers; the same crop and colours as ArcFace."""
+
+    size = 112
+    zoom = 1.0
+    down = 0.0
+
+    def __init__(self, recogniser: Path, projection: Projection, threads: int) -> None:
+        model = projected_model(onnx.load(recogniser), projection)
+        self._network = Network(model.SerializeToString(), threads, batch=_BATCH)
+
+    def embed(self, crops: Image) -> Array:
+        scaled = (crops.astype(np.float32) - 127.5) / 127.5
+        return self._network(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))[0]
+
+
+def recogniser_embedder(recogniser: Path, threads: int) -> Embedder:
+    """The pack's own embedding, or the projected one where that is better for age and gender."""
+    projection = load_projection(recogniser.stem)
+    if projection is None:
+        return ArcFaceEmbedder(load_arcface(recogniser, threads))
+    return ProjectedArcFaceEmbedder(recogniser, projection, threads)
 
 
 def load_arcface(model: Path, threads: int) -> ArcFaceONNX:
@@ -91,8 +120,8 @@ def find_models(directory: Path) -> tuple[Path, Path]:
 def insightface_pack(name: str, directory: Path, threads: int) -> Pack:
     detector, recogniser = find_models(directory)
     return Pack(
-        Space(id=f"{name}-2", dimension=512),
+        Space(id=f"{name}-{SPACE_VERSION}", dimension=512),
         [detector.stem, recogniser.stem],
         ScrfdDetector(detector, threads),
-        [ArcFaceEmbedder(load_arcface(recogniser, threads))],
+        [recogniser_embedder(recogniser, threads)],
     )
