@@ -31,7 +31,7 @@ def main() -> None:
     threads = os.cpu_count() or 1
     files = sorted(file for folder in arguments.images for file in folder.rglob("*.jpg"))
     files = files[:: max(1, len(files) // arguments.faces)]
-    raw = _unprojected(recogniser, threads)
+    raw = unprojected(recogniser, threads)
     crops = _crops(files, ScrfdDetector(detector, threads))
     features = np.concatenate([raw.embed(batch) for batch in _batches(crops)])
     projection = fit_projection(features)
@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{len(features)} faces of {len(files)} images, {features.shape[1]} features → {target}")
 
 
-def _unprojected(recogniser: Path, threads: int) -> ProjectedArcFaceEmbedder:
+def unprojected(recogniser: Path, threads: int) -> ProjectedArcFaceEmbedder:
     """The feature map itself: projected by the identity."""
     model = onnx.load(recogniser)
     name = feature_map_name(model)

@@ -1,0 +1,139 @@
+"""`python -m benchmarks.accuracy.feature_maps PACK_DIR FIRST SECOND`: which layer of ArcFace to read.
+
+The recogniser's own embedding, its flattened last feature map, and that map projected without labels: heads
+trained on one data set and tested on the other, both ways, and two-fold cross-validation on both together.
+Prints a table. Both folders have a `labels.csv`; a sample of their faces is read.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from agegender.datasets import EmbeddingSet
+from agegender.heads.architecture import Mlp
+from agegender.heads.head import Classes, Task
+from agegender.images import ImageLimits, decode
+from agegender.spaces import Space
+from embedder.alignment import crop, similarity, template
+from embedder.packs.insightface import (
+    ArcFaceEmbedder,
+    ProjectedArcFaceEmbedder,
+    ScrfdDetector,
+    find_models,
+    load_arcface,
+)
+from embedder.packs.pack import Embedder
+from embedder.packs.projection import load_projection
+from trainer.experiments.fold import as_years
+from trainer.labels.labelled import LabelledImage
+from trainer.labels.labels_csv import VARIANT, read
+from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.training.config import OptimizerOptions, TrainingOptions
+from trainer.training.predict import member_probabilities
+from trainer.training.train import train_bank
+
+from benchmarks.accuracy.tables import Table
+from tools.fit_projection import unprojected
+
+Array = npt.NDArray[np.float32]
+OPTIONS = TrainingOptions(
+    head=Mlp(hidden=(512,), dropout=0.4, input_dropout=0.2),
+    optimizer=OptimizerOptions(epochs=25, learning_rate=1e-3, patience=25),
+    seeds=2,
+)
+COLUMNS = ["read", "numbers", "first → second", "second → first", "first, cross-validated", "second"]
+SIZE = ArcFaceEmbedder.size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.accuracy.feature_maps", description=__doc__)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("datasets", type=Path, nargs=2)
+    parser.add_argument("--faces", type=int, default=2000, help="of each data set")
+    arguments = parser.parse_args()
+    threads = os.cpu_count() or 1
+    detector, recogniser = find_models(arguments.pack)
+    scrfd = ScrfdDetector(detector, threads)
+    crops, labels, origin = [], [], []
+    for number, folder in enumerate(arguments.datasets):
+        for image in _sample(folder, arguments.faces):
+            picture = decode((folder / image.file).read_bytes(), ImageLimits())
+            for landmarks in scrfd.detect(picture).landmarks[:1]:
+                crops.append(crop(picture, similarity(landmarks, template(SIZE, 1.0)), SIZE))
+                labels.append(image)
+                origin.append(number)
+    aligned = np.stack(crops)
+    embedders: dict[str, Embedder] = {
+        "ArcFace's embedding": ArcFaceEmbedder(load_arcface(recogniser, threads)),
+        "the feature map before it": unprojected(recogniser, threads),
+    }
+    if projection := load_projection(recogniser.stem):
+        embedders["the feature map, projected"] = ProjectedArcFaceEmbedder(recogniser, projection, threads)
+    rows = []
+    for name, embedder in embedders.items():
+        features = embedder.embed(aligned)
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        faces = _faces(unit.astype(np.float32), labels)
+        rows.append([name, str(features.shape[1]), *_figures(faces, np.array(origin))])
+    title = (
+        f"MAE in years / gender accuracy, {len(labels)} faces of {' and '.join(map(str, arguments.datasets))}"
+    )
+    print(Table(title, COLUMNS, rows).markdown())
+
+
+def _sample(folder: Path, faces: int) -> list[LabelledImage]:
+    rows = [row for row in read(folder, VARIANT) if isinstance(row, LabelledImage)]
+    chosen = np.random.default_rng(0).permutation(len(rows))[:faces]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _faces(features: Array, labels: list[LabelledImage]) -> EmbeddingSet:
+    dimension = features.shape[1]
+    return EmbeddingSet(
+        space=Space(id="feature-map", dimension=dimension),
+        file=np.array([image.file for image in labels]),
+        embedding=features,
+        age_low=np.array([image.age_low for image in labels], np.float32),
+        age_high=np.array([image.age_high for image in labels], np.float32),
+        gender=np.array([image.gender for image in labels], np.int8),
+        subject=np.array([""] * len(labels)),
+        fold=np.full(len(labels), -1, np.int16),
+        embedding_mirrored=np.zeros((0, dimension), np.float32),
+    )
+
+
+def _figures(faces: EmbeddingSet, origin: npt.NDArray[np.int64]) -> list[str]:
+    half = np.random.default_rng(1).permutation(len(faces)) % 2
+    first, second = origin == 0, origin == 1
+    cells = [_said(faces, first, second), _said(faces, second, first)]
+    both = [(_answers(faces, half != side, half == side), half == side) for side in (0, 1)]
+    for own in (first, second):
+        age, gender = np.zeros((len(faces), 101), np.float32), np.zeros((len(faces), 2), np.float32)
+        for (of_age, of_gender), tested in both:
+            age[tested], gender[tested] = of_age, of_gender
+        cells.append(_cell(age[own], gender[own], faces.rows(own)))
+    return cells
+
+
+def _said(faces: EmbeddingSet, fit: npt.NDArray[np.bool_], tested: npt.NDArray[np.bool_]) -> str:
+    return _cell(*_answers(faces, fit, tested), faces.rows(tested))
+
+
+def _answers(
+    faces: EmbeddingSet, fit: npt.NDArray[np.bool_], tested: npt.NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    validates = np.random.default_rng(2).random(len(faces)) < 0.1
+    bank = train_bank(faces.rows(fit & ~validates), faces.rows(fit & validates), OPTIONS, fold=0)
+    said = member_probabilities(bank.tensors, OPTIONS, faces.rows(tested))
+    age = as_years(said[Task.AGE].mean(axis=0), Classes.YEARS)
+    return np.asarray(age, np.float32), np.asarray(said[Task.GENDER].mean(axis=0), np.float32)
+
+
+def _cell(age: Array, gender: Array, faces: EmbeddingSet) -> str:
+    return f"{age_metrics(age, faces)['mae']:.2f} / {gender_metrics(gender, faces)['accuracy']:.3f}"
+
+
+if __name__ == "__main__":
+    main()
