@@ -29,5 +29,5 @@ def standard_buffalo_sc() -> Pack | None:
         Space(id="buffalo_sc-standard", dimension=512),
         [detector.stem, recogniser.stem],
         ScrfdDetector(detector, threads),
-        [ArcFaceEmbedder(load_arcface(recogniser, threads), zoom=1.0, down=0.0)],
+        [ArcFaceEmbedder(load_arcface(recogniser, threads))],
     )
