@@ -22,6 +22,7 @@ from tools.stack import ROOT, Stack, StackError, free_ports
 PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 RUN = ROOT / ".run" / "demo"
 FACES = 1500
+SYNTHETIC = "synthetic"
 REQUEST = {"task": "age-gender", "seeds": 3, "optimizer": {"epochs": 20}}
 
 
@@ -43,6 +44,8 @@ def main() -> None:
         versions = httpx.post(f"{stack.url('trainer')}/experiments/{experiment}/promote", timeout=60)
         versions.raise_for_status()
         answer = predicted_by(stack, set(versions.json().values()))
+        if dataset == SYNTHETIC:
+            print("  Heads that have seen random numbers and no face: what they say here is nonsense.")
         show_faces(answer)
         annotated = ROOT / ".run" / "demo.jpg"
         annotated.write_bytes(predict_picture(stack))
@@ -157,7 +160,7 @@ def made_up_faces(stack: Stack) -> str:
     points += draws.standard_normal((FACES, space.dimension))
     write_embedding_set(
         stack.data_dir,
-        "synthetic",
+        SYNTHETIC,
         "made-up",
         EmbeddingSet(
             space=space,
@@ -172,7 +175,7 @@ def made_up_faces(stack: Stack) -> str:
         ),
         {"kind": "synthetic: random numbers, no faces"},
     )
-    return "synthetic"
+    return SYNTHETIC
 
 
 def train(stack: Stack, dataset: str) -> str:

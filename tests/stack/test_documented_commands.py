@@ -51,8 +51,11 @@ NOT_RUN: dict[str, str] = {
     "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
     "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
     "agegender extract all-age-faces": "the same",
+    "agegender search Adience --trials 50": "fifty trials; tests/stack/test_searches.py runs a few",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
+# As the command line and the trainer's API name a new experiment.
+_EXPERIMENT = re.compile(r'agegender promote (\S+)|"id": ?"([\w-]+)"')
 AGES = ((0, 2), (4, 6), (8, 12), (25, 32), (38, 43), (60, 100))
 TRIES = 4  # pictures of each of the six people
 
@@ -83,7 +86,7 @@ def test_make_demo() -> None:
         env={**os.environ, "AGEGENDER_DATA": "/nowhere"},  # made-up faces: seconds instead of a minute
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -110,7 +113,7 @@ class Terminal:
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
-            timeout=600,
+            timeout=900,
             check=False,
         )
         said = done.stdout.decode(errors="replace")
@@ -120,11 +123,11 @@ class Terminal:
 
     def _remember(self, command: str, said: str) -> None:
         """The ID that is meant next, and wait as the reader would."""
-        if found := re.search(r"\d{8}-\d{6}-[0-9a-f]{6}", said):
-            self.experiment = found[0]
+        if found := _EXPERIMENT.search(said):
+            self.experiment = found[1] or found[2]
         trainer = f"http://127.0.0.1:{self.ports['trainer']}"
         if "/extract" in command or command.endswith("/experiments"):
-            until(lambda: self._is_over(trainer), "the job is over", 300)
+            until(lambda: self._is_over(trainer), "the job is over", 900)
 
     def _is_over(self, trainer: str) -> bool:
         datasets = httpx.get(f"{trainer}/datasets", timeout=60).json()
@@ -137,6 +140,8 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     pid_file = ROOT / ".run" / "up" / "supervisord.pid"
     if pid_file.exists():
         pytest.skip("make up runs here already (or make down it)")
+    # Queue and cache of an earlier run, whose data folder is gone.
+    shutil.rmtree(ROOT / ".run" / "up" / "redis", ignore_errors=True)
     folder = tmp_path_factory.mktemp("clone")
     ports = free_ports()
     environment = {
@@ -168,7 +173,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     )
     try:
         until(
-            lambda: "ready. Predictor" in (folder / "up.log").read_text() or up.poll() is not None, "up", 180
+            lambda: "ready. Predictor" in (folder / "up.log").read_text() or up.poll() is not None, "up", 900
         )
         assert up.poll() is None, (folder / "up.log").read_text()
         shell = Terminal(folder, ports, environment)
@@ -188,41 +193,31 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def write_faces(data_dir: Path, predictor: int) -> None:
-    """`Adience` and `mine`: pictures of six people, each a little brighter or darker, with ages made up."""
+    """`Adience` and `mine`: faces of one photograph, brighter and darker, each a person of its own here."""
     with SIX_ADULTS.open("rb") as file:
-        answer = httpx.post(f"http://127.0.0.1:{predictor}/age-gender", files={"image": file}, timeout=120)
-    people = answer.json()["images"][0]["faces"]
+        answer = httpx.post(f"http://127.0.0.1:{predictor}/age-gender", files={"image": file}, timeout=300)
     photograph = Image.open(SIX_ADULTS)
-    rows = []
-    for person, face in enumerate(people):
+    labels: list[tuple[str, str, tuple[int, int], str]] = []
+    for person, face in enumerate(answer.json()["images"][0]["faces"]):
         x1, y1, x2, y2 = face["bbox"]
         margin = (x2 - x1) / 2
         crop = photograph.crop((int(x1 - margin), int(y1 - margin), int(x2 + margin), int(y2 + margin)))
         for number in range(TRIES):
-            picture = ImageEnhance.Brightness(crop).enhance(0.8 + 0.1 * number)
-            name = f"landmark_aligned_face.{person}.{number}.jpg"
-            for place in (
-                data_dir / "Adience" / "aligned" / f"person{person}",
-                data_dir / "mine" / f"person{person}",
-            ):
-                place.mkdir(parents=True, exist_ok=True)
-                picture.save(place / name)
-            rows.append((person, name, AGES[person], face["gender"]["label"][0]))
-    columns = ("user_id", "original_image", "face_id", "age", "gender")
+            subject, name = f"person{person}{number}", f"landmark_aligned_face.1.{number}.jpg"
+            for place in (data_dir / "Adience" / "aligned" / subject, data_dir / "mine" / subject):
+                place.mkdir(parents=True)
+                ImageEnhance.Brightness(crop).enhance(0.8 + 0.1 * number).save(place / name)
+            labels.append((subject, name, AGES[person], face["gender"]["label"][0]))
     for fold in range(adience.FOLDS):
         with adience.label_file(data_dir / "Adience", fold).open("w", newline="") as table:
             writer = csv.writer(table, delimiter="\t")
-            writer.writerow(columns)
-            for person, name, ages, gender in rows:
-                if person % adience.FOLDS == fold:
-                    image = name.split(".", 2)[2]
-                    writer.writerow((f"person{person}", image, person, f"({ages[0]}, {ages[1]})", gender))
+            writer.writerow(("user_id", "original_image", "face_id", "age", "gender"))
+            for subject, name, (low, high), gender in labels[fold :: adience.FOLDS]:
+                writer.writerow((subject, name.split(".", 2)[2], 1, f"({low}, {high})", gender))
     with (data_dir / "mine" / "labels.csv").open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(("file", "age", "gender", "subject"))
-        writer.writerows(
-            (f"person{person}/{name}", ages[0], gender, person) for person, name, ages, gender in rows
-        )
+        writer.writerows((f"{subject}/{name}", low, sex, subject) for subject, name, (low, _), sex in labels)
 
 
 PAGES = list(dict.fromkeys(command.page for command in documented_commands() if how(command.text) is None))
