@@ -52,6 +52,8 @@ NOT_RUN: dict[str, str] = {
     "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
     "agegender extract all-age-faces": "the same",
     "agegender search Adience --trials 50": "fifty trials; tests/stack/test_searches.py runs a few",
+    "agegender train Adience --search": "trains what that search found",
+    "docker run -d": "needs a second machine that shares /data",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
 # As the command line and the trainer's API name a new experiment.
