@@ -39,10 +39,10 @@ HOW: dict[str, str] = {
     "make setup": "tests/unit/test_doctor.py",
 }
 NOT_RUN: dict[str, str] = {
-    "docker save": "writes the images, gigabytes; run by hand when this page was written",
+    "docker save": "writes the images, gigabytes",
     "docker load": "reads what docker save wrote",
     "docker compose up -d --no-build": "tests/compose/conftest.py starts what it built in the same way",
-    "python3.11 -m pip download": "collects every package, gigabytes; run by hand when this page was written",
+    "python3.11 -m pip download": "collects every package, gigabytes; not tried yet, and the page says so",
     'PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" make up': "needs the packages of the command before",
     "agegender search Adience": "an hour of trials; tests/stack/test_searches.py runs a small search",
     "agegender train Adience --search": "needs that search; the same test trains with one",
@@ -51,9 +51,6 @@ NOT_RUN: dict[str, str] = {
     "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
     "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
     "agegender extract all-age-faces": "the same",
-    "agegender search Adience --trials 50": "fifty trials; tests/stack/test_searches.py runs a few",
-    "agegender train Adience --search": "trains what that search found",
-    "docker run -d": "needs a second machine that shares /data",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
 # As the command line and the trainer's API name a new experiment.
