@@ -63,7 +63,9 @@ def test_the_projection_takes_the_last_layers_place() -> None:
 
 def test_a_recogniser_without_a_flattened_map_is_refused() -> None:
     with pytest.raises(ValueError, match="flattens no feature map"):
-        projected_model(recogniser(flattens=False), Projection(np.eye(4, dtype=np.float32), np.zeros(4)))
+        projected_model(
+            recogniser(flattens=False), Projection(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+        )
 
 
 def test_a_fit_keeps_the_distances_along_the_largest_components_and_centres() -> None:
