@@ -182,5 +182,5 @@ def test_original_preset_is_the_published_one() -> None:
         epochs=100,
         patience=5,
         schedule="exponential",
-        gamma=0.9,
+        gamma=0.3948,
     )

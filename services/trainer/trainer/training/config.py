@@ -95,7 +95,7 @@ def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:
             epochs=100,
             patience=5,
             schedule="exponential",
-            gamma=0.9,
+            gamma=0.0662 if gender else 0.3948,
         ).model_dump(),
         "loss": LossOptions(label_width=0, mean_weight=0).model_dump(),
         "augmentation": AugmentationOptions(mirrored=False).model_dump(),
