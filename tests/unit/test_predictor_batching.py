@@ -77,7 +77,7 @@ async def test_no_batch_is_larger_than_allowed_unless_one_request_is(heads: Head
 
 async def test_failure_reaches_all_who_waited_and_spoils_nobody_after(heads: Heads) -> None:
     batches = HeadBatches(threads=1, max_faces=256)
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="mismatch"):
         await batches.ensemble(heads, np.zeros((1, 17), np.float32))
     assert len((await batches.ensemble(heads, faces(2, 0))).age) == 2
     batches.close()

@@ -19,7 +19,7 @@ from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_n
 
 _MAX_FILE_BYTES = 1024**3  # about 400,000 faces of 512 numbers
 _MAX_OPCODES = 20_000_000
-_BYTES_AN_OPCODE = 8  # at least; a face has some 40 opcodes and 2,000 bytes of numbers
+_BYTES_AN_OPCODE = 2  # at least; a face of 8 numbers has one in 2.7 bytes, of 512 one in 60
 _MAX_NAME = 1024
 _VALUES = (str, int, float, list, dict, np.ndarray, np.number, type(None))
 
