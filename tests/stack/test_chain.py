@@ -133,5 +133,5 @@ def test_embedder_that_is_down_is_a_503_with_retry_after(stack: Stack) -> None:
 
 
 def test_second_system_on_the_same_ports_is_refused_by_name(stack: Stack, tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=f"predictor {stack.ports['predictor']}"):
+    with pytest.raises(StackError, match=rf"port {stack.ports['predictor']} \(predictor\)"):
         Stack(tmp_path, tmp_path / "run", stack.ports).start()

@@ -51,6 +51,7 @@ NOT_RUN: dict[str, str] = {
     "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
     "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
     "agegender extract all-age-faces": "the same",
+    "agegender promote THE_ID_ANSWERED": "the same; tests/stack/test_experiments.py promotes",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
 # As the command line and the trainer's API name a new experiment.
