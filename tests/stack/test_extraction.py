@@ -324,7 +324,7 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
     (faces, data, meta_data), (_, data_again, meta_data_again) = results
     assert len(faces) > 60  # of 64; SCRFD finds no face in a few
     mirrored = (faces.embedding * faces.embedding_mirrored).sum(axis=1)
-    assert np.median(mirrored) > 0.8  # the same person
+    assert np.median(mirrored) > 0.6  # the same person; a projected feature map is not symmetric
     strangers = faces.embedding @ faces.embedding.T
     assert np.median(strangers) < 0.3
     assert meta_data_again == meta_data
