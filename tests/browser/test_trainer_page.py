@@ -24,7 +24,7 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         card = page.locator("#experiments article")
         card.locator("[data-state=running], .folds progress").first.wait_for()
         assert card.locator(".folds div").count() == 5
-        card.locator("polyline").first.wait_for(timeout=_LONG)
+        card.locator("polyline").first.wait_for(state="attached", timeout=_LONG)
         page.wait_for_selector("#experiments article[data-state=finished]", timeout=_LONG)
         # Twice five folds, and every curve has the points that the worker told.
         lines = card.locator("polyline")

@@ -47,13 +47,14 @@ class AttemptProgress:
         write_json(self._path, {**before, "attempts": self._attempt, "worker": self._worker})
 
     def note(self, report: EpochReport) -> None:
-        """Write at most a few times a second. Raises `Superseded`."""
+        """Write at most a few times a second, and the last epoch always. Raises `Superseded`."""
         if self._first_epoch is None:
             self._first_epoch = report.epoch - 1
             self._curve = [point for point in self._curve if point[0] < report.epoch]
         self._add_to_curve(report)
         now = time.monotonic()
-        if now - self._written < _WRITE_SECONDS and report.members_running:
+        last = report.epoch == report.epochs or not report.members_running
+        if now - self._written < _WRITE_SECONDS and not last:
             return
         self._written = now
         self.require_newest()
