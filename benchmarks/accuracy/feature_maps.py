@@ -77,7 +77,8 @@ def main() -> None:
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         faces = _faces(unit.astype(np.float32), labels)
         rows.append([name, str(features.shape[1]), *_figures(faces, np.array(origin))])
-    title = f"MAE in years / gender accuracy, {len(labels)} faces of {' and '.join(folder.resolve().name for folder in arguments.datasets)}"
+    names = " and ".join(folder.resolve().name for folder in arguments.datasets)
+    title = f"MAE in years / gender accuracy, {len(labels)} faces of {names}"
     print(Table(title, COLUMNS, rows).markdown())
 
 
