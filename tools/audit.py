@@ -56,7 +56,7 @@ def _unknown(reason: str) -> int:
     print(
         "error: whether a package is vulnerable is unknown, for the data about it could not be had.\n"
         f"pip-audit: {reason}\n"
-        "Try again where https://pypi.org/pypi/NAME/VERSION/json answers, or name another source: "
+        "Try again where the JSON pages of PyPI can be reached, or name another source: "
         "make audit AUDIT='--vulnerability-service osv'",
         file=sys.stderr,
     )
