@@ -1,6 +1,5 @@
 """Routes of experiments."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from trainer.api.dependencies import Connection, Settings
+from trainer.api.events import changes
 from trainer.experiments.experiment import Experiment, ExperimentRequest, ExperimentStatus
 from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
 from trainer.experiments.head_start import require_head_start
@@ -35,7 +35,6 @@ from trainer.searches.best import chosen_options
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 
-EVENT_SECONDS = 0.5
 # The report's own styles, and matplotlib's in its drawings, stand in the page; nothing in it can run.
 _REPORT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; "
@@ -98,15 +97,8 @@ def show(experiment_id: str, settings: Settings) -> ExperimentStatus:
     response_class=EventSourceResponse,
 )
 async def events(experiment_id: str, settings: Settings) -> AsyncIterator[ExperimentStatus]:
-    told = ""
-    while True:
-        status = await asyncio.to_thread(show, experiment_id, settings)
-        if (text := status.model_dump_json()) != told:
-            told = text
-            yield status
-        if status.state not in ("queued", "running"):
-            return
-        await asyncio.sleep(EVENT_SECONDS)
+    async for status in changes(lambda: show(experiment_id, settings)):
+        yield status
 
 
 @router.get(

@@ -1,6 +1,5 @@
 """Routes of searches."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,8 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from trainer.api.dependencies import Connection, Settings
-from trainer.api.experiments import EVENT_SECONDS, FORMATS, report_response
+from trainer.api.events import changes
+from trainer.api.experiments import FORMATS, report_response
 from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
 from trainer.experiments.request import refused
 from trainer.experiments.store import FAILURE
@@ -113,15 +113,8 @@ def show(search_id: str, settings: Settings) -> SearchStatus:
     response_class=EventSourceResponse,
 )
 async def events(search_id: str, settings: Settings) -> AsyncIterator[SearchStatus]:
-    told = ""
-    while True:
-        status = await asyncio.to_thread(show, search_id, settings)
-        if (text := status.model_dump_json()) != told:
-            told = text
-            yield status
-        if status.state not in ("queued", "running"):
-            return
-        await asyncio.sleep(EVENT_SECONDS)
+    async for status in changes(lambda: show(search_id, settings)):
+        yield status
 
 
 @router.get(
