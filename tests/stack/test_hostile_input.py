@@ -259,7 +259,7 @@ CASES = {
     ),
     ".mat files that explode": Case(attacks.tables, {"failed bad-labels"}, 800, seconds=240),
     "the original's .npy files with gadgets, or that explode": Case(
-        attacks.original_files, {"failed bad-original"}, 400, seconds=240
+        attacks.original_files, {"failed bad-original"}, 256, seconds=240
     ),
     ".npz files that explode": Case(attacks.extracted_sets, {"409 bad-dataset"}),
     "heads whose safetensors or head.json lie": Case(

@@ -88,3 +88,27 @@ def test_a_file_of_numbers_and_a_damaged_file_are_refused(tmp_path: Path) -> Non
     for name in ("numbers", "cut", "text"):
         with pytest.raises(WireError):
             read_original_dataset(tmp_path / f"{name}.npy")
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [b"]" * 500_000, b"]" + b"]a" * 500_000, b"]" + b"}a" * 500_000, b"]" + b"\x94" * 500_000],
+    ids=["lists kept waiting", "lists in a list", "dicts in a list", "a list remembered time and again"],
+)
+def test_a_file_that_makes_more_objects_than_faces_need_is_refused_early(
+    opcodes: bytes, tmp_path: Path
+) -> None:
+    holder = np.empty((), dtype=object)
+    np.save(tmp_path / "data.npy", holder)
+    header = (tmp_path / "data.npy").read_bytes()[:128]
+    (tmp_path / "data.npy").write_bytes(header + b"\x80\x04" + opcodes + b".")
+    with pytest.raises(WireError, match="more"):
+        read_original_dataset(tmp_path / "data.npy")
+
+
+@pytest.mark.parametrize("dimension", [2, 512])
+def test_a_file_of_many_faces_is_read(dimension: int, tmp_path: Path) -> None:
+    embedding = np.arange(3000 * dimension, dtype=np.float32).reshape(3000, dimension)
+    faces = [{**sample(0, None), "embedding": one.copy()} for one in embedding]
+    np.save(tmp_path / "data.npy", faces)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read_original_dataset(tmp_path / "data.npy").embedding, embedding)

@@ -19,8 +19,12 @@ from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_n
 
 _MAX_FILE_BYTES = 1024**3  # about 400,000 faces of 512 numbers
 _MAX_OPCODES = 20_000_000
-_BYTES_AN_OPCODE = 2  # at least; a face of 8 numbers has one in 2.7 bytes, of 512 one in 60
+# At least, measured on faces of 2 numbers, which are the smallest; faces of 512 have 30 times as many.
+_BYTES_AN_OPCODE = 2
+_BYTES_A_CONTAINER = 40
+_BYTES_A_REMEMBERED_OBJECT = 6
 _MAX_NAME = 1024
+_CONTAINERS = {"EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT"}
 _VALUES = (str, int, float, list, dict, np.ndarray, np.number, type(None))
 
 
@@ -64,10 +68,16 @@ class _ObjectMachine(ArrayMachine):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         # An opcode of one byte may make an object of a hundred.
+        self.max_remembered = self.max_opcodes + len(data) // _BYTES_A_REMEMBERED_OBJECT
+        self._containers_left = self.max_opcodes + len(data) // _BYTES_A_CONTAINER
         self.max_opcodes = min(_MAX_OPCODES, self.max_opcodes + len(data) // _BYTES_AN_OPCODE)
 
     def step(self, name: str, argument: Any) -> None:
         stack = self._stack
+        if name in _CONTAINERS:
+            self._containers_left -= 1
+            if self._containers_left < 0:
+                raise WireError("The pickle has more lists and dicts than faces of its size.")
         match name:
             case "EMPTY_LIST":
                 stack.append([])

@@ -21,6 +21,7 @@ from agegender.wire.errors import WireError
 _NPY_MAGIC = b"\x93NUMPY"
 _MAX_OPCODES = 500  # NumPy needs about 60 for an array
 _MAX_MARKS = 32
+_MAX_STACK = 10_000  # the pickle module writes lists and dicts in batches of 1,000
 
 _INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"}
 _TEXTS = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
@@ -48,6 +49,7 @@ class ArrayMachine:
     """The stack machine of the pickle module, cut down to arrays of numbers."""
 
     max_opcodes = _MAX_OPCODES
+    max_remembered = _MAX_OPCODES
     objects = False
 
     def __init__(self, data: bytes) -> None:
@@ -64,6 +66,8 @@ class ArrayMachine:
             if opcode.name == "STOP":
                 return finished(self._stack.pop())
             self.step(opcode.name, argument)
+            if len(self._stack) > _MAX_STACK or len(self._memo) > self.max_remembered:
+                raise WireError("The pickle holds more at a time than an array's.")
         raise WireError("The pickle is cut short.")
 
     def step(self, name: str, argument: Any) -> None:
