@@ -16,10 +16,11 @@ from embedder.packs.pack import Pack
 
 from benchmarks.packs import human
 from benchmarks.photographs import pictures
-from benchmarks.table import Goal, Row, compared
+from benchmarks.table import Goal, Row, compared, seconds_of
 from tools.stack import ROOT, Stack, free_ports
 
 CLIENTS, REQUESTS = 16, 96
+_IN_A_ROW = 10
 # A busy machine makes figures worse, and must not end the run.
 PATIENT = {"PROXY_ATTEMPT_TIMEOUT": "120", "PROXY_TIMEOUT": "120", "PREDICTOR_TIMEOUT": "120"}
 UNCACHED = {**PATIENT, "PROXY_CACHE_TTL": "0"}
@@ -57,7 +58,7 @@ def rows() -> list[Row]:
         url = f"{stack.url('predictor')}/age-gender"
 
         def there(picture: bytes) -> None:
-            http.post(url, content=picture, headers={"Content-Type": "image/jpeg"}).raise_for_status()
+            _post(http, url, picture)
 
         idle = compared(
             "POST /age-gender, one face, idle",
@@ -67,7 +68,7 @@ def rows() -> list[Row]:
             lambda: here(shown[1]),
             40,
             "goal: at most 1.15 times as long",
-            "what is left is HTTP, twice, and JSON of the embeddings",
+            "what is left is HTTP, twice, most of it httpx's client, and JSON of the embeddings",
         )
         mixed = [shown[1 + number % len(shown)] for number in range(REQUESTS)]
         busy = compared(
@@ -93,37 +94,68 @@ def _in_turn(work: Callable[[bytes], None], pictures: list[bytes]) -> None:
 
 
 def _cache(picture: bytes) -> list[Row]:
-    """A picture is made new by a byte behind its end, which no decoder reads."""
+    """Hits among hits and misses among misses, ten of each by turns.
+
+    A picture is made new by a byte behind its end, which no decoder reads.
+    """
     with running(**PATIENT) as stack, httpx.Client(timeout=60) as http:
-        url = f"{stack.url('embedder-proxy')}/faces"
+        proxy = stack.url("embedder-proxy")
         number = iter(range(1_000_000))
 
-        def post(content: bytes) -> None:
-            http.post(url, content=content, headers={"Content-Type": "image/jpeg"}).raise_for_status()
+        def hit() -> None:
+            _post(http, f"{proxy}/faces", picture)
+
+        def miss() -> None:
+            _post(http, f"{proxy}/faces", picture + str(next(number)).encode())
 
         ratio = compared(
             "cache hit at the proxy",
             "a miss: the same picture as a new file",
             20,
-            lambda: post(picture),
-            lambda: post(picture + str(next(number)).encode()),
-            30,
+            lambda: [hit() for _ in range(_IN_A_ROW)],
+            lambda: [miss() for _ in range(_IN_A_ROW)],
+            6,
+            f"{_IN_A_ROW} hits, then {_IN_A_ROW} misses, by turns",
         )
-        in_the_proxy = statistics.median(_milliseconds(http.post(url, content=picture)) for _ in range(50))
+        in_the_proxy = _mean_milliseconds(http, proxy, hit, 50)
+        after_a_miss = []
+        for _ in range(20):
+            miss()
+            after_a_miss.append(seconds_of(hit) * 1000)
     seen = Row(
         "cache hit, seen by the client",
         "one face; HTTP, hash of the file, Redis, JSON",
-        ratio.seconds["ours"] * 1000,
+        ratio.seconds["ours"] / _IN_A_ROW * 1000,
         Goal(2, at_most=True),
         " ms",
-        note=f"{in_the_proxy:.1f} ms of them between the request's and the answer's first bytes",
-        if_missed="the client's own share, httpx, is in it",
+        note="the client's own share, httpx, is in it; straight after a miss, which leaves the processor's "
+        f"caches to the networks, {statistics.median(after_a_miss):.1f} ms",
     )
-    return [ratio, seen]
+    inside = Row(
+        "cache hit, in the proxy",
+        "by its own metric, from the request's head to the answer's last byte",
+        in_the_proxy,
+        unit=" ms",
+    )
+    return [ratio, seen, inside]
 
 
-def _milliseconds(response: httpx.Response) -> float:
-    return response.elapsed.total_seconds() * 1000
+def _post(http: httpx.Client, url: str, picture: bytes) -> None:
+    http.post(url, content=picture, headers={"Content-Type": "image/jpeg"}).raise_for_status()
+
+
+def _mean_milliseconds(http: httpx.Client, proxy: str, work: Callable[[], None], times: int) -> float:
+    """That the proxy itself counts for `times` requests to `/faces`."""
+    before = _seconds_counted(http, proxy)
+    for _ in range(times):
+        work()
+    return (_seconds_counted(http, proxy) - before) / times * 1000
+
+
+def _seconds_counted(http: httpx.Client, service: str) -> float:
+    counted = 'http_request_seconds_sum{method="POST",route="/faces"} '
+    lines = http.get(f"{service}/metrics").raise_for_status().text.splitlines()
+    return next(float(line.removeprefix(counted)) for line in lines if line.startswith(counted))
 
 
 def local_heads(pack: Pack) -> list[Head]:
