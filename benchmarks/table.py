@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+_TURN = 0.25
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -22,7 +24,7 @@ class Row:
     """
     figure : None where it cannot be measured here; then `note` says why.
     goal : None for figures that are told for their own sake.
-    seconds : of both sides, each the median of its runs. note : what to know of the comparison.
+    seconds : of both sides, each the median of its turns. note : what to know of the comparison.
     if_missed : the reason, where it is known why the goal may be missed.
     """
 
@@ -67,14 +69,18 @@ def compared(
     note: str = "",
     if_missed: str = "",
 ) -> Row:
-    """How many times as fast ours is; both sides by turns, so that what else the machine does slows both."""
+    """How many times as fast ours is; both sides by turns, so that what else the machine does slows both.
+
+    A turn repeats its side for at least `_TURN` seconds: what the other side leaves behind, threads that
+    still spin for more work and emptied caches, would else be most of the time of a side that needs little.
+    """
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     sides = {"ours": ours, "theirs": theirs}
     for side in sides.values():
         side()  # warm
     for _ in range(repeats):
         for name, side in sides.items():
-            times[name].append(seconds_of(side))
+            times[name].append(_seconds_in_a_turn(side))
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return Row(
         what,
@@ -85,6 +91,15 @@ def compared(
         note=note,
         if_missed=if_missed,
     )
+
+
+def _seconds_in_a_turn(work: Callable[[], object]) -> float:
+    """Mean seconds of one run."""
+    started, runs = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < _TURN:
+        work()
+        runs += 1
+    return spent / runs
 
 
 def seconds_of(work: Callable[[], object]) -> float:
