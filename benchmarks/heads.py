@@ -1,7 +1,8 @@
 """Heads with uncertainty: our shipped ensembles against the original's 512 Monte-Carlo dropout passes.
 
 The original (tae898/age-gender) answers a face by 512 passes through a ResMLP with dropout on, for age and
-again for gender, one face after the other; written here from that description, with its published sizes.
+again for gender, one face after the other; written here from that description, with its published sizes. As
+there, the passes of a face are one batch of 512 copies. A bank of one takes as long as a plain `nn.Module`.
 """
 
 from collections.abc import Callable
