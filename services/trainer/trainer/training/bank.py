@@ -63,16 +63,19 @@ class Bank(nn.Module):
 
     def _normalised(self, key: str, features: Tensor) -> Tensor:
         mean, variance = self.get_buffer(key + "-mean"), self.get_buffer(key + "-variance")
+        gain, shift = self.others[key + "-gain"], self.others[key + "-shift"]
         if self.training:
             batch_mean = features.mean(dim=1)
-            batch_variance = features.var(dim=1, unbiased=False)
+            features = features - batch_mean[:, None]
+            batch_variance = features.square().mean(dim=1)  # torch's `var` takes over ten times as long
             with torch.no_grad():
                 mean.lerp_(batch_mean, NORM_MOMENTUM)
                 variance.lerp_(batch_variance, NORM_MOMENTUM)
-            mean, variance = batch_mean, batch_variance
-        scale: Tensor = self.others[key + "-gain"] * torch.rsqrt(variance + NORM_EPSILON)
-        shift: Tensor = self.others[key + "-shift"] - mean * scale
-        return features * scale[:, None] + shift[:, None]
+            scale = gain * torch.rsqrt(batch_variance + NORM_EPSILON)
+        else:
+            scale = gain * torch.rsqrt(variance + NORM_EPSILON)
+            shift = shift - mean * scale
+        return torch.addcmul(shift[:, None], features, scale[:, None])
 
     def head_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """The weights as `agegender.heads` wants them, norms folded; without the input's mean and std."""

@@ -178,6 +178,7 @@ def _optimizer(bank: Bank, options: OptimizerOptions) -> torch.optim.Optimizer:
             {"params": list(bank.others.values()), "weight_decay": 0.0},
         ],
         lr=options.learning_rate,
+        fused=True,  # reads and writes each weight once a step
     )
 
 
