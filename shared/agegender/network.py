@@ -40,6 +40,11 @@ class NetworkSettings(BaseSettings):
     rate_limit: str | None = Field(
         None, validation_alias=AliasChoices("RATE_LIMIT"), description="of one caller, such as 60/minute"
     )
+    wrong_key_limit: str | None = Field(
+        "60/minute",
+        validation_alias=AliasChoices("WRONG_KEY_LIMIT"),
+        description="of one address without a right key, where keys are needed",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias=AliasChoices("CORS_ORIGINS"),
@@ -61,7 +66,7 @@ class NetworkSettings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(_listed(value)) if isinstance(value, str) else value
 
-    @field_validator("rate_limit")
+    @field_validator("rate_limit", "wrong_key_limit")
     @classmethod
     def _is_a_limit(cls, value: str | None) -> str | None:
         if value is not None:

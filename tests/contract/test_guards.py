@@ -191,6 +191,33 @@ def test_caller_beyond_the_rate_is_told_when_to_come_again(tmp_path: Path) -> No
             assert client.get("/health/live").status_code == 200
 
 
+def test_address_that_shows_wrong_keys_is_told_to_wait_and_a_right_key_of_it_is_answered(
+    tmp_path: Path,
+) -> None:
+    keys = tuple(key for key, _ in KEYS.values())
+    with redis_server(tmp_path) as redis:
+        limited = made_app(
+            api_keys=keys,
+            service_key=SecretStr(SERVICE_SECRET),
+            wrong_key_limit="3/minute",
+            redis_url=redis.url,
+        )
+        with serving(limited) as url, httpx.Client(base_url=url) as client:
+            wrong = [client.get("/info", headers=bearer(f"guess {number}")) for number in range(3)]
+            refused = [client.get("/info", headers=bearer("guess 4")), client.get("/info")]
+            assert [answer.status_code for answer in wrong] == [401] * 3
+            assert [problem_of(answer) for answer in refused] == ["rate-limited"] * 2
+            assert 1 <= int(refused[0].headers["retry-after"]) <= 60
+            assert client.get("/info", headers=of(Scope.TRAIN)).status_code == 200
+            assert client.get("/health/live").status_code == 200
+            elsewhere = httpx.HTTPTransport(local_address="127.0.0.77")
+            with httpx.Client(base_url=url, transport=elsewhere) as other:
+                assert other.get("/info").status_code == 401
+            redis.hang()
+            assert [client.get("/info").status_code for _ in range(3)] == [401] * 3
+            assert client.get("/info", headers=of(Scope.TRAIN)).status_code == 200
+
+
 def test_redis_that_hangs_or_is_gone_limits_nobody_and_delays_once(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         limited = made_app(service_key=SecretStr(SERVICE_SECRET), rate_limit="1/hour", redis_url=redis.url)

