@@ -22,8 +22,7 @@ REQUEST = {
     "head": {"hidden": [32]},
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
-LONG = {**REQUEST, "optimizer": {"epochs": 200, "patience": 200, "batch_size": 16}, "folds": [0, 1]}
-ONE_FOLD = {**LONG, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
+ONE_FOLD = {**REQUEST, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
 
 
 class Trainer:
@@ -44,6 +43,7 @@ class Trainer:
             **environment,
         }
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.api: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=60)
         write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
 
@@ -60,7 +60,7 @@ class Trainer:
         return process
 
     def start_api(self) -> subprocess.Popen[bytes]:
-        process = self.start("trainer")
+        process = self.api = self.start("trainer")
         until(self.ready, "the trainer is ready", 240, 0.1)
         return process
 
@@ -82,6 +82,10 @@ class Trainer:
                 victim.kill()
         process.wait(10)
         self.processes.remove(process)
+
+    @property
+    def workers(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self.processes if process is not self.api]
 
     def stop(self) -> None:
         for process in list(self.processes):

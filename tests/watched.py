@@ -10,7 +10,8 @@ import psutil
 
 from tools.stack import Stack
 
-PROGRAMS = ("embedder", "embedder-proxy", "predictor", "trainer", "trainer-worker-1")
+WORKERS = ("trainer-worker-1", "trainer-worker-2")
+PROGRAMS = ("embedder", "embedder-proxy", "predictor", "trainer", *WORKERS)
 JOBS = "jobs"
 _MIB = 1024
 _LOOK_SECONDS = 0.1
@@ -20,7 +21,7 @@ _LOOK_SECONDS = 0.1
 class Watched:
     """MiB that each program grew by at its highest (Linux's VmHWM), and which were started anew.
 
-    Under `JOBS` stands the most that one of the worker's jobs had: each is a process of its own.
+    Under `JOBS` stands the most that one of the workers' jobs had: each is a process of its own.
     """
 
     growth: dict[str, int] = field(default_factory=dict)
@@ -29,14 +30,14 @@ class Watched:
 
 @contextmanager
 def watching(stack: Stack) -> Iterator[Watched]:
-    """Filled in when the block ends."""
+    """A system with two workers; filled in when the block ends."""
     before = {name: stack.control("pid", name).strip() for name in PROGRAMS}
     resident = {}
     for name, pid in before.items():
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is the present from now on
         resident[name] = _status(pid, "VmRSS")
     watched = Watched()
-    with _watching_jobs(int(before["trainer-worker-1"]), watched):
+    with _watching_jobs([int(before[name]) for name in WORKERS], watched):
         yield watched
     for name, pid in before.items():
         if stack.control("pid", name).strip() != pid:
@@ -46,15 +47,16 @@ def watching(stack: Stack) -> Iterator[Watched]:
 
 
 @contextmanager
-def _watching_jobs(worker: int, watched: Watched) -> Iterator[None]:
+def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(_LOOK_SECONDS):
-            with suppress(OSError, StopIteration, psutil.Error):  # it ended while we looked
-                for job in psutil.Process(worker).children(recursive=True):
-                    peak = _status(str(job.pid), "VmHWM") // _MIB
-                    watched.growth[JOBS] = max(peak, watched.growth.get(JOBS, 0))
+            for worker in workers:
+                with suppress(OSError, StopIteration, psutil.Error):  # it ended while we looked
+                    for job in psutil.Process(worker).children(recursive=True):
+                        peak = _status(str(job.pid), "VmHWM") // _MIB
+                        watched.growth[JOBS] = max(peak, watched.growth.get(JOBS, 0))
 
     looking = threading.Thread(target=look)
     looking.start()

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=FOLDER)
     parser.add_argument("--image", action="append", help="default: all that were built")
     asked = parser.parse_args()
-    images = built_images() if asked.image is None else asked.image
+    images = asked.image or built_images()
     try:
         for name in ("venv", *images):
             bom = environment_bom(ROOT / ".venv") if name == "venv" else image_bom(name)
@@ -126,7 +126,7 @@ def main() -> None:
             print(f"{path}: {len(bom['components'])} components", flush=True)
     except SbomError as error:
         sys.exit(f"error: {error}")
-    if missing := [image for image in IMAGES if image not in images]:
+    if not asked.image and (missing := [image for image in IMAGES if image not in images]):
         print(f"left out, as no engine here has them: {', '.join(missing)} (docker compose build makes them)")
 
 

@@ -11,6 +11,7 @@ from trainer.experiments.store import load_experiment
 
 from benchmarks.accuracy import robustness
 from benchmarks.accuracy.answers import of_experiments
+from benchmarks.accuracy.children import children
 from benchmarks.accuracy.comparison import compare
 from benchmarks.accuracy.cross_dataset import cross
 from benchmarks.accuracy.fairness import fairness
@@ -18,7 +19,7 @@ from benchmarks.accuracy.probes import PROBES
 from benchmarks.accuracy.tables import Table
 from benchmarks.accuracy.uncertainty import uncertainty
 
-PARTS = ("comparison", "cross", "uncertainty", "fairness", "robustness")
+PARTS = ("comparison", "cross", "uncertainty", "fairness", "children", "robustness")
 
 
 def main() -> None:
@@ -48,6 +49,8 @@ def tables(arguments: argparse.Namespace) -> Iterator[Table]:
             yield uncertainty(name, data, own)
     if "fairness" in parts:
         yield fairness(answers[0])
+    if "children" in parts:
+        yield children(answers[0])
     if "robustness" in parts:
         pack = robustness.load(arguments.pack, data, arguments.pack_dir, arguments.human_dir)
         yield robustness.robustness(first, data, ids[0], pack)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
-from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
 from agegender.labels import group_probabilities
 from safetensors.numpy import load as load_safetensors
@@ -118,8 +117,3 @@ def parts_of(faces: EmbeddingSet, datasets: list[str]) -> dict[str, Mask]:
     if len(datasets) == 1:
         return {datasets[0]: np.ones(len(faces), dtype=bool)}
     return {name: np.char.startswith(faces.file, f"{name}/") for name in datasets}
-
-
-def absolute_errors(age: Array, faces: EmbeddingSet) -> npt.NDArray[np.float64]:
-    """Years [faces], of labels that are exact."""
-    return np.asarray(np.abs(mean_years(age) - faces.age_low), dtype=np.float64)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,14 +107,6 @@ def test_experiment_is_trained_promoted_and_served_without_a_restart(stack: Stac
     versions = train_and_promote(stack.url("trainer"), stack.data_dir, space)
     wait_until_served(stack.url("predictor"), versions)
     assert stack.control("pid", "predictor") == before
-
-
-@pytest.mark.parametrize("name", ["embedder-proxy", "predictor", "trainer", "redis", "embedder"])
-def test_killed_process_comes_back_and_the_system_with_it(stack: Stack, name: str) -> None:
-    stack.kill(name)
-    time.sleep(1.5)
-    stack.wait_ready(60)
-    assert len(predict(stack.url("predictor"))["images"][0]["faces"]) == 6
 
 
 def test_embedder_that_is_down_is_a_503_with_retry_after(stack: Stack) -> None:

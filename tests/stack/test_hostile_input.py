@@ -20,7 +20,7 @@ from agegender.spaces import Space
 from hostile_system import System, outcome
 from packs import human_pack_dir
 from system import SIX_ADULTS
-from watched import watching
+from watched import WORKERS, watching
 
 from tools.stack import Stack, free_ports
 
@@ -32,7 +32,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("hostile")
     limits = {"PREDICTOR_READ_TIMEOUT": str(READ_SECONDS), "PROXY_CACHE_TTL": "0"}
     environment = {"EMBEDDER_HUMAN_DIR": str(human_pack_dir()), **limits}
-    stack = Stack(root / "data", root / "run", free_ports(), environment=environment)
+    stack = Stack(root / "data", root / "run", free_ports(), len(WORKERS), environment)
     try:
         stack.start()
         stack.wait_ready()

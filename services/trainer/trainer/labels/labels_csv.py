@@ -18,7 +18,6 @@ from trainer.labels.labelled import (
 from trainer.labels.tables import read_table
 
 VARIANT = "images"
-MAX_FOLD = 99
 _GENDERS = {"m": Gender.MALE, "male": Gender.MALE, "f": Gender.FEMALE, "female": Gender.FEMALE}
 _AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)(?:\s*-\s*(\d{1,3}(?:\.\d+)?))?")
 _FOLD = re.compile(r"\d{1,2}")

@@ -1,0 +1,35 @@
+"""How often children are taken for adults, and adults for children."""
+
+import numpy as np
+from agegender.heads.calibration import mean_years
+from agegender.heads.head import Classes, Task
+from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+
+from benchmarks.accuracy.answers import Answers
+from benchmarks.accuracy.tables import Table
+
+ADULT = 18
+AGES = ((0, 12), (0, 2), (3, 5), (6, 9), (10, 12), (13, 15), (16, 17), (18, 20), (21, 24), (25, 101))
+COLUMNS = ["true age", "faces", f"mean {ADULT} or more", f"90 % interval all {ADULT} or more", "all below"]
+
+
+def children(answers: Answers) -> Table:
+    """Of the calibrated ensemble, out of fold, and of faces whose age is known to the year."""
+    faces = answers.faces
+    found = OutOfFold(faces, {Task.AGE: answers.age.mean(axis=0)})
+    age, low, high = crossed_calibration(found, Task.AGE, Classes.YEARS)
+    mean = mean_years(age)
+    lines = []
+    for youngest, oldest in AGES:
+        own = (faces.age_low == faces.age_high) & (faces.age_low >= youngest) & (faces.age_low <= oldest)
+        if own.any():
+            shares = (mean[own] >= ADULT, low[own] >= ADULT, high[own] < ADULT)
+            name = f"{youngest} to {oldest}" if oldest <= 100 else f"{youngest} and more"
+            lines.append(
+                [name, str(int(own.sum())), *(_told(np.count_nonzero(one), own.sum()) for one in shares)]
+            )
+    return Table(f"Children and adults: {answers.name}", COLUMNS, lines)
+
+
+def _told(count: int, of: int) -> str:
+    return f"{count} ({count / of:.1%})"
