@@ -9,6 +9,7 @@ import hostile_messages as messages
 import hostile_pictures as pictures
 import httpx
 from agegender.heads.head import Task
+from fault_record import record
 from hostile_system import System, outcome
 from made_heads import made_head
 from system import SIX_ADULTS
@@ -25,10 +26,11 @@ def crowd(system: System) -> set[str]:
     ).json()["images"]
     (face, *_) = found["faces"]
     answered = system.image(pictures.crowd(photograph, face["bbox"], side=5000, rows=50))
-    end = time.monotonic() + 120
+    over = time.monotonic()
     while system.image(photograph) != "200":
-        if time.monotonic() > end:
+        if time.monotonic() > over + 120:
             return {answered, "nobody is answered afterwards"}
+    record("2,500 faces in one picture", others_answered_after=round(time.monotonic() - over, 1))
     return {answered}
 
 

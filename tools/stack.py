@@ -115,6 +115,10 @@ class Stack:
         )
         return done.stdout
 
+    def kill(self, program: str) -> None:
+        """SIGKILL a program; supervisor starts it again."""
+        os.kill(int(self.control("pid", program).strip()), signal.SIGKILL)
+
     def _why_not_ready(self, name: str) -> str | None:
         try:
             with urllib.request.urlopen(f"{self.url(name)}/health/ready", timeout=5):  # noqa: S310

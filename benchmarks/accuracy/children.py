@@ -3,14 +3,20 @@
 import numpy as np
 from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
+from trainer.reports.metrics import ADULT_FROM
 from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
 
 from benchmarks.accuracy.answers import Answers
 from benchmarks.accuracy.tables import Table
 
-ADULT = 18
 AGES = ((0, 12), (0, 2), (3, 5), (6, 9), (10, 12), (13, 15), (16, 17), (18, 20), (21, 24), (25, 101))
-COLUMNS = ["true age", "faces", f"mean {ADULT} or more", f"90 % interval all {ADULT} or more", "all below"]
+COLUMNS = [
+    "true age",
+    "faces",
+    f"mean {ADULT_FROM} or more",
+    f"90 % interval all {ADULT_FROM} or more",
+    "all below",
+]
 
 
 def children(answers: Answers) -> Table:
@@ -23,10 +29,10 @@ def children(answers: Answers) -> Table:
     for youngest, oldest in AGES:
         own = (faces.age_low == faces.age_high) & (faces.age_low >= youngest) & (faces.age_low <= oldest)
         if own.any():
-            shares = (mean[own] >= ADULT, low[own] >= ADULT, high[own] < ADULT)
+            shares = (mean[own] >= ADULT_FROM, low[own] >= ADULT_FROM, high[own] < ADULT_FROM)
             name = f"{youngest} to {oldest}" if oldest <= 100 else f"{youngest} and more"
             lines.append(
-                [name, str(int(own.sum())), *(_told(np.count_nonzero(one), own.sum()) for one in shares)]
+                [name, str(int(own.sum())), *(_told(np.count_nonzero(one), int(own.sum())) for one in shares)]
             )
     return Table(f"Children and adults: {answers.name}", COLUMNS, lines)
 

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +21,8 @@ from system import (
     wait_until_served,
 )
 
-from tools.stack import Stack, StackError, free_ports
+from tools.screenshots import photograph
+from tools.stack import ROOT, Stack, StackError, free_ports
 
 PROBLEM = "application/problem+json"
 
@@ -43,6 +46,25 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:
     assert_six_adults(predict(stack.url("predictor")))
+
+
+def test_answer_in_the_readme_is_the_one_for_its_picture(stack: Stack) -> None:
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    answer = httpx.post(f"{stack.url('predictor')}/age-gender", content=photograph(), timeout=60).json()
+    (face,) = answer["images"][0]["faces"]
+    assert_rounded(json.loads(shown), face)
+
+
+def assert_rounded(shown: Any, full: Any) -> None:
+    """`shown` is `full` with fewer digits and members."""
+    if isinstance(shown, dict):
+        for name, value in shown.items():
+            assert_rounded(value, full[name])
+    elif isinstance(shown, list):
+        for value, whole in zip(shown, full, strict=True):
+            assert_rounded(value, whole)
+    else:
+        assert shown == (full if isinstance(shown, str) else pytest.approx(full, rel=0.005, abs=0.001))
 
 
 def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_picture(

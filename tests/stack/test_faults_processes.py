@@ -184,6 +184,7 @@ def test_sigterm_lets_a_worker_end_its_fold(system: System) -> None:
     os.kill(worker, signal.SIGTERM)
     until(lambda: system.pids().get("trainer-worker-1", worker) != worker, "the worker ends", 240)
     until(lambda: system.state(experiment)["state"] == "finished", "the experiment ends", 240)
+    record("SIGTERM in a fold", attempts=attempts(system, experiment))
     assert attempts(system, experiment) == 1
 
 

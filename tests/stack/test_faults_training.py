@@ -53,6 +53,7 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
         network.cut()
         trainer.start("trainer.worker")  # for the report
     trainer.wait(experiment)
+    record("partition", overtaken=overtaken, attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
     assert trainer.attempts(experiment) == 1 + overtaken
     network.join()
@@ -101,6 +102,7 @@ def test_two_workers_with_the_same_job_give_one_result(
     ensure_job(queue, WantedJob("again", "trainer.jobs.train.train_fold", [experiment, 0], 600))
     until(lambda: all(worker.children() for worker in workers), "both have it", 240)
     trainer.wait(experiment)
+    record("two workers with one job", attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
     assert trainer.attempts(experiment) == 2
 

@@ -88,6 +88,13 @@ def test_every_page_of_the_documentation_is_listed() -> None:
     assert not [page.name for page in pages if f"({page.name})" not in listed]
 
 
+def test_example_table_in_the_readme_is_that_of_the_report_it_names() -> None:
+    """Its first table."""
+    report = (ROOT / "docs" / "results" / "human-utkface-all-age-faces.md").read_text()
+    table = report[report.index("| left-out fold") :].split("\n\n")[0]
+    assert table in (ROOT / "README.md").read_text()
+
+
 @cache
 def attributes_read() -> set[str]:
     """Names that any code of the services and the tools reads as an attribute, other than `self.NAME = …`."""

@@ -11,6 +11,8 @@ from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
 Array = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
+CHILD_BELOW, ADULT_FROM = 13, 18  # years
+
 
 def true_groups(faces: EmbeddingSet) -> npt.NDArray[np.int64]:
     """Age group [faces] of each label's middle; of unknown ages, group 0."""
@@ -53,6 +55,21 @@ def gender_metrics(probabilities: Array, faces: EmbeddingSet) -> dict[str, float
         "accuracy": float((said.argmax(axis=1) == truth).mean()),
         "floor": float(np.bincount(truth, minlength=2).max() / len(truth)),
         "nll": interval_nll(said, truth, truth),
+    }
+
+
+def children_taken_for_adults(years: Array, low: Array, faces: EmbeddingSet) -> dict[str, int] | None:
+    """Of the faces labelled below 13: how many, and of how many the mean, or all of the interval, is adult.
+
+    years : distributions [faces, 101]. low : where each interval begins. None where there are no such faces.
+    """
+    young = faces.has_age & (faces.age_high < CHILD_BELOW)
+    if not young.any():
+        return None
+    return {
+        "faces": int(young.sum()),
+        "mean_adult": int((mean_years(years[young]) >= ADULT_FROM).sum()),
+        "interval_adult": int((low[young] >= ADULT_FROM).sum()),
     }
 
 

@@ -16,6 +16,7 @@ from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional
 from trainer.reports.metrics import (
     age_metrics,
     calibration_error,
+    children_taken_for_adults,
     confusion,
     gender_metrics,
     reliability,
@@ -135,6 +136,7 @@ def _age(
         **age_metrics(calibrated, faces),
         "stated_coverage": REPORTED_COVERAGE,
         **covered(known),
+        "children": children_taken_for_adults(calibrated, low, faces),
         "nll_before": age_metrics(raw, faces)["nll"],
         "ece": calibration_error(groups, truth),
         "ece_before": calibration_error(groups_before, truth),

@@ -5,6 +5,8 @@ from typing import Any
 
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 
+from trainer.reports.metrics import ADULT_FROM, CHILD_BELOW
+
 _NAMES = {
     "group_accuracy": "group accuracy",
     "one_off_accuracy": "one-off group accuracy",
@@ -120,6 +122,10 @@ def _calibration_table(task: str, found: dict[str, Any]) -> Table:
         stated = f"{found['stated_coverage']:.0%}"
         rows.append([f"coverage of the {stated} intervals", "–", number(found["coverage"])])
         rows.append([f"mean width of the {stated} intervals, years", "–", number(found["width"], 2)])
+    if children := found.get("children"):
+        of = f"of {children['faces']} faces below {CHILD_BELOW}"
+        rows.append([f"{of}, the mean is {ADULT_FROM} or more", "–", str(children["mean_adult"])])
+        rows.append([f"{of}, all of the interval is", "–", str(children["interval_adult"])])
     return Table(
         f"Ensembles, out of fold: {task}",
         ["measure", "before calibration", "after"],
