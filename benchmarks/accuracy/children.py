@@ -1,6 +1,5 @@
 """How often children are taken for adults, and adults for children."""
 
-import numpy as np
 from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
 from trainer.reports.metrics import ADULT_FROM
@@ -32,7 +31,7 @@ def children(answers: Answers) -> Table:
             shares = (mean[own] >= ADULT_FROM, low[own] >= ADULT_FROM, high[own] < ADULT_FROM)
             name = f"{youngest} to {oldest}" if oldest <= 100 else f"{youngest} and more"
             lines.append(
-                [name, str(int(own.sum())), *(_told(np.count_nonzero(one), int(own.sum())) for one in shares)]
+                [name, str(int(own.sum())), *(_told(int(one.sum()), int(own.sum())) for one in shares)]
             )
     return Table(f"Children and adults: {answers.name}", COLUMNS, lines)
 
