@@ -64,7 +64,7 @@ def _against_the_library(pack: Pack, library: FaceAnalysis) -> Row:
         15,
         f"{len(cosines)} faces, ArcFace's crop on both sides, lowest cosine between the embeddings "
         f"{min(cosines):.5f}, boxes within {max(distances):.1f} pixels",
-        "both spend the time in the same two networks, and a face costs as much in a batch as alone on a CPU",
+        "the time left is in the same two networks; a face costs as much in a batch as alone on a CPU",
     )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from embedder.prelu import without_prelu
+
 Array = npt.NDArray[np.float32]
 
 
@@ -16,6 +18,7 @@ def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSess
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
+    model = without_prelu(model)
     available = onnxruntime.get_available_providers()
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return onnxruntime.InferenceSession(

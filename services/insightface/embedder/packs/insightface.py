@@ -42,7 +42,7 @@ class ScrfdDetector:
         return found
 
     def _search(self, image: Image, margin: int) -> Detections:
-        picture = np.ascontiguousarray(image[..., ::-1])  # the library takes BGR
+        picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)  # as the library takes it
         if margin:
             border = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
             picture = np.asarray(border, dtype=np.uint8)
