@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from embedder.packs.human import GRAPHS, NPM_VERSION
+from embedder.packs.human import GRAPHS, LICENCE, NPM_VERSION, SOURCE
 from embedder.packs.store import BadPack, convert_from, fetch_tarball, install
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,7 @@ def human_pack_dir() -> Path:
     if (target / "manifest.json").exists():
         return target
     tarball = human_tarball()
-    return install(target, "npm", "MIT", lambda directory: convert_from(tarball, directory), GRAPHS)
+    return install(target, SOURCE, LICENCE, lambda directory: convert_from(tarball, directory), GRAPHS)
 
 
 def buffalo_sc_dir() -> Path:

