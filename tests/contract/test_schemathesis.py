@@ -6,21 +6,30 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from embedder.app import make_app
+from embedder.settings import EmbedderSettings
 from embedder_double import SPACE, EmbedderDouble
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from hypothesis import HealthCheck, settings
 from made_heads import promoted_heads
+from packs import human_pack_dir
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
+from redis_server import redis_server
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import serving, until
+from trainer.app import create_trainer
+from trainer.settings import TrainerSettings
 
 BOUNDED = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+FEW = settings(BOUNDED, max_examples=8)  # a request of many options takes long to make up
 PROXY = schemathesis.openapi.from_dict(create_proxy(ProxySettings()).openapi())
+EMBEDDER = schemathesis.openapi.from_dict(make_app(EmbedderSettings()).openapi())
+TRAINER = schemathesis.openapi.from_dict(create_trainer(TrainerSettings()).openapi())
 PREDICTOR = schemathesis.openapi.from_dict(create_predictor(PredictorSettings()).openapi())
 
 
@@ -40,6 +49,26 @@ def predictor_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (
         EmbedderDouble().served() as double,
         serving(create_predictor(PredictorSettings(data_dir=data_dir, proxy_url=double.url))) as url,
+    ):
+        yield ready(url)
+
+
+@pytest.fixture(scope="module")
+def embedder_url() -> Iterator[str]:
+    with serving(make_app(EmbedderSettings(human_dir=human_pack_dir()))) as url:
+        yield ready(url)
+
+
+@pytest.fixture(scope="module")
+def trainer_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """With a Redis, and without data sets or workers."""
+    root = tmp_path_factory.mktemp("trainer")
+    with (
+        redis_server(root) as redis,
+        EmbedderDouble().served() as double,
+        serving(
+            create_trainer(TrainerSettings(data_dir=root, redis_url=redis.url, proxy_url=double.url))
+        ) as url,
     ):
         yield ready(url)
 
@@ -68,3 +97,15 @@ def test_proxy_is_what_it_says(case: Any, proxy_url: str) -> None:
 @BOUNDED
 def test_predictor_is_what_it_says(case: Any, predictor_url: str) -> None:
     keeps_its_promise(case, predictor_url)
+
+
+@EMBEDDER.parametrize()
+@BOUNDED
+def test_embedder_is_what_it_says(case: Any, embedder_url: str) -> None:
+    keeps_its_promise(case, embedder_url)
+
+
+@TRAINER.parametrize()
+@FEW
+def test_trainer_is_what_it_says(case: Any, trainer_url: str) -> None:
+    keeps_its_promise(case, trainer_url)

@@ -42,7 +42,7 @@ NOT_RUN: dict[str, str] = {
     "docker save": "writes the images, gigabytes",
     "docker load": "reads what docker save wrote",
     "docker compose up -d --no-build": "tests/compose/conftest.py starts what it built in the same way",
-    "python3.11 -m pip download": "collects every package, gigabytes; not tried yet, and the page says so",
+    "python3.11 -m pip download": "collects every package, half a gigabyte and more; tried by hand",
     'PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" make up': "needs the packages of the command before",
     "agegender search Adience": "an hour of trials; tests/stack/test_searches.py runs a small search",
     "agegender train Adience --search": "needs that search; the same test trains with one",

@@ -95,6 +95,7 @@ def show(experiment_id: str, settings: Settings) -> ExperimentStatus:
     "/{experiment_id}/events",
     summary="Server-sent events while an experiment runs: its status at every change",
     response_class=EventSourceResponse,
+    dependencies=[Depends(show)],  # an unknown id is a 404 only before the stream begins
 )
 async def events(experiment_id: str, settings: Settings) -> AsyncIterator[ExperimentStatus]:
     async for status in changes(lambda: show(experiment_id, settings)):

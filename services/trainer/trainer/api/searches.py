@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from agegender.errors import Problem
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from trainer.api.dependencies import Connection, Settings
@@ -111,6 +111,7 @@ def show(search_id: str, settings: Settings) -> SearchStatus:
     "/{search_id}/events",
     summary="Server-sent events while a search runs: its status at every change",
     response_class=EventSourceResponse,
+    dependencies=[Depends(show)],  # an unknown id is a 404 only before the stream begins
 )
 async def events(search_id: str, settings: Settings) -> AsyncIterator[SearchStatus]:
     async for status in changes(lambda: show(search_id, settings)):
