@@ -80,7 +80,7 @@ class EmbeddingSet:
         return EmbeddingSet(space=self.space, **chosen)
 
 
-def _is_finite(array: npt.NDArray[np.float32], block: int = 65536) -> bool:
+def _is_finite(array: npt.NDArray[np.float32], block: int = 1024) -> bool:
     """By blocks: the embeddings may be a mapped file larger than memory."""
     return all(np.isfinite(array[row : row + block]).all() for row in range(0, len(array), block))
 
