@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, table
 from benchmarks.curves import Curve
 from benchmarks.table import Goal, Row, compared
 
@@ -29,16 +30,19 @@ def test_row_says_whether_its_goal_is_met_and_why_not(
     assert len(row.cells()) == report.HEADER.splitlines()[0].count("|") - 1
 
 
-def test_what_is_twice_as_slow_is_half_as_fast() -> None:
-    steps = iter(range(10_000))
+def test_sides_take_turns_and_each_turn_is_long_enough_to_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(table, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def work(count: int) -> None:
-        for _ in range(count):
-            next(steps)
+    def side(name: str, seconds: float) -> None:
+        runs.append(name)
+        clock[0] += seconds
 
-    row = compared("many", "few", None, lambda: work(4), lambda: work(2), 3)
-    assert row.figure == row.seconds["theirs"] / row.seconds["ours"]
-    assert next(steps) == (3 + 1) * (4 + 2)  # each side once to warm, then three times
+    row = compared("fast", "slow", None, lambda: side("ours", 1 / 16), lambda: side("theirs", 2.0), 3)
+    assert row.seconds == {"ours": 1 / 16, "theirs": 2.0} and row.figure == 32
+    turn = ["ours"] * 4 + ["theirs"]  # a quarter of a second, or one run
+    assert runs == ["ours", "theirs", *turn * 3]  # each side once to warm, then three turns
 
 
 def test_results_are_written_between_the_markers_and_as_json(
