@@ -18,9 +18,10 @@ from embedder.packs.pack import Pack
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.packs import HUMAN, RESEARCH, human
+from benchmarks.packs import HUMAN, human
 from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.table import Goal, Row, compared
+from tools.stack import RESEARCH_DATA
 
 Array = npt.NDArray[np.float32]
 
@@ -116,7 +117,7 @@ def _int8(model: Path, images: Array, folder: Path) -> Path:
 
 def _crops(pack: Pack) -> npt.NDArray[np.uint8]:
     """Aligned faces of 224 pixels in BGR: of UTKFace where it is at hand, else of one photograph."""
-    pictures = list(_utkface()) if RESEARCH.is_dir() else _mirrored()
+    pictures = list(_utkface()) if RESEARCH_DATA.is_dir() else _mirrored()
     places = template(224, 1.0)
     return np.stack(
         [
@@ -128,7 +129,7 @@ def _crops(pack: Pack) -> npt.NDArray[np.uint8]:
 
 
 def _utkface() -> Iterator[npt.NDArray[np.uint8]]:
-    with tarfile.open(RESEARCH / "utkface.tar") as archive:
+    with tarfile.open(RESEARCH_DATA / "utkface.tar") as archive:
         names = sorted(name for name in archive.getnames() if name.endswith(".jpg"))
         for name in names[:: len(names) // (CALIBRATED + JUDGED)]:
             file = archive.extractfile(name)

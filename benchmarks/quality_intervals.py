@@ -6,7 +6,6 @@ nothing. The shipped heads were trained on UTKFace, so only the ratio between th
 """
 
 import itertools
-import os
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from embedder.packs.pack import Image as Pixels
 from PIL import Image, ImageFilter
 from predictor.quality import face_quality
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
+from tools.stack import RESEARCH_DATA, ROOT
+
 HEADS = ROOT / "services" / "predictor" / "heads"
 COVERAGE = 0.9
 FACES = 400
@@ -31,7 +30,7 @@ EDGES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 def pictures() -> Iterator[tuple[float, Image.Image]]:
     """Age and crop of faces spread evenly over the archive, which is sorted by age."""
-    with tarfile.open(DATA / "utkface.tar") as archive:
+    with tarfile.open(RESEARCH_DATA / "utkface.tar") as archive:
         names = sorted(name for name in archive.getnames() if name.endswith(".jpg"))
         for name in names[:: len(names) // FACES]:
             file = archive.extractfile(name)
@@ -49,7 +48,9 @@ def worse(picture: Image.Image) -> Iterator[Image.Image]:
 
 
 def main(pack_name: str) -> None:
-    pack_dir = ROOT / "data" / "packs" / "human" if pack_name == "human" else DATA / "packs" / pack_name
+    pack_dir = (
+        ROOT / "data" / "packs" / "human" if pack_name == "human" else RESEARCH_DATA / "packs" / pack_name
+    )
     pack = load_pack(pack_name, pack_dir.parent, pack_dir, None, 1)
     directory = heads_directory(HEADS, Task.AGE, pack.space)
     current = read_current(directory)

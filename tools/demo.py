@@ -17,7 +17,7 @@ import numpy as np
 from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.spaces import Space
 
-from tools.stack import ROOT, Stack, StackError, free_ports
+from tools.stack import RESEARCH_DATA, ROOT, Stack, StackError, free_ports
 
 PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 RUN = ROOT / ".run" / "demo"
@@ -111,8 +111,7 @@ def show_faces(answer: dict[str, Any]) -> None:
 
 def sampled_faces(stack: Stack) -> str | None:
     """Copy a sample of UTKFace into the demo's data folder and extract it; None where it is not at hand."""
-    folder = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
-    archive = folder / "utkface.tar"
+    archive = RESEARCH_DATA / "utkface.tar"
     if not archive.is_file():
         return None
     say(f"extracting the embeddings of {FACES} UTKFace faces")

@@ -16,6 +16,8 @@ from pathlib import Path
 from tools import machine
 
 ROOT = Path(__file__).resolve().parent.parent
+# Labelled faces and InsightFace's smallest pack, which are no part of the project.
+RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 
 

@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from packs import buffalo_sc_dir
 from PIL import Image, ImageOps
 from proxies import post, problem_of, proxy, ready_embedders
 from redis_server import redis_server
-from serving import until
+from serving import free_port, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonpickle announces version 5
 
@@ -32,9 +31,7 @@ T1 = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"  # six adu
 
 @contextmanager
 def embedder(directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = {
         **os.environ,
         "PORT": port,

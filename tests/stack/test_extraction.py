@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -19,13 +18,13 @@ from agegender.datasets import meta_data_path, read_embedding_set
 from agegender.spaces import Space
 from embedder_double import SPACE, EmbedderDouble
 from extraction_system import SHARD, System, is_ready
+from packs import buffalo_sc_dir, research_data
 from PIL import Image
 from rq.registry import StartedJobRegistry
-from serving import until
+from serving import free_port, until
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
 
-RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES = 4 * CHUNK + 9
 
 
@@ -267,7 +266,7 @@ def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -
 def write_utkface(folder: Path, images: int) -> None:
     """Evenly spaced images of UTKFace, whose labels stand in their names."""
     folder.mkdir()
-    with tarfile.open(RESEARCH_DATA / "utkface.tar") as archive:
+    with tarfile.open(research_data() / "utkface.tar") as archive:
         faces = sorted(member.name for member in archive if member.name.endswith(".jpg"))
         for name in faces[:: len(faces) // images][:images]:
             content = archive.extractfile(name)
@@ -278,15 +277,13 @@ def write_utkface(folder: Path, images: int) -> None:
 @contextmanager
 def real_embedder(data_dir: Path) -> Iterator[str]:
     """The embedding container's process with InsightFace's smallest pack."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "DATA_DIR": str(data_dir),
         "EMBEDDER_PORT": str(port),
         "EMBEDDER_PACK": "buffalo_sc",
-        "EMBEDDER_PACK_DIR": str(RESEARCH_DATA / "packs" / "buffalo_sc"),
+        "EMBEDDER_PACK_DIR": str(buffalo_sc_dir()),
         "EMBEDDER_THREADS": "1",
     }
     process = subprocess.Popen([sys.executable, "-m", "embedder"], env=environment)
@@ -300,8 +297,8 @@ def real_embedder(data_dir: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_killed_one(tmp_path: Path) -> None:
-    if not (RESEARCH_DATA / "utkface.tar").is_file():
-        pytest.skip(f"there is no utkface.tar in {RESEARCH_DATA}")
+    if not (research_data() / "utkface.tar").is_file():
+        pytest.skip(f"there is no utkface.tar in {research_data()}")
     with ExitStack() as stack:
         embedder = stack.enter_context(real_embedder(tmp_path))
         results = []

@@ -1,6 +1,5 @@
 """The steps of an extraction, each alone: plan, progress, catalog, import."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from trainer.extraction.progress import ShardProgress, read_progress
 from trainer.extraction.state import Extraction, read_state, write_state
 from trainer.labels import adience, labels_csv
 
-RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tools.stack import RESEARCH_DATA
+
 SPACE = Space(id="test-1", dimension=8)
 
 

@@ -1,4 +1,3 @@
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from trainer.labels import adience
 from trainer.labels.kinds import kind_of
 from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows
 
-RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tools.stack import RESEARCH_DATA
+
 COLUMNS = "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score"
 HEADER = COLUMNS.replace(" ", "\t")
 GEOMETRY = "\t0\t0\t10\t10\t0\t0\t50"
