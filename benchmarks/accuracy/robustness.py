@@ -12,7 +12,7 @@ from embedder.packs.pack import Detections, Pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.store import load_experiment
+from trainer.experiments.store import fold_dir, load_experiment
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.reports.out_of_fold import REPORTED_COVERAGE, calibrate, read_out_of_fold
 from trainer.training.predict import member_probabilities
@@ -66,7 +66,8 @@ def load(name: str, data_dir: Path, pack_dir: Path | None, human_dir: Path | Non
 
 def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> list[str]:
     faces = experiment_faces(data_dir, experiment)
-    everything = read_out_of_fold(data_dir, experiment, experiment.folds)
+    directories = [fold_dir(data_dir, experiment.id, fold) for fold in experiment.folds]
+    everything = read_out_of_fold(data_dir, experiment, directories)
     sample = np.random.default_rng(1).choice(len(faces), FACES, replace=False)
     draws = np.random.default_rng(2)
     embeddings, kept, quality, widening = [], [], [], []

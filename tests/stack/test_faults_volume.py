@@ -16,6 +16,7 @@ from safetensors.numpy import load as load_safetensors
 from serving import free_port, until
 from small_volumes import small_volume
 from trainer.experiments.store import experiment_dir, load_experiment
+from trainer.reports.summary import summarise
 from trainer.reports.write import write_reports
 from trainer_processes import ONE_FOLD, REQUEST, Trainer
 
@@ -71,7 +72,8 @@ def check_full_after_the_end(trainer: Trainer, experiment: str) -> None:
     reports = {path: path.read_bytes() for path in directory.glob("report.*")}
     assert len(reports) == 3
     with pytest.raises(OSError, match="No space left"):
-        write_reports(trainer.data_dir, load_experiment(trainer.data_dir, experiment))
+        again = load_experiment(trainer.data_dir, experiment)
+        write_reports(trainer.data_dir, again, summarise(trainer.data_dir, again))
     assert {path: path.read_bytes() for path in directory.glob("report.*")} == reports
     refused = httpx.post(f"{trainer.url}/experiments/{experiment}/promote", timeout=60)
     assert (refused.status_code, problem_of(refused)) == (503, "volume-not-writable")

@@ -146,9 +146,24 @@ def test_report_is_shown_printed_and_written(trainer: Service, run: Run, tmp_pat
 
 
 def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: Run) -> None:
-    trainer.will_answer({"age": "v2"})
+    refits = [{"fold": 0, "state": "running", "epoch": 3, "epochs": 9}, {"fold": None, "state": "queued"}]
+    running = {**EXPERIMENT, "state": "running", "refits": refits}
+    trainer.will_answer(running, events(running, EXPERIMENT), {"age": "v2"})
     code, out, _ = run("promote", "e1")
     assert code == 0 and "v2" in out and "agegender rollback age" in out
+    assert [path for _, path, *_ in trainer.requests] == [
+        "/experiments/e1/refit", "/experiments/e1/events", "/experiments/e1/promote",
+    ]  # fmt: skip
+    trainer.will_answer({"age": "v2"})
+    assert json.loads(run("promote", "e1", "--no-refit", "--json")[1]) == {"age": "v2"}
+    assert trainer.requests[3][1] == "/experiments/e1/promote"
+
+
+def test_promotion_ends_where_training_on_all_faces_fails(trainer: Service, run: Run) -> None:
+    failed = {**EXPERIMENT, "state": "failed", "refits": [{"fold": None, "state": "failed", "problem": "no"}]}
+    trainer.will_answer(EXPERIMENT, events(failed))
+    code, _, err = run("promote", "e1")
+    assert code == 4 and "All faces failed: no" in err
 
 
 def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run: Run) -> None:

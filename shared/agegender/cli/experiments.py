@@ -1,6 +1,6 @@
 """`agegender train`, `watch`, `experiments`, `report`, `promote`, `resume`, `cancel`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from agegender.cli.options import Folds, Sets, nested
 from agegender.cli.output import AsJson, console, duration, errors, print_json, progress_bars, table
 from agegender.cli.searches import follow_search
 from agegender.client import Client
-from agegender.client.training import Experiment, is_search
+from agegender.client.training import Experiment, Fold, is_search
 from agegender.files import write_text
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Of the experiment.")]
@@ -43,6 +43,9 @@ def train(
     start_from: Annotated[
         str | None, typer.Option(help="Begin with the networks of this experiment, on other data.")
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train on all faces too, as promote does otherwise.")
+    ] = False,
     space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
     variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
     sets: Sets = None,
@@ -60,6 +63,7 @@ def train(
         "preset": preset,
         "search": search,
         "start_from": start_from,
+        "refit": refit or None,
         "space": space,
         "variant": variant,
         **nested(sets or []),
@@ -108,9 +112,22 @@ def report(
         print(text)
 
 
-def promote(identifier: Identifier, as_json: AsJson = False) -> None:
-    """Serve the heads of a finished experiment from now on."""
+def promote(
+    identifier: Identifier,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            help="Train on all faces first and serve that, where it is better out of fold; "
+            "or serve what is there at once."
+        ),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the heads of an experiment from now on."""
     with Client() as client:
+        if refit:
+            client.refit(identifier)
+            _followed(client, identifier, quiet=as_json)
         promoted = client.promote(identifier)
     if as_json:
         print_json(promoted)
@@ -174,18 +191,25 @@ def list_experiments(as_json: AsJson = False) -> None:
 
 
 def _follow(client: Client, identifier: str, *, as_json: bool) -> None:
-    last = _show(client.watch(identifier), as_json=as_json)
+    _followed(client, identifier, quiet=as_json, each=print_json if as_json else None)
+    if not as_json:
+        console.print(Markdown(cross_validation(client.report(identifier, "md"))))
+        errors.print(f"All of it: agegender report {identifier}\nServe it: agegender promote {identifier}")
+
+
+def _followed(
+    client: Client, identifier: str, *, quiet: bool, each: Callable[[Experiment], None] | None = None
+) -> None:
+    """Ends with code 4 where the experiment does not finish."""
+    last = _show(client.watch(identifier), quiet=quiet, each=each)
     if last is None or last.state != "finished":
-        for fold in last.folds if last else ():
-            if fold.problem:
-                errors.print(f"[red]Fold {fold.fold} failed:[/] {fold.problem}")
+        for name, work in _named(last).items() if last else ():
+            if work.problem:
+                errors.print(f"[red]{name} failed:[/] {work.problem}")
         errors.print(
             f"{identifier} {last.state if last else 'is lost'}. To go on: agegender resume {identifier}"
         )
         raise typer.Exit(4)
-    if not as_json:
-        console.print(Markdown(cross_validation(client.report(identifier, "md"))))
-        errors.print(f"All of it: agegender report {identifier}\nServe it: agegender promote {identifier}")
 
 
 def cross_validation(report: str) -> str:
@@ -194,22 +218,30 @@ def cross_validation(report: str) -> str:
     return "\n".join(f"## {section}" for section in sections if section.startswith("Cross-validation"))
 
 
-def _show(events: Iterable[Experiment], *, as_json: bool) -> Experiment | None:
+def _show(
+    events: Iterable[Experiment], *, quiet: bool, each: Callable[[Experiment], None] | None
+) -> Experiment | None:
     last = None
-    with progress_bars(quiet=as_json) as bars:
-        rows: dict[int, TaskID] = {}
+    with progress_bars(quiet=quiet) as bars:
+        rows: dict[str, TaskID] = {}
         for last in events:
-            if as_json:
-                print_json(last)
-            for fold in last.folds:
-                if fold.fold not in rows:
-                    rows[fold.fold] = bars.add_task(f"fold {fold.fold}", total=None, note="")
+            if each is not None:
+                each(last)
+            for name, fold in _named(last).items():
+                if name not in rows:
+                    rows[name] = bars.add_task(name, total=None, note="")
                 left = f" {duration(fold.seconds_left)}" if fold.state == "running" else ""
                 bars.update(
-                    rows[fold.fold],
+                    rows[name],
                     # Early stopping ends a fold before its last epoch; a full bar says that it is done.
                     completed=fold.epochs if fold.state == "finished" else fold.epoch,
                     total=fold.epochs or None,
                     note=f"{fold.state}{left}",
                 )
     return last
+
+
+def _named(experiment: Experiment) -> dict[str, Fold]:
+    """All banks of an experiment, as they are told."""
+    refits = {"All faces" if one.fold is None else f"All but {one.fold}": one for one in experiment.refits}
+    return {f"Fold {one.fold}": one for one in experiment.folds} | refits

@@ -118,6 +118,10 @@ class AsyncClient:
     async def promote(self, identifier: str) -> dict[str, str]:
         return await self._send(calls.promote(identifier))
 
+    async def refit(self, identifier: str) -> Experiment:
+        """Train on all faces too: `promote` then serves whichever is better out of fold."""
+        return await self._send(calls.refit(identifier))
+
     async def resume(self, identifier: str) -> Experiment:
         return await self._send(calls.resume(identifier))
 

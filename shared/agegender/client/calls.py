@@ -126,6 +126,10 @@ def promote(identifier: str) -> Call[dict[str, str]]:
     return Call("trainer", "POST", f"/experiments/{identifier}/promote", _as(dict[str, str]))
 
 
+def refit(identifier: str) -> Call[Experiment]:
+    return Call("trainer", "POST", f"/experiments/{identifier}/refit", _as(Experiment))
+
+
 def resume(identifier: str) -> Call[Experiment]:
     return Call("trainer", "POST", f"/experiments/{identifier}/resume", _as(Experiment))
 

@@ -117,6 +117,10 @@ class Client:
     def promote(self, identifier: str) -> dict[str, str]:
         return self._send(calls.promote(identifier))
 
+    def refit(self, identifier: str) -> Experiment:
+        """Train on all faces too: `promote` then serves whichever is better out of fold."""
+        return self._send(calls.refit(identifier))
+
     def resume(self, identifier: str) -> Experiment:
         return self._send(calls.resume(identifier))
 

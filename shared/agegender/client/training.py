@@ -57,7 +57,9 @@ class Dataset(_Answer):
 
 
 class Fold(_Answer):
-    fold: int
+    """One bank of networks; of a refit on all faces, `fold` is None."""
+
+    fold: int | None
     state: str
     epoch: int = 0
     epochs: int = 0
@@ -75,6 +77,7 @@ class Experiment(_Answer):
     datasets: list[str]
     space: Space
     folds: list[Fold] = Field(default_factory=list)
+    refits: list[Fold] = Field(default_factory=list)
     promoted: dict[str, str] = Field(default_factory=dict)
 
     @property

@@ -25,10 +25,10 @@ from trainer.experiments.store import (
     experiment_dir,
     experiment_status,
     experiments,
-    fold_dir,
     load_experiment,
     new_id,
     save_experiment,
+    work_dirs,
 )
 from trainer.queues import job_queue
 from trainer.searches.best import chosen_options
@@ -78,6 +78,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
         preset=wanted.preset,
         chosen_by=None if chosen is None else chosen[1],
         start_from=wanted.start_from,
+        refit=wanted.refit,
     )
 
 
@@ -141,9 +142,21 @@ def _accepted(accept: str) -> str:
 def resume(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
     data_dir = settings.data_dir
     experiment = load_experiment(data_dir, experiment_id).model_copy(update={"cancelled": False})
-    for fold in experiment.folds:
-        (fold_dir(data_dir, experiment_id, fold) / FAILURE).unlink(missing_ok=True)
-    (experiment_dir(data_dir, experiment_id) / FAILURE).unlink(missing_ok=True)
+    for directory in (experiment_dir(data_dir, experiment_id), *work_dirs(data_dir, experiment)):
+        (directory / FAILURE).unlink(missing_ok=True)
+    save_experiment(data_dir, experiment)
+    reconcile(data_dir, job_queue(redis), experiment)
+    return experiment_status(data_dir, experiment)
+
+
+@router.post(
+    "/{experiment_id}/refit",
+    status_code=202,
+    summary="Train on all faces too; promoted is then whichever is better out of fold",
+)
+def refit(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id).model_copy(update={"refit": True})
     save_experiment(data_dir, experiment)
     reconcile(data_dir, job_queue(redis), experiment)
     return experiment_status(data_dir, experiment)
@@ -155,10 +168,12 @@ def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) 
     experiment = load_experiment(data_dir, experiment_id)
     status = experiment_status(data_dir, experiment)
     if status.state in ("queued", "running"):
-        experiment = experiment.model_copy(update={"cancelled": True})
-        save_experiment(data_dir, experiment)
+        # Where only its refits are not done yet, it is what it was without them: finished.
+        reported = (experiment_dir(data_dir, experiment_id) / REPORT).exists()
+        stopped = experiment.model_copy(update={"refit": False} if reported else {"cancelled": True})
+        save_experiment(data_dir, stopped)
         cancel_jobs(job_queue(redis), experiment)
-        return experiment_status(data_dir, experiment)
+        return experiment_status(data_dir, stopped)
     delete_experiment(data_dir, experiment_id)
     return status
 

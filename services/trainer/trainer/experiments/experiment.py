@@ -23,6 +23,11 @@ class ExperimentRequest(TrainingRequest):
     search: str | None = Field(
         None, description="a finished search, whose best options are taken in place of the preset's"
     )
+    refit: bool = Field(
+        False,
+        description="train on all faces too, as `POST /experiments/{id}/refit` does later: what is promoted "
+        "is then whichever is better out of fold",
+    )
 
 
 class ChosenBy(BaseModel):
@@ -36,7 +41,7 @@ class ChosenBy(BaseModel):
 
 
 class Experiment(BaseModel):
-    """experiment.json. It never changes but for `cancelled`; how far it is, its folds' files tell."""
+    """experiment.json. It never changes but for `refit` and `cancelled`; how far it is, its files tell."""
 
     id: str
     created: datetime
@@ -48,11 +53,18 @@ class Experiment(BaseModel):
     preset: Preset
     chosen_by: ChosenBy | None = None
     start_from: str | None = None
+    refit: bool = False
     cancelled: bool = False
 
+    @property
+    def refits(self) -> list[int | None]:
+        """The folds that its refits leave out; None, on all faces, comes last."""
+        return [*self.folds, None] if self.refit else []
 
-class FoldStatus(BaseModel):
-    fold: int
+
+class WorkStatus(BaseModel):
+    """How far one bank of networks is."""
+
     state: State
     epoch: int = 0
     epochs: int = 0
@@ -61,10 +73,20 @@ class FoldStatus(BaseModel):
     seconds_left: float | None = Field(None, description="estimate")
     attempts: int = 0
     worker: str | None = Field(None, description="host and process that has, or had, the newest attempt")
-    curve: list[tuple[int, float, float]] = Field(
+    curve: list[tuple[int, float, float | None]] = Field(
         default_factory=list, description="epoch, training loss, validation loss; at most a hundred points"
     )
     problem: str | None = None
+
+
+class FoldStatus(WorkStatus):
+    fold: int
+
+
+class RefitStatus(WorkStatus):
+    """Training without a validation part, for as many epochs as were best with one."""
+
+    fold: int | None = Field(description="that is left out, for the comparison; null: on all faces")
 
 
 class ExperimentStatus(BaseModel):
@@ -77,4 +99,5 @@ class ExperimentStatus(BaseModel):
     seeds: int
     preset: Preset
     folds: list[FoldStatus]
+    refits: list[RefitStatus] = Field(default_factory=list, description="where `refit` was asked for")
     promoted: dict[str, str] = Field(default_factory=dict, description="task → version, where promoted")

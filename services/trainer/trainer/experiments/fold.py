@@ -19,9 +19,12 @@ from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.reports.tensorboard import write_events
+from trainer.training.config import TrainingOptions
 from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
 from trainer.training.train import EpochReport, TrainedBank, train_bank
+
+OUT_OF_FOLD, BANK = "out-of-fold.npz", "bank.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,16 @@ def run_fold(
     directory.mkdir(parents=True, exist_ok=True)
     progress = AttemptProgress(directory)
     parts = split_faces(faces, experiment, fold)
-
-    def note(report: EpochReport) -> None:
-        progress.note(report)
-        tell(report)
-
     checkpoint = directory / "checkpoint.safetensors"
     options, start = experiment.options, None
     if experiment.start_from is not None:
         start = read_head_start(data_dir, experiment.start_from, options.seeds)
+    note = progress.noting(tell)
     bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, note, machine, start)
     progress.require_newest()
-    write_safetensors(directory / "bank.safetensors", bank.tensors)
+    write_safetensors(directory / BANK, bank.tensors)
     write_safetensors(directory / WEIGHTS, bank.weights)
-    predicted = member_probabilities(bank.tensors, experiment.options, parts.test)
-    _write_out_of_fold(directory, parts, predicted)
+    write_out_of_fold(directory, bank, options, parts.test, parts.test_rows)
     metrics = {
         "fold": fold,
         "faces": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
@@ -115,10 +113,15 @@ def as_years(probabilities: npt.NDArray[np.float32], classes: Classes) -> npt.ND
     return years_from_groups(probabilities) if classes is Classes.GROUPS else probabilities
 
 
-def _write_out_of_fold(
-    directory: Path, parts: FoldParts, predicted: dict[Task, npt.NDArray[np.float32]]
+def write_out_of_fold(
+    directory: Path,
+    bank: TrainedBank,
+    options: TrainingOptions,
+    test: EmbeddingSet,
+    rows: npt.NDArray[np.int64],
 ) -> None:
     """The members' mean probabilities of the left-out faces; `row` counts the experiment's labelled faces."""
-    arrays: dict[str, npt.NDArray[Any]] = {"row": parts.test_rows}
+    predicted = member_probabilities(bank.tensors, options, test)
+    arrays: dict[str, npt.NDArray[Any]] = {"row": rows}
     arrays |= {task.value: members.mean(axis=0) for task, members in predicted.items()}
-    write_npz(directory / "out-of-fold.npz", arrays)
+    write_npz(directory / OUT_OF_FOLD, arrays)

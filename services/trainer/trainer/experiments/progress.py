@@ -8,6 +8,7 @@ a higher count than its own stops.
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class AttemptProgress:
         self._first_epoch: int | None = None
         self._written = 0.0
         before = self._read()
-        self._curve: list[list[float]] = list(before.get("curve", []))
+        self._curve: list[Any] = list(before.get("curve", []))
         self._attempt = int(before.get("attempts", 0)) + 1
         if self._attempt > MAX_ATTEMPTS:
             raise TooManyAttempts(f"{MAX_ATTEMPTS} attempts ended without a result; see the worker's log")
@@ -65,7 +66,7 @@ class AttemptProgress:
                 "epoch": report.epoch,
                 "epochs": report.epochs,
                 "train_loss": round(report.train_loss, 5),
-                "validation_loss": round(report.validation_loss, 5),
+                "validation_loss": _rounded(report.validation_loss, 5),
                 "seconds_left": round(rate * (report.epochs - report.epoch), 1),
                 "attempts": self._attempt,
                 "worker": self._worker,
@@ -73,11 +74,20 @@ class AttemptProgress:
             },
         )
 
+    def noting(self, tell: Callable[[EpochReport], None]) -> Callable[[EpochReport], None]:
+        """Note each report, then `tell` it."""
+
+        def note(report: EpochReport) -> None:
+            self.note(report)
+            tell(report)
+
+        return note
+
     def _add_to_curve(self, report: EpochReport) -> None:
         """Every epoch, or every n-th, so that a curve has at most `_CURVE_POINTS`."""
         every = -(-report.epochs // _CURVE_POINTS)
         if report.epoch % every == 0 or report.epoch == 1:
-            losses = round(report.train_loss, 4), round(report.validation_loss, 4)
+            losses = round(report.train_loss, 4), _rounded(report.validation_loss, 4)
             self._curve.append([report.epoch, *losses])
 
     def require_newest(self) -> None:
@@ -88,3 +98,7 @@ class AttemptProgress:
     def _read(self) -> dict[str, Any]:
         value = read_optional(self._path)
         return value if isinstance(value, dict) else {}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,19 +1,17 @@
 """Make the head that is served from an experiment.
 
-The served head is the bank of all fold models, an ensemble of the cross-validation. Its temperature and
-intervals are those of the out-of-fold predictions, each made by one fold's bank; the ensemble of all banks is
-a little better than any of them, so the stated uncertainty errs on the safe side. A refit on all folds would
-leave no faces to calibrate on.
+It is the banks of all folds, an ensemble of the cross-validation; or, where the experiment was fitted on all
+faces too and that is better out of fold, the bank that learnt from all. Its temperature and intervals are
+those of the out-of-fold predictions of its own way of training. Those are of one bank, or of fewer faces, so
+the stated uncertainty should err on the safe side.
 """
 
-import math
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
@@ -21,15 +19,21 @@ from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
+from trainer.experiments.ensemble import ensemble
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import data_hashes
-from trainer.experiments.store import REPORT, experiment_dir, fold_dir, read_optional
+from trainer.experiments.fold import BANK
+from trainer.experiments.store import (
+    REPORT,
+    experiment_dir,
+    fold_dir,
+    is_finished,
+    read_optional,
+    refit_dir,
+)
 from trainer.reports.out_of_fold import calibrate, read_out_of_fold
 from trainer.training.predict import task_tensors
 
-Array = npt.NDArray[np.float32]
-
-MAX_BYTES = 4_900_000  # of a head's file; weights are float16
 LIMITS = (
     "An estimate of apparent age and of gender presentation in one picture. Not identity, and not for "
     "verifying anyone's age. Worse for groups that are rare in the data: see metrics by age group and gender."
@@ -41,23 +45,24 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
 
     Raises ``not-finished`` 409. Doing it again gives the same version.
     """
-    directory = experiment_dir(data_dir, experiment.id)
-    report = read_optional(directory / REPORT)
-    if report is None:
-        raise Problem(
-            "not-finished", 409, f"Experiment {experiment.id} has no report yet; wait until it is finished."
-        )
+    report = read_optional(experiment_dir(data_dir, experiment.id) / REPORT)
+    if report is None or not is_finished(data_dir, experiment):
+        told = f"Experiment {experiment.id} is not finished; wait until it is."
+        raise Problem("not-finished", 409, told)
     folds = [int(fold) for fold in report["faces"]]
-    banks = [
-        load_safetensors((fold_dir(data_dir, experiment.id, fold) / "bank.safetensors").read_bytes())
+    refitted = report.get("served", {}).get("chosen") == "all"
+    judges = [
+        refit_dir(data_dir, experiment.id, fold) if refitted else fold_dir(data_dir, experiment.id, fold)
         for fold in folds
     ]
-    found = read_out_of_fold(data_dir, experiment, folds)
+    served = [refit_dir(data_dir, experiment.id, None)] if refitted else judges
+    banks = [load_safetensors((directory / BANK).read_bytes()) for directory in served]
+    found = read_out_of_fold(data_dir, experiment, judges)
     versions: dict[str, str] = {}
     for task, classes in experiment.options.tasks:
         calibration = calibrate(found, task, classes, np.ones(len(found.faces), dtype=bool))
-        tensors = _ensemble([task_tensors(bank, experiment.options, task) for bank in banks])
-        version = f"{experiment.id}-{task.value}"
+        tensors = ensemble([task_tensors(bank, experiment.options, task) for bank in banks])
+        version = f"{experiment.id}-all-{task.value}" if refitted else f"{experiment.id}-{task.value}"
         manifest = HeadManifest(
             task=task,
             space=experiment.space,
@@ -70,28 +75,21 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
             weights_sha256="",
             card=_card(data_dir, experiment, report, task, classes),
         )
-        served = heads_directory(data_dir / "models", task, experiment.space)
-        save_head(served / version, manifest, tensors)
-        set_current(served, version)
+        heads = heads_directory(data_dir / "models", task, experiment.space)
+        save_head(heads / version, manifest, tensors)
+        set_current(heads, version)
         versions[task.value] = version
-    write_json(directory / "promoted.json", versions)
+    write_json(experiment_dir(data_dir, experiment.id) / "promoted.json", versions)
     return versions
-
-
-def _ensemble(banks: list[dict[str, Array]]) -> dict[str, Array]:
-    """All members, or the first seeds of every fold where all would make too large a file."""
-    values = sum(tensor[0].size for tensor in banks[0].values())
-    room = max(1, MAX_BYTES // (2 * values))
-    seeds = len(banks[0]["input.mean"])
-    kept = max(1, min(seeds, math.floor(room / len(banks))))
-    return {name: np.concatenate([bank[name][:kept] for bank in banks]) for name in banks[0]}
 
 
 def _card(
     data_dir: Path, experiment: Experiment, report: dict[str, Any], task: Task, classes: Classes
 ) -> dict[str, Any]:
-    found = {key: value for key, value in report["out_of_fold"][task.value].items() if "reliab" not in key}
-    return {
+    served = report.get("served")
+    judged = served if served is not None and served["chosen"] == "all" else report
+    found = {key: value for key, value in judged["out_of_fold"][task.value].items() if "reliab" not in key}
+    card = {
         "experiment": experiment.id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": {"version": __version__, "commit": _commit()},
@@ -110,6 +108,9 @@ def _card(
         "licence": "That of the data: faces of research-only data sets make a head for research only.",
         "limits": LIMITS,
     }
+    if served is not None:
+        card["served"] = {"chosen": served["chosen"], "nll": served["nll"], "epochs": served["epochs"]}
+    return card
 
 
 def _commit() -> str | None:

@@ -11,7 +11,16 @@ from pathlib import Path
 from rq import Queue
 
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.store import FAILURE, METRICS, REPORT, experiment_dir, experiments, fold_dir
+from trainer.experiments.store import (
+    FAILURE,
+    METRICS,
+    REPORT,
+    experiment_dir,
+    experiments,
+    fold_dir,
+    is_finished,
+    refit_dir,
+)
 from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
 
 FOLD_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
@@ -23,33 +32,53 @@ def reconcile_all(data_dir: Path, queue: Queue) -> None:
 
 
 def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:
-    """Enqueue the experiment's missing jobs: its folds, then its report."""
-    directory = experiment_dir(data_dir, experiment.id)
-    if experiment.cancelled or (directory / REPORT).exists() or (directory / FAILURE).exists():
+    """Enqueue the experiment's missing jobs: its folds, its report, and its refits where they are wanted."""
+    failed = (experiment_dir(data_dir, experiment.id) / FAILURE).exists()
+    if experiment.cancelled or failed or is_finished(data_dir, experiment):
         return
     ensure_jobs(queue, experiment.id, _missing_jobs(data_dir, experiment))
 
 
 def cancel_jobs(queue: Queue, experiment: Experiment) -> None:
     """Take waiting jobs from the queue; a running one sees the cancellation within a few epochs."""
-    for job in (*(_fold_job(experiment, fold) for fold in experiment.folds), _report_job(experiment)):
+    jobs = [_fold_job(experiment, fold) for fold in experiment.folds]
+    jobs += [_refit_job(experiment, fold) for fold in experiment.refits]
+    for job in (*jobs, _report_job(experiment)):
         drop_waiting_job(queue, job.id)
 
 
 def _missing_jobs(data_dir: Path, experiment: Experiment) -> Iterator[WantedJob]:
-    unfinished = [
-        fold for fold in experiment.folds if not (fold_dir(data_dir, experiment.id, fold) / METRICS).exists()
-    ]
-    for fold in unfinished:
-        if not (fold_dir(data_dir, experiment.id, fold) / FAILURE).exists():
-            yield _fold_job(experiment, fold)
-    if not unfinished:
+    folds = {fold: fold_dir(data_dir, experiment.id, fold) for fold in experiment.folds}
+    yield from (_fold_job(experiment, fold) for fold, directory in folds.items() if _is_open(directory))
+    trained = [fold for fold, directory in folds.items() if (directory / METRICS).exists()]
+    reported = (experiment_dir(data_dir, experiment.id) / REPORT).exists()
+    if len(trained) == len(folds) and not reported:
         yield _report_job(experiment)
+    if not experiment.refit:
+        return
+    refits = {fold: refit_dir(data_dir, experiment.id, fold) for fold in trained}
+    yield from (_refit_job(experiment, fold) for fold, directory in refits.items() if _is_open(directory))
+    compared = len(trained) == len(folds) and all((path / METRICS).exists() for path in refits.values())
+    # It renews the report, so that comes first.
+    if compared and reported and _is_open(refit_dir(data_dir, experiment.id, None)):
+        yield _refit_job(experiment, None)
+
+
+def _is_open(directory: Path) -> bool:
+    return not (directory / METRICS).exists() and not (directory / FAILURE).exists()
 
 
 def _fold_job(experiment: Experiment, fold: int) -> WantedJob:
     function = "trainer.jobs.train.train_fold"
     return WantedJob(f"{experiment.id}-fold-{fold}", function, [experiment.id, fold], FOLD_SECONDS)
+
+
+def _refit_job(experiment: Experiment, fold: int | None) -> WantedJob:
+    if fold is None:
+        final = "trainer.jobs.report.fit_final"
+        return WantedJob(f"{experiment.id}-final", final, [experiment.id], FOLD_SECONDS)
+    function = "trainer.jobs.train.refit_fold"
+    return WantedJob(f"{experiment.id}-refit-{fold}", function, [experiment.id, fold], FOLD_SECONDS)
 
 
 def _report_job(experiment: Experiment) -> WantedJob:

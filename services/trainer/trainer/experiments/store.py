@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from agegender.files import read_json, write_json
 from agegender.spaces import NAME
 from agegender.volume import why_not_writable
 
-from trainer.experiments.experiment import Experiment, ExperimentStatus, FoldStatus, State
+from trainer.experiments.experiment import (
+    Experiment,
+    ExperimentStatus,
+    FoldStatus,
+    RefitStatus,
+    State,
+    WorkStatus,
+)
 
 METRICS, PROGRESS, FAILURE, REPORT = "metrics.json", "progress.json", "failure.json", "report.json"
 
@@ -34,6 +41,27 @@ def experiment_dir(data_dir: Path, experiment_id: str) -> Path:
 
 def fold_dir(data_dir: Path, experiment_id: str, fold: int) -> Path:
     return experiment_dir(data_dir, experiment_id) / "folds" / str(fold)
+
+
+def refit_dir(data_dir: Path, experiment_id: str, fold: int | None) -> Path:
+    """Of the bank that is trained on all faces but those of `fold`; None: on all."""
+    if fold is None:
+        return experiment_dir(data_dir, experiment_id) / "final"
+    return fold_dir(data_dir, experiment_id, fold) / "refit"
+
+
+def work_dirs(data_dir: Path, experiment: Experiment) -> list[Path]:
+    """Of all its banks; the last file of each is METRICS, or FAILURE."""
+    return [fold_dir(data_dir, experiment.id, fold) for fold in experiment.folds] + [
+        refit_dir(data_dir, experiment.id, fold) for fold in experiment.refits
+    ]
+
+
+def is_finished(data_dir: Path, experiment: Experiment) -> bool:
+    """The report is there, and what was wanted besides."""
+    final = refit_dir(data_dir, experiment.id, None)
+    reported = (experiment_dir(data_dir, experiment.id) / REPORT).exists()
+    return reported and (not experiment.refit or (final / METRICS).exists())
 
 
 def save_experiment(data_dir: Path, experiment: Experiment) -> None:
@@ -75,25 +103,35 @@ def read_optional(path: Path) -> Any:
 
 
 def fold_status(data_dir: Path, experiment: Experiment, fold: int) -> FoldStatus:
-    directory = fold_dir(data_dir, experiment.id, fold)
+    work = _work_status(data_dir, experiment, fold_dir(data_dir, experiment.id, fold))
+    return FoldStatus(fold=fold, **dict(work))
+
+
+def refit_status(data_dir: Path, experiment: Experiment, fold: int | None) -> RefitStatus:
+    work = _work_status(data_dir, experiment, refit_dir(data_dir, experiment.id, fold))
+    return RefitStatus(fold=fold, **dict(work))
+
+
+def _work_status(data_dir: Path, experiment: Experiment, directory: Path) -> WorkStatus:
     progress = read_optional(directory / PROGRESS) or {}
     if (directory / METRICS).exists():
-        return FoldStatus(fold=fold, state="finished", **{**progress, "seconds_left": 0.0})
+        return WorkStatus(state="finished", **{**progress, "seconds_left": 0.0})
     failure = read_optional(directory / FAILURE)
     if failure is not None:
-        return FoldStatus(fold=fold, state="failed", problem=str(failure.get("detail")), **progress)
+        return WorkStatus(state="failed", problem=str(failure.get("detail")), **progress)
     if experiment.cancelled:
-        return FoldStatus(fold=fold, state="cancelled", **progress)
+        return WorkStatus(state="cancelled", **progress)
     state: State = "running" if progress else "queued"
-    return FoldStatus(fold=fold, state=state, problem=why_not_writable(data_dir), **progress)
+    return WorkStatus(state=state, problem=why_not_writable(data_dir), **progress)
 
 
 def experiment_status(data_dir: Path, experiment: Experiment) -> ExperimentStatus:
     folds = [fold_status(data_dir, experiment, fold) for fold in experiment.folds]
+    refits = [refit_status(data_dir, experiment, fold) for fold in experiment.refits]
     directory = experiment_dir(data_dir, experiment.id)
     return ExperimentStatus(
         id=experiment.id,
-        state=_state(experiment, folds, (directory / REPORT).exists(), (directory / FAILURE).exists()),
+        state=_state(data_dir, experiment, folds, refits),
         created=experiment.created,
         task=experiment.options.task,
         datasets=experiment.datasets,
@@ -101,16 +139,25 @@ def experiment_status(data_dir: Path, experiment: Experiment) -> ExperimentStatu
         seeds=experiment.options.seeds,
         preset=experiment.preset,
         folds=folds,
+        refits=refits,
         promoted=read_optional(directory / "promoted.json") or {},
     )
 
 
-def _state(experiment: Experiment, folds: list[FoldStatus], reported: bool, failed: bool) -> State:
-    if reported:
+def _state(
+    data_dir: Path, experiment: Experiment, folds: list[FoldStatus], refits: list[RefitStatus]
+) -> State:
+    if is_finished(data_dir, experiment):
         return "finished"
     if experiment.cancelled:
         return "cancelled"
-    states = {status.state for status in folds}
-    if failed or ("failed" in states and not states & {"queued", "running"}):
+    # The bank on all faces waits for all the others, as the report waits for all folds.
+    failed = (experiment_dir(data_dir, experiment.id) / FAILURE).exists()
+    if failed or _stuck(folds) or _stuck(refits[:-1]) or _stuck(refits[-1:]):
         return "failed"
-    return "queued" if states == {"queued"} else "running"
+    return "queued" if {status.state for status in (*folds, *refits)} == {"queued"} else "running"
+
+
+def _stuck(statuses: Sequence[WorkStatus]) -> bool:
+    states = {status.state for status in statuses}
+    return "failed" in states and not states & {"queued", "running"}

@@ -1,24 +1,48 @@
-"""Why a job that trains ends before it is done."""
+"""What becomes of a job that trains or reports and ends before it is done."""
+
+from collections.abc import Callable
 
 import structlog
 from agegender.errors import Problem
 from agegender.volume import volume_problem
 
+from trainer.experiments.progress import Superseded
+from trainer.training.train import EpochReport
+
 log = structlog.get_logger(__name__)
+
+_LOOK_EVERY = 5  # epochs, for a cancellation
 
 
 class Cancelled(Exception):
     """The experiment or search was cancelled while this job ran."""
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether it is the volume's fault: then the job is enqueued again once that can be written."""
-    if not isinstance(error, OSError) or volume_problem(error) is None:
+def raising_where_unwanted(wanted: Callable[[], object]) -> Callable[[EpochReport], None]:
+    """Raises `Cancelled` once `wanted` gives None."""
+
+    def look(report: EpochReport) -> None:
+        if report.epoch % _LOOK_EVERY == 0 and wanted() is None:
+            raise Cancelled
+
+    return look
+
+
+def succeeds(work: Callable[[], None], fail: Callable[[str], None], **names: str | int) -> bool:
+    """Do `work`. A failure is given to `fail`, for the user, who may cure it and resume.
+
+    False where the work is another's now, or waits until the volume can be written: then nothing follows.
+    names : of the work, for the log.
+    """
+    try:
+        work()
+    except (Cancelled, Superseded) as reason:
+        log.info("job given up", reason=type(reason).__name__, **names)
         return False
-    log.warning("job given up until the volume can be written", reason=str(error))
+    except Exception as error:
+        if isinstance(error, OSError) and volume_problem(error) is not None:
+            log.warning("job given up until the volume can be written", reason=str(error), **names)
+            return False
+        log.error("job failed", exc_info=error, **names)
+        fail(error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}")
     return True
-
-
-def told(error: Exception) -> str:
-    """An error in the words that its user is told."""
-    return error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"

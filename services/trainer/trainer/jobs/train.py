@@ -1,58 +1,86 @@
-"""The queue jobs of an experiment. Their arguments are names; the truth lies on the volume."""
+"""The queue jobs that train for an experiment. Their arguments are names; the truth lies on the volume."""
 
-import structlog
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.files import write_json
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import run_fold
-from trainer.experiments.progress import Superseded
+from trainer.experiments.refit import run_refit
 from trainer.experiments.schedule import reconcile
-from trainer.experiments.store import FAILURE, METRICS, fold_dir, load_experiment
-from trainer.jobs.interruptions import Cancelled, may_pass, told
+from trainer.experiments.store import FAILURE, METRICS, fold_dir, load_experiment, refit_dir
+from trainer.jobs.interruptions import raising_where_unwanted, succeeds
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
-from trainer.training.machine import prepared_machine
+from trainer.training.machine import Machine, prepared_machine
 from trainer.training.train import EpochReport
 
-log = structlog.get_logger(__name__)
 
-_LOOK_EVERY = 5  # epochs, for a cancellation
+class Work(Protocol):
+    """Training that ends with METRICS in its folder."""
+
+    def __call__(
+        self,
+        data_dir: Path,
+        experiment: Experiment,
+        faces: EmbeddingSet,
+        *,
+        tell: Callable[[EpochReport], None],
+        machine: Machine,
+    ) -> None: ...
 
 
 def train_fold(experiment_id: str, fold: int) -> None:
     """Train one left-out fold, unless it is done; then see to what follows."""
+    data_dir = TrainerSettings().data_dir
+    directory = fold_dir(data_dir, experiment_id, fold)
+    train(directory, partial(wanted_experiment, data_dir, experiment_id), partial(run_fold, fold=fold))
+
+
+def refit_fold(experiment_id: str, fold: int) -> None:
+    """The same without a validation part, for the comparison with it."""
+    data_dir = TrainerSettings().data_dir
+    directory = refit_dir(data_dir, experiment_id, fold)
+    train(directory, partial(wanted_refit, data_dir, experiment_id), partial(run_refit, fold=fold))
+
+
+def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) -> None:
+    """Do the work of `directory`, unless it is done or not wanted; then see to what follows."""
     settings = TrainerSettings()
-    experiment = wanted_experiment(settings, experiment_id)
+    experiment = wanted()
     if experiment is None:
         return
-    directory = fold_dir(settings.data_dir, experiment_id, fold)
-    if not (directory / METRICS).exists():
+    data_dir = settings.data_dir
 
-        def look(report: EpochReport) -> None:
-            if report.epoch % _LOOK_EVERY == 0 and wanted_experiment(settings, experiment_id) is None:
-                raise Cancelled
+    def run() -> None:
+        machine = prepared_machine(settings.device, settings.amp, settings.threads)
+        faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant)
+        work(data_dir, experiment, faces, tell=raising_where_unwanted(wanted), machine=machine)
 
-        try:
-            machine = prepared_machine(settings.device, settings.amp, settings.threads)
-            faces = load_faces(settings.data_dir, experiment.datasets, experiment.space, experiment.variant)
-            run_fold(settings.data_dir, experiment, faces, fold, look, machine)
-        except (Cancelled, Superseded) as reason:
-            log.info("fold given up", experiment=experiment_id, fold=fold, reason=type(reason).__name__)
-            return
-        except Exception as error:  # told to the user, who may cure it (such as a missing file) and resume
-            if may_pass(error):
-                return
-            log.error("fold failed", experiment=experiment_id, fold=fold, exc_info=error)
-            write_json(directory / FAILURE, {"detail": told(error)})
-    reconcile(settings.data_dir, job_queue(connect(settings)), experiment)
+    def fail(told: str) -> None:
+        write_json(directory / FAILURE, {"detail": told})
+
+    of = str(directory.relative_to(data_dir))
+    if (directory / METRICS).exists() or succeeds(run, fail, of=of):
+        reconcile(data_dir, job_queue(connect(settings)), experiment)
 
 
-def wanted_experiment(settings: TrainerSettings, experiment_id: str) -> Experiment | None:
+def wanted_experiment(data_dir: Path, experiment_id: str) -> Experiment | None:
     """None where it was cancelled or deleted."""
     try:
-        experiment = load_experiment(settings.data_dir, experiment_id)
+        experiment = load_experiment(data_dir, experiment_id)
     except Problem:
         return None  # deleted
     return None if experiment.cancelled else experiment
+
+
+def wanted_refit(data_dir: Path, experiment_id: str) -> Experiment | None:
+    """None where its refits are not wanted any more."""
+    experiment = wanted_experiment(data_dir, experiment_id)
+    return experiment if experiment is not None and experiment.refit else None

@@ -54,9 +54,10 @@ function wire(card, id) {
   act(".promote", `/experiments/${id}/promote`, "POST", (versions, said) => {
     said.textContent = `Served: ${Object.values(versions).join(", ")}`;
   });
+  act(".refit", `/experiments/${id}/refit`, "POST", (status) => show(status));
   act(".resume", `/experiments/${id}/resume`, "POST", (status) => show(status));
   act(".remove", `/experiments/${id}`, "DELETE", (status) => {
-    if (status.state === "cancelled" && card.dataset.state !== "cancelled") return show(status);
+    if (["queued", "running"].includes(card.dataset.state)) return show(status); // it was stopped, not deleted
     cards.delete(id);
     card.remove();
   });
@@ -87,9 +88,11 @@ function draw(entry, status) {
   card.querySelector(".facts").textContent =
     `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks a fold`;
   drawCurves(card.querySelector("svg"), status.folds);
-  card.querySelector(".folds").replaceChildren(...status.folds.map(foldRow));
+  const refits = status.refits.map((one) => workRow(one, one.fold === null ? "all faces" : `all but ${one.fold}`));
+  card.querySelector(".folds").replaceChildren(...status.folds.map((one) => workRow(one, `fold ${one.fold}`)), ...refits);
   card.querySelector(".remove").textContent = over ? "Delete" : "Cancel";
   card.querySelector(".promote").hidden = status.state !== "finished";
+  card.querySelector(".refit").hidden = status.state !== "finished" || status.refits.length > 0;
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
   const report = card.querySelector(".report");
   report.hidden = status.state !== "finished";
@@ -98,16 +101,16 @@ function draw(entry, status) {
   if (status.state === "finished") drawTable(card.querySelector(".table"), status.id);
 }
 
-function foldRow(fold) {
+function workRow(work, called) {
   const row = document.createElement("div");
   const name = document.createElement("span");
-  name.textContent = `fold ${fold.fold}`;
+  name.textContent = called;
   const bar = document.createElement("progress");
-  bar.max = fold.epochs || 1;
-  bar.value = fold.state === "finished" ? bar.max : fold.epoch;
+  bar.max = work.epochs || 1;
+  bar.value = work.state === "finished" ? bar.max : work.epoch;
   const told = document.createElement("span");
-  told.textContent = fold.problem ?? (fold.state === "running" && fold.seconds_left !== null
-    ? `epoch ${fold.epoch}, ${Math.ceil(fold.seconds_left)} s left at most` : fold.state);
+  told.textContent = work.problem ?? (work.state === "running" && work.seconds_left !== null
+    ? `epoch ${work.epoch}, ${Math.ceil(work.seconds_left)} s left at most` : work.state);
   row.append(name, bar, told);
   return row;
 }

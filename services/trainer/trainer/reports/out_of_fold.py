@@ -1,5 +1,6 @@
 """The out-of-fold predictions of an experiment, and the calibration that they give."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from agegender.heads.head import Classes, Task
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.fold import as_years
-from trainer.experiments.store import fold_dir
+from trainer.experiments.fold import OUT_OF_FOLD, as_years
 from trainer.training.targets import age_bounds
 
 Array = npt.NDArray[np.float32]
@@ -27,15 +27,15 @@ class OutOfFold:
     probabilities: dict[Task, Array]
 
 
-def read_out_of_fold(data_dir: Path, experiment: Experiment, folds: list[int]) -> OutOfFold:
+def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
+    """directories : of the banks that predicted; each face by at most one of them."""
     faces = labelled(
         load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant), experiment.options
     )
     rows: list[npt.NDArray[np.int64]] = []
     parts: dict[Task, list[Array]] = {task: [] for task, _ in experiment.options.tasks}
-    for fold in folds:
-        path = fold_dir(data_dir, experiment.id, fold) / "out-of-fold.npz"
-        arrays = read_npz(path)
+    for directory in directories:
+        arrays = read_npz(directory / OUT_OF_FOLD)
         rows.append(arrays["row"])
         for task, values in parts.items():
             values.append(arrays[task.value])

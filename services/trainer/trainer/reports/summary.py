@@ -12,7 +12,8 @@ from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import variants_of
 from trainer.experiments.fold import as_years
-from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional
+from trainer.experiments.refit import best_epoch
+from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional, refit_dir
 from trainer.reports.metrics import (
     age_metrics,
     calibration_error,
@@ -36,8 +37,9 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
     done = {fold: metrics for fold, metrics in folds.items() if metrics is not None}
     if not done:
         raise RuntimeError("no fold was finished")
-    found = read_out_of_fold(data_dir, experiment, list(done))
-    return {
+    directories = [fold_dir(data_dir, experiment.id, fold) for fold in done]
+    out_of_fold = _all_out_of_fold(data_dir, experiment, directories)
+    summary = {
         "experiment": experiment.model_dump(mode="json"),
         "data": {
             name: read_meta_data(data_dir, name, experiment.space, variant)
@@ -52,10 +54,29 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
         "best_epochs": {str(fold): metrics["best_epochs"] for fold, metrics in done.items()},
         "tables": {task.value: _table(done, task) for task, _ in experiment.options.tasks},
         "members": {task.value: _spread(done, task) for task, _ in experiment.options.tasks},
-        "out_of_fold": {
-            task.value: _out_of_fold(found, task, classes) for task, classes in experiment.options.tasks
-        },
+        "out_of_fold": out_of_fold,
     }
+    refits = [refit_dir(data_dir, experiment.id, fold) for fold in experiment.folds]
+    if experiment.refit and all((directory / METRICS).exists() for directory in refits):
+        summary["served"] = {
+            **compared(out_of_fold, refitted := _all_out_of_fold(data_dir, experiment, refits)),
+            "epochs": best_epoch(data_dir, experiment, experiment.folds),
+            "out_of_fold": refitted,
+        }
+    return summary
+
+
+def compared(folds: dict[str, Any], refits: dict[str, Any]) -> dict[str, Any]:
+    """What is served, by the negative log-likelihood of a face, over all tasks, out of fold.
+
+    Both were predicted by as many networks and are calibrated alike. Where none is better, the folds' banks,
+    which are there, are taken.
+    """
+    nll = {
+        name: sum(figures["nll"] for figures in tasks.values())
+        for name, tasks in (("folds", folds), ("all", refits))
+    }
+    return {"chosen": "all" if nll["all"] < nll["folds"] else "folds", "nll": nll}
 
 
 def _table(done: dict[int, dict[str, Any]], task: Task) -> list[dict[str, Any]]:
@@ -86,6 +107,11 @@ def _spread(done: dict[int, dict[str, Any]], task: Task) -> dict[str, dict[str, 
             if values and name not in ("faces", "floor"):
                 spread[split][name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
     return spread
+
+
+def _all_out_of_fold(data_dir: Path, experiment: Experiment, directories: list[Path]) -> dict[str, Any]:
+    found = read_out_of_fold(data_dir, experiment, directories)
+    return {task.value: _out_of_fold(found, task, classes) for task, classes in experiment.options.tasks}
 
 
 def _out_of_fold(found: OutOfFold, task: Task, classes: Classes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ _NAMES = {
     "mae": "mean absolute error, years",
     "nll": "negative log-likelihood, nats",
     "accuracy": "accuracy",
+    "ece": "expected calibration error",
 }
 
 
@@ -34,6 +35,8 @@ def report_tables(summary: dict[str, Any]) -> list[Table]:
         tables.append(_calibration_table(task, summary["out_of_fold"][task]))
         tables.append(_cell_table(task, summary["out_of_fold"][task]))
         tables.append(_confusion_table(task, summary["out_of_fold"][task]))
+    if "served" in summary:
+        tables += [_served_table(task, summary) for task in summary["tables"]]
     tables += _data_tables(summary)
     return tables
 
@@ -54,6 +57,38 @@ def origins(summary: dict[str, Any]) -> list[str]:
     if experiment.get("chosen_by"):
         told.append(_chosen_by(experiment))
     return told
+
+
+def served(summary: dict[str, Any]) -> list[str]:
+    """What `promote` serves, and the comparison by which it was chosen."""
+    if "served" not in summary:
+        return []
+    nll, chosen = summary["served"]["nll"], summary["served"]["chosen"]
+    what = (
+        f"a bank trained on all faces for {summary['served']['epochs']} epochs, without a validation part"
+        if chosen == "all"
+        else "the banks of all folds"
+    )
+    return [
+        f"Promoted is {what}. Out of fold, training on all faces but the left-out ones has a negative "
+        f"log-likelihood of {number(nll['all'])} nats a face, training with a validation part "
+        f"{number(nll['folds'])}."
+    ]
+
+
+def _served_table(task: str, summary: dict[str, Any]) -> Table:
+    columns = [summary["out_of_fold"][task], summary["served"]["out_of_fold"][task]]
+    names = ("group_accuracy", "one_off_accuracy", "accuracy", "mae", "nll", "ece", "coverage", "width")
+    return Table(
+        f"With a validation part, or fitted on all faces: {task}",
+        ["measure", "folds' banks", "all other faces"],
+        [
+            [_NAMES.get(name, name), *(number(column[name]) for column in columns)]
+            for name in names
+            if columns[0].get(name) is not None
+        ],
+        "Out of fold, after calibration on the other folds; as many networks on both sides.",
+    )
 
 
 def _chosen_by(experiment: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
     with SummaryWriter(str(fold_dir / FOLDER)) as writer:
         for epoch, (train, validation) in enumerate(metrics["curve"], 1):
             writer.add_scalar("loss/train", train, epoch)
-            writer.add_scalar("loss/validation", validation, epoch)
+            if validation is not None:
+                writer.add_scalar("loss/validation", validation, epoch)
         for split, members in metrics["splits"].items():
             for task, figures in members[0].items():
                 for name in figures:

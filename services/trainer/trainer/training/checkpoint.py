@@ -1,5 +1,6 @@
 """The state of training on disk, so that a killed job goes on from its last epoch."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,14 @@ from trainer.training.bank import Bank
 @dataclass
 class TrainingState:
     """epoch : finished epochs. For each member: best validation loss, its epoch and weights, and whether it
-    has stopped. curve : mean training and validation loss of every epoch so far."""
+    has stopped. curve : mean training and validation loss (None: no validation) of every epoch so far."""
 
     epoch: int
     best_loss: Tensor
     best_epoch: Tensor
     stopped: Tensor
     best: dict[str, Tensor]
-    curve: list[tuple[float, float]]
+    curve: list[tuple[float, float | None]]
 
     @classmethod
     def fresh(cls, bank: Bank) -> "TrainingState":
@@ -52,6 +53,14 @@ class TrainingState:
             self.best[name][better] = value.detach()[better]
         self.stopped |= self.epoch - self.best_epoch >= patience
 
+    def note_last(self, bank: nn.Module, train_loss: float) -> None:
+        """Take over all members, where no validation tells which epoch is best."""
+        self.epoch += 1
+        self.curve.append((train_loss, None))
+        self.best_epoch = torch.full_like(self.best_epoch, self.epoch)
+        for name, value in bank.state_dict().items():
+            self.best[name].copy_(value.detach())
+
     def restore_best(self, bank: Bank) -> None:
         bank.load_state_dict(self.best)
 
@@ -74,7 +83,10 @@ def write_checkpoint(
         "state.best_loss": state.best_loss,
         "state.best_epoch": state.best_epoch,
         "state.stopped": state.stopped,
-        "state.curve": torch.tensor(state.curve, dtype=torch.float64).reshape(-1, 2),
+        "state.curve": torch.tensor(
+            [(train, math.nan if validation is None else validation) for train, validation in state.curve],
+            dtype=torch.float64,
+        ).reshape(-1, 2),
     }
     write_safetensors(path, {name: value.detach().cpu().numpy() for name, value in tensors.items()})
 
@@ -109,5 +121,8 @@ def read_checkpoint(
         state["best_epoch"],
         state["stopped"],
         {name: value.to(device) for name, value in part("best.").items()},
-        [(train, validation) for train, validation in state["curve"].tolist()],
+        [
+            (train, None if math.isnan(validation) else validation)
+            for train, validation in state["curve"].tolist()
+        ],
     )

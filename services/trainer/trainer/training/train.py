@@ -35,12 +35,12 @@ _EPOCH_SEEDS = 10_000  # beyond the numbers of members
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Told after each epoch. Losses are means over the members."""
+    """Told after each epoch. Losses are means over the members; None where nothing validates."""
 
     epoch: int
     epochs: int
     train_loss: float
-    validation_loss: float
+    validation_loss: float | None
     members_running: int
 
 
@@ -54,12 +54,12 @@ class TrainedBank:
     tensors: dict[str, Array]
     weights: dict[str, Array]
     best_epochs: list[int]
-    curve: list[tuple[float, float]]
+    curve: list[tuple[float, float | None]]
 
 
 def train_bank(
     train: EmbeddingSet,
-    validation: EmbeddingSet,
+    validation: EmbeddingSet | int,
     options: TrainingOptions,
     fold: int,
     checkpoint: Path | None = None,
@@ -69,6 +69,7 @@ def train_bank(
 ) -> TrainedBank:
     """Train `options.seeds` networks at once and keep each one's best epoch on the validation faces.
 
+    validation : or, to train without, the epoch to end after; the learning rate's schedule stays the same.
     checkpoint : file to go on from, if it exists, and to write to.
     tell : called after each epoch; may raise to stop.
     start : `TrainedBank.weights` of a bank of the same architecture and as many members to start from.
@@ -92,23 +93,29 @@ def train_bank(
     if options.augmentation.mirrored and len(train.embedding_mirrored) == len(train):
         mirrored = torch.tensor((train.embedding_mirrored - mean) / std, device=device)
     targets = make_targets(train, options).to(device)
-    validation_faces = torch.tensor((validation.embedding - mean) / std, device=device)
-    validation_targets = make_targets(validation, options).to(device)
+    judged = None
+    if isinstance(validation, EmbeddingSet):
+        judging = torch.tensor((validation.embedding - mean) / std, device=device)
+        judged = judging, make_targets(validation, options).to(device)
+    epochs = options.optimizer.epochs if isinstance(validation, EmbeddingSet) else validation
 
     state = TrainingState.fresh(bank)
     if checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint, bank, average, optimizer)
     written = time.monotonic()
-    while state.epoch < options.optimizer.epochs and not state.stopped.all():
+    while state.epoch < epochs and not state.stopped.all():
         torch.manual_seed(derived_seed(options.seed, fold, _EPOCH_SEEDS + state.epoch))
         train_loss = _epoch(bank, average, optimizer, faces, mirrored, targets, options, state.epoch, machine)
-        losses = _validation_losses(validated, validation_faces, validation_targets, options)
-        state.note_epoch(validated, train_loss, losses, options.optimizer.patience)
+        if judged is None:
+            state.note_last(validated, train_loss)
+        else:
+            losses = _validation_losses(validated, *judged, options)
+            state.note_epoch(validated, train_loss, losses, options.optimizer.patience)
         if checkpoint is not None and time.monotonic() - written >= _CHECKPOINT_SECONDS:
             write_checkpoint(checkpoint, bank, average, optimizer, state)
             written = time.monotonic()
         running = int((~state.stopped).sum())
-        tell(EpochReport(state.epoch, options.optimizer.epochs, *state.curve[-1], running))
+        tell(EpochReport(state.epoch, epochs, *state.curve[-1], running))
     state.restore_best(bank)
     inputs = {
         "input.mean": np.tile(mean.astype(np.float32), (options.seeds, 1)),

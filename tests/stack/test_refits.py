@@ -1,0 +1,90 @@
+"""Training on all faces over the queue: at once or later, killed, given up; and what is served then."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+from agegender.heads.checkpoints import heads_directory, load_head, read_current
+from agegender.heads.head import HeadManifest, Task
+from made_faces import SPACE
+from serving import until
+from trainer.experiments.fold import BANK
+from trainer.experiments.store import refit_dir
+from trainer_processes import REQUEST, Trainer, running_trainer
+
+# Half of the faces validate, so all of them teach more; and so slowly that the last epochs are the best.
+SLOW = {
+    **REQUEST,
+    "folds": [0, 1],
+    "validation": 0.5,
+    "optimizer": {"epochs": 80, "patience": 80, "batch_size": 16, "learning_rate": 2e-4},
+}
+
+
+def wait_for_refit(trainer: Trainer, experiment: str, row: int, epoch: int) -> None:
+    until(lambda: trainer.status(experiment)["refits"][row]["epoch"] >= epoch, "it is refitted", 240, 0.02)
+
+
+def promoted(trainer: Trainer, experiment: str) -> dict[Task, HeadManifest]:
+    answer = httpx.post(f"{trainer.url}/experiments/{experiment}/promote", timeout=60)
+    assert answer.status_code == 200, answer.text
+    served = {}
+    for task in Task:
+        directory = heads_directory(trainer.data_dir / "models", task, SPACE)
+        current = read_current(directory)
+        assert current is not None and current.version == answer.json()[task.value]
+        served[task] = load_head(directory / current.version).manifest
+    return served
+
+
+def test_refits_asked_for_later_and_killed_equal_those_of_an_undisturbed_experiment(tmp_path: Path) -> None:
+    with running_trainer(tmp_path) as trainer:
+        worker = trainer.start("trainer.worker")
+        undisturbed = trainer.create({**SLOW, "refit": True})
+        assert [refit["fold"] for refit in trainer.wait(undisturbed)["refits"]] == [0, 1, None]
+
+        experiment = trainer.create(SLOW)
+        assert trainer.wait(experiment)["refits"] == []
+        assert "served" not in trainer.figures(experiment)
+        answer = httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
+        assert (answer.status_code, answer.json()["state"]) == (202, "running")
+        refused = httpx.post(f"{trainer.url}/experiments/{experiment}/promote")
+        assert refused.status_code == 409
+        for row in (0, 2):  # a fold's, and the last: on all faces
+            wait_for_refit(trainer, experiment, row, 10)
+            trainer.kill(worker)
+            worker = trainer.start("trainer.worker")
+        status = trainer.wait(experiment)
+        assert [refit["attempts"] for refit in status["refits"]] == [2, 1, 2]
+
+        figures = trainer.figures(experiment)
+        assert figures == trainer.figures(undisturbed)
+        assert figures["served"]["chosen"] == "all"
+        banks = [
+            (refit_dir(trainer.data_dir, one, None) / BANK).read_bytes() for one in (experiment, undisturbed)
+        ]
+        assert banks[0] == banks[1]
+        for task, manifest in promoted(trainer, experiment).items():
+            assert manifest.members == 4
+            assert manifest.card["served"]["nll"] == figures["served"]["nll"]
+            refitted: dict[str, Any] = figures["served"]["out_of_fold"][task.value]
+            assert manifest.card["metrics"]["nll"] == refitted["nll"]
+
+
+def test_refits_given_up_leave_the_experiment_as_it_was(tmp_path: Path) -> None:
+    with running_trainer(tmp_path) as trainer:
+        trainer.start("trainer.worker")
+        experiment = trainer.create(SLOW)
+        trainer.wait(experiment)
+        figures = trainer.figures(experiment)
+        httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
+        wait_for_refit(trainer, experiment, 0, 5)
+        stopped = httpx.delete(f"{trainer.url}/experiments/{experiment}").json()
+        assert (stopped["state"], stopped["refits"]) == ("finished", [])
+        assert trainer.figures(experiment) == figures
+        for manifest in promoted(trainer, experiment).values():
+            assert manifest.members == 4 and "served" not in manifest.card
+        after = httpx.post(f"{trainer.url}/experiments/{experiment}/refit").json()["refits"][0]
+        assert after["state"] == "running" and after["epoch"] >= 5  # it goes on from there
+        trainer.wait(experiment)
+        assert trainer.figures(experiment)["served"]["nll"]["folds"] > 0
