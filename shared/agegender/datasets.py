@@ -5,9 +5,9 @@ Adience's `aligned` and `faces`.
 """
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,41 +22,28 @@ class BadDataset(ValueError):
 
 
 @dataclass(frozen=True)
-class EmbeddingSet:
-    """Faces of one data set in one space; all arrays have one row a face.
+class FaceLabels:
+    """What is known of faces; all arrays have one row a face.
 
     file : names relative to the image folder, str.
-    embedding : [faces, dimension], float32, unit norm.
     age_low, age_high : years, float32; equal for an exact age, NaN where the age is unknown.
     gender : int8, `agegender.labels.Gender`.
     subject : str; empty where unknown.
     fold : int16; -1 where the data set has no folds of its own.
-    embedding_mirrored : of the mirrored face, [faces, dimension], or of no rows where it was not extracted.
     """
 
-    space: Space
     file: npt.NDArray[np.str_]
-    embedding: npt.NDArray[np.float32]
     age_low: npt.NDArray[np.float32]
     age_high: npt.NDArray[np.float32]
     gender: npt.NDArray[np.int8]
     subject: npt.NDArray[np.str_]
     fold: npt.NDArray[np.int16]
-    embedding_mirrored: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         faces = len(self.file)
         for name in ("age_low", "age_high", "gender", "subject", "fold"):
             if getattr(self, name).shape != (faces,):
                 raise BadDataset(f"{name} has shape {getattr(self, name).shape}, not ({faces},)")
-        if self.embedding.shape != (faces, self.space.dimension):
-            raise BadDataset(
-                f"embedding has shape {self.embedding.shape}, not ({faces}, {self.space.dimension})"
-            )
-        if self.embedding_mirrored.shape not in ((faces, self.space.dimension), (0, self.space.dimension)):
-            raise BadDataset(f"embedding_mirrored has shape {self.embedding_mirrored.shape}")
-        if not (_is_finite(self.embedding) and _is_finite(self.embedding_mirrored)):
-            raise BadDataset("an embedding has values that are not finite")
 
     def __len__(self) -> int:
         return len(self.file)
@@ -69,15 +56,50 @@ class EmbeddingSet:
     def has_gender(self) -> npt.NDArray[np.bool_]:
         return np.asarray(self.gender != Gender.UNKNOWN)
 
-    def rows(self, index: npt.NDArray[Any]) -> "EmbeddingSet":
+    def rows(self, index: npt.NDArray[Any]) -> Self:
         """The faces that `index` (positions or a mask) selects."""
-        chosen = {
-            field.name: getattr(self, field.name)[index]
-            for field in fields(self)
-            if field.name != "space" and len(getattr(self, field.name)) == len(self)
-        }
-        chosen.setdefault("embedding_mirrored", self.embedding_mirrored)
-        return EmbeddingSet(space=self.space, **chosen)
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(
+            self, **{name: array[index] for name, array in arrays.items() if len(array) == len(self)}
+        )
+
+
+@dataclass(frozen=True)
+class EmbeddingSet(FaceLabels):
+    """Faces of one data set in one space.
+
+    embedding : [faces, dimension], float32, unit norm.
+    embedding_mirrored : of the mirrored face, [faces, dimension], or of no rows where it was not extracted.
+    """
+
+    space: Space
+    embedding: npt.NDArray[np.float32]
+    embedding_mirrored: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        faces = len(self.file)
+        if self.embedding.shape != (faces, self.space.dimension):
+            raise BadDataset(
+                f"embedding has shape {self.embedding.shape}, not ({faces}, {self.space.dimension})"
+            )
+        if self.embedding_mirrored.shape not in ((faces, self.space.dimension), (0, self.space.dimension)):
+            raise BadDataset(f"embedding_mirrored has shape {self.embedding_mirrored.shape}")
+        if not (_is_finite(self.embedding) and _is_finite(self.embedding_mirrored)):
+            raise BadDataset("an embedding has values that are not finite")
+
+
+# In the order of the file, whose bytes hang on it.
+_ARRAYS = (
+    "file",
+    "embedding",
+    "age_low",
+    "age_high",
+    "gender",
+    "subject",
+    "fold",
+    "embedding_mirrored",
+)
 
 
 def _is_finite(array: npt.NDArray[np.float32], block: int = 1024) -> bool:
@@ -98,8 +120,7 @@ def write_embedding_set(
 ) -> None:
     """Write both files; the meta-data (counts of everything removed, and why) last."""
     path = data_path(data_dir, dataset, faces.space, variant)
-    arrays = {field.name: getattr(faces, field.name) for field in fields(faces) if field.name != "space"}
-    write_npz(path, arrays)
+    write_npz(path, {name: getattr(faces, name) for name in _ARRAYS})
     write_json(
         meta_data_path(data_dir, dataset, faces.space, variant),
         {**meta_data, "space": faces.space.model_dump(), "faces": len(faces), "sha256": file_sha256(path)},
@@ -111,12 +132,18 @@ def read_embedding_set(data_dir: Path, dataset: str, space: Space, variant: str)
     path = data_path(data_dir, dataset, space, variant)
     try:
         arrays = read_npz(path)
-        return EmbeddingSet(
-            space=space,
-            **{field.name: arrays[field.name] for field in fields(EmbeddingSet) if field.name != "space"},
-        )
-    except BadDataset as error:
+        return EmbeddingSet(space=space, **{name: arrays[name] for name in _ARRAYS})
+    except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
+
+
+def read_labels(data_dir: Path, dataset: str, space: Space, variant: str) -> FaceLabels:
+    """The same without the embeddings, which may be larger than memory. Raises `BadDataset`."""
+    path = data_path(data_dir, dataset, space, variant)
+    names = [field.name for field in fields(FaceLabels)]
+    try:
+        arrays = read_npz(path, names)
+        return FaceLabels(**{name: arrays[name] for name in names})
     except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
 

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -121,9 +121,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_npz(path: Path, names: Container[str] | None = None) -> dict[str, npt.NDArray[Any]]:
     """What `write_npz` wrote. Raises `OSError` and `ValueError`, before it takes memory that is only claimed.
 
+    names : of the arrays to read; by default all.
     NumPy's own reader unpacks compressed entries of any size, and allocates what a header states.
     """
     try:
@@ -135,12 +136,19 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
                 raise ValueError("its arrays are compressed")
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise ValueError("its arrays are larger than the file")
-            return {entry.filename.removesuffix(".npy"): _read_entry(archive, entry) for entry in entries}
+            for entry in entries:
+                _check_header(archive, entry)
+            arrays = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+            return {
+                name: _read_entry(archive, entry)
+                for name, entry in arrays.items()
+                if names is None or name in names
+            }
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(str(error)) from error
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -153,5 +161,8 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray
             raise ValueError(f"{entry.filename} holds objects")
         if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
             raise ValueError(f"{entry.filename} has not the size that its header states")
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
     with archive.open(entry) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))

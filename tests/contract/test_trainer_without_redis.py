@@ -30,6 +30,7 @@ NEED_REDIS = {
     "DELETE /datasets/{name}/extract",
     "POST /datasets/{name}/import",
     "POST /experiments",
+    "POST /experiments/{experiment_id}/refit",
     "POST /experiments/{experiment_id}/resume",
     "DELETE /experiments/{experiment_id}",
     "POST /searches",

@@ -6,6 +6,7 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
+from made_faces import made_faces
 from trainer.datasets.combine import combine
 from trainer.datasets.duplicates import (
     duplicate_cosine,
@@ -13,8 +14,15 @@ from trainer.datasets.duplicates import (
     near_duplicate_groups,
     summarise,
 )
-from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
+from trainer.datasets.folds import (
+    groups_of,
+    require_validation,
+    strata_of,
+    stratified_folds,
+    validation_split,
+)
 from trainer.datasets.grouping import with_folds
+from trainer.experiments.faces import require_validation_parts
 
 SPACE = Space(id="test-1", dimension=64)
 
@@ -73,6 +81,28 @@ def test_faces_alone_and_faces_of_subjects_are_divided_together() -> None:
     fold = stratified_folds(strata, subject)
     assert np.bincount(fold).min() > 0.9 * len(subject) / 5
     assert all(len(set(fold[subject == number])) == 1 for number in range(200))
+
+
+def test_too_few_subjects_for_a_validation_part_say_how_many_and_what_to_change() -> None:
+    faces = made_faces(20, folds=2)  # two a subject
+    with pytest.raises(
+        Problem, match=r"there are 5 subjects.* 0\.1 needs 10\. Make validation at least 0\.2"
+    ) as it:
+        require_validation_parts(faces, faces.fold, [0, 1], 0.1)
+    assert it.value.extra["errors"][0]["field"] == "validation"
+    require_validation_parts(faces, faces.fold, [0, 1], 0.2)
+    one = made_faces(4, folds=2)
+    with pytest.raises(Problem, match="single subject"):
+        require_validation_parts(one, one.fold, [0], 0.5)
+
+
+@pytest.mark.parametrize("subjects", range(2, 51))
+def test_validation_that_is_proposed_can_be_had(subjects: int) -> None:
+    groups = np.arange(subjects)
+    with pytest.raises(Problem) as refused:
+        require_validation(groups, 0.019)
+    proposed = float(str(refused.value.detail).split("at least ")[1].split(",")[0])
+    require_validation(groups, proposed)
 
 
 def test_validation_part_shares_no_subject_with_training() -> None:

@@ -14,7 +14,13 @@ from fastapi.sse import EventSourceResponse
 from trainer.api.dependencies import Connection, Settings
 from trainer.api.events import changes
 from trainer.experiments.experiment import Experiment, ExperimentRequest, ExperimentStatus
-from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
+from trainer.experiments.faces import (
+    choose_extraction,
+    choose_folds,
+    labelled,
+    load_labels,
+    require_validation_parts,
+)
 from trainer.experiments.head_start import require_head_start
 from trainer.experiments.promote import promote
 from trainer.experiments.schedule import cancel_jobs, reconcile
@@ -66,14 +72,16 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
     space, variant = choose_extraction(data_dir, wanted)
     if wanted.start_from is not None:
         require_head_start(data_dir, wanted.start_from, wanted.datasets, space, options)
-    faces = labelled(load_faces(data_dir, wanted.datasets, space, variant), options)
+    faces = labelled(load_labels(data_dir, wanted.datasets, space, variant), options)
+    folds = choose_folds(faces, wanted.folds)
+    require_validation_parts(faces, faces.fold, folds, options.validation)
     return Experiment(
         id=experiment_id,
         created=datetime.now(UTC),
         datasets=wanted.datasets,
         variant=variant,
         space=space,
-        folds=choose_folds(faces, wanted.folds),
+        folds=folds,
         options=options,
         preset=wanted.preset,
         chosen_by=None if chosen is None else chosen[1],

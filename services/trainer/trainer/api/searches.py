@@ -12,7 +12,13 @@ from fastapi.sse import EventSourceResponse
 from trainer.api.dependencies import Connection, Settings
 from trainer.api.events import changes
 from trainer.api.experiments import FORMATS, report_response
-from trainer.experiments.faces import choose_extraction, choose_folds, labelled, load_faces
+from trainer.experiments.faces import (
+    choose_extraction,
+    choose_folds,
+    labelled,
+    load_labels,
+    require_validation_parts,
+)
 from trainer.experiments.request import refused
 from trainer.experiments.store import FAILURE
 from trainer.queues import job_queue
@@ -69,7 +75,7 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         raise refused("parameters", "Nothing varies; name an option, or leave parameters out.")
     require_options(options, parameters)
     space, variant = choose_extraction(data_dir, wanted)
-    faces = load_faces(data_dir, wanted.datasets, space, variant)
+    faces = load_labels(data_dir, wanted.datasets, space, variant)
     folds = choose_folds(labelled(faces, options), None)
     held_out = folds[-1:] if wanted.held_out is None else sorted(set(wanted.held_out))
     if not set(held_out) < set(folds):
@@ -91,9 +97,10 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         pruning=wanted.pruning,
     )
     try:
-        searched_faces(faces, search)
+        chosen, part_of = searched_faces(faces, search)
     except Problem as problem:
         raise refused("parts", problem.detail) from problem
+    require_validation_parts(chosen, part_of, range(search.parts), options.validation)
     return search
 
 

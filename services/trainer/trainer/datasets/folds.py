@@ -1,5 +1,6 @@
 """Folds that no subject crosses, alike in ages and genders; and validation parts of the same kind."""
 
+import math
 import warnings
 
 import numpy as np
@@ -43,7 +44,8 @@ def stratified_folds(strata: Integers, groups: Integers, k: int = K, seed: int =
         raise Problem(
             "too-few-subjects",
             422,
-            f"{len(names)} subjects (or groups of near-duplicate faces) cannot be divided into {k} parts.",
+            f"{len(names)} subjects (or groups of near-duplicate faces) cannot be divided into {k} parts; "
+            f"at least {k} are needed.",
         )
     fold = np.full(len(groups), -1, dtype=np.int16)
     alone = sizes[group] == 1
@@ -66,11 +68,36 @@ def stratified_folds(strata: Integers, groups: Integers, k: int = K, seed: int =
     return fold
 
 
+def require_validation(groups: Integers, fraction: float) -> None:
+    """Raises ``too-few-subjects`` 422 where `validation_split` has too few groups for its fraction."""
+    there, needed = len(np.unique(groups)), _parts(fraction)
+    if there < 2:
+        told = "A single subject cannot be divided into training and validation; add faces of other people."
+        raise Problem("too-few-subjects", 422, told)
+    if there < needed:
+        raise Problem(
+            "too-few-subjects",
+            422,
+            f"Besides the left-out fold there are {there} subjects (or groups of near-duplicate faces); a "
+            f"validation part of {fraction:g} needs {needed}. Make validation at least "
+            f"{math.ceil(100 / there) / 100:g}, or add faces of more people.",
+        )
+
+
 def validation_split(
     strata: Integers, groups: Integers, fraction: float = 0.1, seed: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Mask of the faces that validate: about `fraction` of them, no group on both sides, alike in strata."""
-    return np.asarray(stratified_folds(strata, groups, k=max(2, round(1 / fraction)), seed=seed) == 0)
+    """Mask of the faces that validate: about `fraction` of them, no group on both sides, alike in strata.
+
+    Raises ``too-few-subjects`` 422.
+    """
+    require_validation(groups, fraction)
+    return np.asarray(stratified_folds(strata, groups, k=_parts(fraction), seed=seed) == 0)
+
+
+def _parts(fraction: float) -> int:
+    """Of which one validates."""
+    return max(2, round(1 / fraction))
 
 
 def _without_rare(strata: Integers, k: int) -> Integers:

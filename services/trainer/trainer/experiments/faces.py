@@ -1,17 +1,31 @@
 """Which extracted faces an experiment trains on."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from agegender.datasets import BadDataset, EmbeddingSet, data_path, file_sha256, read_embedding_set
+import numpy.typing as npt
+from agegender.datasets import (
+    BadDataset,
+    EmbeddingSet,
+    FaceLabels,
+    data_path,
+    file_sha256,
+    read_embedding_set,
+    read_labels,
+)
 from agegender.errors import Problem
 from agegender.spaces import Space
 
 from trainer.datasets.catalog import ExtractedSet, dataset_in
-from trainer.datasets.combine import combine
+from trainer.datasets.combine import combine, combine_labels
+from trainer.datasets.folds import groups_of, require_validation
 from trainer.experiments.request import TrainingRequest, refused
 from trainer.labels.kinds import dataset_folder
 from trainer.training.config import TrainingOptions
+
+Faces = TypeVar("Faces", bound=FaceLabels)
 
 
 def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, str]:
@@ -69,14 +83,29 @@ def _one_variant(name: str, there: list[str], wanted: str | None) -> str:
 
 def load_faces(data_dir: Path, datasets: list[str], space: Space, variant: str) -> EmbeddingSet:
     """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409."""
+    sets = _read(read_embedding_set, data_dir, datasets, space, variant)
+    return next(iter(sets.values())) if len(sets) == 1 else combine(sets)
+
+
+def load_labels(data_dir: Path, datasets: list[str], space: Space, variant: str) -> FaceLabels:
+    """The same without the embeddings, for who does not train."""
+    sets = _read(read_labels, data_dir, datasets, space, variant)
+    return next(iter(sets.values())) if len(sets) == 1 else combine_labels(sets)
+
+
+def _read(
+    read: Callable[[Path, str, Space, str], Faces],
+    data_dir: Path,
+    datasets: list[str],
+    space: Space,
+    variant: str,
+) -> dict[str, Faces]:
     try:
-        sets = {
-            name: read_embedding_set(data_dir, name, space, own)
-            for name, own in variants_of(datasets, variant).items()
+        return {
+            name: read(data_dir, name, space, own) for name, own in variants_of(datasets, variant).items()
         }
     except BadDataset as error:
         raise Problem("bad-dataset", 409, f"{error}; extract the data set again.") from error
-    return next(iter(sets.values())) if len(sets) == 1 else combine(sets)
 
 
 def data_hashes(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, str]:
@@ -87,7 +116,7 @@ def data_hashes(data_dir: Path, datasets: list[str], space: Space, variant: str)
     }
 
 
-def labelled(faces: EmbeddingSet, options: TrainingOptions) -> EmbeddingSet:
+def labelled(faces: Faces, options: TrainingOptions) -> Faces:
     """The faces that have a label for the task; for age and gender together, either."""
     known = {
         "age": faces.has_age,
@@ -97,7 +126,7 @@ def labelled(faces: EmbeddingSet, options: TrainingOptions) -> EmbeddingSet:
     return faces.rows(np.flatnonzero(known & (faces.fold >= 0)))
 
 
-def choose_folds(faces: EmbeddingSet, wanted: list[int] | None) -> list[int]:
+def choose_folds(faces: FaceLabels, wanted: list[int] | None) -> list[int]:
     """Raises ``invalid-request`` 422 for a fold that the data does not have."""
     present = sorted(int(fold) for fold in np.unique(faces.fold) if fold >= 0)
     if len(present) < 2:
@@ -106,3 +135,17 @@ def choose_folds(faces: EmbeddingSet, wanted: list[int] | None) -> list[int]:
         if fold not in present:
             raise refused("folds", f"There is no fold {fold}; there are {present}.")
     return sorted(set(wanted)) if wanted else present
+
+
+def require_validation_parts(
+    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int], fraction: float
+) -> None:
+    """Raises ``invalid-request`` 422 where a validation part cannot be taken from all but one of `parts`.
+
+    part_of : the part [faces] that each belongs to.
+    """
+    for part in parts:
+        try:
+            require_validation(groups_of(faces.subject[part_of != part]), fraction)
+        except Problem as problem:
+            raise refused("validation", problem.detail) from problem

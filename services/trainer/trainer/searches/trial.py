@@ -14,7 +14,7 @@ from agegender.heads.head import Task
 from optuna.trial import TrialState
 
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
-from trainer.experiments.faces import labelled
+from trainer.experiments.faces import Faces, labelled
 from trainer.experiments.fold import as_years
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import read_optional
@@ -79,7 +79,7 @@ def fail_trial(data_dir: Path, search: Search, number: int, problem: str) -> Non
     write_json(directory / RESULT, TrialResult(state="failed", problem=problem).model_dump(mode="json"))
 
 
-def searched_faces(faces: EmbeddingSet, search: Search) -> tuple[EmbeddingSet, np.ndarray]:
+def searched_faces(faces: Faces, search: Search) -> tuple[Faces, np.ndarray]:
     """The labelled faces of the search's folds, and the part [faces] that each belongs to.
 
     Raises ``too-few-subjects`` 422.
