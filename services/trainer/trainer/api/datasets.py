@@ -1,6 +1,7 @@
 """Routes of data sets: what there is, extraction, import."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
@@ -124,7 +125,7 @@ def extract(
         min_det_score=kind.min_det_score if wanted.min_det_score is None else wanted.min_det_score,
     )
     with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
-        return _start(settings, redis, extraction)
+        return start(settings, redis, extraction)
 
 
 @router.delete("/{name}/extract", summary="Cancel the extractions of a data set; what is done stays")
@@ -154,10 +155,10 @@ def import_dataset(
         min_det_score=0,
     )
     with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
-        return _start(settings, redis, extraction)
+        return start(settings, redis, extraction)
 
 
-def _start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> ExtractionStatus:
+def start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> ExtractionStatus:
     """Start the next attempt, or answer with the one that runs."""
     queue = job_queue(redis)
     last = read_state(settings.data_dir, wanted.dataset, wanted.space.id, wanted.variant)
@@ -171,7 +172,7 @@ def _start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> Extra
             )
         return _status(settings, redis, last)
     attempt = 1 if last is None else last.attempt + 1
-    extraction = write_state(settings.data_dir, wanted, attempt=attempt)
+    extraction = write_state(settings.data_dir, wanted, attempt=attempt, run=secrets.token_hex(4))
     enqueue_first(queue, extraction)
     return _status(settings, redis, extraction)
 

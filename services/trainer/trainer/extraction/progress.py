@@ -78,4 +78,4 @@ def read_progress(redis: "Redis", extraction: Extraction, now: float | None = No
 
 
 def _key(extraction: Extraction) -> str:
-    return f"agegender:extraction:{extraction.id}:{extraction.attempt}"
+    return f"agegender:extraction:{extraction.id}:{extraction.attempt_id}"

@@ -51,6 +51,7 @@ class Extraction(BaseModel):
     shard_size: int
     min_det_score: float
     attempt: int = Field(1, description="counts the times it was started or resumed")
+    run: str = Field("", description="sets this attempt apart from those of another volume in the same Redis")
     state: State = "planning"
     images: int = Field(0, description="to be embedded; more may have been removed by their labels")
     shards: int = 0
@@ -62,8 +63,12 @@ class Extraction(BaseModel):
     def id(self) -> str:
         return hashlib.sha256(f"{self.dataset}/{self.variant}/{self.space.id}".encode()).hexdigest()[:16]
 
+    @property
+    def attempt_id(self) -> str:
+        return f"{self.attempt}-{self.run}"
+
     def job_id(self, part: str) -> str:
-        return f"extract-{self.id}-{self.attempt}-{part}"
+        return f"extract-{self.id}-{self.attempt_id}-{part}"
 
 
 def state_path(data_dir: Path, dataset: str, space_id: str, variant: str) -> Path:

@@ -20,10 +20,10 @@ _IMPORT_SECONDS = 6 * 3600
 _OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
 
 
-def current(data_dir: Path, dataset: str, space_id: str, variant: str, attempt: int) -> Extraction | None:
+def current(data_dir: Path, dataset: str, space_id: str, variant: str, attempt: str) -> Extraction | None:
     """The extraction, None where this attempt of it is over or was cancelled."""
     extraction = read_state(data_dir, dataset, space_id, variant)
-    if extraction is None or extraction.attempt != attempt or extraction.state not in ACTIVE:
+    if extraction is None or extraction.attempt_id != attempt or extraction.state not in ACTIVE:
         return None
     return extraction
 
@@ -61,7 +61,7 @@ def enqueue_part(
         return Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
     return queue.enqueue_call(
         function,
-        args=(extraction.dataset, extraction.space.id, extraction.variant, extraction.attempt, *arguments),
+        args=(extraction.dataset, extraction.space.id, extraction.variant, extraction.attempt_id, *arguments),
         job_id=job_id,
         timeout=seconds,
         result_ttl=_KEPT_SECONDS,

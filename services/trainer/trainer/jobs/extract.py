@@ -27,7 +27,7 @@ _MERGE_SECONDS = 6 * 3600
 _SHARD, _MERGE = "trainer.jobs.extract.extract_shard", "trainer.jobs.merge.merge_shards"
 
 
-def plan_extraction(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> None:
     """Write the shards and enqueue a job for each, and the one that merges them."""
     settings = TrainerSettings()
     data_dir = settings.data_dir
@@ -54,7 +54,7 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: int) -> 
     enqueue_part(queue, _MERGE, extraction, "merge", _MERGE_SECONDS, depends_on=after_all)
 
 
-def extract_shard(dataset: str, space_id: str, variant: str, attempt: int, shard: int) -> None:
+def extract_shard(dataset: str, space_id: str, variant: str, attempt: str, shard: int) -> None:
     """Embed the images of one shard."""
     settings = TrainerSettings()
     data_dir = settings.data_dir

@@ -8,7 +8,7 @@ from trainer.jobs.attempts import current, fail
 from trainer.settings import TrainerSettings
 
 
-def import_original_faces(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+def import_original_faces(dataset: str, space_id: str, variant: str, attempt: str) -> None:
     """Write the extracted data set from the original's file."""
     data_dir = TrainerSettings().data_dir
     extraction = current(data_dir, dataset, space_id, variant, attempt)

@@ -13,7 +13,7 @@ from trainer.settings import TrainerSettings
 log = structlog.get_logger(__name__)
 
 
-def merge_shards(dataset: str, space_id: str, variant: str, attempt: int) -> None:
+def merge_shards(dataset: str, space_id: str, variant: str, attempt: str) -> None:
     """Write the extracted data set from all chunks."""
     data_dir = TrainerSettings().data_dir
     extraction = current(data_dir, dataset, space_id, variant, attempt)
