@@ -23,6 +23,7 @@ REQUEST = {
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
 ONE_FOLD = {**REQUEST, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
+TWO_FOLDS = {**ONE_FOLD, "folds": [0, 1]}
 
 
 class Trainer:

@@ -2,28 +2,31 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_server import redis_server
-from serving import free_port
-from trainer_processes import ONE_FOLD, Trainer
+from trainer_processes import ONE_FOLD, TWO_FOLDS, running_trainer
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of `ONE_FOLD` where nothing happens."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    with redis_server(root) as server:
-        trainer = Trainer(root, server.url, free_port())
-        try:
-            trainer.start_api()
-            trainer.start("trainer.worker")
-            experiment = trainer.create(ONE_FOLD)
-            trainer.wait(experiment)
-            return trainer.figures(experiment)
-        finally:
-            trainer.stop()
+    return _figures(tmp_path_factory.mktemp("undisturbed"), ONE_FOLD)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_folds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same of `TWO_FOLDS`."""
+    return _figures(tmp_path_factory.mktemp("undisturbed"), TWO_FOLDS)
+
+
+def _figures(root: Path, request: dict[str, Any]) -> dict[str, Any]:
+    with running_trainer(root) as trainer:
+        trainer.start("trainer.worker")
+        experiment = trainer.create(request)
+        trainer.wait(experiment)
+        return trainer.figures(experiment)
 
 
 @pytest.fixture

@@ -9,15 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
+from agegender.datasets import write_embedding_set
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
-from made_faces import SPACE
+from made_faces import SPACE, made_faces
 from recovery import recovery_seconds
 from redis_server import redis_server
 from serving import free_port, until
-from trainer_processes import ONE_FOLD, REQUEST, Trainer, running_trainer
-
-TWO_FOLDS = {**ONE_FOLD, "folds": [0, 1]}
+from trainer.experiments.store import fold_dir
+from trainer_processes import ONE_FOLD, REQUEST, TWO_FOLDS, Trainer, running_trainer
+from witness import checkpointed_epoch, told_epoch, witness_to_the_end
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +83,10 @@ def test_one_two_and_four_workers_give_the_same_report(trainer: Trainer) -> None
     assert figures[0] == figures[1] == figures[2]
 
 
-def test_number_of_workers_and_a_killed_worker_change_nothing(trainer: Trainer) -> None:
+def test_number_of_workers_and_a_killed_worker_change_nothing(
+    trainer: Trainer, undisturbed_folds: dict[str, Any]
+) -> None:
     first = trainer.start("trainer.worker")
-    undisturbed = trainer.create(TWO_FOLDS)
-    trainer.wait(undisturbed)
-
     killed = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(killed, 40)
     trainer.kill(first)
@@ -96,7 +96,7 @@ def test_number_of_workers_and_a_killed_worker_change_nothing(trainer: Trainer) 
     assert time.monotonic() - died < recovery_seconds()
     assert attempts == 2
     status = trainer.wait(killed)
-    assert trainer.figures(killed) == trainer.figures(undisturbed)
+    assert trainer.figures(killed) == undisturbed_folds
     assert sorted(fold["attempts"] for fold in status["folds"]) == [1, 2]
     del second, third
 
@@ -109,34 +109,66 @@ def until_attempts(trainer: Trainer, experiment: str) -> int:
     return attempts()
 
 
+@pytest.mark.parametrize("worker_too", [False, True])
 def test_redis_killed_and_back_from_its_log_loses_nothing(
-    tmp_path: Path, undisturbed: dict[str, Any]
+    tmp_path: Path, life: ExitStack, undisturbed_folds: dict[str, Any], worker_too: bool
 ) -> None:
-    with ExitStack() as stack:
-        port = free_port()
-        options = ("--appendonly", "yes", "--appendfsync", "always")
-        server = stack.enter_context(redis_server(tmp_path, *options, port=port))
-        trainer = Trainer(tmp_path, server.url, free_port())
-        stack.callback(trainer.stop)
-        trainer.start_api()
-        worker = trainer.start("trainer.worker")
-        experiment = trainer.create(ONE_FOLD)
-        trainer.wait_for_epoch(experiment, 40)
-        server.process.kill()
-        server.process.wait(10)
-        time.sleep(2)
-        again = stack.enter_context(redis_server(tmp_path, *options, port=port))
+    port, options = free_port(), ("--appendonly", "yes", "--appendfsync", "always")
+    server = life.enter_context(redis_server(tmp_path, *options, port=port))
+    trainer = Trainer(tmp_path, server.url, free_port())
+    life.callback(trainer.stop)
+    trainer.start_api()
+    worker = trainer.start("trainer.worker")
+    experiment = trainer.create(TWO_FOLDS)
+    until(lambda: has_checkpoint(trainer, experiment), "a checkpoint is written", 240, 0.02)
+    server.process.kill()
+    server.process.wait(10)
+    if worker_too:
+        trainer.kill(worker)
+        # What it told last stands until the next attempt tells more.
+        told = told_epoch(trainer.data_dir, experiment, 0)
+        resumed_at = min(told, checkpointed_epoch(trainer.data_dir, experiment, 0))
+    time.sleep(2)
+    life.enter_context(redis_server(tmp_path, *options, port=port))
+    if not worker_too:  # it goes on, or gives up without Redis; a supervisor would start it again
+        until(
+            lambda: worker.poll() is not None or ended_folds(trainer, experiment) > 0, "it ends its fold", 240
+        )
+    trainer.start("trainer.worker")
+    back = time.monotonic()
+    seen = witness_to_the_end(trainer, experiment)
+    assert all(len(ends) == 1 for ends in seen.ends.values()) and len(seen.ends) == 2
+    if worker_too:
+        assert (seen.attempts(0), seen.attempts(1)) == (2, 1)
+        assert min(seen.epochs[0, 2]) >= resumed_at > 1
+        assert seen.begun[0, 2] - back < recovery_seconds()
+    assert trainer.figures(experiment) == undisturbed_folds
 
-        def ended() -> bool:
-            if worker.poll() is not None:  # a supervisor would start it again
-                trainer.start("trainer.worker")
-                return True
-            return bool(trainer.status(experiment)["state"] == "finished")
 
-        until(ended, "the worker goes on, or ends and is started again", 240)
-        trainer.wait(experiment, 240)
-        assert trainer.figures(experiment) == undisturbed
-        del again
+def has_checkpoint(trainer: Trainer, experiment: str) -> bool:
+    return (fold_dir(trainer.data_dir, experiment, 0) / "checkpoint.safetensors").exists()
+
+
+def ended_folds(trainer: Trainer, experiment: str) -> int:
+    return sum(fold["state"] == "finished" for fold in trainer.status(experiment)["folds"])
+
+
+def test_api_killed_alone_in_the_middle_of_a_fold_holds_nothing_up(
+    trainer: Trainer, undisturbed_folds: dict[str, Any]
+) -> None:
+    api = trainer.processes[0]
+    trainer.start("trainer.worker")
+    experiment = trainer.create(TWO_FOLDS)
+    trainer.wait_for_epoch(experiment, 5)
+    trainer.kill(api)
+    at = told_epoch(trainer.data_dir, experiment, 0)
+    until(lambda: told_epoch(trainer.data_dir, experiment, 0) > at, "the fold goes on without it", 60, 0.02)
+    trainer.start_api()
+    seen = witness_to_the_end(trainer, experiment)
+    # The new API finds the jobs of the old one in Redis, and makes none twice.
+    assert (seen.attempts(0), seen.attempts(1)) == (1, 1)
+    assert all(len(ends) == 1 for ends in seen.ends.values()) and len(seen.ends) == 2
+    assert trainer.figures(experiment) == undisturbed_folds
 
 
 def test_killed_api_and_emptied_redis_lose_nothing(trainer: Trainer, undisturbed: dict[str, Any]) -> None:
@@ -151,6 +183,21 @@ def test_killed_api_and_emptied_redis_lose_nothing(trainer: Trainer, undisturbed
     trainer.start_api()
     trainer.wait(experiment)
     assert trainer.figures(experiment) == undisturbed
+
+
+def test_failed_fold_is_logged_in_lines_that_can_be_read(
+    trainer: Trainer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The job's process sets up its logs like its worker: a traceback, without pages of local variables."""
+    experiment = trainer.create({**REQUEST, "folds": [0]})
+    directory = fold_dir(trainer.data_dir, experiment, 0)
+    directory.mkdir(parents=True)
+    (directory / "checkpoint.safetensors").write_bytes(b"damaged")
+    trainer.start("trainer.worker")
+    until(lambda: trainer.status(experiment)["state"] == "failed", "it fails", 240)
+    told = capfd.readouterr().err
+    assert "job failed" in told and "Traceback" in told and "SafetensorError" in told
+    assert len(told.splitlines()) < 60 and "\N{BOX DRAWINGS LIGHT VERTICAL}" not in told
 
 
 def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -> None:
@@ -176,10 +223,12 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
         ({"optimizer": {"epoch": 3}}, "optimizer.epoch"),
         ({"head": {"kind": "resmlp", "blocks": -1}}, "head.blocks"),
         ({"seeds": 0}, "seeds"),
+        ({"dataset": "few"}, "validation"),
         ({"seedz": 1}, "seedz"),
     ],
 )
 def test_wrong_request_names_its_field(trainer: Trainer, change: dict[str, Any], field: str) -> None:
+    write_embedding_set(trainer.data_dir, "few", "images", made_faces(20, folds=2), {})
     answer = httpx.post(f"{trainer.url}/experiments", json={**REQUEST, **change})
     assert answer.status_code in (404, 422)
     problem = answer.json()

@@ -1,5 +1,7 @@
 """What a worker is, and how it says that it lives."""
 
+from agegender.web.logs import configure_logs
+from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SpawnWorker
@@ -17,6 +19,12 @@ class TrainerWorker(SpawnWorker):
     It is held for dead `DEAD_AFTER` its last heartbeat, not RQ's minute later, and gives a Redis up that does
     not answer within 20 seconds, not seven minutes.
     """
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """A spawned process inherits no logger set-up, and what is not set up prints pages for one error."""
+        settings = TrainerSettings()
+        configure_logs(settings.log_format, settings.log_level)
+        super().main_work_horse(job, queue)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return int(DEAD_AFTER.total_seconds())

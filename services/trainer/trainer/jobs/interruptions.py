@@ -43,6 +43,8 @@ def succeeds(work: Callable[[], None], fail: Callable[[str], None], **names: str
         if isinstance(error, OSError) and volume_problem(error) is not None:
             log.warning("job given up until the volume can be written", reason=str(error), **names)
             return False
-        log.error("job failed", exc_info=error, **names)
-        fail(error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}")
+        foreseen = isinstance(error, Problem)  # its words tell all
+        told = error.detail if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+        log.error("job failed", reason=told, exc_info=None if foreseen else error, **names)
+        fail(told)
     return True
