@@ -36,6 +36,11 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         assert "Gender: accuracy" in table.inner_text()
         rows = table.locator("tbody tr, tr").all_inner_texts()
         assert rows[-1].startswith("mean") and len(rows) == 7
+        card.get_by_role("button", name="Train on all faces too").click()
+        card.get_by_text("all but 4").wait_for()
+        assert card.locator(".folds div").count() == 11
+        page.wait_for_selector("#experiments article[data-state=finished]", timeout=_LONG)
+        assert card.get_by_role("button", name="Train on all faces too").count() == 0
         card.get_by_role("button", name="Serve these heads").click()
         page.get_by_text("Served: ").wait_for()
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
