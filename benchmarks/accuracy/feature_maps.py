@@ -1,8 +1,9 @@
 """`python -m benchmarks.accuracy.feature_maps PACK_DIR FIRST SECOND`: which layer of ArcFace to read.
 
-The recogniser's own embedding, its flattened last feature map, and that map projected without labels: heads
-trained on one data set and tested on the other, both ways, and two-fold cross-validation on both together.
-Prints a table. Both folders have a `labels.csv`; a sample of their faces is read.
+The recogniser's own embedding, its flattened last feature map, that map projected without labels, and the
+same of the crop and its mirror image: heads trained on one data set and tested on the other, both ways, and
+two-fold cross-validation on both together. Prints a table. Both folders have a `labels.csv`; a sample of
+their faces is read.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from embedder.packs.insightface import (
     find_models,
     load_arcface,
 )
+from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Embedder
 from embedder.packs.projection import load_projection
 from trainer.experiments.fold import as_years
@@ -70,7 +72,9 @@ def main() -> None:
         "the feature map before it": unprojected(recogniser, threads),
     }
     if projection := load_projection(recogniser.stem):
-        embedders["the feature map, projected"] = ProjectedArcFaceEmbedder(recogniser, projection, threads)
+        projected = ProjectedArcFaceEmbedder(recogniser, projection, threads)
+        embedders["the feature map, projected"] = projected
+        embedders["the same of the crop and its mirror image, summed"] = MirroredEmbedder(projected)
     rows = []
     for name, embedder in embedders.items():
         features = embedder.embed(aligned)

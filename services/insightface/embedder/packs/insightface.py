@@ -14,6 +14,7 @@ from agegender.spaces import Space
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
+from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Detections, Embedder, Pack
 from embedder.packs.projection import Projection, load_projection, projected_model
 from embedder.sessions import Network, open_session
@@ -25,7 +26,7 @@ Array = npt.NDArray[np.float32]
 DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
 LICENCE = "non-commercial research"
-SPACE_VERSION = 3
+SPACE_VERSION = 4
 _BATCH = 64
 
 
@@ -92,7 +93,7 @@ def recogniser_embedder(recogniser: Path, threads: int) -> Embedder:
     projection = load_projection(recogniser.stem)
     if projection is None:
         return ArcFaceEmbedder(load_arcface(recogniser, threads))
-    return ProjectedArcFaceEmbedder(recogniser, projection, threads)
+    return MirroredEmbedder(ProjectedArcFaceEmbedder(recogniser, projection, threads))
 
 
 def load_arcface(model: Path, threads: int) -> ArcFaceONNX:

@@ -105,15 +105,16 @@ class Pack:
         for embedder in self._embedders:
             places = template(embedder.size, embedder.zoom, embedder.down)
             crops = np.stack([_aligned(image, points, places, embedder.size) for image, points in faces])
-            parts.append(_unit(embedder.embed(crops)))
-        return _unit(np.concatenate(parts, axis=1))
+            parts.append(unit(embedder.embed(crops)))
+        return unit(np.concatenate(parts, axis=1))
 
 
 def _aligned(image: Image, landmarks: Array, places: Array, size: int) -> Image:
     return crop(image, similarity(landmarks, places), size)
 
 
-def _unit(vectors: Array) -> Array:
+def unit(vectors: Array) -> Array:
+    """Vectors [n, d] scaled to length 1."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
