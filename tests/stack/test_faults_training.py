@@ -98,9 +98,12 @@ def test_two_workers_with_the_same_job_give_one_result(
     workers = [psutil.Process(trainer.start("trainer.worker").pid) for _ in range(2)]
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
+    (older,) = (job for worker in workers for job in worker.children())
+    older.suspend()  # or it may be done before the other begins
     queue = job_queue(connect(TrainerSettings(redis_url=server.url)))
     ensure_job(queue, WantedJob("again", "trainer.jobs.train.train_fold", [experiment, 0], 600))
-    until(lambda: all(worker.children() for worker in workers), "both have it", 240)
+    until(lambda: trainer.attempts(experiment) == 2, "the other has begun too", 240)
+    older.resume()
     trainer.wait(experiment)
     record("two workers with one job", attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
