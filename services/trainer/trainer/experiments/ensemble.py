@@ -1,7 +1,5 @@
 """How many networks a served head has."""
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -31,5 +29,5 @@ def final_networks(bank: dict[str, Array], options: TrainingOptions, folds: int)
 def ensemble(banks: list[dict[str, Array]]) -> dict[str, Array]:
     """All members, or the first of every bank where all would make too large a file."""
     members = len(banks[0]["input.mean"])
-    kept = max(1, min(members, math.floor(networks_that_fit(banks[0]) / len(banks))))
+    kept = max(1, min(members, networks_that_fit(banks[0]) // len(banks)))
     return {name: np.concatenate([bank[name][:kept] for bank in banks]) for name in banks[0]}
