@@ -24,7 +24,7 @@ from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
 from trainer.training.train import EpochReport, TrainedBank, train_bank
 
-OUT_OF_FOLD, BANK = "out-of-fold.npz", "bank.safetensors"
+OUT_OF_FOLD, BANK, CHECKPOINT = "out-of-fold.npz", "bank.safetensors", "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run_fold(
     directory.mkdir(parents=True, exist_ok=True)
     progress = AttemptProgress(directory)
     parts = split_faces(faces, experiment, fold)
-    checkpoint = directory / "checkpoint.safetensors"
+    checkpoint = directory / CHECKPOINT
     options, start = experiment.options, None
     if experiment.start_from is not None:
         start = read_head_start(data_dir, experiment.start_from, options.seeds)

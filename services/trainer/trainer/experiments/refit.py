@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_safetensors
 from trainer.experiments.ensemble import final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
-from trainer.experiments.fold import BANK, write_out_of_fold
+from trainer.experiments.fold import BANK, CHECKPOINT, write_out_of_fold
 from trainer.experiments.head_start import read_head_start
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import METRICS, fold_dir, read_optional, refit_dir
@@ -42,6 +42,7 @@ def run_refit(
     directory = refit_dir(data_dir, experiment.id, fold)
     write_out_of_fold(directory, bank, options, chosen.rows(test), test)
     write_json(directory / METRICS, {"fold": fold, "best_epochs": bank.best_epochs, "curve": bank.curve})
+    (directory / CHECKPOINT).unlink(missing_ok=True)
 
 
 def run_final(
@@ -84,7 +85,7 @@ def _trained(
     else:
         train, epochs = faces.rows(faces.fold != left_out), best_epoch(data_dir, experiment, [left_out])
         seed = left_out
-    checkpoint = directory / "checkpoint.safetensors"
+    checkpoint = directory / CHECKPOINT
     bank = train_bank(train, epochs, options, seed, checkpoint, progress.noting(tell), machine, start)
     progress.require_newest()
     write_events(directory, {"best_epochs": bank.best_epochs, "curve": bank.curve, "splits": {}})

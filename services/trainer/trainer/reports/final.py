@@ -7,7 +7,7 @@ from agegender.datasets import EmbeddingSet
 from agegender.files import write_json
 
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.fold import BANK
+from trainer.experiments.fold import BANK, CHECKPOINT
 from trainer.experiments.refit import run_final
 from trainer.experiments.store import METRICS, refit_dir
 from trainer.reports.summary import summarise
@@ -34,4 +34,4 @@ def write_final(
         run_final(data_dir, experiment, faces, tell, machine)
     write_reports(data_dir, experiment, summary)
     write_json(directory / METRICS, {"chosen": served["chosen"], "nll": served["nll"]})
-    (directory / "checkpoint.safetensors").unlink(missing_ok=True)
+    (directory / CHECKPOINT).unlink(missing_ok=True)
