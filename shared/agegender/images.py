@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ _EXIF_ORIENTATION = 0x0112
 _START_OF_SCAN = b"\xff\xda"
 # Each scan of a progressive JPEG is a pass over all pixels, and none can be interrupted; cameras write 10.
 _MAX_SCANS = 100
+_STRIP_ROWS = 256
 
 # Pillow's own limit only warns; ours (ImageLimits.max_pixels) refuses, so its warning is noise.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -98,11 +100,19 @@ def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
             raise Problem(
                 "damaged-image", 422, "The image file is damaged or cut short; send the whole file."
             ) from error
-        try:
-            upright = ImageOps.exif_transpose(image)
-        except Exception:  # broken EXIF: take the pixels as they lie
-            upright = image
-        return np.asarray(_as_rgb(upright))
+        with suppress(Exception):  # broken EXIF: take the pixels as they lie
+            ImageOps.exif_transpose(image, in_place=True)
+        return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """A strip at a time: whole copies, one for each conversion, would hold a large picture several times."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        pixels[top:bottom] = np.asarray(_as_rgb(image.crop((0, top, width, bottom))))
+    return pixels
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

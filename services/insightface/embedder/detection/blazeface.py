@@ -45,7 +45,7 @@ class _Window:
 class BlazeFace:
     def __init__(self, model: Path, threads: int) -> None:
         outputs = ["scores_16", "scores_8", "boxes_16", "boxes_8"]
-        self._network = Network(model, threads, outputs, batch=16)
+        self._network = Network(model, threads, outputs)
         self._anchors = _anchors()
 
     def detect(self, image: Image, min_score: float) -> list[Detection]:

@@ -17,7 +17,7 @@ from insightface.model_zoo.scrfd import SCRFD
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Detections, Embedder, Pack
 from embedder.packs.projection import Projection, load_projection, projected_model
-from embedder.sessions import Network, open_session
+from embedder.sessions import Network, open_session, pictures_at_once
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -27,7 +27,6 @@ DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
 LICENCE = "non-commercial research"
 SPACE_VERSION = 4
-_BATCH = 64
 
 
 class ScrfdDetector:
@@ -68,7 +67,8 @@ class ArcFaceEmbedder:
 
     def embed(self, crops: Image) -> Array:
         bgr = list(np.ascontiguousarray(crops[..., ::-1]))
-        parts = [self._arcface.get_feat(bgr[start : start + _BATCH]) for start in range(0, len(bgr), _BATCH)]
+        step = pictures_at_once(self._arcface.session)
+        parts = [self._arcface.get_feat(bgr[start : start + step]) for start in range(0, len(bgr), step)]
         return np.concatenate(parts).astype(np.float32)
 
 
@@ -81,7 +81,7 @@ class ProjectedArcFaceEmbedder:
 
     def __init__(self, recogniser: Path, projection: Projection, threads: int) -> None:
         model = projected_model(onnx.load(recogniser), projection)
-        self._network = Network(model.SerializeToString(), threads, batch=_BATCH)
+        self._network = Network(model.SerializeToString(), threads)
 
     def embed(self, crops: Image) -> Array:
         scaled = (crops.astype(np.float32) - 127.5) / 127.5
