@@ -41,7 +41,8 @@ def main() -> None:
         experiment = train(stack, dataset)
         show_tables(stack, experiment)
         say("promoting the new heads; the predictor takes them over without a restart")
-        versions = httpx.post(f"{stack.url('trainer')}/experiments/{experiment}/promote", timeout=60)
+        url = f"{stack.url('trainer')}/experiments/{experiment}/promote"
+        versions = httpx.post(url, params={"refit": False}, timeout=60)
         versions.raise_for_status()
         answer = predicted_by(stack, set(versions.json().values()))
         if dataset == SYNTHETIC:

@@ -25,8 +25,9 @@ def wait_for_refit(trainer: Trainer, experiment: str, row: int, epoch: int) -> N
     until(lambda: trainer.status(experiment)["refits"][row]["epoch"] >= epoch, "it is refitted", 240, 0.02)
 
 
-def promoted(trainer: Trainer, experiment: str) -> dict[Task, HeadManifest]:
-    answer = httpx.post(f"{trainer.url}/experiments/{experiment}/promote", timeout=60)
+def promoted(trainer: Trainer, experiment: str, *, refit: bool) -> dict[Task, HeadManifest]:
+    url = f"{trainer.url}/experiments/{experiment}/promote"
+    answer = httpx.post(url, params={"refit": refit}, timeout=60)
     assert answer.status_code == 200, answer.text
     served = {}
     for task in Task:
@@ -37,7 +38,16 @@ def promoted(trainer: Trainer, experiment: str) -> dict[Task, HeadManifest]:
     return served
 
 
-def test_refits_asked_for_later_and_killed_equal_those_of_an_undisturbed_experiment(tmp_path: Path) -> None:
+def served_versions(trainer: Trainer) -> set[str]:
+    directories = [heads_directory(trainer.data_dir / "models", task, SPACE) for task in Task]
+    served = [read_current(directory) for directory in directories]
+    assert all(one is not None and one.previous is None for one in served)  # nothing else was served before
+    return {one.version for one in served if one is not None}
+
+
+def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_killed(
+    tmp_path: Path,
+) -> None:
     with running_trainer(tmp_path) as trainer:
         worker = trainer.start("trainer.worker")
         undisturbed = trainer.create({**SLOW, "refit": True})
@@ -46,10 +56,10 @@ def test_refits_asked_for_later_and_killed_equal_those_of_an_undisturbed_experim
         experiment = trainer.create(SLOW)
         assert trainer.wait(experiment)["refits"] == []
         assert "served" not in trainer.figures(experiment)
-        answer = httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
-        assert (answer.status_code, answer.json()["state"]) == (202, "running")
-        refused = httpx.post(f"{trainer.url}/experiments/{experiment}/promote")
-        assert refused.status_code == 409
+        for manifest in promoted(trainer, experiment, refit=True).values():
+            assert manifest.members == 4 and "served" not in manifest.card
+        assert served_versions(trainer) == {f"{experiment}-age", f"{experiment}-gender"}
+        assert trainer.status(experiment)["state"] == "running"
         for row in (0, 2):  # a fold's, and the last: on all faces
             wait_for_refit(trainer, experiment, row, 10)
             trainer.kill(worker)
@@ -64,7 +74,10 @@ def test_refits_asked_for_later_and_killed_equal_those_of_an_undisturbed_experim
             (refit_dir(trainer.data_dir, one, None) / BANK).read_bytes() for one in (experiment, undisturbed)
         ]
         assert banks[0] == banks[1]
-        for task, manifest in promoted(trainer, experiment).items():
+        better = {f"{experiment}-all-age", f"{experiment}-all-gender"}
+        until(lambda: served_versions(trainer) == better, "the better heads are served", 60)
+        assert set(trainer.status(experiment)["promoted"].values()) == better
+        for task, manifest in promoted(trainer, experiment, refit=True).items():
             assert manifest.members == 4
             assert manifest.card["served"]["nll"] == figures["served"]["nll"]
             refitted: dict[str, Any] = figures["served"]["out_of_fold"][task.value]
@@ -82,7 +95,7 @@ def test_refits_given_up_leave_the_experiment_as_it_was(tmp_path: Path) -> None:
         stopped = httpx.delete(f"{trainer.url}/experiments/{experiment}").json()
         assert (stopped["state"], stopped["refits"]) == ("finished", [])
         assert trainer.figures(experiment) == figures
-        for manifest in promoted(trainer, experiment).values():
+        for manifest in promoted(trainer, experiment, refit=False).values():
             assert manifest.members == 4 and "served" not in manifest.card
         after = httpx.post(f"{trainer.url}/experiments/{experiment}/refit").json()["refits"][0]
         assert after["state"] == "running" and after["epoch"] >= 5  # it goes on from there

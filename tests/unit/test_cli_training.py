@@ -148,12 +148,12 @@ def test_report_is_shown_printed_and_written(trainer: Service, run: Run, tmp_pat
 def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: Run) -> None:
     refits = [{"fold": 0, "state": "running", "epoch": 3, "epochs": 9}, {"fold": None, "state": "queued"}]
     running = {**EXPERIMENT, "state": "running", "refits": refits}
-    trainer.will_answer(running, events(running, EXPERIMENT), {"age": "v2"})
-    code, out, _ = run("promote", "e1")
+    trainer.will_answer({"age": "v1"}, events(running, EXPERIMENT), {"age": "v2"})
+    code, out, err = run("promote", "e1")
     assert code == 0 and "v2" in out and "agegender rollback age" in out
-    assert [path for _, path, *_ in trainer.requests] == [
-        "/experiments/e1/refit", "/experiments/e1/events", "/experiments/e1/promote",
-    ]  # fmt: skip
+    assert "Served: v1" in err
+    promote = "/experiments/e1/promote"
+    assert [path for _, path, *_ in trainer.requests] == [promote, "/experiments/e1/events", promote]
     trainer.will_answer({"age": "v2"})
     assert json.loads(run("promote", "e1", "--no-refit", "--json")[1]) == {"age": "v2"}
     assert trainer.requests[3][1] == "/experiments/e1/promote"
@@ -161,7 +161,7 @@ def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: 
 
 def test_promotion_ends_where_training_on_all_faces_fails(trainer: Service, run: Run) -> None:
     failed = {**EXPERIMENT, "state": "failed", "refits": [{"fold": None, "state": "failed", "problem": "no"}]}
-    trainer.will_answer(EXPERIMENT, events(failed))
+    trainer.will_answer({"age": "v1"}, events(failed))
     code, _, err = run("promote", "e1")
     assert code == 4 and "All faces failed: no" in err
 

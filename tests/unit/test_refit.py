@@ -16,7 +16,7 @@ from trainer.experiments.ensemble import MAX_BYTES, final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import OUT_OF_FOLD, run_fold
-from trainer.experiments.promote import promote
+from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.refit import best_epoch, run_refit
 from trainer.experiments.store import (
     METRICS,
@@ -168,7 +168,11 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
         assert "Promoted is a bank trained on all faces" in text
         assert f"{nll['all']:.4f}" in text and f"{nll['folds']:.4f}" in text
 
+    assert not awaits_promotion(tmp_path, experiment)
+    asked = experiment.model_copy(update={"promote": True})
+    assert awaits_promotion(tmp_path, asked)
     versions = promote(tmp_path, experiment)
+    assert not awaits_promotion(tmp_path, asked)
     refits = read_out_of_fold(
         tmp_path, experiment, [refit_dir(tmp_path, experiment.id, fold) for fold in FOLDS]
     )
@@ -182,6 +186,8 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
 
     # Where the comparison says the other thing, the folds' banks are served, under another version.
     write_json(directory / "report.json", {**report, "served": {**report["served"], "chosen": "folds"}})
+    write_json(directory / "final" / "metrics.json", {"chosen": "folds", "nll": nll})
+    assert awaits_promotion(tmp_path, asked)
     folds = promote(tmp_path, experiment)
     assert not set(folds.values()) & set(versions.values())
     card = served_head(tmp_path, folds, Task.AGE).manifest.card

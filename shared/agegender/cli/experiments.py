@@ -117,18 +117,21 @@ def promote(
     refit: Annotated[
         bool,
         typer.Option(
-            help="Train on all faces first and serve that, where it is better out of fold; "
-            "or serve what is there at once."
+            help="Train on all faces too, and serve that from then on where it is better out of fold; "
+            "or leave it at what is there."
         ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Serve the heads of an experiment from now on."""
     with Client() as client:
+        promoted = client.promote(identifier, refit)
         if refit:
-            client.refit(identifier)
+            errors.print(
+                f"Served: {', '.join(promoted.values())}. Training on all faces; the better one stays."
+            )
             _followed(client, identifier, quiet=as_json)
-        promoted = client.promote(identifier)
+            promoted = client.promote(identifier, refit)
     if as_json:
         print_json(promoted)
         return

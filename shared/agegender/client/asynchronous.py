@@ -115,11 +115,12 @@ class AsyncClient:
         """Of an experiment or of a search."""
         return await self._send(calls.report(identifier, kind))
 
-    async def promote(self, identifier: str) -> dict[str, str]:
-        return await self._send(calls.promote(identifier))
+    async def promote(self, identifier: str, refit: bool = True) -> dict[str, str]:
+        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better."""
+        return await self._send(calls.promote(identifier, refit))
 
     async def refit(self, identifier: str) -> Experiment:
-        """Train on all faces too: `promote` then serves whichever is better out of fold."""
+        """Train on all faces too, for the report to say which is better out of fold."""
         return await self._send(calls.refit(identifier))
 
     async def resume(self, identifier: str) -> Experiment:

@@ -122,8 +122,9 @@ def report(identifier: str, kind: ReportFormat) -> Call[str]:
     return Call("trainer", "GET", path, _text, params={"format": kind})
 
 
-def promote(identifier: str) -> Call[dict[str, str]]:
-    return Call("trainer", "POST", f"/experiments/{identifier}/promote", _as(dict[str, str]))
+def promote(identifier: str, refit: bool) -> Call[dict[str, str]]:
+    path, params = f"/experiments/{identifier}/promote", {"refit": refit}
+    return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
 def refit(identifier: str) -> Call[Experiment]:

@@ -114,11 +114,12 @@ class Client:
         """Of an experiment or of a search."""
         return self._send(calls.report(identifier, kind))
 
-    def promote(self, identifier: str) -> dict[str, str]:
-        return self._send(calls.promote(identifier))
+    def promote(self, identifier: str, refit: bool = True) -> dict[str, str]:
+        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better."""
+        return self._send(calls.promote(identifier, refit))
 
     def refit(self, identifier: str) -> Experiment:
-        """Train on all faces too: `promote` then serves whichever is better out of fold."""
+        """Train on all faces too, for the report to say which is better out of fold."""
         return self._send(calls.refit(identifier))
 
     def resume(self, identifier: str) -> Experiment:

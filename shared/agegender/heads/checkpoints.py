@@ -134,12 +134,16 @@ def read_current(directory: Path) -> CurrentHead | None:
     return current
 
 
-def set_current(directory: Path, version: str) -> CurrentHead:
-    """Serve `version` from now on; the one served until now stays as the previous one."""
+def set_current(directory: Path, version: str, instead_of: str | None = None) -> CurrentHead:
+    """Serve `version` from now on; the one served until now stays as the previous one.
+
+    instead_of : where this one is served, the previous one stays what it was.
+    """
     before = read_current(directory)
     if before is not None and before.version == version:
         return before
-    current = CurrentHead(version=version, previous=before.version if before else None)
+    previous = before and (before.previous if before.version == instead_of else before.version)
+    current = CurrentHead(version=version, previous=previous)
     write_json(directory / "current.json", current.model_dump())
     return current
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from agegender.errors import Problem
 from agegender.keys import Scope
 from agegender.web.access import needs
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from trainer.api.dependencies import Connection, Settings
@@ -178,7 +178,8 @@ def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) 
     if status.state in ("queued", "running"):
         # Where only its refits are not done yet, it is what it was without them: finished.
         reported = (experiment_dir(data_dir, experiment_id) / REPORT).exists()
-        stopped = experiment.model_copy(update={"refit": False} if reported else {"cancelled": True})
+        change = {"refit": False, "promote": False} if reported else {"cancelled": True}
+        stopped = experiment.model_copy(update=change)
         save_experiment(data_dir, stopped)
         cancel_jobs(job_queue(redis), experiment)
         return experiment_status(data_dir, stopped)
@@ -191,5 +192,21 @@ def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) 
     summary="Serve the heads of a finished experiment from now on",
     dependencies=[Depends(needs(Scope.ADMIN))],
 )
-def promote_experiment(experiment_id: str, settings: Settings) -> dict[str, str]:
-    return promote(settings.data_dir, load_experiment(settings.data_dir, experiment_id))
+def promote_experiment(
+    experiment_id: str,
+    settings: Settings,
+    refit: Annotated[
+        bool,
+        Query(
+            description="train on all faces too, as a job, and serve that from when it is done, where it is "
+            "better out of fold"
+        ),
+    ] = True,
+) -> dict[str, str]:
+    """Gives task → version. What is there is served at once; refits, where not done yet, come after it."""
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id)
+    served = promote(data_dir, experiment)
+    if refit:
+        save_experiment(data_dir, experiment.model_copy(update={"refit": True, "promote": True}))
+    return served

@@ -41,7 +41,7 @@ class ChosenBy(BaseModel):
 
 
 class Experiment(BaseModel):
-    """experiment.json. It never changes but for `refit` and `cancelled`; how far it is, its files tell."""
+    """experiment.json. It never changes but for the last three; how far it is, its files tell."""
 
     id: str
     created: datetime
@@ -54,6 +54,7 @@ class Experiment(BaseModel):
     chosen_by: ChosenBy | None = None
     start_from: str | None = None
     refit: bool = False
+    promote: bool = Field(False, description="serve the better one, once its refits are done")
     cancelled: bool = False
 
     @property

@@ -24,6 +24,8 @@ from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import data_hashes
 from trainer.experiments.fold import BANK
 from trainer.experiments.store import (
+    METRICS,
+    PROMOTED,
     REPORT,
     experiment_dir,
     fold_dir,
@@ -41,16 +43,16 @@ LIMITS = (
 
 
 def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
-    """Write and serve a head for each task of a finished experiment; gives task → version.
+    """Write and serve a head for each task of an experiment that has its report; gives task → version.
 
-    Raises ``not-finished`` 409. Doing it again gives the same version.
+    Raises ``not-finished`` 409. Doing it again gives the same version, unless its refits were done meanwhile.
     """
     report = read_optional(experiment_dir(data_dir, experiment.id) / REPORT)
-    if report is None or not is_finished(data_dir, experiment):
+    if report is None:
         told = f"Experiment {experiment.id} is not finished; wait until it is."
         raise Problem("not-finished", 409, told)
     folds = [int(fold) for fold in report["faces"]]
-    refitted = report.get("served", {}).get("chosen") == "all"
+    refitted = _of_all_faces(data_dir, experiment)
     judges = [
         refit_dir(data_dir, experiment.id, fold) if refitted else fold_dir(data_dir, experiment.id, fold)
         for fold in folds
@@ -62,7 +64,7 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
     for task, classes in experiment.options.tasks:
         calibration = calibrate(found, task, classes, np.ones(len(found.faces), dtype=bool))
         tensors = ensemble([task_tensors(bank, experiment.options, task) for bank in banks])
-        version = f"{experiment.id}-all-{task.value}" if refitted else f"{experiment.id}-{task.value}"
+        version, other = _version(experiment, task, refitted), _version(experiment, task, not refitted)
         manifest = HeadManifest(
             task=task,
             space=experiment.space,
@@ -73,21 +75,44 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
             temperature=round(calibration.temperature, 6),
             conformal=calibration.conformal,
             weights_sha256="",
-            card=_card(data_dir, experiment, report, task, classes),
+            card=_card(data_dir, experiment, report, task, classes, refitted),
         )
         heads = heads_directory(data_dir / "models", task, experiment.space)
         save_head(heads / version, manifest, tensors)
-        set_current(heads, version)
+        set_current(heads, version, instead_of=other)
         versions[task.value] = version
-    write_json(experiment_dir(data_dir, experiment.id) / "promoted.json", versions)
+    write_json(experiment_dir(data_dir, experiment.id) / PROMOTED, versions)
     return versions
 
 
+def awaits_promotion(data_dir: Path, experiment: Experiment) -> bool:
+    """Whether its refits are done, and what was better is to be served and is not yet."""
+    if not experiment.promote or not is_finished(data_dir, experiment):
+        return False
+    refitted = _of_all_faces(data_dir, experiment)
+    better = {task.value: _version(experiment, task, refitted) for task, _ in experiment.options.tasks}
+    return bool(read_optional(experiment_dir(data_dir, experiment.id) / PROMOTED) != better)
+
+
+def _of_all_faces(data_dir: Path, experiment: Experiment) -> bool:
+    done = read_optional(refit_dir(data_dir, experiment.id, None) / METRICS)
+    return experiment.refit and done is not None and done["chosen"] == "all"
+
+
+def _version(experiment: Experiment, task: Task, refitted: bool) -> str:
+    return f"{experiment.id}-all-{task.value}" if refitted else f"{experiment.id}-{task.value}"
+
+
 def _card(
-    data_dir: Path, experiment: Experiment, report: dict[str, Any], task: Task, classes: Classes
+    data_dir: Path,
+    experiment: Experiment,
+    report: dict[str, Any],
+    task: Task,
+    classes: Classes,
+    refitted: bool,
 ) -> dict[str, Any]:
     served = report.get("served")
-    judged = served if served is not None and served["chosen"] == "all" else report
+    judged = report["served"] if refitted else report
     found = {key: value for key, value in judged["out_of_fold"][task.value].items() if "reliab" not in key}
     card = {
         "experiment": experiment.id,
@@ -109,7 +134,8 @@ def _card(
         "limits": LIMITS,
     }
     if served is not None:
-        card["served"] = {"chosen": served["chosen"], "nll": served["nll"], "epochs": served["epochs"]}
+        chosen = "all" if refitted else "folds"
+        card["served"] = {"chosen": chosen, "nll": served["nll"], "epochs": served["epochs"]}
     return card
 
 

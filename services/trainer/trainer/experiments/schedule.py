@@ -11,6 +11,7 @@ from pathlib import Path
 from rq import Queue
 
 from trainer.experiments.experiment import Experiment
+from trainer.experiments.promote import awaits_promotion
 from trainer.experiments.store import (
     FAILURE,
     METRICS,
@@ -34,16 +35,19 @@ def reconcile_all(data_dir: Path, queue: Queue) -> None:
 def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:
     """Enqueue the experiment's missing jobs: its folds, its report, and its refits where they are wanted."""
     failed = (experiment_dir(data_dir, experiment.id) / FAILURE).exists()
-    if experiment.cancelled or failed or is_finished(data_dir, experiment):
+    if experiment.cancelled or failed:
         return
-    ensure_jobs(queue, experiment.id, _missing_jobs(data_dir, experiment))
+    if not is_finished(data_dir, experiment):
+        ensure_jobs(queue, experiment.id, _missing_jobs(data_dir, experiment))
+    elif awaits_promotion(data_dir, experiment):
+        ensure_jobs(queue, experiment.id, [_promotion_job(experiment)])
 
 
 def cancel_jobs(queue: Queue, experiment: Experiment) -> None:
     """Take waiting jobs from the queue; a running one sees the cancellation within a few epochs."""
     jobs = [_fold_job(experiment, fold) for fold in experiment.folds]
     jobs += [_refit_job(experiment, fold) for fold in experiment.refits]
-    for job in (*jobs, _report_job(experiment)):
+    for job in (*jobs, _report_job(experiment), _promotion_job(experiment)):
         drop_waiting_job(queue, job.id)
 
 
@@ -84,3 +88,8 @@ def _refit_job(experiment: Experiment, fold: int | None) -> WantedJob:
 def _report_job(experiment: Experiment) -> WantedJob:
     function = "trainer.jobs.report.write_report"
     return WantedJob(f"{experiment.id}-report", function, [experiment.id], REPORT_SECONDS)
+
+
+def _promotion_job(experiment: Experiment) -> WantedJob:
+    function = "trainer.jobs.promote.serve_better"
+    return WantedJob(f"{experiment.id}-promote", function, [experiment.id], REPORT_SECONDS)

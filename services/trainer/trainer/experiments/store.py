@@ -22,7 +22,8 @@ from trainer.experiments.experiment import (
     WorkStatus,
 )
 
-METRICS, PROGRESS, FAILURE, REPORT = "metrics.json", "progress.json", "failure.json", "report.json"
+METRICS, PROGRESS, FAILURE = "metrics.json", "progress.json", "failure.json"
+REPORT, PROMOTED = "report.json", "promoted.json"
 
 
 def new_id(idempotency_key: str | None) -> str:
@@ -140,7 +141,7 @@ def experiment_status(data_dir: Path, experiment: Experiment) -> ExperimentStatu
         preset=experiment.preset,
         folds=folds,
         refits=refits,
-        promoted=read_optional(directory / "promoted.json") or {},
+        promoted=read_optional(directory / PROMOTED) or {},
     )
 
 

@@ -46,13 +46,16 @@ function wire(card, id) {
     card.querySelector(button).addEventListener("click", async () => {
       const said = card.querySelector(".said");
       try {
-        done(await ask(path, { method }), said);
+        await done(await ask(path, { method }), said);
       } catch (error) {
         said.textContent = error.message;
       }
     });
-  act(".promote", `/experiments/${id}/promote`, "POST", (versions, said) => {
-    said.textContent = `Served: ${Object.values(versions).join(", ")}`;
+  act(".promote", `/experiments/${id}/promote`, "POST", async (versions, said) => {
+    const status = await ask(`/experiments/${id}`);
+    const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
+    said.textContent = `Served: ${Object.values(versions).join(", ")}${more}`;
+    show(status);
   });
   act(".refit", `/experiments/${id}/refit`, "POST", (status) => show(status));
   act(".resume", `/experiments/${id}/resume`, "POST", (status) => show(status));
