@@ -205,8 +205,10 @@ def promote_experiment(
 ) -> dict[str, str]:
     """Gives task → version. What is there is served at once; refits, where not done yet, come after it."""
     data_dir = settings.data_dir
-    experiment = load_experiment(data_dir, experiment_id)
-    served = promote(data_dir, experiment)
+    served = promote(data_dir, load_experiment(data_dir, experiment_id))
     if refit:
+        experiment = load_experiment(
+            data_dir, experiment_id
+        )  # as it is now: it may have been deleted meanwhile
         save_experiment(data_dir, experiment.model_copy(update={"refit": True, "promote": True}))
     return served
