@@ -11,6 +11,7 @@ class Service:
     def __init__(self) -> None:
         self.answers: list[Callable[[], Response]] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.queries: list[str] = []
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -18,6 +19,7 @@ class Service:
         @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
         async def anything(path: str, request: Request) -> Response:
             body = await request.body()
+            self.queries.append(request.url.query)
             self.requests.append((request.method, f"/{path}", dict(request.headers), body))
             return self.answers.pop(0)()
 

@@ -156,7 +156,8 @@ def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: 
     assert [path for _, path, *_ in trainer.requests] == [promote, "/experiments/e1/events", promote]
     trainer.will_answer({"age": "v2"})
     assert json.loads(run("promote", "e1", "--no-refit", "--json")[1]) == {"age": "v2"}
-    assert trainer.requests[3][1] == "/experiments/e1/promote"
+    assert trainer.requests[3][1] == promote
+    assert [trainer.queries[asked] for asked in (0, 3)] == ["refit=true", "refit=false"]
 
 
 def test_promotion_ends_where_training_on_all_faces_fails(trainer: Service, run: Run) -> None:

@@ -61,10 +61,9 @@ def test_head_start_begins_where_the_other_experiment_ended(tmp_path: Path) -> N
     ahead = trained(tmp_path, experiment(tmp_path, "ahead", "few", start_from="pre", options=three))
     assert ahead["curve"][0][1] < 0.7 * plain["curve"][0][1]
     # The input's scale belongs to the weights, and a third network takes the first one's place.
-    begun, source_weights = (
-        read_head_start(tmp_path, "pre", 3),
-        load_file(fold_dir(tmp_path, "pre", 0) / WEIGHTS),
-    )
+    begun = read_head_start(tmp_path, "pre", 3)
+    source_weights = load_file(fold_dir(tmp_path, "pre", 0) / WEIGHTS)
+    assert begun is not None
     for name, value in begun.items():
         np.testing.assert_array_equal(value, source_weights[name][[0, 1, 0]])
     status = fold_status(tmp_path, load_experiment(tmp_path, "ahead"), 0)

@@ -69,9 +69,8 @@ def run_fold(
     progress = AttemptProgress(directory)
     parts = split_faces(faces, experiment, fold)
     checkpoint = directory / CHECKPOINT
-    options, start = experiment.options, None
-    if experiment.start_from is not None:
-        start = read_head_start(data_dir, experiment.start_from, options.seeds)
+    options = experiment.options
+    start = read_head_start(data_dir, experiment.start_from, options.seeds)
     note = progress.noting(tell)
     bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, note, machine, start)
     progress.require_newest()

@@ -37,8 +37,13 @@ def require_head_start(
             raise _refused(f"Its {name} differ: {theirs}, here {ours}.")
 
 
-def read_head_start(data_dir: Path, source_id: str, seeds: int) -> dict[str, Array]:
-    """Weights of its first fold's bank, for `seeds` networks; where there are fewer, they are repeated."""
+def read_head_start(data_dir: Path, source_id: str | None, seeds: int) -> dict[str, Array] | None:
+    """Weights of its first fold's bank, for `seeds` networks; where there are fewer, they are repeated.
+
+    None where `source_id` is, that is where the networks begin with weights drawn at random.
+    """
+    if source_id is None:
+        return None
     weights = load_safetensors(_weights_path(data_dir, source_id).read_bytes())
     members = np.arange(seeds) % len(weights["input.mean"])
     return {name: value[members] for name, value in weights.items()}

@@ -77,9 +77,7 @@ def _trained(
     directory = refit_dir(data_dir, experiment.id, left_out)
     directory.mkdir(parents=True, exist_ok=True)
     progress = AttemptProgress(directory)
-    start = None
-    if experiment.start_from is not None:
-        start = read_head_start(data_dir, experiment.start_from, options.seeds)
+    start = read_head_start(data_dir, experiment.start_from, options.seeds)
     if left_out is None:
         train, epochs, seed = faces, best_epoch(data_dir, experiment, experiment.folds), _FINAL_SEED
     else:

@@ -1,12 +1,15 @@
 """What becomes of a job that trains or reports and ends before it is done."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from agegender.errors import Problem
+from agegender.files import write_json
 from agegender.volume import volume_problem
 
 from trainer.experiments.progress import Superseded
+from trainer.experiments.store import FAILURE
 from trainer.training.train import EpochReport
 
 log = structlog.get_logger(__name__)
@@ -26,6 +29,15 @@ def raising_where_unwanted(wanted: Callable[[], object]) -> Callable[[EpochRepor
             raise Cancelled
 
     return look
+
+
+def noting_failure(directory: Path, before: str = "") -> Callable[[str], None]:
+    """A `fail` for `succeeds` that writes FAILURE into `directory`; what happened stands after `before`."""
+
+    def fail(told: str) -> None:
+        write_json(directory / FAILURE, {"detail": f"{before}{told}"})
+
+    return fail
 
 
 def succeeds(work: Callable[[], None], fail: Callable[[str], None], **names: str | int) -> bool:

@@ -3,12 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from agegender.files import write_json
-
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.promote import awaits_promotion, promote
-from trainer.experiments.store import FAILURE, experiment_dir
-from trainer.jobs.interruptions import succeeds
+from trainer.experiments.store import experiment_dir
+from trainer.jobs.interruptions import noting_failure, succeeds
 from trainer.jobs.train import wanted_experiment
 from trainer.settings import TrainerSettings
 
@@ -19,12 +17,9 @@ def serve_better(experiment_id: str) -> None:
     experiment = wanted_experiment(data_dir, experiment_id)
     if experiment is not None and awaits_promotion(data_dir, experiment):
         directory = experiment_dir(data_dir, experiment_id)
-        succeeds(partial(_serve, data_dir, experiment), partial(_fail, directory), experiment=experiment_id)
+        fail = noting_failure(directory, "the better heads are not served: ")
+        succeeds(partial(_serve, data_dir, experiment), fail, experiment=experiment_id)
 
 
 def _serve(data_dir: Path, experiment: Experiment) -> None:
     promote(data_dir, experiment)
-
-
-def _fail(directory: Path, told: str) -> None:
-    write_json(directory / FAILURE, {"detail": f"the better heads are not served: {told}"})

@@ -1,12 +1,9 @@
 """The queue jobs that end an experiment or a search with its report. They alone import what draws."""
 
 from functools import partial
-from pathlib import Path
 
-from agegender.files import write_json
-
-from trainer.experiments.store import FAILURE, experiment_dir, refit_dir
-from trainer.jobs.interruptions import succeeds
+from trainer.experiments.store import experiment_dir, refit_dir
+from trainer.jobs.interruptions import noting_failure, succeeds
 from trainer.jobs.search import wanted_search
 from trainer.jobs.train import train, wanted_experiment, wanted_refit
 from trainer.reports.final import write_final
@@ -16,13 +13,15 @@ from trainer.searches.report import write_search_reports
 from trainer.searches.store import search_dir
 from trainer.settings import TrainerSettings
 
+_BEFORE = "the report failed: "
+
 
 def write_report(experiment_id: str) -> None:
     """Gather the folds into the report."""
     data_dir = TrainerSettings().data_dir
     experiment = wanted_experiment(data_dir, experiment_id)
     if experiment is not None:
-        fail = partial(_fail, experiment_dir(data_dir, experiment_id))
+        fail = noting_failure(experiment_dir(data_dir, experiment_id), _BEFORE)
 
         def run() -> None:
             write_reports(data_dir, experiment, summarise(data_dir, experiment))
@@ -42,9 +41,5 @@ def write_search_report(search_id: str) -> None:
     data_dir = TrainerSettings().data_dir
     search = wanted_search(data_dir, search_id)
     if search is not None:
-        fail = partial(_fail, search_dir(data_dir, search_id))
+        fail = noting_failure(search_dir(data_dir, search_id), _BEFORE)
         succeeds(partial(write_search_reports, data_dir, search), fail, search=search_id)
-
-
-def _fail(directory: Path, told: str) -> None:
-    write_json(directory / FAILURE, {"detail": f"the report failed: {told}"})

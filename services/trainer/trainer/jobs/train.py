@@ -7,15 +7,14 @@ from typing import Protocol
 
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
-from agegender.files import write_json
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.refit import run_refit
 from trainer.experiments.schedule import reconcile
-from trainer.experiments.store import FAILURE, METRICS, fold_dir, load_experiment, refit_dir
-from trainer.jobs.interruptions import raising_where_unwanted, succeeds
+from trainer.experiments.store import METRICS, fold_dir, load_experiment, refit_dir
+from trainer.jobs.interruptions import noting_failure, raising_where_unwanted, succeeds
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 from trainer.training.machine import Machine, prepared_machine
@@ -63,11 +62,8 @@ def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) 
         faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant)
         work(data_dir, experiment, faces, tell=raising_where_unwanted(wanted), machine=machine)
 
-    def fail(told: str) -> None:
-        write_json(directory / FAILURE, {"detail": told})
-
     of = str(directory.relative_to(data_dir))
-    if (directory / METRICS).exists() or succeeds(run, fail, of=of):
+    if (directory / METRICS).exists() or succeeds(run, noting_failure(directory), of=of):
         reconcile(data_dir, job_queue(connect(settings)), experiment)
 
 
