@@ -82,8 +82,31 @@ def new_page(browser: "Browser", url: str) -> Iterator[NewPage]:
     assert [text for text in complaints if "status of 4" not in text] == []
 
 
+@pytest.fixture
+def close_up(tmp_path: Path, astronaut: Path) -> Path:
+    """The astronaut's face, up to the picture's edges."""
+    path = tmp_path / "close-up.png"
+    Image.open(astronaut).crop((176, 66, 280, 182)).resize((416, 464)).save(path)
+    return path
+
+
 def choose(page: "Page", *files: Path) -> None:
     page.set_input_files("#files", list(files))
+
+
+def until_labels_are_whole(page: "Page", faces: int) -> None:
+    """Every label is inside the stage, which hides what is not. Raises Playwright's `TimeoutError`."""
+    page.wait_for_function(
+        """(faces) => {
+            const place = (part) => part.getBoundingClientRect();
+            const stage = place(document.querySelector("#stage"));
+            const labels = [...document.querySelectorAll(".box span")].map(place);
+            return labels.length === faces && labels.every((label) => label.width > 0
+                && label.left >= stage.left - 1 && label.right <= stage.right + 1
+                && label.top >= stage.top - 1 && label.bottom <= stage.bottom + 1);
+        }""",
+        arg=faces,
+    )
 
 
 def take_screenshot(page: "Page", name: str) -> None:
@@ -109,6 +132,28 @@ def test_real_photograph_of_six_is_answered_face_by_face(new_page: NewPage) -> N
     page.locator(".box").nth(4).click()
     assert "chosen" in (page.locator(".face").nth(4).get_attribute("class") or "")
     assert page.locator(".face svg[role=img]").count() == 6
+
+
+@pytest.mark.parametrize("size", [(1280, 860), (390, 740)], ids=["desktop", "phone"])
+def test_labels_are_whole_on_the_picture(new_page: NewPage, close_up: Path, size: tuple[int, int]) -> None:
+    page = new_page(viewport={"width": size[0], "height": size[1]})
+    choose(page, SIX_ADULTS)
+    page.wait_for_selector("#status:text-is('6 faces')")
+    until_labels_are_whole(page, 6)
+    choose(page, close_up)
+    page.wait_for_selector("#status:text-is('1 face')")
+    until_labels_are_whole(page, 1)
+    room = page.evaluate(
+        """() => {
+            const stage = document.querySelector("#stage").getBoundingClientRect();
+            const box = document.querySelector(".box").getBoundingClientRect();
+            const label = document.querySelector(".box span").offsetHeight;
+            return Math.max(box.top - stage.top, stage.bottom - box.bottom) / label;
+        }"""
+    )
+    assert room < 1, "the label fits beside this face, so nothing was shown"
+    page.set_viewport_size({"width": 320, "height": 600})
+    until_labels_are_whole(page, 1)
 
 
 def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path, tmp_path: Path) -> None:
@@ -150,6 +195,18 @@ def test_several_pictures_are_kept_side_by_side(new_page: NewPage, astronaut: Pa
     assert page.locator(".box").count() == 1
 
 
+def test_focus_stays_on_the_thumbnail_that_was_chosen_by_keyboard(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page()
+    choose(page, astronaut, SIX_ADULTS)
+    page.wait_for_selector("#status:text-is('6 faces')")
+    first = page.locator("#gallery button").first
+    first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:text-is('1 face')")
+    assert first.evaluate("button => button === document.activeElement")
+    assert page.locator("#gallery [aria-current=true]").get_attribute("aria-label") == astronaut.name
+
+
 @pytest.mark.parametrize("how", ["drop", "paste"])
 def test_picture_can_be_dropped_and_pasted(new_page: NewPage, astronaut: Path, how: str) -> None:
     page = new_page()
@@ -185,6 +242,64 @@ def test_webcam_is_answered_live_and_stops(new_page: NewPage) -> None:
     count = len(answered)
     page.wait_for_timeout(500)
     assert len(answered) == count
+
+
+def test_pictures_are_back_when_the_webcam_stops(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page(permissions=["camera"])
+    choose(page, astronaut, SIX_ADULTS)
+    page.wait_for_selector("#status:text-is('6 faces')")
+    page.click("#camera")
+    page.wait_for_selector("#status:text-is('1 face')")
+    assert page.locator("#video").is_visible() and page.locator("#gallery").is_hidden()
+    page.click("#camera")
+    page.wait_for_selector("#status:text-is('6 faces')")
+    assert page.locator("#picture").get_attribute("alt") == SIX_ADULTS.name
+    assert page.locator("#gallery button").count() == 2 and page.locator("#gallery").is_visible()
+    assert page.locator("#picture").is_visible() and page.locator("#video").is_hidden()
+    assert page.locator(".box").count() == page.locator(".face").count() == 6
+
+
+def test_chosen_face_and_focus_last_from_frame_to_frame(new_page: NewPage) -> None:
+    page = new_page(permissions=["camera"])
+    page.click("#camera")
+    page.wait_for_selector(".box")
+    page.locator(".box").focus()
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        with page.expect_response("**/age-gender*"):
+            pass
+    page.locator(".face").evaluate("card => card.id = 'old'")
+    page.locator(".face:not(#old)").wait_for()  # an answer was drawn since
+    assert page.locator(".box.chosen").count() == page.locator(".face.chosen").count() == 1
+    assert page.locator(".box").evaluate("box => box === document.activeElement")
+
+
+def test_chosen_face_and_focus_follow_a_face_that_moves_in_the_order(new_page: NewPage) -> None:
+    """The larger face comes first, so two people change places; and one is missed for a frame."""
+    page = new_page()
+    found = page.evaluate(
+        """async () => {
+            const { Stage } = await import("/static/stage.js");
+            const part = document.body.appendChild(document.createElement("div"));
+            const stage = new Stage(part, (index) => { stage.chosen = index; });
+            const face = (x, side) =>
+                ({ bbox: [x, 0, x + side, side], age: { mean: 30 }, gender: { label: "male" } });
+            const focused = () => [...part.children].indexOf(document.activeElement);
+            const draw = (...faces) => {
+                stage.draw({ width: 640, height: 480, faces });
+                return [stage.chosen, focused()];
+            };
+            draw(face(0, 200), face(300, 190));
+            part.children[1].focus();
+            part.children[1].click();
+            return [
+                draw(face(310, 195), face(0, 190)),
+                draw(face(5, 195)),
+                draw(face(0, 195), face(320, 190)),
+            ];
+        }"""
+    )
+    assert found == [[0, 0], [-1, -1], [1, 1]]
 
 
 def test_bad_file_is_told_in_the_server_s_words(new_page: NewPage, tmp_path: Path) -> None:

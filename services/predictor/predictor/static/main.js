@@ -4,13 +4,15 @@ import { Camera } from "./camera.js";
 import { faceCard } from "./cards.js";
 import { element } from "./elements.js";
 import { annotatedPicture, answerOf, curlLine } from "./predict.js";
-import { drawBoxes } from "./stage.js";
+import { Stage } from "./stage.js";
 import { withKey } from "/web/key.js";
 
 const part = (id) => document.getElementById(id);
 const camera = new Camera(part("video"));
+const stage = new Stage(part("boxes"), choose);
 const pictures = []; // { file, url, answer, error }
 let shown = null; // the picture, or the webcam frame, whose answer is on the page
+let last = null; // the picture that the webcam took the place of
 
 function tell(text, isError = false) {
   part("status").textContent = text;
@@ -41,7 +43,8 @@ async function ask(picture) {
 }
 
 async function show(picture) {
-  shown = picture;
+  if (picture !== shown) stage.forget();
+  shown = last = picture;
   document.body.classList.add("answered");
   part("video").hidden = true;
   part("picture").hidden = false;
@@ -62,6 +65,7 @@ async function showAsServerSeesIt(picture) {
     const drawn = await annotatedPicture(picture.file, picture.file.name, part("coverage").value);
     picture.url = URL.createObjectURL(drawn);
     part("picture").src = picture.url;
+    drawGallery();
     await part("picture").decode();
   } catch {
     part("picture").hidden = true;
@@ -72,14 +76,15 @@ function drawAnswer(answer, error, source) {
   const image = answer?.images[0];
   for (const id of ["json", "annotated"]) part(id).disabled = !image;
   if (!image) {
-    part("boxes").replaceChildren();
+    stage.draw({ faces: [] });
     part("faces").replaceChildren();
     part("told").textContent = "";
     return tell(error, true);
   }
-  drawBoxes(part("boxes"), image, choose);
+  stage.draw(image);
   const cards = image.faces.map((face, index) => faceCard(face, index, source));
   part("faces").replaceChildren(...(cards.length ? cards : [element("p", { className: "none" }, "No face was found.")]));
+  markChosen();
   const { age, gender } = answer.models;
   part("told").textContent =
     `${Math.round(answer.timings.total)} ms · space ${answer.space.id} · heads ${age === gender ? age : `${age}, ${gender}`}`;
@@ -87,20 +92,29 @@ function drawAnswer(answer, error, source) {
 }
 
 function choose(index) {
-  [...part("boxes").children].forEach((box, at) => box.classList.toggle("chosen", at === index));
-  [...part("faces").children].forEach((card, at) => card.classList.toggle("chosen", at === index));
+  stage.chosen = index;
+  markChosen();
   part("faces").children[index]?.scrollIntoView({ block: "nearest" });
 }
 
+function markChosen() {
+  for (const id of ["boxes", "faces"]) {
+    [...part(id).children].forEach((child, at) => child.classList.toggle("chosen", at === stage.chosen));
+  }
+}
+
+// Thumbnails stay as they are, and so the focus on one.
 function drawGallery() {
   part("gallery").hidden = pictures.length < 2;
-  part("gallery").replaceChildren(...pictures.map((picture) => {
-    const button = element("button", { type: "button", ariaLabel: picture.file.name, onclick: () => show(picture) },
-      element("img", { src: picture.url, alt: "" }));
-    if (picture === shown) button.ariaCurrent = "true";
-    return button;
-  }));
+  pictures.forEach((picture, index) => {
+    const button = part("gallery").children[index] ?? part("gallery").appendChild(thumbnail(picture));
+    if (button.firstChild.src !== picture.url) button.firstChild.src = picture.url;
+    button.ariaCurrent = picture === shown ? "true" : null;
+  });
 }
+
+const thumbnail = (picture) => element(
+  "button", { type: "button", ariaLabel: picture.file.name, onclick: () => show(picture) }, element("img", { alt: "" }));
 
 async function startCamera() {
   try {
@@ -109,6 +123,7 @@ async function startCamera() {
     camera.stop();
     return tell(error.message, true);
   }
+  stage.forget();
   document.body.classList.add("answered");
   part("camera").textContent = "Stop the webcam";
   part("gallery").hidden = part("picture").hidden = true;
@@ -137,6 +152,12 @@ function stopCamera() {
   tell("");
 }
 
+function leaveCamera() {
+  stopCamera();
+  if (last) show(last);
+  else document.body.classList.remove("answered");
+}
+
 function download(blob, name) {
   const url = URL.createObjectURL(blob);
   element("a", { href: url, download: name }).click();
@@ -150,7 +171,7 @@ part("files").onchange = () => {
   take(part("files").files);
   part("files").value = "";
 };
-part("camera").onclick = () => (camera.running ? stopCamera() : startCamera());
+part("camera").onclick = () => (camera.running ? leaveCamera() : startCamera());
 
 part("copy").onclick = async () => {
   const line = curlLine(shown.file.name, part("coverage").value);
