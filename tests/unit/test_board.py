@@ -43,6 +43,18 @@ def test_every_metric_of_the_board_is_shown_by_a_service(expression: str, shown:
     assert names <= shown
 
 
+def test_every_panel_says_what_it_shows() -> None:
+    assert [panel["title"] for panel in panels() if len(panel["description"].split()) < 4] == []
+
+
+@pytest.mark.parametrize("expression", [text for text in expressions() if "http_request" in text])
+def test_questions_after_health_are_no_traffic(expression: str) -> None:
+    (left_out,) = re.findall(r'route!~"([^"]*)"', expression)
+    routes = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics")
+    assert [route for route in routes if not re.fullmatch(left_out, route)] == []
+    assert not re.fullmatch(left_out, "/age-gender")
+
+
 def test_panels_have_places_and_numbers_of_their_own() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
     taken: set[tuple[int, int]] = set()
