@@ -6,10 +6,12 @@ The face is scikit-image's `astronaut`, Eileen Collins, a NASA photograph in the
 import argparse
 import io
 import shutil
+import tempfile
+from pathlib import Path
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 from skimage.data import astronaut
 
 from tools.stack import ROOT
@@ -47,16 +49,36 @@ def show_page(browser: Browser, predictor: str, name: str) -> None:
     page.context.close()
 
 
+def show_webcam(browser: Browser, predictor: str) -> None:
+    """The page while the webcam runs, with the face chosen. Raises Playwright's `TimeoutError`."""
+    page = browser.new_context(**VIEWS["page"], permissions=["camera"]).new_page()  # type: ignore[arg-type]
+    page.goto(predictor)
+    page.locator("#camera").click()
+    page.locator(".box").click(timeout=30_000)
+    page.screenshot(path=IMAGES / "page-webcam.png", full_page=True)
+    page.context.close()
+
+
+def launched(playwright: Playwright, webcam: Path) -> Browser:
+    """Chromium, whose webcam shows the photograph; `webcam` is where it is written as motion JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(astronaut()).resize((480, 480)).save(file, "JPEG", quality=95)  # type: ignore[no-untyped-call]
+    webcam.write_bytes(file.getvalue() * 10)
+    shown = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={webcam}")
+    return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *shown])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predictor", default="http://127.0.0.1:10003")
     predictor = parser.parse_args().predictor
     IMAGES.mkdir(parents=True, exist_ok=True)
     annotate(predictor)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = launched(playwright, Path(folder) / "webcam.mjpeg")
         for name in VIEWS:
             show_page(browser, predictor, name)
+        show_webcam(browser, predictor)
         browser.close()
 
 
