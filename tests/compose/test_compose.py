@@ -1,11 +1,14 @@
 """The system as `docker compose up` starts it."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from agegender.spaces import Space
 from compose_system import ComposeSystem, docker
+from fault_record import record
+from prometheus_client.parser import text_string_to_metric_families
 from serving import until
 from system import SIX_ADULTS, assert_six_adults, predict, train_and_promote, wait_until_served
 
@@ -59,16 +62,46 @@ def test_embedding_container_killed_under_load_costs_no_request(system: ComposeS
     containers = system.containers("insightface")
     assert len(containers) == 3
 
-    def ask(number: int) -> int:
+    def ask(number: int) -> tuple[int, float, str]:
+        """Faces answered, seconds, and what was wrong."""
         if number == REQUESTS // 3:
             assert docker("kill", "--signal", "KILL", containers[0]).returncode == 0
             killed.set()
         picture = photograph + str(number).encode()  # no decoder reads behind the end
-        answer = httpx.post(url, content=picture, headers=JPEG, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return len(answer.json()["images"][0]["faces"])
+        begun = time.monotonic()
+        try:
+            answer = httpx.post(url, content=picture, headers=JPEG, timeout=60)
+        except httpx.TransportError as error:
+            return 0, time.monotonic() - begun, repr(error)
+        seconds = time.monotonic() - begun
+        if answer.status_code != 200:
+            return 0, seconds, answer.text
+        return len(answer.json()["images"][0]["faces"]), seconds, ""
 
+    again = calls_made_again(system)
     with ThreadPoolExecutor(6) as clients:
-        assert list(clients.map(ask, range(REQUESTS))) == [6] * REQUESTS
+        outcomes = list(clients.map(ask, range(REQUESTS)))
+    wrong = [error for _, _, error in outcomes if error]
+    record(
+        "embedding container killed",
+        answered=REQUESTS - len(wrong),
+        failed=len(wrong),
+        slowest=round(max(seconds for _, seconds, _ in outcomes), 2),
+        again=calls_made_again(system) - again,
+    )
+    assert wrong == []
+    assert [faces for faces, _, _ in outcomes] == [6] * REQUESTS
     assert killed.is_set()
     assert containers[0] not in system.containers("insightface")
+
+
+def calls_made_again(system: ComposeSystem) -> int:
+    """By the proxy, at another container than the one that failed."""
+    families = text_string_to_metric_families(httpx.get(f"{system.url('embedder-proxy')}/metrics").text)
+    (calls,) = [
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "proxy_retries_total" and sample.labels["reason"] == "failed"
+    ]
+    return int(calls)
