@@ -10,7 +10,7 @@ from agegender.faces import FacesAnswer
 from agegender.keys import Scope
 from agegender.web.app import create_app
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import unless_disconnected
+from agegender.web.disconnects import while_awaited
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
 from fastapi import FastAPI, Request, Response
@@ -66,7 +66,7 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         deadline = Deadline.of_request(request, settings.timeout)
         images = await read_images(request, limits)
-        answer, seconds = await unless_disconnected(request, service.faces(images, deadline))
+        answer, seconds = await while_awaited(request, service.faces(images, deadline))
         response.headers[SERVER_TIMING_HEADER] = server_timing(seconds)
         return answer
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from agegender.errors import Problem
+from agegender.errors import Problem, busy
 
 Body = TypeVar("Body")
 
@@ -27,7 +27,7 @@ class BodyMemory:
         size = min(int(declared[:12]), most) if declared.isascii() and declared.isdigit() else most
         charge = max(size, _LEAST_CHARGE)
         if charge > self._free:
-            raise Problem("busy", 429, "The service has as many requests as it can hold.", retry_after=1)
+            raise busy()
         self._free -= charge
         try:
             yield
