@@ -104,7 +104,12 @@ def _furnish(settings: ProxySettings) -> _Rooms:
         attempt_timeout=settings.attempt_timeout,
         probe_interval=settings.probe_interval,
     )
-    cache = FaceCache(settings.redis_url, ttl=settings.cache_ttl, timeout=settings.cache_timeout)
+    cache = FaceCache(
+        settings.redis_url,
+        ttl=settings.cache_ttl,
+        timeout=settings.cache_timeout,
+        secret=settings.cache_secret,
+    )
     slots = Slots(settings.max_in_flight, settings.max_waiting)
     finder = FaceFinder(pool, cache, slots, settings.image_limits)
     return _Rooms(settings, client, pool, cache, finder, BodyMemory(settings.max_body_memory))
@@ -174,7 +179,7 @@ def _headers() -> dict[str, str]:
 
 def _original_json(found: FoundFaces) -> bytes:
     encoded = [one for one in found.images if isinstance(one, EncodedFaces)]  # a lone problem was raised
-    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.image.faces])
+    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.decoded().faces])
 
 
 def _require_original_dimension(space: Space | None) -> None:
