@@ -57,17 +57,21 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         "/faces",
         tags=["faces"],
         summary="Faces and embeddings of one or more images",
+        response_model=FacesAnswer,
         openapi_extra={
             "requestBody": {"required": True, "content": IMAGES_CONTENT},
             "parameters": [DEADLINE_PARAMETER],
         },
     )
-    async def faces(request: Request, response: Response) -> FacesAnswer:
+    async def faces(request: Request) -> Response:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         deadline = Deadline.of_request(request, settings.timeout)
         images = await read_images(request, limits)
         answer, seconds = await while_awaited(request, service.faces(images, deadline))
-        response.headers[SERVER_TIMING_HEADER] = server_timing(seconds)
-        return answer
+        return Response(
+            await asyncio.to_thread(answer.model_dump_json),
+            media_type="application/json",
+            headers={SERVER_TIMING_HEADER: server_timing(seconds)},
+        )
 
     return app

@@ -16,7 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from predictor.drawing import annotated
 from predictor.intake import IMAGES_BODY, parsed, sent_images
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Picture
-from predictor.prediction import Stopwatch
+from predictor.prediction import Array, Stopwatch
+from predictor.registry import Heads
 from predictor.rooms import Rooms
 
 _BYTES_A_NUMBER = 32  # of JSON, at most
@@ -87,16 +88,25 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
                 body = await read_in_time(read_body(request, most), settings.read_timeout)
-                sent = await run_in_threadpool(parsed, EmbeddingsRequest, body)
-            if len(sent.embeddings) > settings.max_embeddings:
-                raise Problem(
-                    "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
-                )
-            content = await while_awaited(request, answered_embeddings(sent, options, watch), deadline)
+                heads, embeddings = await run_in_threadpool(received, body)
+            work = answered_embeddings(heads, embeddings, options, watch)
+            content = await while_awaited(request, work, deadline)
         return Response(content, media_type="application/json")
 
-    async def answered_embeddings(sent: EmbeddingsRequest, options: HeadOptions, watch: Stopwatch) -> bytes:
-        return await run_in_threadpool(_json, await predictor.embeddings(sent, options, watch))
+    def received(body: bytes) -> tuple[Heads, Array]:
+        """In a thread, to the end: two million parsed numbers take their time to be freed, too."""
+        sent = parsed(EmbeddingsRequest, body)
+        if len(sent.embeddings) > settings.max_embeddings:
+            raise Problem(
+                "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
+            )
+        return predictor.checked(sent)
+
+    async def answered_embeddings(
+        heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+    ) -> bytes:
+        answer = await predictor.embeddings(heads, embeddings, options, watch)
+        return await run_in_threadpool(_json, answer)
 
 
 def wanted_picture(accept: str) -> Picture | None:
