@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from agegender.errors import Problem
+from agegender.web.admission import read_in_time
 from agegender.web.deadlines import Deadline
 from agegender.web.disconnects import while_awaited
 from agegender.web.uploads import UploadLimits, read_body, read_images
@@ -120,6 +121,17 @@ async def test_a_client_that_hangs_up_while_it_sends_is_no_surprise() -> None:
 
     asked = Request(asked.scope, receive)
     assert await slug_of(read_body(asked, 10)) == (499, "client-closed-request")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "deadline", "slug"),
+    [(0.01, 60, "slow-request"), (0.01, 0.01, "slow-request"), (60, 0.01, "deadline-exceeded")],
+)
+async def test_body_is_waited_for_until_its_time_or_the_deadline_is_over(
+    seconds: float, deadline: float, slug: str
+) -> None:
+    reading = read_in_time(asyncio.sleep(60), seconds, Deadline.after(deadline))
+    assert (await slug_of(reading))[1] == slug
 
 
 async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:

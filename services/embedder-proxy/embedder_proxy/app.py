@@ -135,7 +135,7 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         """
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, limits.max_body_bytes):
-            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout)
+            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout, deadline)
             found = await while_awaited(request, rooms.finder.find(images, deadline, _headers()))
         return Response(
             faces_answer_json(found.space, found.images),
@@ -163,7 +163,7 @@ def _add_original(app: FastAPI, rooms: _Rooms) -> None:
         """A JSON string holding jsonpickle of `{"image": bytes}`, answered in kind; 512-d spaces only."""
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, most):
-            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout)
+            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout, deadline)
             _require_original_dimension(rooms.pool.space)
             image = await asyncio.to_thread(decode_image_request, body)
             found = await while_awaited(request, rooms.finder.find([image], deadline, _headers()))

@@ -46,7 +46,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         picture = wanted_picture(request.headers.get("accept", ""))
         with rooms.bodies.reserved(request, settings.max_request_bytes):
             with watch.stage("read"):
-                images = await sent_images(request, settings.uploads, settings.read_timeout)
+                images = await sent_images(request, settings.uploads, settings.read_timeout, deadline)
             if picture and len(images) > 1:
                 raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
             content = await while_awaited(
@@ -87,7 +87,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         most = min(settings.max_request_bytes, settings.max_embeddings * 65536 * _BYTES_A_NUMBER)
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
-                body = await read_in_time(read_body(request, most), settings.read_timeout)
+                body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
                 heads, embeddings = await run_in_threadpool(received, body)
             work = answered_embeddings(heads, embeddings, options, watch)
             content = await while_awaited(request, work, deadline)

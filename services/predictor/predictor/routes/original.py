@@ -46,7 +46,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         watch = Stopwatch()
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
-                body = await read_in_time(read_body(request, most), settings.read_timeout)
+                body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
                 embeddings = await run_in_threadpool(decode_embeddings_request, body)
             if len(embeddings) > settings.max_embeddings:
                 raise Problem(
