@@ -20,6 +20,17 @@ def one_face() -> bytes:
     return file.getvalue()
 
 
+def many_faces(columns: int, rows: int) -> bytes:
+    """The cut with one face, side by side and one below the other, as JPEG."""
+    with Image.open(BytesIO(one_face())) as face:
+        grid = Image.new("RGB", (columns * face.width, rows * face.height))
+        for number in range(columns * rows):
+            grid.paste(face, (number % columns * face.width, number // columns * face.height))
+    file = BytesIO()
+    grid.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
 def pictures(pack: Pack) -> dict[int, bytes]:
     """Number of faces → JPEG file; each shows that many of the photograph's faces, from the left."""
     with Image.open(PHOTOGRAPH) as photograph:

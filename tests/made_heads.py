@@ -1,5 +1,7 @@
 """Heads with random weights: they answer nonsense, always the same, and as quickly as trained ones."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.labels import YEARS
 from agegender.spaces import Space
+from safetensors.numpy import load, save
 
 ARCHITECTURE = Mlp(hidden=(32,))
 MEMBERS = 2
@@ -36,6 +39,17 @@ def made_head(models: Path, task: Task, space: Space, version: str, *, seed: int
     )
     save_head(directory, manifest, tensors)
     return directory
+
+
+def make_answer_wrongly(directory: Path) -> None:
+    """Change a head's weights and state the new hash: now only its golden embedding can tell."""
+    path = directory / "head.safetensors"
+    tensors = load(path.read_bytes())
+    content = save({**tensors, "output.weight": tensors["output.weight"] * 2})
+    path.write_bytes(content)
+    manifest = json.loads((directory / "head.json").read_bytes())
+    manifest["weights_sha256"] = hashlib.sha256(content).hexdigest()
+    (directory / "head.json").write_text(json.dumps(manifest))
 
 
 def promoted_head(models: Path, task: Task, space: Space, version: str, *, seed: int = 0) -> None:

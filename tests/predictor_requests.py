@@ -1,9 +1,13 @@
 """What several tests send to the predictor, and how they read a problem."""
 
+import base64
 import io
+import json
+import pickle
 from typing import Any
 
 import httpx
+import numpy as np
 from embedder_double import SPACE, faces_of
 from PIL import Image
 
@@ -12,6 +16,12 @@ def png(colour: str = "grey", size: tuple[int, int] = (100, 100)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
+
+
+def original_request(embeddings: np.ndarray) -> str:
+    """What the original's client sends, once it is JSON."""
+    content = base64.b64encode(pickle.dumps(embeddings)).decode()
+    return json.dumps({"embeddings": {"py/b64": content}})
 
 
 def slug(response: httpx.Response) -> str:

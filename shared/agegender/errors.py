@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+_FULL = "The service has as many requests as it can hold."
 
 
 class Problem(Exception):
@@ -73,6 +74,10 @@ def not_found(what: str, name: str, **extra: Any) -> Problem:
 
 def not_ready(reason: str, *, retry_after: int = 2) -> Problem:
     return Problem("not-ready", 503, reason, retry_after=retry_after)
+
+
+def busy(detail: str = _FULL, *, retry_after: int = 1) -> Problem:
+    return Problem("busy", 429, detail, retry_after=retry_after)
 
 
 def client_closed_request() -> Problem:

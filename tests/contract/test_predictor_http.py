@@ -224,6 +224,23 @@ def test_proxy_that_is_gone_is_503_with_retry_after(settings: PredictorSettings)
         assert (ready.status_code, slug(ready)) == (503, "not-ready")
 
 
+def test_rollback_without_a_proxy_is_of_the_only_space_that_has_a_head_before(
+    settings: PredictorSettings,
+) -> None:
+    other = Space(id="elsewhere-1", dimension=8)
+    for space, version in ((SPACE, "v1"), (SPACE, "v2"), (other, "v1")):
+        promoted_heads(settings.models_dir, space, version)
+    gone = settings.model_copy(update={"proxy_url": "http://127.0.0.1:9"})
+    with serving(create_predictor(gone)) as url:
+        told = httpx.post(f"{url}/models/age/rollback").json()["models"]
+        ages = {head["space"]: head["version"] for head in told if head["task"] == "age"}
+        assert ages == {SPACE.id: "v1", other.id: "v1"}
+        promoted_heads(settings.models_dir, other, "v2")
+        httpx.post(f"{url}/models/refresh").raise_for_status()
+        either = httpx.post(f"{url}/models/age/rollback")
+        assert (either.status_code, slug(either)) == (503, "proxy-unreachable")
+
+
 def test_space_without_heads_is_409_that_names_both(tmp_path: Path, proxy: EmbedderDouble) -> None:
     other = Space(id="elsewhere-1", dimension=8)
     promoted_heads(tmp_path / "models", other)

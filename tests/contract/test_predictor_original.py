@@ -15,13 +15,8 @@ from embedder_double import EmbedderDouble
 from made_heads import promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from predictor_requests import embedding, png, slug
+from predictor_requests import embedding, original_request, png, slug
 from serving import serving
-
-
-def original_request(embeddings: np.ndarray) -> str:
-    content = base64.b64encode(pickle.dumps(embeddings)).decode()
-    return json.dumps({"embeddings": {"py/b64": content}})
 
 
 def test_original_s_client_is_answered_in_its_own_format(predictor: httpx.Client) -> None:

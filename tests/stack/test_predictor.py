@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
 from chain import SIX_ADULTS, served_chain
 from embedder_double import SPACE, EmbedderDouble
-from made_heads import made_head, promoted_heads
+from fault_record import record
+from made_heads import made_head, make_answer_wrongly, promoted_heads
 from serving import free_port, until
 
 SWAPS = 200
@@ -51,13 +53,14 @@ def answers(url: str) -> bool:
 
 
 class Load:
-    """Clients that ask without a pause and note every status and head version."""
+    """Clients that ask without a pause and note every status, its seconds, and the heads that answered."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
         self.statuses: list[int] = []
+        self.seconds: list[float] = []
         self.versions: set[str] = set()
 
     def __enter__(self) -> "Load":
@@ -73,12 +76,14 @@ class Load:
     def _ask(self, seed: int) -> None:
         with httpx.Client(base_url=self._url, timeout=20) as client:
             while not self._stop.is_set():
+                asked = time.monotonic()
                 try:
                     answer = client.post("/age-gender", content=f"image {seed}".encode())
                 except httpx.TransportError:
                     self.statuses.append(0)
                     continue
                 self.statuses.append(answer.status_code)
+                self.seconds.append(time.monotonic() - asked)
                 self.versions |= set(answer.json().get("models", {}).values())
 
 
@@ -86,8 +91,10 @@ def test_200_swaps_under_load_fail_no_request_and_a_corrupted_head_is_never_serv
     models = tmp_path / "models"
     promoted_heads(models, SPACE, "v0")
     made_head(models, Task.AGE, SPACE, "v1", seed=1)
-    bad = made_head(models, Task.AGE, SPACE, "bad", seed=2) / "head.safetensors"
-    bad.write_bytes(bad.read_bytes()[:-40] + bytes(40))
+    damaged = made_head(models, Task.AGE, SPACE, "damaged", seed=2) / "head.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-40] + bytes(40))
+    make_answer_wrongly(made_head(models, Task.AGE, SPACE, "wrong", seed=3))
+    why = {"damaged": "hash", "wrong": "golden"}
     directory = models / "age" / SPACE.id
     with (
         EmbedderDouble(faces=3).served() as proxy,
@@ -95,17 +102,26 @@ def test_200_swaps_under_load_fail_no_request_and_a_corrupted_head_is_never_serv
         httpx.Client(base_url=url, timeout=20) as client,
         Load(url) as load,
     ):
+        started = time.monotonic()
         for swap in range(SWAPS):
-            version = "bad" if swap % 20 == 10 else f"v{swap % 2}"
+            version = {10: "damaged", 15: "wrong"}.get(swap % 20, f"v{swap % 2}")
             set_current(directory, version)
             told = client.post("/models/refresh").json()
             age = next(model for model in told["models"] if model["task"] == "age")
-            if version == "bad":
-                assert age["version"] != "bad" and "hash" in age["problem"]
+            if version in why:
+                assert age["version"] != version and why[version] in age["problem"]
             else:
                 assert age["version"] == version and age["problem"] is None
-        asked = len(load.statuses)
-    assert asked > SWAPS / 2
+        seconds = time.monotonic() - started
+        answered = load.statuses.count(200)
+    record(
+        "heads swapped under load",
+        answered=len(load.seconds),
+        failed=len(load.statuses) - load.statuses.count(200),
+        slowest=round(max(load.seconds), 3),
+        swaps_a_second=round(SWAPS / seconds, 1),
+    )
+    assert answered > SWAPS
     assert set(load.statuses) == {200}
     assert load.versions == {"v0", "v1"}
 

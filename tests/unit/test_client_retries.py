@@ -72,6 +72,18 @@ def test_busy_service_is_asked_again_when_it_says(service: Service, client: Clie
     assert len(service.requests) == 2
 
 
+def test_date_to_come_again_is_taken_as_well(service: Service, client: Client) -> None:
+    past, later = "Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 2199 23:59:59 GMT"
+    full = Problem("busy", 429, "full").document()
+    service.will_answer(
+        json_answer(full, 429, **{"Retry-After": past}),
+        json_answer(full, 429, **{"Retry-After": later}),
+    )
+    with problem("busy"):
+        client.models()
+    assert len(service.requests) == 2  # at once after the first; the second is beyond its patience
+
+
 def test_pause_beyond_the_client_s_patience_is_not_waited_for(service: Service, client: Client) -> None:
     service.will_answer(busy(60))
     started = time.monotonic()

@@ -12,6 +12,7 @@ from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.spaces import Space
+from made_heads import make_answer_wrongly
 
 SPACE = Space(id="test-1", dimension=16)
 
@@ -75,7 +76,7 @@ def test_bank_that_begins_with_a_residual_unit_is_not_folded() -> None:
     assert folded(architecture.layers(16, 2), random_tensors(architecture, 3, 2)) is None
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "json", "weights and hash"])
 def test_damaged_head_is_refused(tmp_path: Path, damage: str) -> None:
     save_head(tmp_path, manifest(Mlp(hidden=(8,))), random_tensors(Mlp(hidden=(8,)), 3, YEARS))
     weights = tmp_path / "head.safetensors"
@@ -90,7 +91,9 @@ def test_damaged_head_is_refused(tmp_path: Path, damage: str) -> None:
             weights.unlink()
         case "json":
             (tmp_path / "head.json").write_text("{")
-    with pytest.raises(BadHead):
+        case "weights and hash":
+            make_answer_wrongly(tmp_path)
+    with pytest.raises(BadHead, match="golden" if damage == "weights and hash" else None):
         load_head(tmp_path)
 
 

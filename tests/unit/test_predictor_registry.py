@@ -7,7 +7,7 @@ from agegender.errors import Problem
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
 from agegender.spaces import Space
-from made_heads import made_head, promoted_head, promoted_heads
+from made_heads import made_head, make_answer_wrongly, promoted_head, promoted_heads
 from predictor.registry import HeadRegistry
 
 SPACE = Space(id="test-1", dimension=16)
@@ -77,7 +77,7 @@ def test_space_of_the_same_name_and_another_dimension_has_no_heads(
         registry.heads(Space(id=SPACE.id, dimension=17))
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "no file"])
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "no file", "wrong answer"])
 def test_bad_head_leaves_the_old_one_serving_and_says_so(
     registry: HeadRegistry, models: Path, damage: str
 ) -> None:
@@ -96,6 +96,8 @@ def test_bad_head_leaves_the_old_one_serving_and_says_so(
             (directory / "head.json").unlink()
         case "no file":
             weights.unlink()
+        case "wrong answer":
+            make_answer_wrongly(directory)
     set_current(directory.parent, "v2")
     registry.refresh()
     assert age_version(registry) == "v1"

@@ -176,6 +176,18 @@ def test_a_body_that_does_not_arrive_is_408(start_proxy: StartProxy, double: Emb
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
+def test_a_deadline_that_passes_while_the_body_arrives_is_504(
+    start_proxy: StartProxy, double: EmbedderDouble
+) -> None:
+    client = start_proxy(double)
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.sendall(
+            b"POST /faces HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 200\r\nContent-Length: 1000\r\n\r\nabc"
+        )
+        head = connection.recv(1000).lower()
+    assert head.startswith(b"http/1.1 504") and b"connection: close" in head
+
+
 def test_request_id_and_deadline_travel_on(start_proxy: StartProxy, double: EmbedderDouble) -> None:
     post(start_proxy(double), picture(), headers={"X-Request-ID": "abc-1", "X-Deadline-Ms": "5000"})
     assert double.headers[0]["x-request-id"] == "abc-1"

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from agegender.errors import Problem
-from agegender.web.disconnects import unless_disconnected
+from agegender.web.admission import read_in_time
+from agegender.web.deadlines import Deadline
+from agegender.web.disconnects import while_awaited
 from agegender.web.uploads import UploadLimits, read_body, read_images
 from fastapi import Request
 
@@ -121,6 +123,17 @@ async def test_a_client_that_hangs_up_while_it_sends_is_no_surprise() -> None:
     assert await slug_of(read_body(asked, 10)) == (499, "client-closed-request")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "deadline", "slug"),
+    [(0.01, 60, "slow-request"), (0.01, 0.01, "slow-request"), (60, 0.01, "deadline-exceeded")],
+)
+async def test_body_is_waited_for_until_its_time_or_the_deadline_is_over(
+    seconds: float, deadline: float, slug: str
+) -> None:
+    reading = read_in_time(asyncio.sleep(60), seconds, Deadline.after(deadline))
+    assert (await slug_of(reading))[1] == slug
+
+
 async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:
     cancelled = asyncio.Event()
 
@@ -132,7 +145,25 @@ async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:
 
     asked = request([])
     await read_body(asked, 10)
-    assert await slug_of(unless_disconnected(asked, work())) == (499, "client-closed-request")
+    assert await slug_of(while_awaited(asked, work())) == (499, "client-closed-request")
+    assert cancelled.is_set()
+
+
+async def test_work_is_cancelled_when_its_deadline_passes() -> None:
+    cancelled = asyncio.Event()
+
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    working = while_awaited(Request({"type": "http"}, never), work(), Deadline.after(0.01))
+    assert await slug_of(working) == (504, "deadline-exceeded")
     assert cancelled.is_set()
 
 
@@ -144,4 +175,4 @@ async def test_work_for_a_client_that_waits_is_finished() -> None:
     async def work() -> int:
         return 7
 
-    assert await unless_disconnected(Request({"type": "http"}, receive), work()) == 7
+    assert await while_awaited(Request({"type": "http"}, receive), work()) == 7

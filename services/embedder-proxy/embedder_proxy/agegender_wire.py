@@ -7,6 +7,7 @@ from dataclasses import replace
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, ImageFaces
+from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
 from agegender.web.uploads import IMAGE_FIELD
@@ -97,5 +98,5 @@ def _detail(content: bytes) -> str:
 
 
 def _seconds(response: httpx.Response) -> int:
-    given = response.headers.get("retry-after", "")
-    return int(given[:4]) if given.isdigit() else 1
+    seconds = retry_after_seconds(response.headers.get("retry-after"))
+    return 1 if seconds is None else seconds

@@ -15,7 +15,7 @@ from agegender.spaces import Space
 from agegender.web.admission import BodyMemory, read_in_time
 from agegender.web.app import create_app
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import unless_disconnected
+from agegender.web.disconnects import while_awaited
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, read_body, read_images
@@ -104,7 +104,12 @@ def _furnish(settings: ProxySettings) -> _Rooms:
         attempt_timeout=settings.attempt_timeout,
         probe_interval=settings.probe_interval,
     )
-    cache = FaceCache(settings.redis_url, ttl=settings.cache_ttl, timeout=settings.cache_timeout)
+    cache = FaceCache(
+        settings.redis_url,
+        ttl=settings.cache_ttl,
+        timeout=settings.cache_timeout,
+        secret=settings.cache_secret,
+    )
     slots = Slots(settings.max_in_flight, settings.max_waiting)
     finder = FaceFinder(pool, cache, slots, settings.image_limits)
     return _Rooms(settings, client, pool, cache, finder, BodyMemory(settings.max_body_memory))
@@ -130,8 +135,8 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         """
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, limits.max_body_bytes):
-            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout)
-            found = await unless_disconnected(request, rooms.finder.find(images, deadline, _headers()))
+            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout, deadline)
+            found = await while_awaited(request, rooms.finder.find(images, deadline, _headers()))
         return Response(
             faces_answer_json(found.space, found.images),
             media_type="application/json",
@@ -147,17 +152,21 @@ def _add_original(app: FastAPI, rooms: _Rooms) -> None:
         tags=["original"],
         summary="The wire format of tae898/face-detection-recognition",
         openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "string"}}}}
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"type": "string"}}},
+            },
+            "parameters": [DEADLINE_PARAMETER],
         },
     )
     async def original(request: Request) -> Response:
         """A JSON string holding jsonpickle of `{"image": bytes}`, answered in kind; 512-d spaces only."""
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, most):
-            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout)
+            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout, deadline)
             _require_original_dimension(rooms.pool.space)
             image = await asyncio.to_thread(decode_image_request, body)
-            found = await unless_disconnected(request, rooms.finder.find([image], deadline, _headers()))
+            found = await while_awaited(request, rooms.finder.find([image], deadline, _headers()))
         _require_original_dimension(found.space)
         return Response(await asyncio.to_thread(_original_json, found), media_type="application/json")
 
@@ -170,7 +179,7 @@ def _headers() -> dict[str, str]:
 
 def _original_json(found: FoundFaces) -> bytes:
     encoded = [one for one in found.images if isinstance(one, EncodedFaces)]  # a lone problem was raised
-    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.image.faces])
+    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.decoded().faces])
 
 
 def _require_original_dimension(space: Space | None) -> None:

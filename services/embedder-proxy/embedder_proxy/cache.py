@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 import structlog
-from agegender.faces import ImageFaces
 from agegender.spaces import Space
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -16,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from embedder_proxy.encoded import EncodedFaces
+from embedder_proxy.entries import opened, sealed
 from embedder_proxy.metrics import CACHE_ERRORS
 
 log = structlog.get_logger(__name__)
@@ -31,11 +31,13 @@ class FaceCache:
     ----------
     ttl : seconds that an entry lives; 0 for no cache.
     timeout : seconds that one look may take.
+    secret : seals the entries (`embedder_proxy.entries`).
     """
 
-    def __init__(self, url: str, *, ttl: int, timeout: float) -> None:
+    def __init__(self, url: str, *, ttl: int, timeout: float, secret: bytes) -> None:
         self._ttl = ttl
         self._timeout = timeout
+        self._secret = secret
         self._paused_until = 0.0
         self._redis = Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
@@ -49,17 +51,15 @@ class FaceCache:
         """What is known, by digest."""
         if not self.in_use or not digests:
             return {}
+        keys = [_key(space, digest) for digest in digests]
         try:
             async with asyncio.timeout(self._timeout):
-                entries = await self._redis.mget([_key(space, digest) for digest in digests])
+                entries = await self._redis.mget(keys)
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
             return {}
-        found = {}
-        for digest, entry in zip(digests, entries, strict=True):
-            if entry is not None and (faces := _faces(entry, space)) is not None:
-                found[digest] = faces
-        return found
+        opened = await asyncio.to_thread(self._opened, keys, entries)
+        return {digest: faces for digest, faces in zip(digests, opened, strict=True) if faces is not None}
 
     async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:
         if not self.in_use or not faces:
@@ -69,7 +69,8 @@ class FaceCache:
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for digest, encoded in faces.items():
                         if len(encoded.json) <= _MAX_ENTRY:
-                            pipeline.set(_key(space, digest), encoded.json, ex=self._ttl)
+                            key = _key(space, digest)
+                            pipeline.set(key, sealed(key, encoded, self._secret), ex=self._ttl)
                     await pipeline.execute()
         except ResponseError as error:  # it is full, or read-only; what it has may still be read
             CACHE_ERRORS.inc()
@@ -80,6 +81,14 @@ class FaceCache:
     async def close(self) -> None:
         await self._redis.aclose()
 
+    def _opened(
+        self, keys: Sequence[str], entries: Sequence[bytes | str | None]
+    ) -> list[EncodedFaces | None]:
+        return [
+            opened(key, entry, self._secret) if isinstance(entry, bytes) else None
+            for key, entry in zip(keys, entries, strict=True)
+        ]
+
     def _pause(self, error: Exception) -> None:
         self._paused_until = time.monotonic() + _PAUSE
         CACHE_ERRORS.inc()
@@ -87,15 +96,4 @@ class FaceCache:
 
 
 def _key(space: Space, digest: str) -> str:
-    return f"agegender:faces:1:{space.id}:{space.dimension}:{digest}"
-
-
-def _faces(entry: bytes | str, space: Space) -> EncodedFaces | None:
-    try:
-        text = entry if isinstance(entry, str) else entry.decode()
-        image = ImageFaces.model_validate_json(text)
-    except ValueError:  # not what this proxy wrote
-        return None
-    if any(len(face.embedding) != space.dimension for face in image.faces):
-        return None
-    return EncodedFaces(image, text)
+    return f"agegender:faces:2:{space.id}:{space.dimension}:{digest}"

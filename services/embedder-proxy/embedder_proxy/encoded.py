@@ -1,4 +1,4 @@
-"""The faces of an image together with their JSON, which is made once for the cache and the answer."""
+"""The faces of an image as JSON, which is made once for the cache and the answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,31 @@ from agegender.spaces import Space
 
 @dataclass(frozen=True)
 class EncodedFaces:
-    image: ImageFaces
-    json: str
+    """The JSON of an `agegender.faces.ImageFaces` with `count` faces."""
+
+    json: bytes
+    count: int
+
+    @classmethod
+    def of(cls, image: ImageFaces) -> "EncodedFaces":
+        return cls(image.model_dump_json().encode(), len(image.faces))
+
+    def decoded(self) -> ImageFaces:
+        return ImageFaces.model_validate_json(self.json)
 
 
 def encode_each(images: Mapping[str, ImageFaces | Problem]) -> dict[str, EncodedFaces | Problem]:
     return {
-        key: image if isinstance(image, Problem) else EncodedFaces(image, image.model_dump_json())
-        for key, image in images.items()
+        key: image if isinstance(image, Problem) else EncodedFaces.of(image) for key, image in images.items()
     }
 
 
-def faces_answer_json(space: Space, images: Sequence[EncodedFaces | Problem]) -> str:
+def faces_answer_json(space: Space, images: Sequence[EncodedFaces | Problem]) -> bytes:
     """The JSON of `agegender.faces.FacesAnswer`."""
     entries = [
-        ImageProblem(problem=image.document()).model_dump_json() if isinstance(image, Problem) else image.json
+        ImageProblem(problem=image.document()).model_dump_json().encode()
+        if isinstance(image, Problem)
+        else image.json
         for image in images
     ]
-    return f'{{"space":{space.model_dump_json()},"images":[{",".join(entries)}]}}'
+    return b'{"space":%b,"images":[%b]}' % (space.model_dump_json().encode(), b",".join(entries))

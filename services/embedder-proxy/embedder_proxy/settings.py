@@ -87,6 +87,11 @@ class ProxySettings(ServiceSettings):
         return value
 
     @property
+    def cache_secret(self) -> bytes:
+        """What cache entries are sealed with; without a key the seal is a mere checksum."""
+        return b"" if self.service_key is None else self.service_key.get_secret_value().encode()
+
+    @property
     def uploads(self) -> UploadLimits:
         return UploadLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
 

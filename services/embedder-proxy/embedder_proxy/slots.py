@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from agegender.errors import Problem
+from agegender.errors import busy
 from agegender.web.deadlines import Deadline
 
 from embedder_proxy.metrics import IN_FLIGHT, QUEUE_SECONDS, REFUSED, WAITING
@@ -41,7 +41,7 @@ class Slots:
             REFUSED.inc()
             retry_after = min(_LONGEST_RETRY, max(1, math.ceil(self._queue_seconds)))
             detail = "The embedders have as many requests as they can hold, or can answer in time."
-            raise Problem("busy", 429, detail, retry_after=retry_after)
+            raise busy(detail, retry_after=retry_after)
         waited = await self._take(deadline)
         started = time.perf_counter()
         try:

@@ -10,7 +10,7 @@ from agegender.faces import FacesAnswer
 from agegender.keys import Scope
 from agegender.web.app import create_app
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import unless_disconnected
+from agegender.web.disconnects import while_awaited
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
 from fastapi import FastAPI, Request, Response
@@ -57,17 +57,21 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
         "/faces",
         tags=["faces"],
         summary="Faces and embeddings of one or more images",
+        response_model=FacesAnswer,
         openapi_extra={
             "requestBody": {"required": True, "content": IMAGES_CONTENT},
             "parameters": [DEADLINE_PARAMETER],
         },
     )
-    async def faces(request: Request, response: Response) -> FacesAnswer:
+    async def faces(request: Request) -> Response:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         deadline = Deadline.of_request(request, settings.timeout)
         images = await read_images(request, limits)
-        answer, seconds = await unless_disconnected(request, service.faces(images, deadline))
-        response.headers[SERVER_TIMING_HEADER] = server_timing(seconds)
-        return answer
+        answer, seconds = await while_awaited(request, service.faces(images, deadline))
+        return Response(
+            await asyncio.to_thread(answer.model_dump_json),
+            media_type="application/json",
+            headers={SERVER_TIMING_HEADER: server_timing(seconds)},
+        )
 
     return app

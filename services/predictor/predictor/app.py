@@ -40,6 +40,7 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
                 await watching
             await rooms.proxy.close()
             rooms.batches.close()
+            rooms.drawing.close()
 
     async def why_not_ready() -> str | None:
         try:

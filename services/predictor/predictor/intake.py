@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from agegender.errors import Problem
 from agegender.web.admission import read_in_time
+from agegender.web.deadlines import Deadline
 from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_body, read_images
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -25,15 +26,17 @@ IMAGES_BODY = {
 }
 
 
-async def sent_images(request: Request, limits: UploadLimits, seconds: float) -> list[bytes | Problem]:
+async def sent_images(
+    request: Request, limits: UploadLimits, seconds: float, deadline: Deadline
+) -> list[bytes | Problem]:
     """From multipart field `image`, the raw body, or JSON `{"images": [base64, …]}`.
 
     Text that is not base64 is the problem of that one image. Raises the problems of
     `agegender.web.uploads.read_images`.
     """
     if not _is_json(request):
-        return list(await read_in_time(read_images(request, limits), seconds))
-    body = await read_in_time(read_body(request, limits.max_body_bytes * 4 // 3), seconds)
+        return list(await read_in_time(read_images(request, limits), seconds, deadline))
+    body = await read_in_time(read_body(request, limits.max_body_bytes * 4 // 3), seconds, deadline)
     sent = await run_in_threadpool(parsed, ImagesRequest, body)
     if len(sent.images) > limits.max_images:
         raise Problem("too-many-images", 413, f"At most {limits.max_images} images are taken in one request.")

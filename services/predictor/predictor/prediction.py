@@ -94,18 +94,23 @@ class Predictor:
             request_id=request_id(),
         )
 
-    async def embeddings(
-        self, request: EmbeddingsRequest, options: HeadOptions, watch: Stopwatch
-    ) -> EmbeddingsAnswer:
-        """Raises ``no-head`` 409 for an unknown space, ``bad-embeddings`` 422."""
+    def checked(self, request: EmbeddingsRequest) -> tuple[Heads, Array]:
+        """The heads and the rows [faces, dimension]; call it in a thread.
+
+        Raises ``no-head`` 409 for an unknown space, ``bad-embeddings`` 422.
+        """
         heads = self._registry.heads_of(request.space)
-        space = heads.age.manifest.space
-        embeddings = await run_in_threadpool(_checked, request.embeddings, space)
+        return heads, _checked(request.embeddings, heads.age.manifest.space)
+
+    async def embeddings(
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+    ) -> EmbeddingsAnswer:
+        """For what `checked` gave."""
         probabilities = await self._ask(heads, embeddings, options, watch)
         estimates = await run_in_threadpool(_estimates, heads, probabilities, options)
         FACES.inc(len(embeddings))
         return EmbeddingsAnswer(
-            space=space,
+            space=heads.age.manifest.space,
             models=self._versions(heads),
             faces=estimates,
             timings=watch.total(),
@@ -115,9 +120,9 @@ class Predictor:
     async def probabilities(self, embeddings: Array, watch: Stopwatch) -> Probabilities:
         """For the space that the proxy serves now; embeddings [faces, dimension] of any length but 0."""
         heads = self._registry.heads(await self._proxy.space())
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        points = await run_in_threadpool(_normalised, embeddings)
         FACES.inc(len(embeddings))
-        return await self._ask(heads, embeddings / np.maximum(norms, 1e-12), HeadOptions(), watch)
+        return await self._ask(heads, points, HeadOptions(), watch)
 
     async def _faces(
         self, images: Sequence[bytes | Problem], deadline: Deadline, watch: Stopwatch
@@ -182,6 +187,11 @@ def _matrix(faces: Sequence[Face], space: Space) -> Array:
     if any(len(face.embedding) != space.dimension for face in faces):
         raise Problem("bad-answer", 502, f"The embedder-proxy answered an embedding that is not of {space}.")
     return np.array([face.embedding for face in faces], dtype=np.float32).reshape(len(faces), space.dimension)
+
+
+def _normalised(embeddings: Array) -> Array:
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.maximum(norms, 1e-12))
 
 
 def _checked(rows: Sequence[Sequence[float]], space: Space) -> Array:

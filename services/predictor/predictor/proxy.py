@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer
+from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
@@ -141,8 +142,7 @@ def _bad_answer(what: str) -> Problem:
 def _passed_on(response: httpx.Response) -> Problem:
     if response.status_code in (401, 403):  # our key, not our caller's
         return _bad_answer("is that SERVICE_KEY is not its own; give all services the same")
-    given = response.headers.get("retry-after", "")
-    retry_after = int(given) if given.isascii() and given.isdigit() else None
+    retry_after = retry_after_seconds(response.headers.get("retry-after"))
     try:
         document = response.json()
         if not isinstance(document, dict) or "type" not in document:

@@ -9,6 +9,9 @@ from predictor.prediction import Predictor
 from predictor.proxy import ProxyClient
 from predictor.registry import HeadRegistry
 from predictor.settings import PredictorSettings
+from predictor.threads import BoundedThreads
+
+_DRAWN_AT_ONCE = 2  # pictures; each may need a gigabyte of pixels and their encoding
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Rooms:
     batches: HeadBatches
     predictor: Predictor
     bodies: BodyMemory
+    drawing: BoundedThreads
 
     @classmethod
     def furnished(cls, settings: PredictorSettings) -> "Rooms":
@@ -26,7 +30,12 @@ class Rooms:
             settings.proxy_url, headers=settings.service_headers, connect_timeout=settings.connect_timeout
         )
         registry = HeadRegistry(settings.models_dir, settings.heads_dir)
-        batches = HeadBatches(settings.threads, settings.max_batch_faces)
+        batches = HeadBatches(
+            settings.threads,
+            settings.max_batch_faces,
+            max_waiting_faces=settings.max_waiting_faces,
+            max_waiting=settings.max_waiting,
+        )
         return cls(
             settings=settings,
             proxy=proxy,
@@ -34,4 +43,5 @@ class Rooms:
             batches=batches,
             predictor=Predictor(proxy, registry, batches, settings.mc_passes),
             bodies=BodyMemory(settings.max_body_memory),
+            drawing=BoundedThreads("drawing", _DRAWN_AT_ONCE, settings.max_waiting),
         )

@@ -49,6 +49,12 @@ class PredictorSettings(ServiceSettings):
         description="batches of faces computed at once",
     )
     max_batch_faces: int = Field(256, gt=0, description="faces that go through the heads together")
+    max_waiting_faces: int = Field(4096, gt=0, description="faces that wait for the heads; beyond it 429")
+    max_waiting: int = Field(
+        32,
+        ge=0,
+        description="requests that wait for Monte-Carlo dropout, and that wait for drawing; beyond it 429",
+    )
     mc_passes: int = Field(512, gt=0, le=4096, description="of uncertainty=mc-dropout")
 
     @property

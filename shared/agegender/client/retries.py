@@ -8,6 +8,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from agegender.client.calls import Call
 from agegender.client.settings import ClientSettings
 from agegender.errors import Problem
+from agegender.retry_after import retry_after_seconds
 
 _growing = wait_exponential_jitter(multiplier=0.2, max=5)
 
@@ -21,8 +22,7 @@ class Interrupted(Problem):
 
 def problem_of(response: httpx.Response) -> Problem:
     """The problem document of a response that is no success, or one in its place."""
-    given = response.headers.get("retry-after", "")
-    retry_after = int(given) if given.isascii() and given.isdigit() else None
+    retry_after = retry_after_seconds(response.headers.get("retry-after"))
     try:
         document = response.json()
         if not isinstance(document, dict) or "type" not in document:

@@ -1,5 +1,7 @@
 """A served head: a bank of networks of one task and space, with its calibration."""
 
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from enum import StrEnum
 from typing import Any, Self
 
@@ -103,12 +105,19 @@ class Head:
         )
         return self._calibrated(softmax(logits).mean(axis=0))
 
-    def probabilities_mc_dropout(self, embeddings: Array, passes: int, seed: int) -> Array:
-        """The same by Monte-Carlo dropout: `passes` draws in all, shared out over the members."""
+    def probabilities_mc_dropout(
+        self, embeddings: Array, passes: int, seed: int, *, unwanted: Callable[[], bool] = lambda: False
+    ) -> Array:
+        """The same by Monte-Carlo dropout: `passes` draws in all, shared out over the members.
+
+        unwanted : asked before each round. Where it is true, `concurrent.futures.CancelledError` is raised.
+        """
         draws = np.random.default_rng(seed)
         rounds = max(1, -(-passes // self.manifest.members))
         total = np.zeros((len(embeddings), self.manifest.classes.outputs), dtype=np.float64)
         for _ in range(rounds):
+            if unwanted():
+                raise CancelledError
             total += softmax(bank_logits(self._layers, self._tensors, embeddings, draws)).mean(axis=0)
         return self._calibrated(np.asarray(total / rounds, dtype=np.float32))
 

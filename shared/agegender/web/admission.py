@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from agegender.errors import Problem
+from agegender.errors import Problem, busy
+from agegender.web.deadlines import Deadline
 
 Body = TypeVar("Body")
 
+_NO_HURRY = 1.0  # seconds; a service's own time for answers may be as long as that for bodies
 _LEAST_CHARGE = 256 * 1024  # an open request costs more than its bytes
 
 
@@ -27,7 +29,7 @@ class BodyMemory:
         size = min(int(declared[:12]), most) if declared.isascii() and declared.isdigit() else most
         charge = max(size, _LEAST_CHARGE)
         if charge > self._free:
-            raise Problem("busy", 429, "The service has as many requests as it can hold.", retry_after=1)
+            raise busy()
         self._free -= charge
         try:
             yield
@@ -35,12 +37,19 @@ class BodyMemory:
             self._free += charge
 
 
-async def read_in_time(reading: Awaitable[Body], seconds: float) -> Body:
-    """Raises ``slow-request`` 408 where the body has not arrived after that many seconds."""
+async def read_in_time(reading: Awaitable[Body], seconds: float, deadline: Deadline | None = None) -> Body:
+    """Raises ``slow-request`` 408 where the body has not arrived after that many seconds.
+
+    Raises ``deadline-exceeded`` 504 where the deadline is sooner.
+    """
+    if deadline is not None and deadline.remaining > seconds - _NO_HURRY:
+        deadline = None
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds if deadline is None else deadline.remaining):
             return await reading
     except TimeoutError:
+        if deadline is not None:
+            raise deadline.exceeded(close_connection=True) from None
         raise Problem(
             "slow-request", 408, "The request's body did not arrive in time.", close_connection=True
         ) from None

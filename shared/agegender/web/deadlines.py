@@ -48,5 +48,10 @@ class Deadline:
         """For the request to the next service."""
         return {DEADLINE_HEADER: str(int(self.remaining * 1000))}
 
-    def exceeded(self) -> Problem:
-        return Problem("deadline-exceeded", 504, "The answer was not ready within the time allowed.")
+    def exceeded(self, *, close_connection: bool = False) -> Problem:
+        return Problem(
+            "deadline-exceeded",
+            504,
+            "The answer was not ready within the time allowed.",
+            close_connection=close_connection,
+        )

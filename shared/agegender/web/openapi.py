@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from agegender.errors import PROBLEM_MEDIA_TYPE, Problem
+from agegender.errors import PROBLEM_MEDIA_TYPE, busy
 
 _COMMON = Path(__file__).with_name("examples.json")
-_PROBLEM = Problem("busy", 429, "The embedders have as many requests as they can hold.", retry_after=1)
+_PROBLEM = busy("The embedders have as many requests as they can hold.")
 # A service without keys takes requests without, so the first choice is none.
 _SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
 _SCHEMES = {

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from io import BytesIO
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -59,10 +60,10 @@ async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, or the problem ``body-too-large`` 413 as soon as it passes `limit` bytes."""
-    body = bytearray()
+    body = BytesIO()
     async for chunk in _bounded(request, limit):
-        body += chunk
-    return bytes(body)
+        body.write(chunk)
+    return body.getvalue()  # a buffer that grew with the body is handed over; to copy it would hold the loop
 
 
 async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
@@ -81,9 +82,17 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     return images
 
 
+class _File(BytesIO):
+    _rolled = False  # which tells Starlette that writing needs no thread
+
+
 class _InMemoryParser(MultiPartParser):
-    # The body is bounded already, and containers have a read-only root: nothing is spooled to disk.
-    spool_max_size = 1 << 40
+    """The body is bounded already, and containers have a read-only root: nothing is spooled to disk."""
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if self._current_part.file is not None:
+            self._current_part.file.file = _File()
 
 
 async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
@@ -100,7 +109,8 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
     except (KeyError, ValueError) as error:  # no boundary, or one that cannot be decoded
         raise Problem("bad-multipart", 400, "The multipart body cannot be parsed.") from error
     try:
-        return [await part.read() for part in form.getlist(IMAGE_FIELD) if isinstance(part, UploadFile)]
+        files = [part.file for part in form.getlist(IMAGE_FIELD) if isinstance(part, UploadFile)]
+        return [file.getvalue() for file in files if isinstance(file, _File)]
     finally:
         await form.close()
 

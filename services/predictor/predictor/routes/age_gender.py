@@ -1,5 +1,6 @@
 """`POST /age-gender` from images, and the same from embeddings."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from agegender.errors import Problem
@@ -7,20 +8,18 @@ from agegender.images import decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
 from agegender.web.admission import read_in_time
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import unless_disconnected
+from agegender.web.disconnects import while_awaited
 from agegender.web.uploads import read_body
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from predictor.drawing import annotated
 from predictor.intake import IMAGES_BODY, parsed, sent_images
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Picture
-from predictor.prediction import Stopwatch
+from predictor.prediction import Array, Stopwatch
+from predictor.registry import Heads
 from predictor.rooms import Rooms
 
-_DRAWN_AT_ONCE = 2  # pictures; each may need a gigabyte of pixels and their encoding
 _BYTES_A_NUMBER = 32  # of JSON, at most
 
 _PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -28,7 +27,6 @@ _PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 def add_routes(app: FastAPI, rooms: Rooms) -> None:
     settings, predictor = rooms.settings, rooms.predictor
-    drawing = CapacityLimiter(_DRAWN_AT_ONCE)
 
     @app.post(
         "/age-gender",
@@ -48,15 +46,26 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         picture = wanted_picture(request.headers.get("accept", ""))
         with rooms.bodies.reserved(request, settings.max_request_bytes):
             with watch.stage("read"):
-                images = await sent_images(request, settings.uploads, settings.read_timeout)
+                images = await sent_images(request, settings.uploads, settings.read_timeout, deadline)
             if picture and len(images) > 1:
                 raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
-            answer = await unless_disconnected(request, predictor.images(images, options, deadline, watch))
-            if picture is None:
-                content = await run_in_threadpool(_json, answer)
-                return Response(content, media_type="application/json", headers={"Vary": "Accept"})
-            content = await run_sync(_drawn, images[0], answer, picture, rooms, limiter=drawing)
-            return Response(content, media_type=f"image/{picture.lower()}", headers={"Vary": "Accept"})
+            content = await while_awaited(
+                request, answered(images, options, deadline, watch, picture), deadline
+            )
+        media_type = "application/json" if picture is None else f"image/{picture.lower()}"
+        return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+
+    async def answered(
+        images: Sequence[bytes | Problem],
+        options: FaceOptions,
+        deadline: Deadline,
+        watch: Stopwatch,
+        picture: Picture | None,
+    ) -> bytes:
+        answer = await predictor.images(images, options, deadline, watch)
+        if picture is None:
+            return await run_in_threadpool(_json, answer)
+        return await rooms.drawing.run(_drawn, images[0], answer, picture, rooms)
 
     @app.post(
         "/age-gender/embeddings",
@@ -67,22 +76,37 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}},
-            }
+            },
+            "parameters": [DEADLINE_PARAMETER],
         },
     )
     async def from_embeddings(request: Request, options: Annotated[HeadOptions, Query()]) -> Response:
         """Embeddings of unit length and of the space they name, in the order sent."""
+        deadline = Deadline.of_request(request, settings.timeout)
         watch = Stopwatch()
         most = min(settings.max_request_bytes, settings.max_embeddings * 65536 * _BYTES_A_NUMBER)
-        with rooms.bodies.reserved(request, most), watch.stage("read"):
-            body = await read_in_time(read_body(request, most), settings.read_timeout)
-            sent = await run_in_threadpool(parsed, EmbeddingsRequest, body)
+        with rooms.bodies.reserved(request, most):
+            with watch.stage("read"):
+                body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
+                heads, embeddings = await run_in_threadpool(received, body)
+            work = answered_embeddings(heads, embeddings, options, watch)
+            content = await while_awaited(request, work, deadline)
+        return Response(content, media_type="application/json")
+
+    def received(body: bytes) -> tuple[Heads, Array]:
+        """In a thread, to the end: two million parsed numbers take their time to be freed, too."""
+        sent = parsed(EmbeddingsRequest, body)
         if len(sent.embeddings) > settings.max_embeddings:
             raise Problem(
                 "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
             )
-        answer = await predictor.embeddings(sent, options, watch)
-        return Response(await run_in_threadpool(_json, answer), media_type="application/json")
+        return predictor.checked(sent)
+
+    async def answered_embeddings(
+        heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+    ) -> bytes:
+        answer = await predictor.embeddings(heads, embeddings, options, watch)
+        return await run_in_threadpool(_json, answer)
 
 
 def wanted_picture(accept: str) -> Picture | None:

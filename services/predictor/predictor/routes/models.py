@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from agegender.errors import Problem
 from agegender.heads.head import Task
 from agegender.keys import Scope
 from agegender.predictions import Models
@@ -19,6 +20,15 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
 
     def told() -> Models:
         return Models(models=registry.status(), warnings=registry.warnings)
+
+    async def space_meant(task: Task) -> str:
+        try:
+            return (await rooms.proxy.space()).id
+        except Problem:
+            spaces = [head.space for head in registry.status() if head.task is task and head.previous]
+            if len(spaces) != 1:
+                raise
+            return spaces[0]
 
     @app.get("/models", tags=["models"], summary="The heads that are served, and their cards")
     async def models() -> Models:
@@ -41,9 +51,12 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         task: Task,
         space: Annotated[
             str | None,
-            Query(description="default: the space that is served now", pattern=f"^{NAME.pattern}$"),
+            Query(
+                description="default: that which is served now, or the only one that has a head before",
+                pattern=f"^{NAME.pattern}$",
+            ),
         ] = None,
     ) -> Models:
         """Once more, and the newer one is back."""
-        await run_in_threadpool(registry.rollback, task, space or (await rooms.proxy.space()).id)
+        await run_in_threadpool(registry.rollback, task, space or await space_meant(task))
         return told()

@@ -1,10 +1,13 @@
 """`POST /` in the wire format of tae898/age-gender, so that its clients work unchanged."""
 
 import numpy as np
+import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.heads.answers import entropy
 from agegender.heads.calibration import mean_years
 from agegender.web.admission import read_in_time
+from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender.web.disconnects import while_awaited
 from agegender.web.uploads import read_body
 from agegender.wire import (
     DIMENSION,
@@ -30,19 +33,29 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         tags=["original"],
         summary="The wire format of tae898/age-gender",
         openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "string"}}}}
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"type": "string"}}},
+            },
+            "parameters": [DEADLINE_PARAMETER],
         },
     )
     async def original(request: Request) -> Response:
         """A JSON string holding jsonpickle of `{"embeddings": bytes}`, answered in kind; in 512-d spaces."""
+        deadline = Deadline.of_request(request, settings.timeout)
         watch = Stopwatch()
-        with rooms.bodies.reserved(request, most), watch.stage("read"):
-            body = await read_in_time(read_body(request, most), settings.read_timeout)
-            embeddings = await run_in_threadpool(decode_embeddings_request, body)
-        if len(embeddings) > settings.max_embeddings:
-            raise Problem(
-                "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
-            )
+        with rooms.bodies.reserved(request, most):
+            with watch.stage("read"):
+                body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
+                embeddings = await run_in_threadpool(decode_embeddings_request, body)
+            if len(embeddings) > settings.max_embeddings:
+                raise Problem(
+                    "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
+                )
+            content = await while_awaited(request, answered(embeddings, watch), deadline)
+        return Response(content, media_type="application/json")
+
+    async def answered(embeddings: npt.NDArray[np.float32], watch: Stopwatch) -> bytes:
         space = await rooms.proxy.space()
         if space.dimension != DIMENSION:
             raise Problem(
@@ -53,8 +66,8 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
                 wanted=str(space),
                 given=f"{DIMENSION}-d",
             )
-        answered = await rooms.predictor.probabilities(embeddings, watch)
-        return Response(await run_in_threadpool(_encoded, answered), media_type="application/json")
+        probabilities = await rooms.predictor.probabilities(embeddings, watch)
+        return await run_in_threadpool(_encoded, probabilities)
 
 
 def _encoded(answered: Probabilities) -> bytes:

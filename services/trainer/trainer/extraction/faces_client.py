@@ -7,6 +7,7 @@ from typing import Self
 import httpx
 from agegender.errors import Problem, not_ready
 from agegender.faces import FacesAnswer, ImageFaces
+from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from pydantic import ValidationError
 
@@ -129,8 +130,7 @@ def _portions(images: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _problem_of(answer: httpx.Response) -> Problem:
     if answer.status_code in (401, 403):  # our key, not our caller's
         return Problem("bad-gateway", 502, "The embedder-proxy has another SERVICE_KEY; give all the same.")
-    told = answer.headers.get("retry-after", "")
-    retry_after = int(told) if told.isdigit() else None
+    retry_after = retry_after_seconds(answer.headers.get("retry-after"))
     try:
         return Problem.from_document(answer.json(), retry_after=retry_after)
     except (ValueError, TypeError, AttributeError):

@@ -1,0 +1,63 @@
+"""The event loops compute nothing, so that others are answered while one request has much to compute.
+
+Shares of the CPU's time, which a busy machine does not change: the longest callback's of all that the client
+and the service computed.
+"""
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+from agegender.faces import FacesAnswer
+from embedder import app as embedder_app
+from embedder.service import EmbeddingService
+from embedder.settings import EmbedderSettings
+from embedder_double import SPACE, faces_of
+from embedder_proxy.app import create_proxy
+from embedder_proxy.settings import ProxySettings
+from loop_holds import measured
+from predictor.app import create_predictor
+from predictor.settings import PredictorSettings
+from serving import serving
+
+MANY = 4096
+
+
+def test_form_of_90_mb_is_not_copied_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_proxy(ProxySettings(embedder_urls=["http://127.0.0.1:9"], cache_ttl=0))
+    files = [("image", bytes(18_000_000))] * 5
+    with serving(app, loop="asyncio") as url, measured(monkeypatch) as holds:
+        answer = httpx.post(f"{url}/faces", files=files, timeout=60)
+    assert answer.status_code == 503  # there is no embedder, but the form was read
+    assert holds.longest_share < 0.1  # 0.16 where the files were copied
+
+
+def test_embeddings_are_read_and_answered_in_threads(
+    settings: PredictorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(MANY, SPACE.dimension))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    body = json.dumps({"space": SPACE.id, "embeddings": rows.tolist()})
+    with serving(create_predictor(settings), loop="asyncio") as url, measured(monkeypatch) as holds:
+        answer = httpx.post(f"{url}/age-gender/embeddings", content=body, timeout=60)
+    assert answer.status_code == 200
+    assert holds.longest_share < 0.1
+
+
+def test_faces_of_a_crowd_are_written_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = FacesAnswer(space=SPACE, images=[faces_of(b"crowd", count=400)])
+
+    async def found(*arguments: object) -> tuple[FacesAnswer, dict[str, float]]:
+        return crowd, {}
+
+    async def no_pack(*arguments: object) -> None:
+        pass
+
+    monkeypatch.setattr(EmbeddingService, "faces", found)
+    monkeypatch.setattr(EmbeddingService, "load", no_pack)
+    app = embedder_app.make_app(EmbedderSettings())
+    with serving(app, loop="asyncio") as url, measured(monkeypatch) as holds:
+        answer = httpx.post(f"{url}/faces", content=b"crowd")
+    assert FacesAnswer.model_validate_json(answer.content) == crowd
+    assert holds.longest_share < 0.1  # 0.43 where FastAPI wrote them
