@@ -1,17 +1,20 @@
 """What is asked of the whole system, however it was started: by `make up` or by Compose."""
 
 import io
+import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import httpx
 import insightface
 import numpy as np
+from agegender.client import Client, ClientSettings
 from agegender.datasets import write_embedding_set
+from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 from made_faces import made_faces
 from PIL import Image
+from pydantic import SecretStr
 
 SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 EXPERIMENT = {
@@ -23,34 +26,38 @@ EXPERIMENT = {
 }
 
 
-def predict(predictor: str) -> dict[str, Any]:
-    with SIX_ADULTS.open("rb") as file:
-        answer = httpx.post(f"{predictor}/age-gender", files={"image": file}, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+class System(Protocol):
+    """The whole system, however it was started."""
+
+    def url(self, name: str) -> str: ...
 
 
-def faces_from_left(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return sorted(answer["images"][0]["faces"], key=lambda face: float(face["bbox"][0]))
+def client_of(system: System, key: str | None = None) -> Client:
+    return Client(
+        ClientSettings(
+            predictor_url=system.url("predictor"),
+            trainer_url=system.url("trainer"),
+            proxy_url=system.url("embedder-proxy"),
+            api_key=None if key is None else SecretStr(key),
+        )
+    )
 
 
-def assert_six_adults(answer: dict[str, Any]) -> None:
+def predict(client: Client) -> AgeGenderAnswer:
+    return client.predict([SIX_ADULTS.read_bytes()])
+
+
+def assert_six_adults(answer: AgeGenderAnswer) -> None:
     """Six faces of about 25 to 40 years; from the left: woman, woman, man, man, man, woman."""
-    faces = faces_from_left(answer)
-    assert len(faces) == 6
-    assert [face["gender"]["label"] for face in faces] == [
-        "female",
-        "female",
-        "male",
-        "male",
-        "male",
-        "female",
-    ]
+    (image,) = answer.images
+    assert isinstance(image, ImageAnswer)
+    faces = sorted(image.faces, key=lambda face: face.bbox[0])
+    assert [face.gender.label for face in faces] == ["female", "female", "male", "male", "male", "female"]
     for face in faces:
-        assert 18 <= face["age"]["mean"] <= 50
-        low, high = face["age"]["interval"]
-        assert low <= face["age"]["mean"] <= high
-        assert abs(sum(face["age"]["groups"].values()) - 1) < 1e-3
+        assert 18 <= face.age.mean <= 50
+        low, high = face.age.interval
+        assert low <= face.age.mean <= high
+        assert abs(sum(face.age.groups.values()) - 1) < 1e-3
 
 
 def made_data(data_dir: Path, space: Space) -> None:
@@ -58,31 +65,28 @@ def made_data(data_dir: Path, space: Space) -> None:
     write_embedding_set(data_dir, "made", "images", made_faces(400, space=space), {"kind": "made up"})
 
 
-def train_and_promote(trainer: str, data_dir: Path, space: Space) -> dict[str, str]:
+def train_and_promote(client: Client, data_dir: Path, space: Space) -> dict[str, str]:
     """Run an experiment on made-up faces over the queue, check its table, promote it: task → version."""
     made_data(data_dir, space)
-    created = httpx.post(f"{trainer}/experiments", json=EXPERIMENT, timeout=30)
-    assert created.status_code == 202, created.text
-    url = f"{trainer}/experiments/{created.json()['id']}"
+    experiment = client.create_experiment(EXPERIMENT)
     end = time.monotonic() + 300
-    while (status := httpx.get(url, timeout=30).json())["state"] in ("queued", "running"):
-        assert time.monotonic() < end, status
+    while not experiment.ended:
+        assert time.monotonic() < end, experiment
         time.sleep(0.5)
-    assert status["state"] == "finished", status
-    report = httpx.get(f"{url}/report?format=json", timeout=30).json()
+        experiment = client.experiment(experiment.id)
+    assert experiment.state == "finished", experiment
+    report = json.loads(client.report(experiment.id))
     assert [len(report["tables"][task]) for task in ("age", "gender")] == [6, 6]
-    promoted = httpx.post(f"{url}/promote", params={"refit": False}, timeout=60)
-    assert promoted.status_code == 200, promoted.text
-    return dict(promoted.json())
+    return client.promote(experiment.id, refit=False)
 
 
-def wait_until_served(predictor: str, versions: dict[str, str]) -> dict[str, Any]:
+def wait_until_served(client: Client, versions: dict[str, str]) -> AgeGenderAnswer:
     end = time.monotonic() + 30
     while True:
-        answer = predict(predictor)
-        if all(version in str(answer["models"]) for version in versions.values()):
+        answer = predict(client)
+        if set(versions.values()) <= set(answer.models.values()):
             return answer
-        assert time.monotonic() < end, answer["models"]
+        assert time.monotonic() < end, answer.models
         time.sleep(0.5)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import random
 import shutil
@@ -9,12 +10,14 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
-import httpx
 import insightface
 import numpy as np
+from agegender.client import Client, ClientSettings
+from agegender.client.training import Extraction, Fold
 from agegender.datasets import EmbeddingSet, write_embedding_set
+from agegender.errors import Problem
+from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 
 from tools.stack import RESEARCH_DATA, ROOT, Stack, StackError, free_ports
@@ -34,24 +37,9 @@ def main() -> None:
         say("starting the services")
         stack.start()
         stack.wait_ready()
-        say(f"predicting on {PHOTOGRAPH.name} with the heads that come with the program")
-        show_faces(predict(stack))
-        dataset = sampled_faces(stack) or made_up_faces(stack)
-        say("training age and gender: five folds, three networks each, as queue jobs")
-        experiment = train(stack, dataset)
-        show_tables(stack, experiment)
-        say("promoting the new heads; the predictor takes them over without a restart")
-        url = f"{stack.url('trainer')}/experiments/{experiment}/promote"
-        versions = httpx.post(url, params={"refit": False}, timeout=60)
-        versions.raise_for_status()
-        answer = predicted_by(stack, set(versions.json().values()))
-        if dataset == SYNTHETIC:
-            print("  Heads that have seen random numbers and no face: what they say here is nonsense.")
-        show_faces(answer)
-        annotated = ROOT / ".run" / "demo.jpg"
-        annotated.write_bytes(predict_picture(stack))
-        say(f"the annotated picture is {annotated.relative_to(ROOT)}")
-    except (StackError, httpx.HTTPError, RuntimeError) as error:
+        with client_of(stack) as client:
+            from_photograph_to_own_heads(client, stack.data_dir)
+    except (StackError, Problem, RuntimeError) as error:
         stack.stop()
         sys.exit(f"error: {error}\nlogs: {RUN / 'logs'}")
     stack.stop()
@@ -68,55 +56,65 @@ def say(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m", flush=True)
 
 
-def predict(stack: Stack) -> dict[str, Any]:
-    with PHOTOGRAPH.open("rb") as file:
-        answer = httpx.post(f"{stack.url('predictor')}/age-gender", files={"image": file}, timeout=60)
-    if answer.is_error:
-        raise RuntimeError(answer.json().get("detail", answer.text))
-    return dict(answer.json())
-
-
-def predict_picture(stack: Stack) -> bytes:
-    with PHOTOGRAPH.open("rb") as file:
-        answer = httpx.post(
-            f"{stack.url('predictor')}/age-gender",
-            files={"image": file},
-            headers={"Accept": "image/jpeg"},
-            timeout=60,
+def client_of(stack: Stack) -> Client:
+    return Client(
+        ClientSettings(
+            predictor_url=stack.url("predictor"),
+            trainer_url=stack.url("trainer"),
+            proxy_url=stack.url("embedder-proxy"),
         )
-    answer.raise_for_status()
-    return answer.content
+    )
 
 
-def predicted_by(stack: Stack, versions: set[str]) -> dict[str, Any]:
+def from_photograph_to_own_heads(client: Client, data_dir: Path) -> None:
+    photograph = PHOTOGRAPH.read_bytes()
+    say(f"predicting on {PHOTOGRAPH.name} with the heads that come with the program")
+    answer = client.predict([photograph])
+    show_faces(answer)
+    dataset = sampled_faces(client, data_dir) or made_up_faces(data_dir, answer.space)
+    say("training age and gender: five folds, three networks each, as queue jobs")
+    experiment = train(client, dataset)
+    show_tables(client, experiment)
+    say("promoting the new heads; the predictor takes them over without a restart")
+    versions = client.promote(experiment, refit=False)
+    answer = predicted_by(client, photograph, set(versions.values()))
+    if dataset == SYNTHETIC:
+        print("  Heads that have seen random numbers and no face: what they say here is nonsense.")
+    show_faces(answer)
+    annotated = ROOT / ".run" / "demo.png"
+    annotated.write_bytes(client.annotate(photograph))
+    say(f"the annotated picture is {annotated.relative_to(ROOT)}")
+
+
+def predicted_by(client: Client, photograph: bytes, versions: set[str]) -> AgeGenderAnswer:
     """The answer as soon as it comes from those heads."""
     for _ in range(60):
-        models = httpx.get(f"{stack.url('predictor')}/models").text
-        if all(version in models for version in versions):
-            return predict(stack)
+        if versions <= {head.version for head in client.models().models}:
+            return client.predict([photograph])
         time.sleep(0.5)
     raise RuntimeError("the predictor did not take the new heads over within 30 s")
 
 
-def show_faces(answer: dict[str, Any]) -> None:
+def show_faces(answer: AgeGenderAnswer) -> None:
+    (image,) = answer.images
+    assert isinstance(image, ImageAnswer)  # a lone image's problem was raised
     print(f"  {'face':<6}{'age':>6}   {'90 % interval':<16}{'group':<8}{'gender':<8}{'sure':>6}")
-    for number, face in enumerate(answer["images"][0]["faces"], 1):
-        age, gender = face["age"], face["gender"]
-        low, high = age["interval"]
-        sure = gender["probability"][gender["label"]]
+    for number, face in enumerate(image.faces, 1):
+        age, gender = face.age, face.gender
+        low, high = age.interval
         print(
-            f"  {number:<6}{age['mean']:>6.1f}   {f'{low:.0f} to {high:.0f}':<16}{age['group']:<8}"
-            f"{gender['label']:<8}{sure:>6.1%}"
+            f"  {number:<6}{age.mean:>6.1f}   {f'{low:.0f} to {high:.0f}':<16}{age.group:<8}"
+            f"{gender.label:<8}{gender.probability[gender.label]:>6.1%}"
         )
 
 
-def sampled_faces(stack: Stack) -> str | None:
+def sampled_faces(client: Client, data_dir: Path) -> str | None:
     """Copy a sample of UTKFace into the demo's data folder and extract it; None where it is not at hand."""
     archive = RESEARCH_DATA / "utkface.tar"
     if not archive.is_file():
         return None
     say(f"extracting the embeddings of {FACES} UTKFace faces")
-    target = stack.data_dir / "utkface-sample"
+    target = data_dir / "utkface-sample"
     target.mkdir(parents=True)
     with tarfile.open(archive) as tar:
         labels = tar.extractfile("utkface/labels.csv")
@@ -131,27 +129,20 @@ def sampled_faces(stack: Stack) -> str | None:
         writer = csv.DictWriter(table, ["file", "age", "gender"])
         writer.writeheader()
         writer.writerows(chosen.values())
-    trainer = stack.url("trainer")
-    answer = httpx.post(f"{trainer}/datasets/{target.name}/extract", timeout=30)
-    if answer.is_error:
-        raise RuntimeError(answer.json().get("detail", answer.text))
-    while True:
-        status = httpx.get(f"{trainer}/datasets/{target.name}", timeout=30).json()["extractions"][0]
-        done = status["progress"]
-        print(f"\r  {done['done']} of {FACES} images", end="", flush=True)
-        if status["state"] not in ("planning", "extracting", "merging"):
-            print()
-            if status["state"] != "finished":
-                raise RuntimeError(f"extraction {status['state']}: {status.get('problem')}")
-            return target.name
-        time.sleep(0.5)
+    client.extract(target.name)
+    last: Extraction | None = None
+    for last in client.watch_extraction(target.name):
+        print(f"\r  {last.progress.done} of {FACES} images", end="", flush=True)
+    print()
+    if last is None or last.state != "finished":
+        raise RuntimeError(f"the extraction {last and (last.state, last.problem)}")
+    return target.name
 
 
-def made_up_faces(stack: Stack) -> str:
+def made_up_faces(data_dir: Path, space: Space) -> str:
     """Random embeddings with ages and genders in them, where no faces are at hand."""
     say("no labelled faces here (AGEGENDER_DATA): using SYNTHETIC embeddings, made of random numbers")
     print("  The figures below show that the machinery works, and nothing about faces.")
-    space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
     draws = np.random.default_rng(0)
     age = draws.integers(1, 90, FACES).astype(np.float32)
     gender = draws.integers(0, 2, FACES).astype(np.int8)
@@ -159,7 +150,7 @@ def made_up_faces(stack: Stack) -> str:
     points = signal @ draws.standard_normal((3, space.dimension)) / 2
     points += draws.standard_normal((FACES, space.dimension))
     write_embedding_set(
-        stack.data_dir,
+        data_dir,
         SYNTHETIC,
         "made-up",
         EmbeddingSet(
@@ -178,31 +169,23 @@ def made_up_faces(stack: Stack) -> str:
     return SYNTHETIC
 
 
-def train(stack: Stack, dataset: str) -> str:
-    url = f"{stack.url('trainer')}/experiments"
-    answer = httpx.post(url, json={**REQUEST, "dataset": dataset}, timeout=30)
-    if answer.is_error:
-        raise RuntimeError(answer.json().get("detail", answer.text))
-    experiment = str(answer.json()["id"])
-    while True:
-        status = httpx.get(f"{url}/{experiment}", timeout=30).json()
-        told = "  ".join(f"fold {fold['fold']}: {_told(fold)}" for fold in status["folds"])
+def train(client: Client, dataset: str) -> str:
+    created = experiment = client.create_experiment({**REQUEST, "dataset": dataset})
+    for experiment in client.watch(created.id):
+        told = "  ".join(f"fold {fold.fold}: {_told(fold)}" for fold in experiment.folds)
         print(f"\r  {told:<110}", end="", flush=True)
-        if status["state"] == "finished":
-            print()
-            return experiment
-        if status["state"] not in ("queued", "running"):
-            raise RuntimeError(f"the experiment {status['state']}: {status}")
-        time.sleep(0.5)
+    print()
+    if experiment.state != "finished":
+        raise RuntimeError(f"the experiment {experiment.state}: {experiment}")
+    return experiment.id
 
 
-def _told(fold: dict[str, Any]) -> str:
-    return f"epoch {fold['epoch']}" if fold["state"] == "running" else str(fold["state"])
+def _told(fold: Fold) -> str:
+    return f"epoch {fold.epoch}" if fold.state == "running" else fold.state
 
 
-def show_tables(stack: Stack, experiment: str) -> None:
-    url = f"{stack.url('trainer')}/experiments/{experiment}/report"
-    report = httpx.get(url, params={"format": "json"}, timeout=30).json()
+def show_tables(client: Client, experiment: str) -> None:
+    report = json.loads(client.report(experiment))
     print(f"\n  {'':<10}{'left-out fold':<15}{'train':>8}{'val':>8}{'test':>8}")
     for task, rows in report["tables"].items():
         for row in rows:

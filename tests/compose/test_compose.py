@@ -5,12 +5,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from agegender.spaces import Space
 from compose_system import ComposeSystem, docker
 from fault_record import record
 from prometheus_client.parser import text_string_to_metric_families
 from serving import until
-from system import SIX_ADULTS, assert_six_adults, predict, train_and_promote, wait_until_served
+from system import SIX_ADULTS, assert_six_adults, client_of, predict, train_and_promote, wait_until_served
 
 REQUESTS = 60
 JPEG = {"Content-Type": "image/jpeg"}
@@ -18,12 +17,12 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 def test_photograph_training_promotion_and_photograph_again(system: ComposeSystem) -> None:
     system.wait_ready()
-    assert_six_adults(predict(system.url("predictor")))
-    space = Space.model_validate(httpx.get(f"{system.url('embedder-proxy')}/info").json()["space"])
-    # The volume belongs to the services' user now; this test may be anybody.
-    system.run("run", "--rm", "--no-deps", "--user", "0:0", "data-init")
-    versions = train_and_promote(system.url("trainer"), system.data_dir, space)
-    wait_until_served(system.url("predictor"), versions)
+    with client_of(system) as client:
+        answer = predict(client)
+        assert_six_adults(answer)
+        # The volume belongs to the services' user now; this test may be anybody.
+        system.run("run", "--rm", "--no-deps", "--user", "0:0", "data-init")
+        wait_until_served(client, train_and_promote(client, system.data_dir, answer.space))
 
 
 def test_two_workers_that_share_the_volume_alone_took_folds_of_one_experiment(system: ComposeSystem) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from agegender.spaces import Space
 from packs import human_pack_dir
 from system import (
     SIX_ADULTS,
     assert_six_adults,
     bad_inputs,
+    client_of,
     picture,
     predict,
     train_and_promote,
@@ -45,7 +45,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:
-    assert_six_adults(predict(stack.url("predictor")))
+    with client_of(stack) as client:
+        assert_six_adults(predict(client))
 
 
 def test_answer_in_the_readme_is_the_one_for_its_picture(stack: Stack) -> None:
@@ -125,9 +126,9 @@ def test_embeddings_of_a_space_without_heads_are_refused_naming_both(stack: Stac
 
 def test_experiment_is_trained_promoted_and_served_without_a_restart(stack: Stack) -> None:
     before = stack.control("pid", "predictor")
-    space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
-    versions = train_and_promote(stack.url("trainer"), stack.data_dir, space)
-    wait_until_served(stack.url("predictor"), versions)
+    with client_of(stack) as client:
+        space = predict(client).space
+        wait_until_served(client, train_and_promote(client, stack.data_dir, space))
     assert stack.control("pid", "predictor") == before
 
 

@@ -6,14 +6,13 @@ import httpx
 import psutil
 import pytest
 import redis
-from agegender.client import Client, ClientSettings
+from agegender.client import Client
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
 from packs import human_pack_dir
 from PIL import Image
-from pydantic import SecretStr
-from system import EXPERIMENT, SIX_ADULTS, made_data
+from system import EXPERIMENT, SIX_ADULTS, client_of, made_data
 
 from tools.stack import Stack, free_ports
 
@@ -42,14 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def client(stack: Stack, scope: Scope | None) -> Client:
-    return Client(
-        ClientSettings(
-            predictor_url=stack.url("predictor"),
-            trainer_url=stack.url("trainer"),
-            proxy_url=stack.url("embedder-proxy"),
-            api_key=None if scope is None else SecretStr(KEYS[scope][1]),
-        )
-    )
+    return client_of(stack, None if scope is None else KEYS[scope][1])
 
 
 def test_photograph_goes_through_all_services_with_one_key(stack: Stack) -> None:
