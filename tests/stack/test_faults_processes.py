@@ -168,7 +168,8 @@ def test_sigterm_under_load_answers_what_was_accepted_and_refuses_the_rest(
     record(f"SIGTERM: {program}", accepted=counted(accepted), later=counted(refused))
     assert [one.status for one in accepted] == [200, 200]
     if program == "predictor":
-        refused = [one for one in refused if one.problem != "ConnectError"]
+        # Nothing stands before it: its port refuses, or resets what the kernel still held when it closed.
+        refused = [one for one in refused if one.problem not in ("ConnectError", "ReadError")]
     assert all(one.kept_promise for one in refused), counted(refused)
 
 
