@@ -17,7 +17,7 @@ from embedder.packs.pack import Pack
 from benchmarks.packs import human
 from benchmarks.photographs import many_faces, pictures
 from benchmarks.table import Goal, Row, compared, seconds_of
-from tools.stack import ROOT, Stack, free_ports
+from tools.stack import ROOT, Stack, running_stack
 
 CLIENTS, REQUESTS = 16, 96
 # A busy machine makes figures worse, and must not end the run.
@@ -29,14 +29,8 @@ HEADS = ROOT / "services" / "predictor" / "heads"
 @contextmanager
 def running(workers: int = 1, /, **environment: str) -> Iterator[Stack]:
     """The native system on free ports, in a folder of its own."""
-    with TemporaryDirectory() as folder:
-        stack = Stack(Path(folder) / "data", Path(folder), free_ports(), workers, environment)
-        stack.start()
-        try:
-            stack.wait_ready()
-            yield stack
-        finally:
-            stack.stop()
+    with TemporaryDirectory() as folder, running_stack(Path(folder), workers, **environment) as stack:
+        yield stack
 
 
 def rows() -> list[Row]:

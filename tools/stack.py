@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -202,6 +204,18 @@ stdout_logfile={log}
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=1
 """
+
+
+@contextmanager
+def running_stack(root: Path, workers: int = 1, /, **environment: str) -> Iterator[Stack]:
+    """The system on free ports, ready, with all its files below `root`; it ends with the context."""
+    stack = Stack(root / "data", root / "run", free_ports(), workers, environment)
+    try:
+        stack.start()
+        stack.wait_ready()
+        yield stack
+    finally:
+        stack.stop()
 
 
 def _socket_path(run_dir: Path) -> str:

@@ -22,7 +22,7 @@ from system import (
 )
 
 from tools.screenshots import photograph
-from tools.stack import ROOT, Stack, StackError, free_ports
+from tools.stack import ROOT, Stack, StackError, running_stack
 
 PROBLEM = "application/problem+json"
 
@@ -30,18 +30,8 @@ PROBLEM = "application/problem+json"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("stack")
-    started = Stack(
-        root / "data",
-        root / "run",
-        free_ports(),
-        environment={"EMBEDDER_HUMAN_DIR": str(human_pack_dir()), "LOG_FORMAT": "json"},
-    )
-    try:
-        started.start()
-        started.wait_ready()
+    with running_stack(root, EMBEDDER_HUMAN_DIR=str(human_pack_dir()), LOG_FORMAT="json") as started:
         yield started
-    finally:
-        started.stop()
 
 
 def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:

@@ -22,7 +22,7 @@ from system import EXPERIMENT, made_data
 from traffic import SECONDS, Outcome, Traffic, ask
 
 from benchmarks.photographs import PHOTOGRAPH, one_face
-from tools.stack import Stack, free_ports
+from tools.stack import Stack, running_stack
 
 TRAINING = {**EXPERIMENT, "folds": [0], "optimizer": {"epochs": 60, "patience": 60, "batch_size": 32}}
 PROGRAMS = ("redis", "embedder", "embedder-proxy", "predictor", "trainer", "trainer-worker-1")
@@ -79,26 +79,17 @@ class System:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("faults")
-    stack = Stack(
-        root / "data",
-        root / "run",
-        free_ports(),
-        environment={
-            "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
-            "TRAINER_RECONCILE_SECONDS": "2",
-            "PROXY_ATTEMPT_TIMEOUT": "30",  # a busy machine makes the container late, which is no fault here
-        },
-    )
-    try:
-        stack.start()
-        stack.wait_ready()
+    environment = {
+        "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
+        "TRAINER_RECONCILE_SECONDS": "2",
+        "PROXY_ATTEMPT_TIMEOUT": "30",  # a busy machine makes the container late, which is no fault here
+    }
+    with running_stack(root, **environment) as stack:
         space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
         made_data(stack.data_dir, space)
         with Traffic(stack.url("predictor")).flowing() as traffic:
             until(lambda: len(traffic.outcomes) > 3, "the load flows", 240)
             yield System(stack, traffic)
-    finally:
-        stack.stop()
 
 
 def kill_tree(pid: int) -> None:

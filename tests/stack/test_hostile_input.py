@@ -22,7 +22,7 @@ from packs import human_pack_dir
 from system import SIX_ADULTS
 from watched import WORKERS, watching
 
-from tools.stack import Stack, free_ports
+from tools.stack import running_stack
 
 READ_SECONDS = 3.0  # given to a body; the default is 30
 
@@ -31,15 +31,9 @@ READ_SECONDS = 3.0  # given to a body; the default is 30
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("hostile")
     limits = {"PREDICTOR_READ_TIMEOUT": str(READ_SECONDS), "PROXY_CACHE_TTL": "0"}
-    environment = {"EMBEDDER_HUMAN_DIR": str(human_pack_dir()), **limits}
-    stack = Stack(root / "data", root / "run", free_ports(), len(WORKERS), environment)
-    try:
-        stack.start()
-        stack.wait_ready()
+    with running_stack(root, len(WORKERS), EMBEDDER_HUMAN_DIR=str(human_pack_dir()), **limits) as stack:
         space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
         yield System(stack, space, root / "mark")
-    finally:
-        stack.stop()
 
 
 Attack = Callable[[System], set[str]]

@@ -14,7 +14,7 @@ from packs import human_pack_dir
 from PIL import Image
 from system import EXPERIMENT, SIX_ADULTS, client_of, made_data
 
-from tools.stack import Stack, free_ports
+from tools.stack import Stack, running_stack
 
 KEYS = {scope: ApiKey.new(scope.value, [scope]) for scope in Scope}
 
@@ -22,22 +22,10 @@ KEYS = {scope: ApiKey.new(scope.value, [scope]) for scope in Scope}
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("keyed")
-    started = Stack(
-        root / "data",
-        root / "run",
-        free_ports(),
-        environment={
-            "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
-            "API_KEYS": ",".join(str(key) for key, _ in KEYS.values()),
-            "RATE_LIMIT": "30/minute",
-        },
-    )
-    try:
-        started.start()
-        started.wait_ready()
+    keys = ",".join(str(key) for key, _ in KEYS.values())
+    pack = str(human_pack_dir())
+    with running_stack(root, EMBEDDER_HUMAN_DIR=pack, API_KEYS=keys, RATE_LIMIT="30/minute") as started:
         yield started
-    finally:
-        started.stop()
 
 
 def client(stack: Stack, scope: Scope | None) -> Client:

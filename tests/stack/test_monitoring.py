@@ -17,7 +17,7 @@ from packs import human_pack_dir
 from serving import free_port, until
 from system import SIX_ADULTS
 
-from tools.stack import ROOT, Stack, free_ports
+from tools.stack import ROOT, Stack, running_stack
 
 CONFIG = ROOT / "monitoring" / "prometheus.yml"
 BOARD = ROOT / "monitoring" / "grafana" / "dashboards" / "age-gender.json"
@@ -76,14 +76,8 @@ def series(client: httpx.Client, expression: str) -> Series:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("monitoring")
-    environment = {"EMBEDDER_HUMAN_DIR": str(human_pack_dir())}
-    started = Stack(root / "data", root / "run", free_ports(), environment=environment)
-    try:
-        started.start()
-        started.wait_ready()
+    with running_stack(root, EMBEDDER_HUMAN_DIR=str(human_pack_dir())) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def test_every_expression_of_the_board_gives_a_series(stack: Stack, tmp_path: Path) -> None:

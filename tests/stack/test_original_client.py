@@ -10,20 +10,15 @@ from packs import buffalo_sc_dir
 from system import SIX_ADULTS, picture
 
 from tools.original_client import ask_ages_and_genders, ask_faces, recorded
-from tools.stack import Stack, free_ports
+from tools.stack import Stack, running_stack
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("original")
-    environment = {"EMBEDDER_PACK": "buffalo_sc", "EMBEDDER_PACK_DIR": str(buffalo_sc_dir())}
-    started = Stack(root / "data", root / "run", free_ports(), environment=environment)
-    try:
-        started.start()
-        started.wait_ready()
+    pack = {"EMBEDDER_PACK": "buffalo_sc", "EMBEDDER_PACK_DIR": str(buffalo_sc_dir())}
+    with running_stack(root, **pack) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def test_client_gets_arrays_and_dicts_that_agree_with_our_own_answer(stack: Stack) -> None:

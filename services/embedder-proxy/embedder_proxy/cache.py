@@ -58,8 +58,8 @@ class FaceCache:
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
             return {}
-        opened = await asyncio.to_thread(self._opened, keys, entries)
-        return {digest: faces for digest, faces in zip(digests, opened, strict=True) if faces is not None}
+        found = await asyncio.to_thread(self._opened, keys, entries)
+        return {digest: faces for digest, faces in zip(digests, found, strict=True) if faces is not None}
 
     async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:
         if not self.in_use or not faces:

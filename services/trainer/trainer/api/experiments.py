@@ -207,8 +207,7 @@ def promote_experiment(
     data_dir = settings.data_dir
     served = promote(data_dir, load_experiment(data_dir, experiment_id))
     if refit:
-        experiment = load_experiment(
-            data_dir, experiment_id
-        )  # as it is now: it may have been deleted meanwhile
+        # As it is now: it may have been deleted meanwhile.
+        experiment = load_experiment(data_dir, experiment_id)
         save_experiment(data_dir, experiment.model_copy(update={"refit": True, "promote": True}))
     return served
