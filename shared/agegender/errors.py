@@ -58,7 +58,7 @@ class Problem(Exception):
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, retry_after: int | None = None) -> "Problem":
         """A problem that another service answered, to be passed on as it is."""
-        known = {"type", "title", "status", "detail"}
+        known = {"type", "title", "status", "detail", "self", "slug", "retry_after", "close_connection"}
         return cls(
             str(document.get("type", "")).rsplit(":", 1)[-1] or "unknown",
             int(document.get("status", 500)),

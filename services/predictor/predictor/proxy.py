@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer
-from agegender.retry_after import retry_after_seconds
+from agegender.problem_documents import problem_in
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import REQUEST_ID_HEADER, request_id
@@ -142,12 +142,8 @@ def _bad_answer(what: str) -> Problem:
 def _passed_on(response: httpx.Response) -> Problem:
     if response.status_code in (401, 403):  # our key, not our caller's
         return _bad_answer("is that SERVICE_KEY is not its own; give all services the same")
-    retry_after = retry_after_seconds(response.headers.get("retry-after"))
-    try:
-        document = response.json()
-        if not isinstance(document, dict) or "type" not in document:
-            raise ValueError("no problem document")
-    except ValueError:
+    problem = problem_in(response)
+    if problem is None:
         return _bad_answer(f"has the status {response.status_code} and no problem document")
-    document.pop("request_id", None)  # ours is the same, and is set where the problem is rendered
-    return Problem.from_document({**document, "status": response.status_code}, retry_after=retry_after)
+    problem.extra.pop("request_id", None)  # ours is the same, and is set where the problem is rendered
+    return problem

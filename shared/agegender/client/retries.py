@@ -8,6 +8,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from agegender.client.calls import Call
 from agegender.client.settings import ClientSettings
 from agegender.errors import Problem
+from agegender.problem_documents import problem_in
 from agegender.retry_after import retry_after_seconds
 
 _growing = wait_exponential_jitter(multiplier=0.2, max=5)
@@ -22,15 +23,11 @@ class Interrupted(Problem):
 
 def problem_of(response: httpx.Response) -> Problem:
     """The problem document of a response that is no success, or one in its place."""
+    if (told := problem_in(response)) is not None:
+        return told
     retry_after = retry_after_seconds(response.headers.get("retry-after"))
-    try:
-        document = response.json()
-        if not isinstance(document, dict) or "type" not in document:
-            raise ValueError("no problem document")
-    except ValueError:
-        detail = f"{response.url} answered {response.status_code} {response.reason_phrase}."
-        return Problem("http-error", response.status_code, detail, retry_after=retry_after)
-    return Problem.from_document({**document, "status": response.status_code}, retry_after=retry_after)
+    detail = f"{response.url} answered {response.status_code} {response.reason_phrase}."
+    return Problem("http-error", response.status_code, detail, retry_after=retry_after)
 
 
 def problem_of_transport(error: httpx.TransportError, url: str) -> Problem:

@@ -7,6 +7,7 @@ from typing import Self
 import httpx
 from agegender.errors import Problem, not_ready
 from agegender.faces import FacesAnswer, ImageFaces
+from agegender.problem_documents import problem_in
 from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from pydantic import ValidationError
@@ -130,13 +131,8 @@ def _portions(images: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _problem_of(answer: httpx.Response) -> Problem:
     if answer.status_code in (401, 403):  # our key, not our caller's
         return Problem("bad-gateway", 502, "The embedder-proxy has another SERVICE_KEY; give all the same.")
+    if (told := problem_in(answer)) is not None:
+        return told
     retry_after = retry_after_seconds(answer.headers.get("retry-after"))
-    try:
-        return Problem.from_document(answer.json(), retry_after=retry_after)
-    except (ValueError, TypeError, AttributeError):
-        return Problem(
-            "bad-gateway",
-            answer.status_code,
-            f"The embedder-proxy answered status {answer.status_code}.",
-            retry_after=retry_after,
-        )
+    detail = f"The embedder-proxy answered status {answer.status_code}."
+    return Problem("bad-gateway", answer.status_code, detail, retry_after=retry_after)

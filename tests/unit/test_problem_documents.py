@@ -1,0 +1,43 @@
+"""What another service's response tells of its failure."""
+
+from typing import Any
+
+import httpx
+import pytest
+from agegender.errors import Problem
+from agegender.problem_documents import problem_in
+from hypothesis import given
+from hypothesis import strategies as st
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+MEMBERS = ("type", "title", "status", "detail", "self", "slug", "retry_after", "close_connection", "limit")
+
+
+def test_a_problem_is_passed_on_with_what_else_it_tells() -> None:
+    told = Problem("too-many-pixels", 413, "At most 50 megapixels.", limit=50)
+    found = problem_in(httpx.Response(413, json=told.document(), headers={"Retry-After": "7"}))
+    assert found is not None
+    assert (found.document(), found.retry_after) == (told.document(), 7)
+
+
+def test_the_status_is_the_responses() -> None:
+    found = problem_in(httpx.Response(503, json={"type": "urn:age-gender:problem:busy", "status": "many"}))
+    assert found is not None
+    assert (found.slug, found.status) == ("busy", 503)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b"[]", b'"busy"', b"{}", b'{"detail": "no type"}', b"\xff"]
+)
+def test_what_is_no_problem_document_tells_nothing(content: bytes) -> None:
+    assert problem_in(httpx.Response(502, content=content)) is None
+
+
+@given(st.dictionaries(st.sampled_from(MEMBERS) | st.text(max_size=5), JSON) | JSON)
+def test_any_json_is_a_problem_or_none(document: Any) -> None:
+    found = problem_in(httpx.Response(500, json=document))
+    assert found is None or (found.status == 500 and found.retry_after is None)
