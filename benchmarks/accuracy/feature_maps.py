@@ -1,6 +1,6 @@
-"""`python -m benchmarks.accuracy.feature_maps PACK_DIR FIRST SECOND`: which layer of ArcFace to read.
+"""`python -m benchmarks.accuracy.feature_maps PACK_DIR FIRST SECOND`: which layers of ArcFace to read.
 
-The recogniser's own embedding, its flattened last feature map, that map projected without labels, and the
+The recogniser's own embedding, each of its feature maps that is projected, these projected together, and the
 same of the crop and its mirror image: heads trained on one data set and tested on the other, both ways, and
 two-fold cross-validation on both together. Prints a table. Both folders have a `labels.csv`; a sample of
 their faces is read.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from agegender.datasets import EmbeddingSet
 from agegender.heads.architecture import Mlp
 from agegender.heads.head import Classes, Task
@@ -20,14 +21,14 @@ from agegender.spaces import Space
 from embedder.alignment import crop, similarity, template
 from embedder.packs.insightface import (
     ArcFaceEmbedder,
-    ProjectedArcFaceEmbedder,
+    FeatureMapEmbedder,
     ScrfdDetector,
     find_models,
     load_arcface,
 )
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Embedder
-from embedder.packs.projection import load_projection
+from embedder.packs.projection import load_projection, mapped_model, projected_model
 from trainer.experiments.fold import as_years
 from trainer.labels.labelled import LabelledImage
 from trainer.labels.labels_csv import VARIANT, read
@@ -37,7 +38,6 @@ from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
 
 from benchmarks.accuracy.tables import Table
-from tools.fit_projection import unprojected
 
 Array = npt.NDArray[np.float32]
 OPTIONS = TrainingOptions(
@@ -68,12 +68,14 @@ def main() -> None:
                 origin.append(number)
     aligned = np.stack(crops)
     embedders: dict[str, Embedder] = {
-        "ArcFace's embedding": ArcFaceEmbedder(load_arcface(recogniser, threads)),
-        "the feature map before it": unprojected(recogniser, threads),
+        "ArcFace's embedding": ArcFaceEmbedder(load_arcface(recogniser, threads))
     }
     if projection := load_projection(recogniser.stem):
-        projected = ProjectedArcFaceEmbedder(recogniser, projection, threads)
-        embedders["the feature map, projected"] = projected
+        model = onnx.load(recogniser)
+        for one in projection.maps:
+            embedders[f"the map {one.tensor}"] = FeatureMapEmbedder(mapped_model(model, [one]), threads)
+        projected = FeatureMapEmbedder(projected_model(model, projection), threads)
+        embedders["the maps projected together"] = projected
         embedders["the same of the crop and its mirror image, summed"] = MirroredEmbedder(projected)
     rows = []
     for name, embedder in embedders.items():

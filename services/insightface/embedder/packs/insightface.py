@@ -16,7 +16,7 @@ from insightface.model_zoo.scrfd import SCRFD
 
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Detections, Embedder, Pack
-from embedder.packs.projection import Projection, load_projection, projected_model
+from embedder.packs.projection import load_projection, projected_model
 from embedder.sessions import Network, open_session, pictures_at_once
 
 Image = npt.NDArray[np.uint8]
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float32]
 DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
 LICENCE = "non-commercial research"
-SPACE_VERSION = 4
+SPACE_VERSION = 5
 
 
 class ScrfdDetector:
@@ -72,15 +72,14 @@ class ArcFaceEmbedder:
         return np.concatenate(parts).astype(np.float32)
 
 
-class ProjectedArcFaceEmbedder:
-    """ArcFace's last feature map, projected to 512 numbers; the same crop and colours as ArcFace."""
+class FeatureMapEmbedder:
+    """Inner feature maps of ArcFace in place of its last layer's embedding; the same crop and colours."""
 
     size = 112
     zoom = 1.0
     down = 0.0
 
-    def __init__(self, recogniser: Path, projection: Projection, threads: int) -> None:
-        model = projected_model(onnx.load(recogniser), projection)
+    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         self._network = Network(model.SerializeToString(), threads)
 
     def embed(self, crops: Image) -> Array:
@@ -93,7 +92,8 @@ def recogniser_embedder(recogniser: Path, threads: int) -> Embedder:
     projection = load_projection(recogniser.stem)
     if projection is None:
         return ArcFaceEmbedder(load_arcface(recogniser, threads))
-    return MirroredEmbedder(ProjectedArcFaceEmbedder(recogniser, projection, threads))
+    model = projected_model(onnx.load(recogniser), projection)
+    return MirroredEmbedder(FeatureMapEmbedder(model, threads))
 
 
 def load_arcface(model: Path, threads: int) -> ArcFaceONNX:

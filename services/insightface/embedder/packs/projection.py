@@ -1,38 +1,59 @@
-"""A recogniser's last feature map, projected: what identity discards of age and gender is still in it.
+"""A recogniser's inner feature maps, projected: what identity discards of age and gender is still in them.
 
-ArcFace's last layer maps the flattened feature map to 512 numbers that tell people apart, and shrinks what
-one person shares with another: age and gender. A projection takes that layer's place. It is fitted without
-labels: the 512 principal components of the feature maps of many faces, then a fixed random rotation, so that
-every number carries as much as any other and standardising them does not blow up the faint ones.
+ArcFace's last layer maps its last feature map to 512 numbers that tell people apart, and shrinks what one
+person shares with another: age and gender. A projection reads several maps instead, as deep as the last and
+before it, and maps them together to 512 numbers. It is fitted without labels (`tools.fit_projection`).
 docs/embedding.md has the comparison.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from agegender.files import write_safetensors
 from onnx import helper, numpy_helper
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
 
 Array = npt.NDArray[np.float32]
 
 PROJECTIONS = Path(__file__).parent / "projections"
 OUTPUT = "projected"
-_ROTATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A layer's output [faces, channels, height, width], averaged over squares of `pool` x `pool` places."""
+
+    tensor: str
+    pool: int = 1
 
 
 @dataclass(frozen=True)
 class Projection:
-    """``features @ weight + bias``; weight [features, 512], bias [512]."""
+    """``flat(reduction @ map, for each map) @ weight + bias``.
 
+    `reductions` are [reduced, channels], one a map, applied at every place; weight is [features, 512], where
+    features are all maps' reduced channels x height x width side by side; bias is [512].
+    """
+
+    maps: tuple[FeatureMap, ...]
+    reductions: tuple[Array, ...]
     weight: Array
     bias: Array
 
     def save(self, file: Path) -> None:
-        """As float16: half the bytes in the repository."""
-        save_file({"weight": self.weight.astype(np.float16), "bias": self.bias.astype(np.float16)}, file)
+        """The weight as int8 with a scale for each of the 512 numbers: a quarter of the bytes."""
+        scale = np.abs(self.weight).max(axis=0) / 127
+        tensors: dict[str, npt.NDArray[np.generic]] = {
+            f"reduction.{number}": reduction.astype(np.float16)
+            for number, reduction in enumerate(self.reductions)
+        }
+        tensors |= {"weight": np.rint(self.weight / scale).astype(np.int8), "scale": scale, "bias": self.bias}
+        write_safetensors(file, tensors, {"maps": json.dumps([asdict(one) for one in self.maps])})
 
 
 def load_projection(recogniser: str) -> Projection | None:
@@ -40,43 +61,68 @@ def load_projection(recogniser: str) -> Projection | None:
     file = PROJECTIONS / f"{recogniser}.safetensors"
     if not file.exists():
         return None
-    tensors = load_file(file)
-    return Projection(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
+    with safe_open(file, "numpy") as tensors:
+        maps = tuple(FeatureMap(**one) for one in json.loads(tensors.metadata()["maps"]))
+        return Projection(
+            maps,
+            tuple(tensors.get_tensor(f"reduction.{n}").astype(np.float32) for n in range(len(maps))),
+            tensors.get_tensor("weight").astype(np.float32) * tensors.get_tensor("scale"),
+            tensors.get_tensor("bias"),
+        )
 
 
-def fit_projection(features: Array, dimension: int = 512) -> Projection:
-    """Principal components of `features` [faces, d], rotated; more faces than d are needed for good ones."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    centred = features - mean
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    components = vectors[:, ::-1][:, :dimension]
-    draws = np.random.default_rng(_ROTATION_SEED).standard_normal((dimension, dimension))
-    weight = components @ np.linalg.qr(draws)[0]
-    return Projection(weight.astype(np.float32), (-mean @ weight).astype(np.float32))
+def mapped_model(
+    model: onnx.ModelProto, maps: Sequence[FeatureMap], reductions: Sequence[Array] = ()
+) -> onnx.ModelProto:
+    """The recogniser up to these maps; its one output is [faces, features], the maps flattened side by side.
 
-
-def feature_map_name(model: onnx.ModelProto) -> str:
-    """The flattened last feature map of a recogniser. Raises ValueError where it has none."""
-    flattened = [node.output[0] for node in model.graph.node if node.op_type == "Flatten"]
-    if not flattened:
-        raise ValueError("this recogniser flattens no feature map, so it cannot be projected")
-    return str(flattened[-1])
+    With `reductions` [reduced, channels] of all maps, each map's channels are mapped by its own.
+    Raises ValueError where the recogniser has no such layer.
+    """
+    produced = {output for node in model.graph.node for output in node.output}
+    if missing := [one.tensor for one in maps if one.tensor not in produced]:
+        raise ValueError(
+            f"this recogniser has no layer {', '.join(missing)}: it is not the one that was projected"
+        )
+    known = onnx.shape_inference.infer_shapes(model)
+    model = onnx.utils.Extractor(known).extract_model(
+        [model.graph.input[0].name], [one.tensor for one in maps]
+    )
+    graph = model.graph
+    del graph.output[:]
+    flat = []
+    for number, one in enumerate(maps):
+        name = one.tensor
+        if one.pool > 1:
+            square = [one.pool, one.pool]
+            node = helper.make_node(
+                "AveragePool", [name], [f"{name}.pooled"], kernel_shape=square, strides=square
+            )
+            graph.node.append(node)
+            name = node.output[0]
+        if reductions:
+            kernel = numpy_helper.from_array(reductions[number][:, :, None, None], f"reduction.{number}")
+            graph.initializer.append(kernel)
+            graph.node.append(helper.make_node("Conv", [name, kernel.name], [f"{name}.reduced"]))
+            name = f"{name}.reduced"
+        graph.node.append(helper.make_node("Flatten", [name], [f"{name}.flat"]))
+        flat.append(f"{name}.flat")
+    graph.node.append(helper.make_node("Concat", flat, [OUTPUT], axis=1))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["faces", None]))
+    return model
 
 
 def projected_model(model: onnx.ModelProto, projection: Projection) -> onnx.ModelProto:
-    """The recogniser with the projection in its last layer's place; its one output is [faces, 512]."""
-    features = feature_map_name(model)
+    """The recogniser with the projection in its last layers' place; its one output is [faces, 512].
+
+    Raises ValueError where the recogniser has no such layers.
+    """
+    model = mapped_model(model, projection.maps, projection.reductions)
     graph = model.graph
-    kept = [node.output[0] for node in graph.node].index(features) + 1
-    del graph.node[kept:]
-    del graph.output[:]
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(projection.weight, "projection.weight"),
-            numpy_helper.from_array(projection.bias, "projection.bias"),
-        ]
-    )
-    graph.node.append(helper.make_node("Gemm", [features, "projection.weight", "projection.bias"], [OUTPUT]))
-    shape = ["faces", projection.weight.shape[1]]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, shape))
+    graph.node[-1].output[0] = "features"
+    weight, bias = "projection.weight", "projection.bias"
+    graph.initializer.append(numpy_helper.from_array(projection.weight, weight))
+    graph.initializer.append(numpy_helper.from_array(projection.bias, bias))
+    graph.node.append(helper.make_node("Gemm", ["features", weight, bias], [OUTPUT]))
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = projection.weight.shape[1]
     return model
