@@ -10,17 +10,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tools import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 # Labelled faces and InsightFace's smallest pack, which are no part of the project.
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
-_SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
+SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 
 
 class StackError(Exception):
@@ -80,10 +82,10 @@ class Stack:
             start_new_session=True,
         )
 
-    def wait_ready(self, seconds: float = 120) -> None:
-        """Until every service can work. Raises `StackError` with the last reason."""
+    def wait_ready(self, services: Iterable[str] = SERVICES, seconds: float = 120) -> None:
+        """Until these services can work. Raises `StackError` with the last reason."""
         end = time.monotonic() + seconds
-        waiting = dict.fromkeys(_SERVICES, "")
+        waiting = dict.fromkeys(services, "")
         while waiting:
             for name in list(waiting):
                 reason = self._why_not_ready(name)
@@ -92,20 +94,29 @@ class Stack:
                 else:
                     waiting[name] = reason
             if waiting and time.monotonic() > end:
-                raise StackError(f"not ready after {seconds:.0f} s: {waiting}; see {self.run_dir / 'logs'}")
+                why = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
+                raise StackError(f"not ready after {seconds:.0f} s: {why} See {self.run_dir / 'logs'}")
             if self.process is not None and self.process.poll() is not None:
                 raise StackError(f"supervisor ended; see {self.run_dir / 'supervisord.log'}")
             time.sleep(0.2)
 
     def stop(self) -> None:
+        """All programs at once; supervisor alone would end them one after the other, each in up to 25 s."""
         if self.process is None or self.process.poll() is not None:
             return
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        with suppress(subprocess.TimeoutExpired):
+            self.control("stop", "all")
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(40)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
             self.process.wait(10)
+        for process in family:  # jobs of a worker that was killed, and all that a killed supervisor leaves
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
 
     def control(self, *words: str) -> str:
         """Ask supervisor, as its `supervisorctl` does: `pid predictor`, `restart trainer`, …"""

@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 import insightface
 
 from tools import machine
 from tools.stack import ROOT, Stack, StackError
+
+TRAINING = ("embedder", "embedder-proxy", "trainer")
 
 
 def main() -> None:
@@ -19,18 +21,36 @@ def main() -> None:
         ports=machine.chosen_ports(),
         workers=int(os.environ.get("WORKERS", "1")),
     )
-    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, signal.default_int_handler)
     if (memory := machine.memory()).mend is not None:
         print(f"warning: {memory.what}. {memory.mend}", flush=True)
     try:
         stack.start()
         print("starting; logs are in .run/up/logs", flush=True)
-        stack.wait_ready()
+        stack.wait_ready(TRAINING)
+        _tell_of_predictions(stack)
+        _tell(stack)
+        _watch(stack)
     except StackError as error:
-        stack.stop()
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        stack.stop()
+
+
+def _tell_of_predictions(stack: Stack) -> None:
+    """A space that has no heads yet is no reason to stop: here is where they are trained."""
+    try:
+        stack.wait_ready(("predictor",), 10)
+    except StackError as error:
+        print(f"warning: {error}", flush=True)
+
+
+def _tell(stack: Stack) -> None:
     photograph = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
     print(
         f"\nready. Predictor and its page: {stack.url('predictor')}\n"
@@ -40,15 +60,15 @@ def main() -> None:
         "Ctrl-C stops everything.",
         flush=True,
     )
-    while not stop.is_set():
-        stop.wait(1)
-        if stack.process is None or stack.process.poll() is None:
-            continue
-        if stack.process.returncode == 0:  # by `make down`
-            break
-        sys.exit("error: supervisor ended; see .run/up/supervisord.log")
-    print("stopping")
-    stack.stop()
+
+
+def _watch(stack: Stack) -> None:
+    """Until supervisor ends by `make down`. Raises `StackError` where it ended otherwise."""
+    assert stack.process is not None
+    while (code := stack.process.poll()) is None:
+        time.sleep(1)
+    if code != 0:
+        raise StackError("supervisor ended; see .run/up/supervisord.log")
 
 
 if __name__ == "__main__":

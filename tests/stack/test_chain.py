@@ -133,7 +133,7 @@ def test_embedder_that_is_down_is_a_503_with_retry_after(stack: Stack) -> None:
         assert answer.headers["content-type"].startswith(PROBLEM)
     finally:
         stack.control("start", "embedder")
-        stack.wait_ready(60)
+        stack.wait_ready(seconds=60)
 
 
 def test_second_system_on_the_same_ports_is_refused_by_name(stack: Stack, tmp_path: Path) -> None:
