@@ -21,7 +21,7 @@ from benchmarks.table import Row, compared
 
 PASSES = 512
 HEADS = Path(__file__).parent.parent / "services" / "predictor" / "heads"
-SPACE = Space(id="buffalo_sc-4", dimension=512)
+SPACE = Space(id="buffalo_sc-5", dimension=512)
 
 
 def original() -> Callable[[np.ndarray], None]:
