@@ -22,7 +22,7 @@ from tools import machine
 ROOT = Path(__file__).resolve().parent.parent
 # Labelled faces and InsightFace's smallest pack, which are no part of the project.
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
-SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
+_SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 
 
 class StackError(Exception):
@@ -82,7 +82,7 @@ class Stack:
             start_new_session=True,
         )
 
-    def wait_ready(self, services: Iterable[str] = SERVICES, seconds: float = 120) -> None:
+    def wait_ready(self, services: Iterable[str] = _SERVICES, seconds: float = 120) -> None:
         """Until these services can work. Raises `StackError` with the last reason."""
         end = time.monotonic() + seconds
         waiting = dict.fromkeys(services, "")

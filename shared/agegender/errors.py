@@ -58,14 +58,15 @@ class Problem(Exception):
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, retry_after: int | None = None) -> "Problem":
         """A problem that another service answered, to be passed on as it is."""
-        known = {"type", "title", "status", "detail", "self", "slug", "retry_after", "close_connection"}
-        return cls(
+        problem = cls(
             str(document.get("type", "")).rsplit(":", 1)[-1] or "unknown",
             int(document.get("status", 500)),
             str(document.get("detail", "")),
             retry_after=retry_after,
-            **{name: value for name, value in document.items() if name not in known},
         )
+        known = {"type", "title", "status", "detail"}
+        problem.extra = {name: value for name, value in document.items() if name not in known}
+        return problem
 
 
 def not_found(what: str, name: str, **extra: Any) -> Problem:
