@@ -17,8 +17,7 @@ from relay import relay
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from serving import free_port, until
-from trainer.queues import WantedJob, connect, ensure_job, job_queue
-from trainer.settings import TrainerSettings
+from trainer.queues import WantedJob, ensure_job, job_queue
 from trainer_processes import ONE_FOLD, REQUEST, Trainer
 
 
@@ -95,19 +94,21 @@ def test_two_workers_with_the_same_job_give_one_result(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    workers = [psutil.Process(trainer.start("trainer.worker").pid) for _ in range(2)]
+    held = psutil.Process(trainer.start("trainer.worker").pid)
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
-    (older,) = (job for worker in workers for job in worker.children())
-    older.suspend()  # or it may be done before the other begins
-    queue = job_queue(connect(TrainerSettings(redis_url=server.url)))
-    ensure_job(queue, WantedJob("again", "trainer.jobs.train.train_fold", [experiment, 0], 600))
+    held_processes = [held, *held.children()]
+    for process in held_processes:
+        process.suspend()  # as a machine is that sleeps
+    trainer.start("trainer.worker")
     until(lambda: trainer.attempts(experiment) == 2, "the other has begun too", 240)
-    older.resume()
+    for process in held_processes:
+        process.resume()
     trainer.wait(experiment)
     record("two workers with one job", attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
     assert trainer.attempts(experiment) == 2
+    assert not list(server.client.scan_iter("rq:job:*"))
 
 
 def test_job_whose_worker_is_long_dead_is_enqueued_again(tmp_path: Path, life: ExitStack) -> None:

@@ -2,7 +2,10 @@
 
 from agegender.web.logs import configure_logs
 from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import SpawnWorker
 
@@ -25,6 +28,41 @@ class TrainerWorker(SpawnWorker):
         settings = TrainerSettings()
         configure_logs(settings.log_format, settings.log_level)
         super().main_work_horse(job, queue)
+
+    def handle_job_success(
+        self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        """A worker that was held for dead leaves the job's record to the worker that has the job now."""
+        if self._has(job):
+            super().handle_job_success(job, queue, started_job_registry, execution)
+        else:
+            self._give_way(job, execution)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """The same for a job that failed or whose process died."""
+        if self._has(job):
+            super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+        else:
+            self._give_way(job, execution)
+
+    def _has(self, job: Job) -> bool:
+        try:
+            record = Job.fetch(job.id, connection=self.connection, serializer=self.serializer)
+        except NoSuchJobError:
+            return False
+        return record.worker_name == self.name
+
+    def _give_way(self, job: Job, execution: Execution | None) -> None:
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            pipeline.execute()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return int(DEAD_AFTER.total_seconds())
