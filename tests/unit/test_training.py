@@ -13,6 +13,7 @@ from made_faces import made_faces
 from trainer.training.bank import Bank
 from trainer.training.config import OptimizerOptions, TrainingOptions, preset_options
 from trainer.training.predict import member_probabilities, task_tensors
+from trainer.training.targets import make_targets
 from trainer.training.train import EpochReport, train_bank
 
 
@@ -52,6 +53,26 @@ def test_group_labels_teach_a_head_of_years() -> None:
     said = member_probabilities(bank.tensors, chosen, test)[Task.AGE].mean(axis=0)
     guess = np.abs(np.median(train.age_low) - test.age_low).mean()
     assert np.abs(said @ np.arange(101) - test.age_low).mean() < guess / 2
+
+
+def test_label_is_a_bell_that_widens_with_age_or_the_age_itself() -> None:
+    ages = np.array([1, 40, 60], np.float32)
+    faces = replace(made_faces(3), age_low=ages, age_high=ages)
+
+    def spread(**loss: float) -> list[float]:
+        learnt = make_targets(faces, options(loss=loss)).age.numpy()
+        assert learnt.argmax(axis=1).tolist() == ages.tolist()
+        assert learnt.sum(axis=1) == pytest.approx(1)
+        variance = (learnt * (np.arange(101) - learnt @ np.arange(101)[:, None]) ** 2).sum(axis=1)
+        return [float(one) for one in np.sqrt(variance)]
+
+    assert spread(label_width=0, label_growth=0) == [0, 0, 0]
+    assert spread(label_width=2, label_growth=0, label_peak=0)[1:] == pytest.approx([2, 2], abs=0.01)
+    growing = spread(label_width=0.5, label_growth=0.05, label_peak=0)
+    assert growing[0] < 0.8
+    assert growing[1:] == pytest.approx([2.5, 3.5], abs=0.01)
+    peaked = spread(label_width=0.5, label_growth=0.05, label_peak=0.75)
+    assert peaked == pytest.approx([one / 2 for one in growing], abs=0.1)
 
 
 def test_unknown_labels_are_left_out() -> None:

@@ -81,7 +81,9 @@ def preset_parameters(preset: Preset, task: Objective) -> Parameters:
             "optimizer.gamma": Span(low=1e-6, high=1, log=True),
         }
     of_age: Parameters = {
-        "loss.label_width": Span(low=0.5, high=4),
+        "loss.label_width": Span(low=0.1, high=2),
+        "loss.label_growth": Span(low=0, high=0.15),
+        "loss.label_peak": Span(low=0, high=0.5),
         "loss.mean_weight": Span(low=0.01, high=1, log=True),
     }
     return {

@@ -34,11 +34,19 @@ class OptimizerOptions(_Options):
 
 
 class LossOptions(_Options):
-    """What is minimised; age and gender are added where both are trained."""
+    """What is minimised; age and gender are added where both are trained.
 
-    label_width: float = Field(
-        2.0, ge=0, le=20, description="years; an age is learnt as a normal distribution (arXiv 1611.01731)"
+    An age is learnt as a normal distribution about its year (arXiv 1611.01731), with a peak on the year itself.
+    """
+
+    label_width: float = Field(0.2, ge=0, le=20, description="its standard deviation at birth, in years")
+    label_growth: float = Field(
+        0.08,
+        ge=0,
+        le=0.5,
+        description="by how much that grows a year: older faces show it less exactly",
     )
+    label_peak: float = Field(0.2, ge=0, le=1, description="part of the label that is the year itself")
     mean_weight: float = Field(0.1, ge=0, le=10, description="of the absolute error of the expected age")
     gender_weight: float = Field(1.0, ge=0, le=100)
 
@@ -97,6 +105,6 @@ def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:
             schedule="exponential",
             gamma=0.0662 if gender else 0.3948,
         ).model_dump(),
-        "loss": LossOptions(label_width=0, mean_weight=0).model_dump(),
+        "loss": LossOptions(label_width=0, label_growth=0, label_peak=0, mean_weight=0).model_dump(),
         "augmentation": AugmentationOptions(mirrored=False).model_dump(),
     }

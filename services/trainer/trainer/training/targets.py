@@ -11,6 +11,8 @@ from torch import Tensor
 
 from trainer.training.config import TrainingOptions
 
+_NARROWEST = 0.05  # years; of a narrower bell nothing but its own year is left
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -52,9 +54,11 @@ def make_targets(faces: EmbeddingSet, options: TrainingOptions) -> Targets:
     allowed = ((index >= first[:, None]) & (index <= last[:, None])).astype(np.float32)
     exact = first == last
     distribution = allowed / allowed.sum(axis=1, keepdims=True)
-    if classes is Classes.YEARS and options.loss.label_width > 0:
-        bell = np.exp(-0.5 * ((index - first[:, None]) / options.loss.label_width) ** 2)
-        distribution = np.where(exact[:, None], bell / bell.sum(axis=1, keepdims=True), distribution)
+    if classes is Classes.YEARS:
+        width = options.loss.label_width + options.loss.label_growth * first[:, None]
+        bell = np.exp(-0.5 * ((index - first[:, None]) / np.maximum(width, _NARROWEST)) ** 2)
+        bell *= (1 - options.loss.label_peak) / bell.sum(axis=1, keepdims=True)
+        distribution = np.where(exact[:, None], options.loss.label_peak * allowed + bell, distribution)
     gender = np.eye(2, dtype=np.float32)[np.maximum(faces.gender, 0)] * faces.has_gender[:, None]
     return Targets(
         age=torch.tensor(distribution * faces.has_age[:, None], dtype=torch.float32),
