@@ -44,7 +44,7 @@ class LossOptions(_Options):
         0.08,
         ge=0,
         le=0.5,
-        description="by how much that grows a year: older faces show it less exactly",
+        description="by how much that grows a year: older faces show it less",
     )
     label_peak: float = Field(0.2, ge=0, le=1, description="part of the label that is the year itself")
     mean_weight: float = Field(0.1, ge=0, le=10, description="of the absolute error of the expected age")
