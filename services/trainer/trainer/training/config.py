@@ -36,7 +36,7 @@ class OptimizerOptions(_Options):
 class LossOptions(_Options):
     """What is minimised; age and gender are added where both are trained.
 
-    An age is learnt as a normal distribution about its year (arXiv 1611.01731), with a peak on the year itself.
+    An age is learnt as a normal distribution about its year (arXiv 1611.01731) with a peak on the year.
     """
 
     label_width: float = Field(0.2, ge=0, le=20, description="its standard deviation at birth, in years")
