@@ -25,7 +25,9 @@ from traffic import SECONDS, Outcome, Traffic, ask
 from benchmarks.photographs import PHOTOGRAPH, one_face
 from tools.stack import Stack, running_stack
 
-TRAINING = {**EXPERIMENT, "folds": [0], "optimizer": {"epochs": 60, "patience": 60, "batch_size": 32}}
+OPTIMIZER = {"epochs": 60, "patience": 60, "batch_size": 32}
+TRAINING = {**EXPERIMENT, "folds": [0], "optimizer": OPTIMIZER}
+SHORT = {"optimizer": {**OPTIMIZER, "epochs": 10}}  # where it need only be accepted
 PROGRAMS = ("redis", "embedder", "embedder-proxy", "predictor", "trainer", "trainer-worker-1")
 
 
@@ -182,7 +184,7 @@ def test_sigterm_lets_a_worker_end_its_fold(system: System) -> None:
 
 
 def test_redis_gone_is_503_at_the_trainer_and_costs_no_prediction(system: System) -> None:
-    system.accept()
+    system.accept(**SHORT)
     system.stack.control("stop", "redis")
     gone = time.monotonic()
     try:
@@ -203,7 +205,7 @@ def test_full_redis_refuses_new_work_and_keeps_what_it_has(system: System) -> No
     import redis
 
     server = redis.Redis.from_url(system.stack.redis_url)
-    system.accept()
+    system.accept(**SHORT)
     full = time.monotonic()
     server.config_set("maxmemory", "1mb")
     try:
@@ -219,7 +221,7 @@ def test_full_redis_refuses_new_work_and_keeps_what_it_has(system: System) -> No
 
 def test_redis_back_without_its_data_gets_the_queue_from_the_files(system: System) -> None:
     for _ in range(2):
-        system.accept()
+        system.accept(**SHORT)
     system.stack.control("stop", "redis")
     shutil.rmtree(system.stack.run_dir / "redis")
     Path(system.stack.run_dir / "redis").mkdir()
