@@ -29,12 +29,16 @@ _LOCK_SECONDS = 30  # a caller that dies holds up the others no longer than this
 
 @dataclass(frozen=True)
 class WantedJob:
-    """A job that should exist until its work is done. Its arguments are names: the truth lies on disk."""
+    """A job that should exist until its work is done. Its arguments are names: the truth lies on disk.
+
+    first : it goes before the jobs that wait.
+    """
 
     id: str
     function: str
     arguments: Sequence[str | int]
     seconds: int
+    first: bool = False
 
 
 def connect(settings: TrainerSettings) -> Redis:
@@ -100,6 +104,7 @@ def ensure_job(queue: Queue, wanted: WantedJob, waiting: set[str] | None = None)
         result_ttl=0,
         failure_ttl=_KEPT_SECONDS,
         description=wanted.id,
+        at_front=wanted.first,
     )
 
 

@@ -86,8 +86,9 @@ def _refit_job(experiment: Experiment, fold: int | None) -> WantedJob:
 
 
 def _report_job(experiment: Experiment) -> WantedJob:
+    """Seconds of work that somebody waits for: the refits of the first folds do not hold it up."""
     function = "trainer.jobs.report.write_report"
-    return WantedJob(f"{experiment.id}-report", function, [experiment.id], REPORT_SECONDS)
+    return WantedJob(f"{experiment.id}-report", function, [experiment.id], REPORT_SECONDS, first=True)
 
 
 def _promotion_job(experiment: Experiment) -> WantedJob:

@@ -1,0 +1,46 @@
+"""What is enqueued for an experiment, and in which order, by the files that are there."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agegender.files import write_json
+from made_faces import SPACE
+from redis_server import redis_server
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.schedule import reconcile
+from trainer.experiments.store import METRICS, fold_dir
+from trainer.queues import job_queue
+from trainer.training.config import TrainingOptions
+
+EXPERIMENT = Experiment(
+    id="one",
+    created=datetime.now(UTC),
+    datasets=["made"],
+    variant="images",
+    space=SPACE,
+    folds=[0, 1],
+    options=TrainingOptions(),
+    preset="default",
+    refit=True,
+)
+
+
+def end_fold(data_dir: Path, fold: int) -> None:
+    directory = fold_dir(data_dir, EXPERIMENT.id, fold)
+    directory.mkdir(parents=True)
+    write_json(directory / METRICS, {})
+
+
+def test_report_is_written_before_the_refits_that_wait(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        queue = job_queue(server.client)
+        reconcile(tmp_path, queue, EXPERIMENT)
+        assert queue.get_job_ids() == ["one-fold-0", "one-fold-1"]
+        server.client.flushdb()
+        end_fold(tmp_path, 0)
+        reconcile(tmp_path, queue, EXPERIMENT)
+        assert queue.get_job_ids() == ["one-fold-1", "one-refit-0"]
+        queue.remove("one-fold-1")
+        end_fold(tmp_path, 1)
+        reconcile(tmp_path, queue, EXPERIMENT)
+        assert queue.get_job_ids() == ["one-report", "one-refit-0", "one-refit-1"]
