@@ -71,7 +71,7 @@ def test_a_network_answers_the_same_without_its_prelu(before: bytes, operators: 
     assert len(kinds) - kinds.count("Conv") == operators
     images = np.random.default_rng(1).standard_normal((2, 3, 16, 16)).astype(np.float32)
     for now, then in zip(answers(after, images), answers(before, images), strict=True):
-        np.testing.assert_allclose(now, then, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(now, then, rtol=1e-5, atol=1e-5)
 
 
 def test_a_network_without_a_prelu_or_with_a_computed_slope_stays_as_it_is() -> None:

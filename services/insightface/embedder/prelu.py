@@ -29,13 +29,14 @@ def without_prelu(model: Model) -> Model:
     prelus = {node.output[0] for node in graph.node if node.op_type == "PRelu" and node.input[1] in constants}
     if not prelus or opset < _BROADCASTS_SINCE:
         return model
+    uses = Counter(given for node in graph.node for given in node.input)
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.output[0] not in prelus:
             nodes.append(node)
             continue
         slope = numpy_helper.to_array(constants[node.input[1]])
-        following = _folding(graph, constants, node.output[0], slope)
+        following = _folding(graph, constants, uses, node.output[0], slope)
         for convolution in following:
             _scale_inputs(convolution, constants[convolution.input[1]], (1 - slope).ravel())
         written, factors = _folded(node, slope) if following else _rectified(node, slope)
@@ -47,13 +48,12 @@ def without_prelu(model: Model) -> Model:
 
 
 def _folding(
-    graph: GraphProto, constants: dict[str, TensorProto], name: str, slope: Array
+    graph: GraphProto, constants: dict[str, TensorProto], uses: Counter[str], name: str, slope: Array
 ) -> list[NodeProto]:
     """The convolutions that alone read a PRelu's output, where each can take a factor into its weights."""
     by_channel = slope.shape == (slope.size, 1, 1) and bool((slope < _STEEPEST).all())
     if not by_channel or name in {output.name for output in graph.output}:
         return []
-    uses = Counter(given for node in graph.node for given in node.input)
     readers = [node for node in graph.node if name in node.input]
     own = all(
         node.op_type == "Conv" and node.input[1] in constants and uses[node.input[1]] == 1 for node in readers
