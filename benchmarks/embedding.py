@@ -45,7 +45,7 @@ def _batch() -> Iterator[Row]:
             goal,
             lambda: embedder.embed(crops),
             partial(bare, step),
-            5,
+            11,
             "`faceres-deep`, 224 pixels",
         )
 

@@ -16,6 +16,11 @@ def human(threads: int | None = None) -> Pack:
     return load_pack("human", HUMAN.parent, HUMAN, None, threads or available_cpus())
 
 
+def buffalo_sc() -> Pack:
+    """As it is served. Raises FileNotFoundError where the research data are absent."""
+    return load_pack("buffalo_sc", HUMAN.parent, BUFFALO_SC, None, available_cpus())
+
+
 def standard_buffalo_sc() -> Pack | None:
     """The detector and recogniser of `buffalo_sc` with ArcFace's own crop, as `FaceAnalysis` cuts it."""
     if not BUFFALO_SC.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agegender.cpus import available_cpus
 
+from benchmarks import processor
 from benchmarks.curves import Curve
 from benchmarks.table import Row
 
@@ -24,7 +25,7 @@ def machine() -> str:
     """The machine in a line; its load tells whether it was quiet."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
-        f"{_processor()}, {available_cpus()} CPUs, {memory:.0f} GiB; "
+        f"{processor.described()}, {available_cpus()} CPUs, {memory:.0f} GiB; "
         f"Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the start"
     )
@@ -59,8 +60,3 @@ def write(described: str, seconds: float, rows: Sequence[Row], curves: Sequence[
     if not pattern.search(text):
         raise SystemExit(f"error: {README} has lost its markers {_BEGIN} … {_END}")
     README.write_text(pattern.sub(lambda _: told, text))
-
-
-def _processor() -> str:
-    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    return names[0] if names else platform.machine()

@@ -17,6 +17,8 @@ def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSess
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Each model has threads of its own, which would spin on after its run, on the cores of the next model.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     model = without_prelu(model)
     available = onnxruntime.get_available_providers()
@@ -45,10 +47,10 @@ class Network:
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
         self._batch = pictures_at_once(self._session)
 
-    def __call__(self, images: Array) -> list[Array]:
-        """Run on images [n, ...] as the model wants them; every output has n rows."""
+    def __call__(self, images: npt.NDArray[np.uint8] | Array) -> list[Array]:
+        """Run on images [n, ...], scaled as the model wants them; every output has n rows."""
         parts = [
-            self._session.run(self._outputs, {self._input: images[start : start + self._batch]})
-            for start in range(0, len(images), self._batch)
+            self._session.run(self._outputs, {self._input: batch.astype(np.float32, copy=False)})
+            for batch in (images[start : start + self._batch] for start in range(0, len(images), self._batch))
         ]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]

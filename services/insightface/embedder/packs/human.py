@@ -7,6 +7,7 @@ how crops and scalings were found.
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from agegender.spaces import Space
@@ -88,8 +89,9 @@ class TfjsEmbedder:
         self._network = network
 
     def embed(self, crops: Image) -> Array:
-        colours = crops[..., ::-1] if self._blue_first else crops
-        return self._network(colours.astype(np.float32))[0]
+        if self._blue_first:
+            crops = np.stack([np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), np.uint8) for crop in crops])
+        return self._network(crops)[0]
 
 
 def human_embedders(directory: Path, threads: int) -> list[Embedder]:
