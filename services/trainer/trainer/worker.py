@@ -1,5 +1,7 @@
 """`python -m trainer.worker`: pulls jobs from the queue and runs each in a process of its own."""
 
+import os
+
 from agegender.web.logs import configure_logs
 
 from trainer.settings import TrainerSettings
@@ -9,6 +11,8 @@ from trainer.workers import make_worker
 def main() -> None:
     settings = TrainerSettings()
     configure_logs(settings.log_format, settings.log_level)
+    # Where jobs have several threads each, threads that spin for more work would take another worker's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     make_worker(settings).work(logging_level=settings.log_level, with_scheduler=False)
 
 
