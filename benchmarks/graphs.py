@@ -102,9 +102,9 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _int8(model: Path, images: Array, folder: Path) -> Path:
-    """Without VNNI two products of 8 bits overflow the 16 bits that they are added in, those of 7 bits do not.
+    """Without VNNI products of 8 bits overflow the 16 bits that pairs are added in; those of 7 bits do not.
 
-    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, `reduce_range`.
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "reduce_range"
     """
     prepared, quantised = folder / f"prepared-{model.name}", folder / f"int8-{model.name}"
     quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
