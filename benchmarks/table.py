@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-_TURN = 0.25
+_TURN, _REST = 0.25, 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def compared(
 ) -> Row:
     """How many times as fast ours is; both sides by turns, so that what else the machine does slows both.
 
-    A turn repeats its side for at least `_TURN` seconds: what the other side leaves behind, threads that
-    still spin for more work and emptied caches, would else be most of the time of a side that needs little.
+    A turn follows a rest of `_REST` seconds, in which the other side's threads end their spinning for more
+    work, and repeats its side for at least `_TURN`: emptied caches would else be most of a short run's time.
     """
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     sides = {"ours": ours, "theirs": theirs}
@@ -80,6 +80,7 @@ def compared(
         side()  # warm
     for _ in range(repeats):
         for name, side in sides.items():
+            time.sleep(_REST)
             times[name].append(_seconds_in_a_turn(side))
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return Row(

@@ -33,7 +33,12 @@ def test_row_says_whether_its_goal_is_met_and_why_not(
 def test_sides_take_turns_and_each_turn_is_long_enough_to_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[str] = []
     clock = [0.0]
-    monkeypatch.setattr(table, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def rest(seconds: float) -> None:
+        runs.append("rest")
+        clock[0] += seconds
+
+    monkeypatch.setattr(table, "time", SimpleNamespace(perf_counter=lambda: clock[0], sleep=rest))
 
     def side(name: str, seconds: float) -> None:
         runs.append(name)
@@ -41,7 +46,7 @@ def test_sides_take_turns_and_each_turn_is_long_enough_to_be_timed(monkeypatch: 
 
     row = compared("fast", "slow", None, lambda: side("ours", 1 / 16), lambda: side("theirs", 2.0), 3)
     assert row.seconds == {"ours": 1 / 16, "theirs": 2.0} and row.figure == 32
-    turn = ["ours"] * 4 + ["theirs"]  # a quarter of a second, or one run
+    turn = ["rest", *["ours"] * 4, "rest", "theirs"]  # a quarter of a second, or one run
     assert runs == ["ours", "theirs", *turn * 3]  # each side once to warm, then three turns
 
 
