@@ -135,8 +135,7 @@ def workers() -> Curve:
         "workers",
         "seconds from request to report",
         tuple((float(count), _experiment(count)) for count in (1, 2, 4)),
-        "One worker already uses all cores in its matrix products; a second fills the gaps between them, and "
-        "more share the same cores.",
+        "A job has one thread by default, so a second worker uses the second core; more than two share both.",
     )
 
 
