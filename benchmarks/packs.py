@@ -16,8 +16,10 @@ def human(threads: int | None = None) -> Pack:
     return load_pack("human", HUMAN.parent, HUMAN, None, threads or available_cpus())
 
 
-def buffalo_sc() -> Pack:
-    """As it is served. Raises FileNotFoundError where the research data are absent."""
+def buffalo_sc() -> Pack | None:
+    """As it is served."""
+    if not BUFFALO_SC.is_dir():
+        return None
     return load_pack("buffalo_sc", HUMAN.parent, BUFFALO_SC, None, available_cpus())
 
 

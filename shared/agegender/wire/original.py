@@ -82,7 +82,7 @@ def decode_faces_answer(text: bytes) -> list[OriginalFace]:
 
 
 def encode_faces_answer(faces: Sequence[tuple[FaceGeometry, Sequence[float]]]) -> bytes:
-    """The answer that the original's client decodes with `jsonpickle.decode`, from (geometry, embedding)."""
+    """The answer as the original's client reads it, in jsonpickle's notation, from (geometry, embedding)."""
     return _compact(
         {
             "face_detection_recognition": [
