@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
-from agegender.heads.head import Classes, Task
+from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import group_probabilities
 from safetensors.numpy import load as load_safetensors
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.fold import as_years
 from trainer.experiments.store import fold_dir, load_experiment
 from trainer.reports.metrics import age_metrics, calibration_error, gender_metrics, true_groups
 from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
@@ -66,7 +65,7 @@ def of_experiments(name: str, data_dir: Path, ids: list[str]) -> Answers:
             for task, classes in experiment.options.tasks:
                 own = said[task]
                 if task is Task.AGE:
-                    own = np.stack([as_years(member, classes) for member in own])
+                    own = np.stack([over_years(member, classes) for member in own])
                 shape = (len(own), len(faces), own.shape[-1])
                 found.setdefault(task, np.zeros(shape, np.float32))[:, rows] = own
     return Answers(name, faces, found[Task.AGE], found[Task.GENDER])

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.head import Task
+from agegender.heads.head import Task, over_years
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.fold import as_years
 from trainer.experiments.store import load_experiment
 from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
@@ -32,7 +31,7 @@ def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
             if target == source:
                 continue
             said = member_probabilities(bank.tensors, options, faces)
-            age = as_years(said[Task.AGE].mean(axis=0), dict(options.tasks)[Task.AGE])
+            age = over_years(said[Task.AGE].mean(axis=0), dict(options.tasks)[Task.AGE])
             found = figures(np.asarray(age), said[Task.GENDER].mean(axis=0), faces)
             values = {measure: (value, 0.0) for measure, value in found.items()}
             lines.append(row(f"{source} → {target}", values))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from agegender.datasets import EmbeddingSet
 from agegender.heads.architecture import Mlp
-from agegender.heads.head import Classes, Task
+from agegender.heads.head import Classes, Task, over_years
 from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
 from embedder.alignment import crop, similarity, template
@@ -29,7 +29,6 @@ from embedder.packs.insightface import (
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Embedder
 from embedder.packs.projection import load_projection, mapped_model, projected_model
-from trainer.experiments.fold import as_years
 from trainer.labels.labelled import LabelledImage
 from trainer.labels.labels_csv import VARIANT, read
 from trainer.reports.metrics import age_metrics, gender_metrics
@@ -132,7 +131,7 @@ def _answers(
     validates = np.random.default_rng(2).random(len(faces)) < 0.1
     bank = train_bank(faces.rows(fit & ~validates), faces.rows(fit & validates), OPTIONS, fold=0)
     said = member_probabilities(bank.tensors, OPTIONS, faces.rows(tested))
-    age = as_years(said[Task.AGE].mean(axis=0), Classes.YEARS)
+    age = over_years(said[Task.AGE].mean(axis=0), Classes.YEARS)
     return np.asarray(age, np.float32), np.asarray(said[Task.GENDER].mean(axis=0), np.float32)
 
 

@@ -8,8 +8,7 @@ from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import HeadManifest, Task
 from made_faces import SPACE
 from serving import until
-from trainer.experiments.fold import BANK
-from trainer.experiments.store import refit_dir
+from trainer.experiments.store import BANK, refit_dir
 from trainer_processes import REQUEST, Trainer, running_trainer
 
 # Half of the faces validate, so all of them teach more; and so slowly that the last epochs are the best.

@@ -15,11 +15,12 @@ from made_faces import SPACE, made_faces
 from trainer.experiments.ensemble import MAX_BYTES, final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
-from trainer.experiments.fold import OUT_OF_FOLD, run_fold
+from trainer.experiments.fold import run_fold
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.refit import best_epoch, run_refit
 from trainer.experiments.store import (
     METRICS,
+    OUT_OF_FOLD,
     experiment_dir,
     experiment_status,
     fold_dir,
@@ -32,8 +33,9 @@ from trainer.reports.out_of_fold import calibrate, read_out_of_fold
 from trainer.reports.summary import compared, summarise
 from trainer.reports.write import write_reports
 from trainer.training.config import TrainingOptions
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import CPU
-from trainer.training.train import EpochReport, train_bank
+from trainer.training.train import train_bank
 
 FOLDS = [0, 1, 2]
 # So many faces validate that training on all of them is surely better.

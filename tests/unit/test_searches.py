@@ -9,6 +9,7 @@ from agegender.errors import Problem
 from made_faces import SPACE, made_faces
 from optuna.trial import TrialState
 from trainer.reports.tables import origins
+from trainer.searches.faces import searched_faces
 from trainer.searches.parameters import (
     Choices,
     Parameters,
@@ -20,7 +21,6 @@ from trainer.searches.parameters import (
 )
 from trainer.searches.search import Search
 from trainer.searches.study import Study
-from trainer.searches.trial import searched_faces
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
 RATE: Parameters = {"optimizer.learning_rate": Span(low=1e-4, high=1e-1, log=True)}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import busy
-from agegender.heads.head import Classes, Head, years_from_groups
+from agegender.heads.head import over_years
 
 from predictor.metrics import BATCH_FACES
 from predictor.registry import Heads
@@ -145,9 +145,8 @@ def _hand_out(batch: Sequence[_Waiting], answered: Probabilities, started: float
 
 def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
     BATCH_FACES.observe(len(embeddings))
-    return Probabilities(
-        _years(heads.age, heads.age.probabilities(embeddings)), heads.gender.probabilities(embeddings)
-    )
+    age, gender = (head.probabilities(embeddings) for head in (heads.age, heads.gender))
+    return Probabilities(over_years(age, heads.age.manifest.classes), gender)
 
 
 def _mc_dropout(
@@ -158,8 +157,6 @@ def _mc_dropout(
         head.probabilities_mc_dropout(embeddings, passes, seed=0, unwanted=left.is_set)
         for head in (heads.age, heads.gender)
     )
-    return Probabilities(_years(heads.age, age), gender, started - since, time.perf_counter() - started)
-
-
-def _years(head: Head, probabilities: Array) -> Array:
-    return years_from_groups(probabilities) if head.manifest.classes is Classes.GROUPS else probabilities
+    return Probabilities(
+        over_years(age, heads.age.manifest.classes), gender, started - since, time.perf_counter() - started
+    )

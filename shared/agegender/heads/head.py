@@ -125,9 +125,11 @@ class Head:
         return np.asarray(tempered(probabilities, self.manifest.temperature), dtype=np.float32)
 
 
-def years_from_groups(group_probabilities: Array) -> Array:
-    """Spread each age group's probability [faces, 8] evenly over its own years: [faces, 101]."""
+def over_years(probabilities: Array, classes: Classes) -> Array:
+    """An age head's probabilities [faces, classes] as [faces, 101]: a group's evenly over its own years."""
+    if classes is Classes.YEARS:
+        return probabilities
     spread = np.zeros((len(AGE_GROUPS), YEARS), dtype=np.float32)
     for group, (low, high) in enumerate(AGE_GROUPS):
         spread[group, low : high + 1] = 1 / (high - low + 1)
-    return np.asarray(group_probabilities @ spread)
+    return np.asarray(probabilities @ spread)

@@ -22,6 +22,7 @@ from trainer.experiments.faces import (
 from trainer.experiments.request import refused
 from trainer.experiments.store import FAILURE
 from trainer.queues import job_queue
+from trainer.searches.faces import searched_faces
 from trainer.searches.parameters import preset_parameters, require_options
 from trainer.searches.schedule import cancel_search_jobs, reconcile_search
 from trainer.searches.search import Search, SearchRequest, SearchStatus
@@ -37,7 +38,6 @@ from trainer.searches.store import (
     searches,
     trial_dir,
 )
-from trainer.searches.trial import searched_faces
 from trainer.training.config import preset_options
 
 router = APIRouter(prefix="/searches", tags=["searches"])

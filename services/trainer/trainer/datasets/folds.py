@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 K = 5
 _DECADE = 10
@@ -47,6 +46,9 @@ def stratified_folds(strata: Integers, groups: Integers, k: int = K, seed: int =
             f"{len(names)} subjects (or groups of near-duplicate faces) cannot be divided into {k} parts; "
             f"at least {k} are needed.",
         )
+    # Costs a second, which the API need not wait for when it starts.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     fold = np.full(len(groups), -1, dtype=np.int16)
     alone = sizes[group] == 1
     # Faces alone in their group need no grouped split, which is a hundred times slower.

@@ -9,22 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
 from agegender.files import write_json, write_npz, write_safetensors
-from agegender.heads.head import Classes, Task, years_from_groups
+from agegender.heads.head import Task, over_years
 
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
 from trainer.experiments.head_start import WEIGHTS, read_head_start
 from trainer.experiments.progress import AttemptProgress
-from trainer.experiments.store import METRICS, fold_dir
+from trainer.experiments.store import BANK, CHECKPOINT, METRICS, OUT_OF_FOLD, fold_dir
 from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.reports.tensorboard import write_events
 from trainer.training.config import TrainingOptions
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
-from trainer.training.train import EpochReport, TrainedBank, train_bank
-
-OUT_OF_FOLD, BANK, CHECKPOINT = "out-of-fold.npz", "bank.safetensors", "checkpoint.safetensors"
+from trainer.training.train import TrainedBank, train_bank
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,11 @@ def _split_metrics(experiment: Experiment, bank: TrainedBank, faces: EmbeddingSe
     for member in range(experiment.options.seeds):
         own: dict[str, Any] = {}
         if Task.AGE in predicted:
-            own["age"] = age_metrics(as_years(predicted[Task.AGE][member], classes[Task.AGE]), faces)
+            own["age"] = age_metrics(over_years(predicted[Task.AGE][member], classes[Task.AGE]), faces)
         if Task.GENDER in predicted:
             own["gender"] = gender_metrics(predicted[Task.GENDER][member], faces)
         members.append(own)
     return members
-
-
-def as_years(probabilities: npt.NDArray[np.float32], classes: Classes) -> npt.NDArray[np.float32]:
-    """Distributions over years, whatever the classes of the head."""
-    return years_from_groups(probabilities) if classes is Classes.GROUPS else probabilities
 
 
 def write_out_of_fold(

@@ -22,8 +22,8 @@ from safetensors.numpy import load as load_safetensors
 from trainer.experiments.ensemble import ensemble
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import data_hashes
-from trainer.experiments.fold import BANK
 from trainer.experiments.store import (
+    BANK,
     METRICS,
     PROMOTED,
     REPORT,

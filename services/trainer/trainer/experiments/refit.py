@@ -16,14 +16,15 @@ from safetensors.numpy import load as load_safetensors
 from trainer.experiments.ensemble import final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
-from trainer.experiments.fold import BANK, CHECKPOINT, write_out_of_fold
+from trainer.experiments.fold import write_out_of_fold
 from trainer.experiments.head_start import read_head_start
 from trainer.experiments.progress import AttemptProgress
-from trainer.experiments.store import METRICS, fold_dir, read_optional, refit_dir
+from trainer.experiments.store import BANK, CHECKPOINT, METRICS, fold_dir, read_optional, refit_dir
 from trainer.reports.tensorboard import write_events
 from trainer.training.config import TrainingOptions
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import Machine
-from trainer.training.train import EpochReport, TrainedBank, train_bank
+from trainer.training.train import TrainedBank, train_bank
 
 _FINAL_SEED = 1_000_000  # in place of a fold's number
 Tell = Callable[[EpochReport], None]

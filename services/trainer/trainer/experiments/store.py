@@ -23,6 +23,7 @@ from trainer.experiments.experiment import (
 )
 
 METRICS, PROGRESS, FAILURE = "metrics.json", "progress.json", "failure.json"
+BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
 REPORT, PROMOTED = "report.json", "promoted.json"
 
 

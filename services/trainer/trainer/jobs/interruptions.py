@@ -10,7 +10,7 @@ from agegender.volume import volume_problem
 
 from trainer.experiments.progress import Superseded
 from trainer.experiments.store import FAILURE
-from trainer.training.train import EpochReport
+from trainer.training.epochs import EpochReport
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,8 @@ from trainer.experiments.store import METRICS, fold_dir, load_experiment, refit_
 from trainer.jobs.interruptions import noting_failure, raising_where_unwanted, succeeds
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import Machine, prepared_machine
-from trainer.training.train import EpochReport
 
 
 class Work(Protocol):

@@ -11,8 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from scipy.io import loadmat
-
 MAX_BYTES = 256 * 1024**2
 MAX_UNPACKED = 512 * 1024**2
 MAX_MEMORY = 2 * 1024**3
@@ -31,6 +29,8 @@ class BadMatFile(ValueError):
 
 def read_mat(path: Path, variable: str) -> Any:
     """One variable of a level 5 file as SciPy gives it. Raises `BadMatFile`, `OSError`."""
+    from scipy.io import loadmat  # costs a third of a second, and one data set is of this kind
+
     if path.stat().st_size > MAX_BYTES:
         raise BadMatFile(f"the file has more than {MAX_BYTES} bytes")
     check_mat(path.read_bytes())

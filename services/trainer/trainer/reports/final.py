@@ -7,13 +7,12 @@ from agegender.datasets import EmbeddingSet
 from agegender.files import write_json
 
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.fold import BANK, CHECKPOINT
 from trainer.experiments.refit import run_final
-from trainer.experiments.store import METRICS, refit_dir
+from trainer.experiments.store import BANK, CHECKPOINT, METRICS, refit_dir
 from trainer.reports.summary import summarise
 from trainer.reports.write import write_reports
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import Machine
-from trainer.training.train import EpochReport
 
 
 def write_final(

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
 from agegender.files import read_npz
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered
-from agegender.heads.head import Classes, Task
+from agegender.heads.head import Classes, Task, over_years
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.fold import OUT_OF_FOLD, as_years
-from trainer.training.targets import age_bounds
+from trainer.experiments.store import OUT_OF_FOLD
+from trainer.training.classes import age_bounds
 
 Array = npt.NDArray[np.float32]
 
@@ -70,7 +70,7 @@ def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[
     temperature = fit_temperature(probabilities, low[use], high[use])
     if task is Task.GENDER:
         return Calibration(temperature, None)
-    years = as_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
+    years = over_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
     faces = found.faces
     return Calibration(temperature, ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use]))
 
@@ -89,7 +89,7 @@ def crossed_calibration(
         calibration = calibrate(found, task, classes, ~own)
         calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
         if calibration.conformal is not None:
-            years = as_years(calibrated[own], classes)
+            years = over_years(calibrated[own], classes)
             low[own], high[own] = calibration.conformal.intervals(years, REPORTED_COVERAGE)
     return calibrated, low, high
 

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet, read_meta_data
-from agegender.heads.head import Classes, Task
+from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import variants_of
-from trainer.experiments.fold import as_years
 from trainer.experiments.refit import best_epoch
 from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional, refit_dir
 from trainer.reports.metrics import (
@@ -120,7 +119,7 @@ def _out_of_fold(found: OutOfFold, task: Task, classes: Classes) -> dict[str, An
     raw = found.probabilities[task]
     if task is Task.GENDER:
         return _gender(found.faces, raw, calibrated)
-    return _age(found.faces, as_years(raw, classes), as_years(calibrated, classes), low, high)
+    return _age(found.faces, over_years(raw, classes), over_years(calibrated, classes), low, high)
 
 
 def _gender(

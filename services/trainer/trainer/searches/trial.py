@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 from agegender.datasets import EmbeddingSet
 from agegender.files import write_json
-from agegender.heads.head import Task
+from agegender.heads.head import Task, over_years
 from optuna.trial import TrialState
 
-from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
-from trainer.experiments.faces import Faces, labelled
-from trainer.experiments.fold import as_years
+from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import read_optional
 from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.searches.faces import searched_faces
 from trainer.searches.parameters import chosen_values, options_with
 from trainer.searches.search import Search, Trial, TrialResult
 from trainer.searches.store import RESULT, TRIAL, read_trial, search_dir, trial_dir
 from trainer.searches.study import Study
 from trainer.training.config import TrainingOptions
+from trainer.training.epochs import EpochReport
 from trainer.training.machine import Machine
 from trainer.training.predict import member_probabilities
-from trainer.training.train import EpochReport, TrainedBank, derived_seed, train_bank
+from trainer.training.train import TrainedBank, derived_seed, train_bank
 
 _GOALS = {"mae": "age mae", "group-accuracy": "age group_accuracy", "gender-accuracy": "gender accuracy"}
 
@@ -79,17 +79,6 @@ def fail_trial(data_dir: Path, search: Search, number: int, problem: str) -> Non
     write_json(directory / RESULT, TrialResult(state="failed", problem=problem).model_dump(mode="json"))
 
 
-def searched_faces(faces: Faces, search: Search) -> tuple[Faces, np.ndarray]:
-    """The labelled faces of the search's folds, and the part [faces] that each belongs to.
-
-    Raises ``too-few-subjects`` 422.
-    """
-    chosen = labelled(faces, search.options)
-    chosen = chosen.rows(np.flatnonzero(np.isin(chosen.fold, search.folds)))
-    strata = strata_of(chosen.age_low, chosen.age_high, chosen.gender)
-    return chosen, stratified_folds(strata, groups_of(chosen.subject), search.parts, search.options.seed)
-
-
 def goal_value(search: Search, score: dict[str, float]) -> float:
     if search.goal == "nll":
         return sum(value for name, value in score.items() if name.endswith(" nll"))
@@ -134,7 +123,7 @@ def _figures(bank: TrainedBank, options: TrainingOptions, faces: EmbeddingSet) -
     for task, members in member_probabilities(bank.tensors, options, faces).items():
         said = members.mean(axis=0)
         metrics = (
-            age_metrics(as_years(said, classes[task]), faces)
+            age_metrics(over_years(said, classes[task]), faces)
             if task is Task.AGE
             else gender_metrics(said, faces)
         )

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from agegender.datasets import EmbeddingSet
 from agegender.heads.head import Classes, Task
-from agegender.labels import AGE_GROUPS, MAX_AGE, YEARS, age_groups_of
+from agegender.labels import AGE_GROUPS, YEARS
 from torch import Tensor
 
+from trainer.training.classes import age_bounds
 from trainer.training.config import TrainingOptions
 
 _NARROWEST = 0.05  # years; of a narrower bell nothing but its own year is left
@@ -35,16 +36,6 @@ class Targets:
     def rows(self, index: Tensor) -> "Targets":
         """The faces at `index` [members, faces]; each member draws its own."""
         return Targets(**{name: tensor[index] for name, tensor in vars(self).items()})
-
-
-def age_bounds(faces: EmbeddingSet, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-    """First and last class [faces] that each known age label allows; unknown ages give class 0."""
-    low, high = np.nan_to_num(faces.age_low), np.nan_to_num(faces.age_high)
-    if classes is Classes.GROUPS:
-        group = age_groups_of((low + high) / 2)
-        return group, group
-    low, high = np.clip(np.floor(low), 0, MAX_AGE), np.clip(np.floor(high), 0, MAX_AGE)
-    return low.astype(np.int64), np.maximum(low, high).astype(np.int64)
 
 
 def make_targets(faces: EmbeddingSet, options: TrainingOptions) -> Targets:

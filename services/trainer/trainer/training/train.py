@@ -21,6 +21,7 @@ from trainer.training.augmentation import augmented, drawn
 from trainer.training.bank import Bank
 from trainer.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from trainer.training.config import OptimizerOptions, TrainingOptions
+from trainer.training.epochs import EpochReport
 from trainer.training.losses import face_losses
 from trainer.training.machine import CPU, Machine
 from trainer.training.targets import Targets, make_targets
@@ -31,17 +32,6 @@ _WARM_UP = 0.05  # of all steps
 _CHECKPOINT_SECONDS = 1.0
 _VALIDATION_CHUNK = 4096
 _EPOCH_SEEDS = 10_000  # beyond the numbers of members
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Told after each epoch. Losses are means over the members; None where nothing validates."""
-
-    epoch: int
-    epochs: int
-    train_loss: float
-    validation_loss: float | None
-    members_running: int
 
 
 @dataclass(frozen=True)
