@@ -1,4 +1,4 @@
-"""What answers requests starts without the libraries that only jobs need: they cost seconds and 250 MB."""
+"""Services, and the worker that waits for jobs, start without what jobs alone need: seconds, and 250 MB."""
 
 import subprocess
 import sys
