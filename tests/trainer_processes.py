@@ -12,7 +12,10 @@ import httpx
 import psutil
 from agegender.datasets import write_embedding_set
 from made_faces import made_faces
+from redis import Redis
 from redis_server import redis_server
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
 from serving import free_port, until
 
 REQUEST = {
@@ -70,6 +73,16 @@ class Trainer:
             return self.http.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+    def wait_for_workers(self) -> None:
+        """Until each worker that was started listens to the queue."""
+        redis = Redis.from_url(self.environment["REDIS_URL"])
+        started = {process.pid for process in self.workers}
+
+        def listening() -> set[int | None]:
+            return {worker.pid for worker in Worker.all(connection=redis, serializer=JSONSerializer)}
+
+        until(lambda: started <= listening(), "the workers listen", 240, 0.1)
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """With its children, at once; a job's process has a process group of its own."""

@@ -76,6 +76,7 @@ def test_one_two_and_four_workers_give_the_same_report(trainer: Trainer) -> None
     for workers in (1, 2, 4):
         while len(trainer.workers) < workers:
             trainer.start("trainer.worker")
+        trainer.wait_for_workers()
         experiment = trainer.create(request)
         folds = trainer.wait(experiment)["folds"]
         took = {fold["worker"] for fold in folds}

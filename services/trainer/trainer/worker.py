@@ -5,7 +5,7 @@ import os
 from agegender.web.logs import configure_logs
 
 from trainer.settings import TrainerSettings
-from trainer.workers import make_worker
+from trainer.workers import make_worker, preload
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
     configure_logs(settings.log_format, settings.log_level)
     # Where jobs have several threads each, threads that spin for more work would take another worker's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    preload()
     make_worker(settings).work(logging_level=settings.log_level, with_scheduler=False)
 
 

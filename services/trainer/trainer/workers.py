@@ -1,33 +1,45 @@
 """What a worker is, and how it says that it lives."""
 
-from agegender.web.logs import configure_logs
+import gc
+from importlib import import_module
+
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
-from rq.worker import SpawnWorker
+from rq.worker import Worker
 
 from trainer.queues import DEAD_AFTER, HEARTBEAT_SECONDS, connect, job_queue
 from trainer.settings import TrainerSettings
 
 _MAINTENANCE_SECONDS = 10
+_PRELOADED = (
+    "trainer.jobs.train",
+    "trainer.jobs.report",
+    "sklearn.model_selection",
+    "torch._inductor.config",
+)
 _WORKER_TTL = 25  # RQ waits 15 less for a job, and 5 less for any answer of Redis
 
 
-class TrainerWorker(SpawnWorker):
-    """Runs each job in a spawned process: fork and torch's threads do not mix.
+def preload() -> None:
+    """Import, once and not in each job, what training needs: that takes longer than to train on a few faces.
+
+    Nothing is computed here: threads that torch or OpenMP had started would be missing in a forked job.
+    """
+    for module in _PRELOADED:
+        import_module(module)
+    gc.freeze()  # jobs share the memory of what they do not touch, and the collector would
+
+
+class TrainerWorker(Worker):
+    """Runs each job in a process forked from its own, in which `preload` has imported everything.
 
     It is held for dead `DEAD_AFTER` its last heartbeat, not RQ's minute later, and gives a Redis up that does
     not answer within 20 seconds, not seven minutes.
     """
-
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """A spawned process inherits no logger set-up, and what is not set up prints pages for one error."""
-        settings = TrainerSettings()
-        configure_logs(settings.log_format, settings.log_level)
-        super().main_work_horse(job, queue)
 
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
