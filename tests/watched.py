@@ -21,7 +21,7 @@ _LOOK_SECONDS = 0.1
 class Watched:
     """MiB that each program grew by at its highest (Linux's VmHWM), and which were started anew.
 
-    Under `JOBS` stands the most that one of the workers' jobs had: each is a process of its own.
+    Under `JOBS` stands the most that one of the workers' jobs had beyond its worker, from which it is forked.
     """
 
     growth: dict[str, int] = field(default_factory=dict)
@@ -54,9 +54,10 @@ def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
         while not over.wait(_LOOK_SECONDS):
             for worker in workers:
                 with suppress(OSError, StopIteration, psutil.Error):  # it ended while we looked
+                    inherited = _status(str(worker), "RssAnon")
                     for job in psutil.Process(worker).children(recursive=True):
-                        peak = _status(str(job.pid), "VmHWM") // _MIB
-                        watched.growth[JOBS] = max(peak, watched.growth.get(JOBS, 0))
+                        growth = (_status(str(job.pid), "VmHWM") - inherited) // _MIB
+                        watched.growth[JOBS] = max(growth, watched.growth.get(JOBS, 0))
 
     looking = threading.Thread(target=look)
     looking.start()
