@@ -1,4 +1,4 @@
-"""`python -m trainer.worker`: pulls jobs from the queue and runs each in a process of its own."""
+"""`python -m trainer.worker`: pulls jobs from the queue and runs each in a process forked from its own."""
 
 import os
 
@@ -13,6 +13,8 @@ def main() -> None:
     configure_logs(settings.log_format, settings.log_level)
     # Where jobs have several threads each, threads that spin for more work would take another worker's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # torch then counts GPUs without starting CUDA, which a process forked later could not use.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     preload()
     make_worker(settings).work(logging_level=settings.log_level, with_scheduler=False)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
 
@@ -14,8 +15,6 @@ def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
 
     Loss of each epoch, and the networks' mean figures on each split at the mean best epoch.
     """
-    from torch.utils.tensorboard import SummaryWriter  # costs seconds, and few processes write
-
     shutil.rmtree(fold_dir / FOLDER, ignore_errors=True)
     best = round(float(np.mean(metrics["best_epochs"])))
     with SummaryWriter(str(fold_dir / FOLDER)) as writer:
