@@ -24,7 +24,9 @@ PARTS = ("comparison", "cross", "uncertainty", "fairness", "children", "robustne
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=__doc__)
-    parser.add_argument("methods", nargs="+", metavar="NAME=ID[,ID]", help="an experiment, or one a task")
+    parser.add_argument(
+        "methods", nargs="+", metavar="NAME=ID[,ID]", help="an experiment, or more: of other tasks or seeds"
+    )
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--probes", nargs="*", choices=list(PROBES), default=list(PROBES))

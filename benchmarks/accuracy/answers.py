@@ -53,22 +53,22 @@ def experiment_faces(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
 
 
 def of_experiments(name: str, data_dir: Path, ids: list[str]) -> Answers:
-    """Of one experiment for both tasks, or of one each; they must share their data sets."""
-    found: dict[Task, Array] = {}
+    """Of experiments that share their data sets; seeds of several for the same task stand side by side."""
+    found: dict[Task, list[Array]] = {Task.AGE: [], Task.GENDER: []}
     for experiment in (load_experiment(data_dir, one) for one in ids):
-        faces = experiment_faces(data_dir, experiment)
+        faces, options = experiment_faces(data_dir, experiment), experiment.options
+        own = {
+            task: np.zeros((options.seeds, len(faces), classes.outputs), np.float32)
+            for task, classes in options.tasks
+        }
         for fold in experiment.folds:
             rows = np.flatnonzero(faces.fold == fold)
-            said = member_probabilities(
-                fold_bank(data_dir, experiment, fold), experiment.options, faces.rows(rows)
-            )
-            for task, classes in experiment.options.tasks:
-                own = said[task]
-                if task is Task.AGE:
-                    own = np.stack([over_years(member, classes) for member in own])
-                shape = (len(own), len(faces), own.shape[-1])
-                found.setdefault(task, np.zeros(shape, np.float32))[:, rows] = own
-    return Answers(name, faces, found[Task.AGE], found[Task.GENDER])
+            bank = fold_bank(data_dir, experiment, fold)
+            for task, said in member_probabilities(bank, options, faces.rows(rows)).items():
+                own[task][:, rows] = said
+        for task, classes in options.tasks:
+            found[task].append(over_years(own[task], classes) if task is Task.AGE else own[task])
+    return Answers(name, faces, np.concatenate(found[Task.AGE]), np.concatenate(found[Task.GENDER]))
 
 
 def figures(age: Array, gender: Array, faces: EmbeddingSet) -> dict[str, float]:

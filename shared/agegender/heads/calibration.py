@@ -48,7 +48,12 @@ def interval_nll(probabilities: Array, low: npt.NDArray[np.integer], high: npt.N
 def fit_temperature(
     probabilities: Array, low: npt.NDArray[np.integer], high: npt.NDArray[np.integer]
 ) -> float:
-    """The temperature in [0.2, 5] that minimises `interval_nll`, by golden-section search on its log."""
+    """The temperature in [0.2, 5] that minimises `interval_nll`, by golden-section search on its log.
+
+    1, which changes nothing, where there are no faces.
+    """
+    if len(probabilities) == 0:
+        return 1.0
     ratio = (np.sqrt(5) - 1) / 2
     left, right = np.log(0.2), np.log(5.0)
     for _ in range(40):

@@ -11,6 +11,7 @@ from agegender.files import read_npz
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered
 from agegender.heads.head import Classes, Task, over_years
 
+from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
 from trainer.experiments.store import OUT_OF_FOLD
@@ -80,18 +81,29 @@ def crossed_calibration(
 ) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Calibrated probabilities, and interval ends at 90 %, of each face by calibration on the other folds.
 
-    So that the report's figures after calibration are of faces which the calibration did not see.
+    So that the report's figures after calibration are of faces which the calibration did not see. A single
+    fold is divided by subjects for it; of a single subject nothing is calibrated.
     """
     calibrated = found.probabilities[task].copy()
     low, high = np.zeros(len(found.faces)), np.zeros(len(found.faces))
-    for fold in np.unique(found.faces.fold):
-        own = found.faces.fold == fold
+    parts = _parts(found.faces)
+    for part in np.unique(parts):
+        own = parts == part
         calibration = calibrate(found, task, classes, ~own)
         calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
         if calibration.conformal is not None:
             years = over_years(calibrated[own], classes)
             low[own], high[own] = calibration.conformal.intervals(years, REPORTED_COVERAGE)
     return calibrated, low, high
+
+
+def _parts(faces: EmbeddingSet) -> npt.NDArray[np.int16]:
+    """The folds; of a single one, parts that share no subject."""
+    groups = groups_of(faces.subject)
+    parts = min(K, len(np.unique(groups)))
+    if len(np.unique(faces.fold)) > 1 or parts < 2:
+        return faces.fold
+    return stratified_folds(strata_of(faces.age_low, faces.age_high, faces.gender), groups, parts)
 
 
 REPORTED_COVERAGE = 0.9

@@ -165,7 +165,8 @@ def _calibration_table(task: str, found: dict[str, Any]) -> Table:
         f"Ensembles, out of fold: {task}",
         ["measure", "before calibration", "after"],
         rows,
-        "Each face is predicted by the bank that left its fold out, and calibrated on the other folds.",
+        "Each face is predicted by the bank that left its fold out, and calibrated on the other folds, "
+        "of a single fold on its other subjects.",
     )
 
 

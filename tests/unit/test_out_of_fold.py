@@ -1,0 +1,59 @@
+"""Figures after calibration are of faces that it did not see, also where one fold alone was left out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from agegender.datasets import EmbeddingSet
+from agegender.heads.calibration import interval_nll, mean_years
+from agegender.heads.head import Classes, Task
+from made_faces import made_faces
+from trainer.reports.metrics import age_metrics
+from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+
+FOLDS = [1, 2, 5]
+
+
+def too_sure(faces: EmbeddingSet) -> OutOfFold:
+    """Ages guessed eight years wide of the truth and said to be known to five."""
+    guess = faces.age_low + np.random.default_rng(3).normal(0, 8, len(faces))
+    said = np.exp(-0.5 * ((np.arange(101) - guess[:, None]) / 5) ** 2) + 1e-9
+    return OutOfFold(faces, {Task.AGE: np.asarray(said / said.sum(axis=1, keepdims=True), np.float32)})
+
+
+@pytest.mark.parametrize("folds", FOLDS)
+def test_calibration_mends_the_certainty_and_leaves_the_ages(folds: int) -> None:
+    found = too_sure(made_faces(2000, folds=folds))
+    raw, truth = found.probabilities[Task.AGE], found.faces.age_low.astype(np.int64)
+    calibrated, low, high = crossed_calibration(found, Task.AGE, Classes.YEARS)
+    assert interval_nll(calibrated, truth, truth) < interval_nll(raw, truth, truth) - 0.1
+    before, after = (age_metrics(years, found.faces)["mae"] for years in (raw, calibrated))
+    assert before is not None and after is not None and after < 1.05 * before
+    assert 0.87 < np.mean((low <= truth) & (truth <= high)) < 0.95
+    assert np.mean(high - low) < 40
+
+
+@pytest.mark.parametrize("folds", FOLDS)
+def test_calibration_knows_nothing_of_the_label_that_it_serves(folds: int) -> None:
+    """The labels of a subject decide about the others' calibration alone."""
+    found = too_sure(made_faces(200, folds=folds))
+    own = found.faces.subject == found.faces.subject[0]
+    moved = found.faces.age_low.copy()
+    moved[own] += 1  # in the same decade, so that the parts stay as they were
+    assert (moved[own] // 10 == found.faces.age_low[own] // 10).all()
+    lied = replace(found, faces=replace(found.faces, age_low=moved, age_high=moved))
+    for before, after in zip(
+        crossed_calibration(found, Task.AGE, Classes.YEARS),
+        crossed_calibration(lied, Task.AGE, Classes.YEARS),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(before[own], after[own])
+        assert (before[~own] != after[~own]).any()
+
+
+def test_single_subject_is_left_uncalibrated_with_an_interval_of_all_ages() -> None:
+    found = too_sure(made_faces(2, folds=1))
+    calibrated, low, high = crossed_calibration(found, Task.AGE, Classes.YEARS)
+    np.testing.assert_array_equal(calibrated, found.probabilities[Task.AGE])
+    assert (low == 0).all() and (high == 100).all()
+    assert (mean_years(calibrated) < 100).all()
