@@ -4,10 +4,12 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from agegender.datasets import write_embedding_set
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
@@ -226,11 +228,15 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
         ({"head": {"kind": "resmlp", "blocks": -1}}, "head.blocks"),
         ({"seeds": 0}, "seeds"),
         ({"dataset": "few"}, "validation"),
+        ({"dataset": "ages"}, "task"),
+        ({"dataset": "ages", "task": "gender"}, "dataset"),
         ({"seedz": 1}, "seedz"),
     ],
 )
 def test_wrong_request_names_its_field(trainer: Trainer, change: dict[str, Any], field: str) -> None:
     write_embedding_set(trainer.data_dir, "few", "images", made_faces(20, folds=2), {})
+    ages = replace(made_faces(200), gender=np.full(200, -1, np.int8))
+    write_embedding_set(trainer.data_dir, "ages", "images", ages, {})
     answer = httpx.post(f"{trainer.url}/experiments", json={**REQUEST, **change})
     assert answer.status_code in (404, 422)
     problem = answer.json()

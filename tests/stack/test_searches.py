@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from agegender.datasets import write_embedding_set
+from made_faces import made_faces
 from serving import until
 from trainer.experiments.faces import load_faces
 from trainer.searches.store import load_search, search_status
@@ -130,9 +134,14 @@ def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:
         ({"trials": 0}, "trials"),
         ({"trails": 3}, "trails"),
         ({"dataset": "absent"}, "dataset"),
+        ({"dataset": "groups", "task": "age", "goal": "mae"}, "goal"),
+        ({"dataset": "groups", "task": "gender"}, "dataset"),
     ],
 )  # fmt: skip
 def test_wrong_request_names_its_field(trainer: Trainer, change: dict[str, Any], field: str) -> None:
+    faces = made_faces(200)
+    groups = replace(faces, age_high=faces.age_low + 7, gender=np.full(200, -1, np.int8))
+    write_embedding_set(trainer.data_dir, "groups", "images", groups, {})
     answer = trainer.http.post("/searches", json={**REQUEST, **change})
     assert answer.status_code == 422
     assert field in json.dumps(answer.json()["errors"])

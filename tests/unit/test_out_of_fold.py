@@ -42,11 +42,11 @@ def test_calibration_knows_nothing_of_the_label_that_it_serves(folds: int) -> No
     moved[own] += 1  # in the same decade, so that the parts stay as they were
     assert (moved[own] // 10 == found.faces.age_low[own] // 10).all()
     lied = replace(found, faces=replace(found.faces, age_low=moved, age_high=moved))
-    for before, after in zip(
-        crossed_calibration(found, Task.AGE, Classes.YEARS),
-        crossed_calibration(lied, Task.AGE, Classes.YEARS),
-        strict=True,
-    ):
+    honest, other = (
+        [np.asarray(values) for values in crossed_calibration(one, Task.AGE, Classes.YEARS)]
+        for one in (found, lied)
+    )
+    for before, after in zip(honest, other, strict=True):
         np.testing.assert_array_equal(before[own], after[own])
         assert (before[~own] != after[~own]).any()
 

@@ -19,6 +19,7 @@ from trainer.experiments.faces import (
     choose_folds,
     labelled,
     load_labels,
+    require_labels,
     require_validation_parts,
 )
 from trainer.experiments.head_start import require_head_start
@@ -74,6 +75,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
         require_head_start(data_dir, wanted.start_from, wanted.datasets, space, options)
     faces = labelled(load_labels(data_dir, wanted.datasets, space, variant), options)
     folds = choose_folds(faces, wanted.folds)
+    require_labels(faces, faces.fold, folds, options)
     require_validation_parts(faces, faces.fold, folds, options.validation)
     return Experiment(
         id=experiment_id,

@@ -17,12 +17,13 @@ from trainer.experiments.faces import (
     choose_folds,
     labelled,
     load_labels,
+    require_labels,
     require_validation_parts,
 )
 from trainer.experiments.request import refused
 from trainer.experiments.store import FAILURE
 from trainer.queues import job_queue
-from trainer.searches.faces import searched_faces
+from trainer.searches.faces import require_exact_ages, searched_faces
 from trainer.searches.parameters import preset_parameters, require_options
 from trainer.searches.schedule import cancel_search_jobs, reconcile_search
 from trainer.searches.search import Search, SearchRequest, SearchStatus
@@ -100,6 +101,8 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         chosen, part_of = searched_faces(faces, search)
     except Problem as problem:
         raise refused("parts", problem.detail) from problem
+    require_labels(chosen, part_of, range(search.parts), options, "part")
+    require_exact_ages(chosen, part_of, search)
     require_validation_parts(chosen, part_of, range(search.parts), options.validation)
     return search
 

@@ -16,6 +16,7 @@ from agegender.datasets import (
     read_labels,
 )
 from agegender.errors import Problem
+from agegender.heads.head import Task
 from agegender.spaces import Space
 
 from trainer.datasets.catalog import ExtractedSet, dataset_in
@@ -149,3 +150,31 @@ def require_validation_parts(
             require_validation(groups_of(faces.subject[part_of != part]), fraction)
         except Problem as problem:
             raise refused("validation", problem.detail) from problem
+
+
+def require_labels(
+    faces: FaceLabels,
+    part_of: npt.NDArray[np.integer],
+    parts: Iterable[int],
+    options: TrainingOptions,
+    kind: str = "fold",
+) -> None:
+    """Raises ``invalid-request`` 422 where, one of `parts` left out, no label of a task would teach or judge.
+
+    part_of : the part [faces] that each belongs to. kind : what the request calls a part.
+    """
+    known = {Task.AGE: faces.has_age, Task.GENDER: faces.has_gender}
+    for task, _ in options.tasks:
+        others = " and ".join(other for other in known if other is not task and known[other].any())
+        advice = f' Take "task": "{others}".' if options.task == "age-gender" and others else ""
+        if not known[task].any():
+            raise refused("task", f"No face has a known {task}.{advice}")
+        for part in parts:
+            inside = part_of == part
+            if not known[task][inside].any():
+                told = f"{kind.capitalize()} {part} has no face of known {task} to judge by."
+            elif not known[task][~inside].any():
+                told = f"All faces of known {task} are in {kind} {part}; none is left to learn from."
+            else:
+                continue
+            raise refused(f"{kind}s", told + advice)

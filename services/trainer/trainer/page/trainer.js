@@ -153,7 +153,7 @@ async function drawTable(place, id) {
     for (const row of rows) {
       const line = table.insertRow();
       for (const value of [row.fold, row.train, row.validation, row.test])
-        line.insertCell().textContent = typeof value === "number" ? value.toFixed(4) : value;
+        line.insertCell().textContent = typeof value === "number" ? value.toFixed(4) : (value ?? "–");
     }
     place.append(table);
   }

@@ -81,18 +81,24 @@ def compared(folds: dict[str, Any], refits: dict[str, Any]) -> dict[str, Any]:
 def _table(done: dict[int, dict[str, Any]], task: Task) -> list[dict[str, Any]]:
     """The original's table: a row a left-out fold and one of means; each a mean over the seeds."""
 
-    def mean(metrics: dict[str, Any], split: str) -> float:
-        return float(np.mean([member[task.value][HEADLINE[task]] for member in metrics["splits"][split]]))
+    def mean(metrics: dict[str, Any], split: str) -> float | None:
+        return _mean([member[task.value].get(HEADLINE[task]) for member in metrics["splits"][split]])
 
     rows: list[dict[str, Any]] = [
         {"fold": str(fold), **{split: mean(metrics, split) for split in SPLITS}}
         for fold, metrics in sorted(done.items())
     ]
-    floors = [metrics["splits"]["test"][0][task.value]["floor"] for _, metrics in sorted(done.items())]
+    floors = [metrics["splits"]["test"][0][task.value].get("floor") for _, metrics in sorted(done.items())]
     for row, floor in zip(rows, floors, strict=True):
         row["floor"] = floor
-    means = {name: float(np.mean([row[name] for row in rows])) for name in (*SPLITS, "floor")}
+    means = {name: _mean([row[name] for row in rows]) for name in (*SPLITS, "floor")}
     return [*rows, {"fold": "mean", **means}]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Of those that are known: a small validation part may have no face whose label is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _spread(done: dict[int, dict[str, Any]], task: Task) -> dict[str, dict[str, dict[str, float]]]:
@@ -101,7 +107,7 @@ def _spread(done: dict[int, dict[str, Any]], task: Task) -> dict[str, dict[str, 
     for split in SPLITS:
         members = [member[task.value] for metrics in done.values() for member in metrics["splits"][split]]
         spread[split] = {}
-        for name in members[0]:
+        for name in dict.fromkeys(name for member in members for name in member):
             values = [member[name] for member in members if member.get(name) is not None]
             if values and name not in ("faces", "floor"):
                 spread[split][name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}

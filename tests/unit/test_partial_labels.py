@@ -1,0 +1,84 @@
+"""Data sets of which some faces, or all, lack an age or a gender."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from agegender.datasets import EmbeddingSet, write_embedding_set
+from agegender.errors import Problem
+from made_faces import SPACE, made_faces
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import require_labels
+from trainer.experiments.fold import run_fold
+from trainer.experiments.store import save_experiment
+from trainer.reports.summary import summarise
+from trainer.reports.write import write_reports
+from trainer.training.config import TrainingOptions
+from trainer.training.machine import CPU
+
+BOTH, AGE = TrainingOptions(), TrainingOptions(task="age")
+FACES = made_faces(200)
+
+
+def with_gender_of(rows: np.ndarray) -> EmbeddingSet:
+    return replace(FACES, gender=np.where(rows, FACES.gender, -1).astype(np.int8))
+
+
+@pytest.mark.parametrize(
+    ("known", "field", "told"),
+    [
+        (FACES.fold < 0, "task", 'No face has a known gender. Take "task": "age".'),
+        (FACES.fold == 1, "folds", "Fold 0 has no face of known gender to judge by. Take"),
+        (
+            FACES.fold == 0,
+            "folds",
+            "All faces of known gender are in fold 0; none is left to learn from. Take",
+        ),
+    ],
+)
+def test_what_lacks_is_told_before_anything_is_trained(known: np.ndarray, field: str, told: str) -> None:
+    faces = with_gender_of(known)
+    with pytest.raises(Problem) as refused:
+        require_labels(faces, faces.fold, range(5), BOTH)
+    assert refused.value.status == 422
+    assert refused.value.extra["errors"][0]["field"] == field
+    assert refused.value.detail.startswith(told)
+    require_labels(faces, faces.fold, range(5), AGE)
+
+
+def test_ages_that_lack_are_told_too() -> None:
+    faces = replace(
+        FACES, age_low=np.full(200, np.nan, np.float32), age_high=np.full(200, np.nan, np.float32)
+    )
+    with pytest.raises(Problem, match=r'No face has a known age\. Take "task": "gender"'):
+        require_labels(faces, faces.fold, range(5), BOTH)
+
+
+def test_validation_part_without_a_gender_is_a_gap_in_the_report(tmp_path: Path) -> None:
+    """One subject a fold has a gender, so that most validation parts have none."""
+    faces = with_gender_of(np.isin(FACES.subject.astype(int), range(5)))
+    write_embedding_set(tmp_path, "made", "images", faces, {})
+    options = TrainingOptions.model_validate(
+        {"head": {"kind": "mlp", "hidden": [8]}, "optimizer": {"epochs": 2}, "seeds": 1}
+    )
+    experiment = Experiment(
+        id="made-up",
+        created=datetime.now(UTC),
+        datasets=["made"],
+        variant="images",
+        space=SPACE,
+        folds=[0, 1, 2, 3, 4],
+        options=options,
+        preset="default",
+    )
+    save_experiment(tmp_path, experiment)
+    require_labels(faces, faces.fold, experiment.folds, options)
+    for fold in experiment.folds:
+        run_fold(tmp_path, experiment, faces, fold, lambda report: None, CPU)
+    summary = summarise(tmp_path, experiment)
+    validation = [row["validation"] for row in summary["tables"]["gender"][:-1]]
+    assert None in validation
+    assert all(row["test"] is not None for row in summary["tables"]["gender"])
+    write_reports(tmp_path, experiment, summary)
