@@ -39,6 +39,7 @@ HOW: dict[str, str] = {
     "make setup": "tests/unit/test_doctor.py",
 }
 NOT_RUN: dict[str, str] = {
+    "make test": "runs this test",
     "docker save": "writes the images, gigabytes",
     "docker load": "reads what docker save wrote",
     "docker compose up -d --no-build": "tests/compose/conftest.py starts what it built in the same way",
