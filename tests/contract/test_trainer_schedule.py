@@ -1,28 +1,16 @@
 """What is enqueued for an experiment, and in which order, by the files that are there."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from agegender.files import write_json
-from made_faces import SPACE
+from made_experiment import made_experiment
 from redis_server import redis_server
-from trainer.experiments.experiment import Experiment
 from trainer.experiments.schedule import reconcile
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.queues import job_queue
 from trainer.training.config import TrainingOptions
 
-EXPERIMENT = Experiment(
-    id="one",
-    created=datetime.now(UTC),
-    datasets=["made"],
-    variant="images",
-    space=SPACE,
-    folds=[0, 1],
-    options=TrainingOptions(),
-    preset="default",
-    refit=True,
-)
+EXPERIMENT = made_experiment([0, 1], TrainingOptions(), name="one", refit=True)
 
 
 def end_fold(data_dir: Path, fold: int) -> None:

@@ -10,11 +10,10 @@ import pytest
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "onnxruntime", "tensorboard"}
 PRELOADED = "from trainer.workers import preload; preload()"
 JOBS = """
-from datetime import UTC, datetime
 from pathlib import Path
 from agegender.datasets import write_embedding_set
-from made_faces import SPACE, made_faces
-from trainer.experiments.experiment import Experiment
+from made_experiment import made_experiment
+from made_faces import made_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
 from trainer.reports.summary import summarise
@@ -24,8 +23,7 @@ from trainer.training.machine import prepared_machine
 data, faces = Path(sys.argv[1]), made_faces(200)
 write_embedding_set(data, "made", "images", faces, {})
 options = TrainingOptions.model_validate({"optimizer": {"epochs": 1}, "seeds": 1})
-experiment = Experiment(id="made-up", created=datetime.now(UTC), datasets=["made"], variant="images",
-                        space=SPACE, folds=[0, 1], options=options, preset="default")
+experiment = made_experiment([0, 1], options)
 save_experiment(data, experiment)
 for fold in experiment.folds:
     run_fold(data, experiment, faces, fold, lambda report: None, prepared_machine("cpu", False, 1))

@@ -1,15 +1,14 @@
 """Data sets of which some faces, or all, lack an age or a gender."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.errors import Problem
-from made_faces import SPACE, made_faces
-from trainer.experiments.experiment import Experiment
+from made_experiment import made_experiment
+from made_faces import made_faces
 from trainer.experiments.faces import require_labels
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
@@ -63,16 +62,7 @@ def test_validation_part_without_a_gender_is_a_gap_in_the_report(tmp_path: Path)
     options = TrainingOptions.model_validate(
         {"head": {"kind": "mlp", "hidden": [8]}, "optimizer": {"epochs": 2}, "seeds": 1}
     )
-    experiment = Experiment(
-        id="made-up",
-        created=datetime.now(UTC),
-        datasets=["made"],
-        variant="images",
-        space=SPACE,
-        folds=[0, 1, 2, 3, 4],
-        options=options,
-        preset="default",
-    )
+    experiment = made_experiment([0, 1, 2, 3, 4], options)
     save_experiment(tmp_path, experiment)
     require_labels(faces, faces.fold, experiment.folds, options)
     for fold in experiment.folds:

@@ -1,7 +1,6 @@
 """Training on all faces: judged by faces it never saw, chosen where better, served with its own figures."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json
 from agegender.heads.checkpoints import heads_directory, load_head
 from agegender.heads.head import Head, Task
+from made_experiment import made_experiment
 from made_faces import SPACE, made_faces
 from trainer.experiments.ensemble import MAX_BYTES, final_networks
 from trainer.experiments.experiment import Experiment
@@ -53,25 +53,10 @@ def untold(report: EpochReport) -> None:
     pass
 
 
-def made_experiment(data_dir: Path) -> Experiment:
-    made = Experiment(
-        id="made-up",
-        created=datetime.now(UTC),
-        datasets=["made"],
-        variant="images",
-        space=SPACE,
-        folds=FOLDS,
-        options=OPTIONS,
-        preset="default",
-        refit=True,
-    )
-    save_experiment(data_dir, made)
-    return made
-
-
 def train_folds(data_dir: Path, faces: EmbeddingSet) -> Experiment:
     write_embedding_set(data_dir, "made", "images", faces, {})
-    experiment = made_experiment(data_dir)
+    experiment = made_experiment(FOLDS, OPTIONS, refit=True)
+    save_experiment(data_dir, experiment)
     for fold in FOLDS:
         run_fold(data_dir, experiment, faces, fold, untold, CPU)
     return experiment

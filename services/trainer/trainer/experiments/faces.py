@@ -165,8 +165,8 @@ def require_labels(
     """
     known = {Task.AGE: faces.has_age, Task.GENDER: faces.has_gender}
     for task, _ in options.tasks:
-        others = " and ".join(other for other in known if other is not task and known[other].any())
-        advice = f' Take "task": "{others}".' if options.task == "age-gender" and others else ""
+        other = Task.GENDER if task is Task.AGE else Task.AGE
+        advice = f' Take "task": "{other}".' if len(options.tasks) > 1 and known[other].any() else ""
         if not known[task].any():
             raise refused("task", f"No face has a known {task}.{advice}")
         for part in parts:

@@ -99,9 +99,11 @@ def crossed_calibration(
 
 def _parts(faces: EmbeddingSet) -> npt.NDArray[np.int16]:
     """The folds; of a single one, parts that share no subject."""
+    if len(np.unique(faces.fold)) > 1:
+        return faces.fold
     groups = groups_of(faces.subject)
     parts = min(K, len(np.unique(groups)))
-    if len(np.unique(faces.fold)) > 1 or parts < 2:
+    if parts < 2:
         return faces.fold
     return stratified_folds(strata_of(faces.age_low, faces.age_high, faces.gender), groups, parts)
 

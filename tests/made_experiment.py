@@ -1,0 +1,24 @@
+"""An experiment on the made-up faces, as the trainer's API would complete it."""
+
+from datetime import UTC, datetime
+
+from made_faces import SPACE
+from trainer.experiments.experiment import Experiment
+from trainer.training.config import TrainingOptions
+
+
+def made_experiment(
+    folds: list[int], options: TrainingOptions, *, name: str = "made-up", refit: bool = False
+) -> Experiment:
+    """`name` is its ID; it is not saved."""
+    return Experiment(
+        id=name,
+        created=datetime.now(UTC),
+        datasets=["made"],
+        variant="images",
+        space=SPACE,
+        folds=folds,
+        options=options,
+        preset="default",
+        refit=refit,
+    )
