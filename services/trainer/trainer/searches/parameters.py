@@ -87,7 +87,7 @@ def preset_parameters(preset: Preset, task: Objective) -> Parameters:
         "loss.mean_weight": Span(low=0.01, high=1, log=True),
     }
     return {
-        "head.hidden": Choices(choices=[[], [64], [128], [256], [512], [256, 128]]),
+        "head.hidden": Choices(choices=[[], [128], [256], [512], [256, 128], [128] * 3, [256] * 3]),
         "head.norm": Choices(choices=[True, False]),
         "head.dropout": Span(low=0, high=0.6),
         "head.input_dropout": Span(low=0, high=0.5),

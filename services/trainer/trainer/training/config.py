@@ -64,7 +64,7 @@ class TrainingOptions(_Options):
 
     task: Objective = "age-gender"
     classes: Literal["years", "groups"] = "years"
-    head: Annotated[Architecture, Field()] = Mlp(hidden=(256,), dropout=0.3)
+    head: Annotated[Architecture, Field()] = Mlp(hidden=(256, 256, 256), dropout=0.2, input_dropout=0.2)
     optimizer: OptimizerOptions = OptimizerOptions()
     loss: LossOptions = LossOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
