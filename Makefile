@@ -19,8 +19,10 @@ down:  ## stop what `make up` started
 demo: setup  ## predict, train five folds, promote, predict again
 	@$(PY) -m tools.demo
 
+# Tests of the running system have the machine for themselves: they tell seconds, memory and load.
 test: setup  ## every test that this machine can run
-	@$(PY) -m pytest tests/unit tests/contract tests/stack tests/browser
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract
+	@$(PY) -m pytest tests/stack tests/browser
 
 lint: setup  ## ruff and mypy --strict
 	@.venv/bin/ruff check .

@@ -98,7 +98,11 @@ def test_without_a_key_nothing_but_health_metrics_and_pages_is_answered(keyed: h
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("secret", ["wrong", KEYS[Scope.TRAIN][0].sha256, "ü" * 20, "x" * 100_000])
+@pytest.mark.parametrize(
+    "secret",
+    ["wrong", KEYS[Scope.TRAIN][0].sha256, "ü" * 20, "x" * 100_000],
+    ids=["wrong", "hash", "no ASCII", "long"],
+)
 def test_wrong_key_is_401(keyed: httpx.Client, secret: str) -> None:
     header = f"Bearer {secret}".encode()[:60_000]
     assert keyed.post("/wish", json=WISH, headers={b"Authorization": header}).status_code == 401
