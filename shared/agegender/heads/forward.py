@@ -34,9 +34,10 @@ def bank_logits(
 
 
 class FoldedBank:
-    """`bank_logits` without dropout, faster: the input's standardisation lies in the first layer's weights.
+    """`bank_logits` without dropout, faster: what scales and shifts lies in the weights of the linear layers.
 
-    All members then multiply the same numbers, so the first layer is one product for the whole bank.
+    With the input's standardisation there too, all members multiply the same numbers, so the first layer is
+    one product for the whole bank.
     """
 
     def __init__(self, first: Linear, rest: tuple[Layer, ...], tensors: Mapping[str, Array]) -> None:
@@ -56,8 +57,24 @@ class FoldedBank:
 
 def folded(layers: tuple[Layer, ...], tensors: Mapping[str, Array]) -> FoldedBank | None:
     """None where no linear layer comes first: a residual unit needs its input as it is."""
-    first, *rest = (layer for layer in layers if not isinstance(layer, Dropout))
+    (first, *rest), tensors = _without_norms(
+        [layer for layer in layers if not isinstance(layer, Dropout)], tensors
+    )
     return FoldedBank(first, tuple(rest), tensors) if isinstance(first, Linear) else None
+
+
+def _without_norms(layers: list[Layer], tensors: Mapping[str, Array]) -> tuple[list[Layer], dict[str, Array]]:
+    """The same function with each norm behind a linear layer in that layer's weight and bias."""
+    kept, merged = list[Layer](), dict(tensors)
+    for layer in layers:
+        if isinstance(layer, Norm) and kept and isinstance(before := kept[-1], Linear):
+            scale, shift = tensors[f"{layer.name}.scale"], tensors[f"{layer.name}.shift"]
+            weight, bias = f"{before.name}.weight", f"{before.name}.bias"
+            merged[weight] = merged[weight] * scale[:, None]
+            merged[bias] = merged[bias] * scale + shift
+        else:
+            kept.append(layer)
+    return kept, merged
 
 
 def _run(
@@ -76,7 +93,7 @@ def _run(
             case Activate(function="relu"):
                 features = np.maximum(features, 0)
             case Activate():
-                features = features * _sigmoid(features)
+                features = _silu(features)
             case Dropout(probability=probability):
                 if dropout is not None and probability > 0:
                     kept = dropout.random(features.shape, dtype=np.float32) >= probability
@@ -86,8 +103,12 @@ def _run(
     return features
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), dtype=np.float32)
+def _silu(x: Array) -> Array:
+    """``x / (1 + exp(-x))``; where the exponential overflows, the quotient is zero, as it should be."""
+    with np.errstate(over="ignore"):
+        divisor = np.exp(np.negative(x))
+    divisor += 1
+    return np.divide(x, divisor, out=divisor)
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
