@@ -71,6 +71,14 @@ def test_folded_bank_equals_the_plain_one(architecture: Mlp) -> None:
     np.testing.assert_allclose(bank.logits(x), bank_logits(layers, tensors, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_activation_beyond_the_exponential_is_finite_and_silent() -> None:
+    architecture = Mlp(hidden=(8,), norm=False)
+    layers, tensors = architecture.layers(16, 2), random_tensors(architecture, 3, 2)
+    x = 1e4 * np.random.default_rng(3).standard_normal((4, 16)).astype(np.float32)
+    assert np.isfinite(bank_logits(layers, tensors, x)).all()
+
+
 def test_bank_that_begins_with_a_residual_unit_is_not_folded() -> None:
     architecture = ResMlp(blocks=2)
     assert folded(architecture.layers(16, 2), random_tensors(architecture, 3, 2)) is None

@@ -46,7 +46,9 @@ class FoldedBank:
         self._bias = tensors[f"{first.name}.bias"] - shift
         self._weight = np.ascontiguousarray(weight.transpose(1, 0, 2).reshape(first.inputs, -1))
         self._rest = rest
-        self._tensors = tensors
+        self._tensors = {  # without the first layer's, the largest, which would be kept in vain
+            name: tensor for name, tensor in tensors.items() if not name.startswith(f"{first.name}.")
+        }
 
     def logits(self, embeddings: Array) -> Array:
         """embeddings : [faces, dimension]. Returns [members, faces, outputs]."""
