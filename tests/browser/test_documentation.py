@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from chromium import chromium
-from embedder_double import EmbedderDouble
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving
+
+from tests.support.chromium import chromium
+from tests.support.embedder_double import EmbedderDouble
+from tests.support.serving import serving
 
 
 def test_documentation_works_without_another_host(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import packs
 import pytest
-from chain import SIX_ADULTS, served_chain
-from chromium import chromium
 from PIL import Image
+
+from tests.support import packs
+from tests.support.chain import SIX_ADULTS, served_chain
+from tests.support.chromium import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

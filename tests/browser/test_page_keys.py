@@ -5,19 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import packs
 import pytest
 from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
-from chain import SIX_ADULTS, served_chain
-from chromium import chromium
 from pydantic import SecretStr
-from redis_server import redis_server
-from serving import serving
 from trainer.app import create_trainer
 from trainer.experiments.experiment import Experiment, ExperimentRequest
 from trainer.experiments.store import save_experiment
 from trainer.settings import TrainerSettings
+
+from tests.support import packs
+from tests.support.chain import SIX_ADULTS, served_chain
+from tests.support.chromium import chromium
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

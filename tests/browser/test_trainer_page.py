@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from chromium import chromium
-from trainer_processes import running_trainer
+from tests.support.chromium import chromium
+from tests.support.trainer_processes import running_trainer
 
 _LONG = 400_000  # ms; a worker shares the machine with the browser
 

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from compose_system import ComposeSystem, docker
+
+from tests.support.compose_system import ComposeSystem, docker
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from compose_system import ComposeSystem, docker
-from fault_record import record
 from prometheus_client.parser import text_string_to_metric_families
-from serving import until
-from system import SIX_ADULTS, assert_six_adults, client_of, predict, train_and_promote, wait_until_served
+
+from tests.support.compose_system import ComposeSystem, docker
+from tests.support.fault_record import record
+from tests.support.serving import until
+from tests.support.system import (
+    SIX_ADULTS,
+    assert_six_adults,
+    client_of,
+    predict,
+    train_and_promote,
+    wait_until_served,
+)
 
 REQUESTS = 60
 JPEG = {"Content-Type": "image/jpeg"}

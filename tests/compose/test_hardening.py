@@ -4,7 +4,8 @@ import ipaddress
 import re
 
 import pytest
-from compose_system import PUBLIC, ComposeSystem, docker
+
+from tests.support.compose_system import PUBLIC, ComposeSystem, docker
 
 SERVICES = ("redis", "insightface", "embedder-proxy", "predictor", "trainer", "trainer-worker")
 GIB = 1024**3

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from embedder_double import SPACE, EmbedderDouble
-from made_heads import promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving
+
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.made_heads import promoted_heads
+from tests.support.serving import serving
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from agegender.faces import Face
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
-from packs import buffalo_sc_dir, human_pack_dir
+
+from tests.support.packs import buffalo_sc_dir, human_pack_dir
 
 PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 

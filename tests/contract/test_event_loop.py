@@ -13,13 +13,14 @@ from agegender.faces import FacesAnswer
 from embedder import app as embedder_app
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
-from embedder_double import SPACE, faces_of
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from loop_holds import measured
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving
+
+from tests.support.embedder_double import SPACE, faces_of
+from tests.support.loop_holds import measured
+from tests.support.serving import serving
 
 MANY = 4096
 

@@ -18,10 +18,11 @@ from agegender.web import connections
 from agegender.web.access import needs
 from agegender.web.app import create_app
 from fastapi import Depends, FastAPI, Request
-from proxies import problem_of
 from pydantic import BaseModel, SecretStr
-from redis_server import redis_server
-from serving import serving
+
+from tests.support.proxies import problem_of
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving
 
 SERVICE_SECRET = "the services' own secret"
 KEYS = {scope: ApiKey.new(scope.value, [scope]) for scope in Scope}

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from agegender.cli.app import main
-from embedder_double import SPACE, EmbedderDouble
-from made_heads import promoted_heads
 from PIL import Image
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving
+
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.made_heads import promoted_heads
+from tests.support.serving import serving
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -10,13 +10,14 @@ import httpx
 import pytest
 from agegender.heads.head import Task
 from agegender.spaces import Space
-from embedder_double import SPACE, EmbedderDouble, faces_of
-from made_heads import made_head, promoted_heads
 from PIL import Image
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from predictor_requests import embedding, png, slug
-from serving import serving, until
+
+from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
+from tests.support.made_heads import made_head, promoted_heads
+from tests.support.predictor_requests import embedding, png, slug
+from tests.support.serving import serving, until
 
 
 def test_one_image_is_answered_with_age_gender_and_quality(predictor: httpx.Client) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from agegender.spaces import Space
 from agegender.wire import OriginalAge
-from embedder_double import EmbedderDouble
-from made_heads import promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from predictor_requests import embedding, original_request, png, slug
-from serving import serving
+
+from tests.support.embedder_double import EmbedderDouble
+from tests.support.made_heads import promoted_heads
+from tests.support.predictor_requests import embedding, original_request, png, slug
+from tests.support.serving import serving
 
 
 def test_original_s_client_is_answered_in_its_own_format(predictor: httpx.Client) -> None:

@@ -13,8 +13,9 @@ from predictor import batching
 from predictor.app import create_predictor
 from predictor.drawing import annotated
 from predictor.settings import PredictorSettings
-from predictor_requests import embedding, original_request, png, slug
-from serving import serving, until
+
+from tests.support.predictor_requests import embedding, original_request, png, slug
+from tests.support.serving import serving, until
 
 DROPOUT = {"uncertainty": "mc-dropout"}
 ROUTES: dict[str, dict[str, Any]] = {

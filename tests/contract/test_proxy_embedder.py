@@ -18,11 +18,12 @@ import pytest
 import requests
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.wire import decode_embeddings_request
-from packs import buffalo_sc_dir
 from PIL import Image, ImageOps
-from proxies import post, problem_of, proxy, ready_embedders
-from redis_server import redis_server
-from serving import free_port, until
+
+from tests.support.packs import buffalo_sc_dir
+from tests.support.proxies import post, problem_of, proxy, ready_embedders
+from tests.support.redis_server import redis_server
+from tests.support.serving import free_port, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonpickle announces version 5
 

@@ -8,20 +8,21 @@ import pytest
 import schemathesis
 from embedder.app import make_app
 from embedder.settings import EmbedderSettings
-from embedder_double import SPACE, EmbedderDouble
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from hypothesis import HealthCheck, settings
-from made_heads import promoted_heads
-from packs import human_pack_dir
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from redis_server import redis_server
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import serving, until
 from trainer.app import create_trainer
 from trainer.settings import TrainerSettings
+
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.made_heads import promoted_heads
+from tests.support.packs import human_pack_dir
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving, until
 
 BOUNDED = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)

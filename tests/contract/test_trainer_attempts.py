@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from agegender.spaces import Space
-from redis_server import redis_server
 from rq import Queue
 from rq.job import Job, JobStatus
 from trainer.api.datasets import start
@@ -14,6 +13,8 @@ from trainer.extraction.state import Extraction, read_state
 from trainer.jobs.attempts import current, enqueue_first, enqueue_part, has_jobs
 from trainer.queues import job_queue
 from trainer.settings import TrainerSettings
+
+from tests.support.redis_server import redis_server
 
 EXTRACTION = Extraction(
     dataset="faces",

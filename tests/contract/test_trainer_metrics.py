@@ -4,12 +4,13 @@ from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from redis_server import redis_server
 from rq import Worker
-from serving import serving
 from trainer.app import create_trainer
 from trainer.queues import job_queue
 from trainer.settings import TrainerSettings
+
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving
 
 
 def queue_metrics(url: str) -> dict[str, float]:

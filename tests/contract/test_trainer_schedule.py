@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from agegender.files import write_json
-from made_experiment import made_experiment
-from redis_server import redis_server
 from trainer.experiments.schedule import reconcile
 from trainer.experiments.store import METRICS, fold_dir
 from trainer.queues import job_queue
 from trainer.training.config import TrainingOptions
+
+from tests.support.made_experiment import made_experiment
+from tests.support.redis_server import redis_server
 
 EXPERIMENT = made_experiment([0, 1], TrainingOptions(), name="one", refit=True)
 

@@ -9,9 +9,6 @@ import httpx
 import pytest
 from agegender.datasets import write_embedding_set
 from agegender.web.openapi import operations
-from made_faces import SPACE, made_faces
-from redis_server import RedisServer, redis_server
-from serving import serving, until
 from trainer.app import create_trainer
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.store import load_experiment, save_experiment
@@ -19,6 +16,10 @@ from trainer.searches.search import Search
 from trainer.searches.store import load_search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
+
+from tests.support.made_faces import SPACE, made_faces
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.serving import serving, until
 
 BODIES = {
     "POST /experiments": {"dataset": "made"},

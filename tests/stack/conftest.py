@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_processes import ONE_FOLD, TWO_FOLDS, running_trainer
+
+from tests.support.trainer_processes import ONE_FOLD, TWO_FOLDS, running_trainer
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from packs import human_pack_dir
-from system import (
+
+from tests.support.packs import human_pack_dir
+from tests.support.system import (
     SIX_ADULTS,
     assert_six_adults,
     bad_inputs,
@@ -20,7 +21,6 @@ from system import (
     train_and_promote,
     wait_until_served,
 )
-
 from tools.screenshots import photograph
 from tools.stack import ROOT, Stack, StackError, running_stack
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from documented import ROOT, documented_commands
 from PIL import Image, ImageEnhance
-from serving import until
-from system import SIX_ADULTS
 from trainer.labels import adience
 
+from tests.support.documented import ROOT, documented_commands
+from tests.support.serving import until
+from tests.support.system import SIX_ADULTS
 from tools.machine import PORTS, variable
 from tools.stack import free_ports
 

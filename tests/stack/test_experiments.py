@@ -14,13 +14,14 @@ import pytest
 from agegender.datasets import write_embedding_set
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
-from made_faces import SPACE, made_faces
-from recovery import recovery_seconds
-from redis_server import redis_server
-from serving import free_port, until
 from trainer.experiments.store import fold_dir
-from trainer_processes import ONE_FOLD, REQUEST, TWO_FOLDS, Trainer, running_trainer
-from witness import checkpointed_epoch, told_epoch, witness_to_the_end
+
+from tests.support.made_faces import SPACE, made_faces
+from tests.support.recovery import recovery_seconds
+from tests.support.redis_server import redis_server
+from tests.support.serving import free_port, until
+from tests.support.trainer_processes import ONE_FOLD, REQUEST, TWO_FOLDS, Trainer, running_trainer
+from tests.support.witness import checkpointed_epoch, told_epoch, witness_to_the_end
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from agegender.datasets import meta_data_path, read_embedding_set
 from agegender.spaces import Space
-from embedder_double import SPACE, EmbedderDouble
-from extraction_system import SHARD, System, is_ready
-from packs import buffalo_sc_dir, research_data
 from PIL import Image
 from rq.registry import StartedJobRegistry
-from serving import free_port, until
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
+
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.extraction_system import SHARD, System, is_ready
+from tests.support.packs import buffalo_sc_dir, research_data
+from tests.support.serving import free_port, until
 
 IMAGES = 4 * CHUNK + 9
 

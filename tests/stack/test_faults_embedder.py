@@ -9,15 +9,16 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from embedder_double import SPACE, EmbedderDouble, faces_of
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from fault_record import record
-from made_heads import promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from proxies import picture, ready_embedders
-from serving import serving, until
+
+from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
+from tests.support.fault_record import record
+from tests.support.made_heads import promoted_heads
+from tests.support.proxies import picture, ready_embedders
+from tests.support.serving import serving, until
 
 GARBAGE = ("html", "empty", "cut", "too few", "nan", "short", "long vectors", "redirect", "404", "500")
 FAULTS = (*GARBAGE, "another space", "hang", "busy")

@@ -9,12 +9,13 @@ from pathlib import Path
 import httpx
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
-from embedder_double import SPACE, EmbedderDouble
-from fault_record import record
-from made_heads import made_head, promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving, until
+
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.fault_record import record
+from tests.support.made_heads import made_head, promoted_heads
+from tests.support.serving import serving, until
 
 # Copies a file to its place in eight parts, and waits for a line before each.
 WRITER = """

@@ -15,14 +15,14 @@ import httpx
 import psutil
 import pytest
 from agegender.spaces import Space
-from fault_record import record
-from packs import human_pack_dir
-from recovery import recovery_seconds
-from serving import until
-from system import EXPERIMENT, made_data
-from traffic import SECONDS, Outcome, Traffic, ask
 
 from benchmarks.photographs import PHOTOGRAPH, one_face
+from tests.support.fault_record import record
+from tests.support.packs import human_pack_dir
+from tests.support.recovery import recovery_seconds
+from tests.support.serving import until
+from tests.support.system import EXPERIMENT, made_data
+from tests.support.traffic import SECONDS, Outcome, Traffic, ask
 from tools.stack import Stack, running_stack
 
 OPTIMIZER = {"epochs": 60, "patience": 60, "batch_size": 32}

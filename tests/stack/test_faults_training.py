@@ -8,17 +8,18 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from fault_record import record
-from jumping_clock import jumping_clock
-from network_namespaces import island
-from recovery import recovery_seconds
-from redis_server import redis_server
-from relay import relay
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from serving import free_port, until
 from trainer.queues import WantedJob, ensure_job, job_queue
-from trainer_processes import ONE_FOLD, REQUEST, Trainer
+
+from tests.support.fault_record import record
+from tests.support.jumping_clock import jumping_clock
+from tests.support.network_namespaces import island
+from tests.support.recovery import recovery_seconds
+from tests.support.redis_server import redis_server
+from tests.support.relay import relay
+from tests.support.serving import free_port, until
+from tests.support.trainer_processes import ONE_FOLD, REQUEST, Trainer
 
 
 @pytest.mark.parametrize("overtaken", [False, True])

@@ -7,18 +7,19 @@ from typing import Any
 
 import httpx
 import pytest
-from embedder_double import EmbedderDouble
-from fault_record import record
-from proxies import picture as noise
-from proxies import post, problem_of, proxy
-from redis_server import redis_server
 from safetensors.numpy import load as load_safetensors
-from serving import free_port, until
-from small_volumes import small_volume
 from trainer.experiments.store import experiment_dir, load_experiment
 from trainer.reports.summary import summarise
 from trainer.reports.write import write_reports
-from trainer_processes import ONE_FOLD, REQUEST, Trainer
+
+from tests.support.embedder_double import EmbedderDouble
+from tests.support.fault_record import record
+from tests.support.proxies import picture as noise
+from tests.support.proxies import post, problem_of, proxy
+from tests.support.redis_server import redis_server
+from tests.support.serving import free_port, until
+from tests.support.small_volumes import small_volume
+from tests.support.trainer_processes import ONE_FOLD, REQUEST, Trainer
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])

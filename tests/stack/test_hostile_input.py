@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_attacks as attacks
-import hostile_messages as messages
-import hostile_pictures as pictures
 import httpx
 import pytest
 from agegender.spaces import Space
-from hostile_system import System, outcome
-from packs import human_pack_dir
-from serving import until
-from system import SIX_ADULTS
-from watched import WORKERS, watching
 
+import tests.support.hostile_attacks as attacks
+import tests.support.hostile_messages as messages
+import tests.support.hostile_pictures as pictures
+from tests.support.hostile_system import System, outcome
+from tests.support.packs import human_pack_dir
+from tests.support.serving import until
+from tests.support.system import SIX_ADULTS
+from tests.support.watched import WORKERS, watching
 from tools.stack import running_stack
 
 READ_SECONDS = 3.0  # given to a body; the default is 30

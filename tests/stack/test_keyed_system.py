@@ -10,10 +10,10 @@ from agegender.client import Client
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
-from packs import human_pack_dir
 from PIL import Image
-from system import EXPERIMENT, SIX_ADULTS, client_of, made_data
 
+from tests.support.packs import human_pack_dir
+from tests.support.system import EXPERIMENT, SIX_ADULTS, client_of, made_data
 from tools.stack import Stack, running_stack
 
 KEYS = {scope: ApiKey.new(scope.value, [scope]) for scope in Scope}

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
-from packs import human_pack_dir
-from serving import free_port, until
-from system import SIX_ADULTS
 
+from tests.support.packs import human_pack_dir
+from tests.support.serving import free_port, until
+from tests.support.system import SIX_ADULTS
 from tools.stack import ROOT, Stack, running_stack
 
 CONFIG = ROOT / "monitoring" / "prometheus.yml"

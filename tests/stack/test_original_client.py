@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
-from packs import buffalo_sc_dir
-from system import SIX_ADULTS, picture
 
+from tests.support.packs import buffalo_sc_dir
+from tests.support.system import SIX_ADULTS, picture
 from tools.original_client import ask_ages_and_genders, ask_faces, recorded
 from tools.stack import Stack, running_stack
 

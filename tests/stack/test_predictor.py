@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import packs
 import pytest
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
-from chain import SIX_ADULTS, served_chain
-from embedder_double import SPACE, EmbedderDouble
-from fault_record import record
-from made_heads import made_head, make_answer_wrongly, promoted_heads
-from serving import free_port, until
+
+from tests.support import packs
+from tests.support.chain import SIX_ADULTS, served_chain
+from tests.support.embedder_double import SPACE, EmbedderDouble
+from tests.support.fault_record import record
+from tests.support.made_heads import made_head, make_answer_wrongly, promoted_heads
+from tests.support.serving import free_port, until
 
 SWAPS = 200
 CLIENTS = 4

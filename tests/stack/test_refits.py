@@ -6,10 +6,11 @@ from typing import Any
 import httpx
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import HeadManifest, Task
-from made_faces import SPACE
-from serving import until
 from trainer.experiments.store import BANK, refit_dir
-from trainer_processes import REQUEST, Trainer, running_trainer
+
+from tests.support.made_faces import SPACE
+from tests.support.serving import until
+from tests.support.trainer_processes import REQUEST, Trainer, running_trainer
 
 # Half of the faces validate, so all of them teach more; and so slowly that the last epochs are the best.
 SLOW = {

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from agegender.datasets import write_embedding_set
-from made_faces import made_faces
-from serving import until
 from trainer.experiments.faces import load_faces
 from trainer.searches.store import load_search, search_status
 from trainer.searches.trial import run_trial
 from trainer.training.machine import prepared_machine
-from trainer_processes import Trainer, running_trainer
+
+from tests.support.made_faces import made_faces
+from tests.support.serving import until
+from tests.support.trainer_processes import Trainer, running_trainer
 
 REQUEST = {
     "task": "age-gender",

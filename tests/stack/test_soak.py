@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from fault_record import record
-
 from benchmarks.soak.run import soak
 from benchmarks.soak.verdict import BEGIN, END, write_into
+from tests.support.fault_record import record
 from tools.stack import ROOT
 
 

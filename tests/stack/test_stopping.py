@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import psutil
 from agegender.spaces import Space
-from serving import until
-from system import EXPERIMENT, made_data
 
+from tests.support.serving import until
+from tests.support.system import EXPERIMENT, made_data
 from tools import machine
 from tools.stack import free_ports, running_stack
 

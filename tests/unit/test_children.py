@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.labels import AGE_GROUP_NAMES
-from made_faces import made_faces
 from trainer.reports.metrics import children_taken_for_adults
 
+from tests.support.made_faces import made_faces
 from tools.stack import ROOT
 
 SHIPPED = sorted((ROOT / "services" / "predictor" / "heads" / "age").glob("*/*/head.json"))

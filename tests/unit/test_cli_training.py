@@ -11,9 +11,10 @@ from agegender.cli.experiments import cross_validation
 from agegender.cli.options import nested
 from agegender.errors import Problem, not_found
 from fastapi import Response
-from service_double import Service, json_answer
-from serving import serving
 from typer import BadParameter
+
+from tests.support.service_double import Service, json_answer
+from tests.support.serving import serving
 
 SPACE = {"id": "human-2", "dimension": 1024}
 DATASET = {

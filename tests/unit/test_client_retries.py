@@ -12,8 +12,9 @@ from agegender.errors import Problem
 from agegender.heads.head import Task
 from fastapi import Response
 from fastapi.responses import StreamingResponse
-from service_double import Service, json_answer
-from serving import serving
+
+from tests.support.service_double import Service, json_answer
+from tests.support.serving import serving
 
 MODELS: dict[str, list[str]] = {"models": [], "warnings": []}
 EXPERIMENT = {

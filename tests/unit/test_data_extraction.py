@@ -11,7 +11,6 @@ from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.spaces import Space
 from redis import Redis
-from redis_server import redis_server
 from trainer.datasets.catalog import datasets
 from trainer.datasets.original import import_original
 from trainer.extraction.planning import read_plan, read_removed, read_shard, write_plan
@@ -19,6 +18,7 @@ from trainer.extraction.progress import ShardProgress, read_progress
 from trainer.extraction.state import Extraction, read_state, write_state
 from trainer.labels import adience, labels_csv
 
+from tests.support.redis_server import redis_server
 from tools.stack import RESEARCH_DATA
 
 SPACE = Space(id="test-1", dimension=8)

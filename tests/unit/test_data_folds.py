@@ -6,7 +6,6 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
-from made_faces import made_faces
 from trainer.datasets.combine import combine
 from trainer.datasets.duplicates import (
     duplicate_cosine,
@@ -23,6 +22,8 @@ from trainer.datasets.folds import (
 )
 from trainer.datasets.grouping import with_folds
 from trainer.experiments.faces import require_validation_parts
+
+from tests.support.made_faces import made_faces
 
 SPACE = Space(id="test-1", dimension=64)
 

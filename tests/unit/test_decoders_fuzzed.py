@@ -20,16 +20,17 @@ from agegender.wire import (
     decode_image_request,
     read_original_dataset,
 )
-from hostile_data import FORMULAS, original_files
-from hostile_messages import gadgets, original
-from hostile_pictures import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_heads import made_head
-from mat_files import compressed, element, mat_file, matrix
 from trainer.labels import labels_csv
 from trainer.labels.labelled import checked_rows
 from trainer.labels.matlab import BadMatFile, read_mat
+
+from tests.support.hostile_data import FORMULAS, original_files
+from tests.support.hostile_messages import gadgets, original
+from tests.support.hostile_pictures import picture
+from tests.support.made_heads import made_head
+from tests.support.mat_files import compressed, element, mat_file, matrix
 
 FOLDER = Path(tempfile.mkdtemp())
 SPACE = Space(id="made-1", dimension=8)

@@ -20,7 +20,8 @@ from embedder.packs.pack import Detections, Image, Pack
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
 from PIL import Image as Picture
-from serving import serving, until
+
+from tests.support.serving import serving, until
 
 POISON = 99  # pixels; the width of a picture that no pack can embed
 

@@ -9,8 +9,9 @@ import pytest
 from embedder.packs.human import GRAPHS
 from embedder.tfjs.convert import convert
 from embedder.tfjs.graph import Graph, Node, read_graph
-from packs import human_tarball
-from tfjs_reference import evaluate
+
+from tests.support.packs import human_tarball
+from tests.support.tfjs_reference import evaluate
 
 SCALES = {
     "blazeface.onnx": (-1, 1),

@@ -10,7 +10,6 @@ import pytest
 from agegender.datasets import write_embedding_set
 from agegender.errors import Problem
 from agegender.spaces import Space
-from made_faces import SPACE, made_faces
 from safetensors.numpy import load_file
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import choose_extraction, load_faces
@@ -20,6 +19,8 @@ from trainer.experiments.request import TrainingRequest
 from trainer.experiments.store import fold_dir, fold_status, load_experiment, read_optional, save_experiment
 from trainer.training.config import TrainingOptions
 from trainer.training.machine import prepared_machine
+
+from tests.support.made_faces import SPACE, made_faces
 
 OPTIONS = TrainingOptions.model_validate(
     {"head": {"kind": "mlp", "hidden": [16]}, "optimizer": {"epochs": 12, "batch_size": 32}, "seeds": 2}

@@ -12,7 +12,8 @@ from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.spaces import Space
-from made_heads import make_answer_wrongly
+
+from tests.support.made_heads import make_answer_wrongly
 
 SPACE = Space(id="test-1", dimension=16)
 

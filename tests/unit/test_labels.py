@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from agegender.datasets import BadDataset, read_labels, write_embedding_set
 from agegender.spaces import Space
-from made_faces import SPACE, made_faces
 from trainer.experiments.faces import load_faces, load_labels
+
+from tests.support.made_faces import SPACE, made_faces
 
 
 def test_labels_are_read_without_the_memory_of_embeddings(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ PRELOADED = "from trainer.workers import preload; preload()"
 JOBS = """
 from pathlib import Path
 from agegender.datasets import write_embedding_set
-from made_experiment import made_experiment
-from made_faces import made_faces
+from tests.support.made_experiment import made_experiment
+from tests.support.made_faces import made_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
 from trainer.reports.summary import summarise

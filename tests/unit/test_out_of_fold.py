@@ -7,9 +7,10 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.heads.calibration import interval_nll, mean_years
 from agegender.heads.head import Classes, Task
-from made_faces import made_faces
 from trainer.reports.metrics import age_metrics
 from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+
+from tests.support.made_faces import made_faces
 
 FOLDS = [1, 2, 5]
 

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.errors import Problem
-from made_experiment import made_experiment
-from made_faces import made_faces
 from trainer.experiments.faces import require_labels
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
@@ -16,6 +14,9 @@ from trainer.reports.summary import summarise
 from trainer.reports.write import write_reports
 from trainer.training.config import TrainingOptions
 from trainer.training.machine import CPU
+
+from tests.support.made_experiment import made_experiment
+from tests.support.made_faces import made_faces
 
 BOTH, AGE = TrainingOptions(), TrainingOptions(task="age")
 FACES = made_faces(200)

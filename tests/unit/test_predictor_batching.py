@@ -12,9 +12,10 @@ from agegender.heads.checkpoints import load_head
 from agegender.heads.forward import bank_logits
 from agegender.heads.head import Head, Task
 from agegender.spaces import Space
-from made_heads import made_head
 from predictor.batching import HeadBatches
 from predictor.registry import Heads
+
+from tests.support.made_heads import made_head
 
 SPACE = Space(id="test-1", dimension=16)
 

@@ -7,8 +7,9 @@ from agegender.errors import Problem
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
 from agegender.spaces import Space
-from made_heads import made_head, make_answer_wrongly, promoted_head, promoted_heads
 from predictor.registry import HeadRegistry
+
+from tests.support.made_heads import made_head, make_answer_wrongly, promoted_head, promoted_heads
 
 SPACE = Space(id="test-1", dimension=16)
 OTHER = Space(id="other-1", dimension=8)

@@ -11,12 +11,13 @@ from agegender.faces import FacesAnswer
 from agegender.spaces import Space
 from agegender.web.timings import stage_seconds
 from agegender.wire import encode_image_request
-from embedder_double import SPACE, EmbedderDouble, faces_of
 from embedder_proxy.encoded import EncodedFaces
 from embedder_proxy.entries import sealed
-from proxies import picture, post, proxy
-from redis_server import RedisServer, redis_server
-from serving import until
+
+from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
+from tests.support.proxies import picture, post, proxy
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.serving import until
 
 
 @pytest.fixture

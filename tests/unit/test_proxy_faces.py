@@ -13,9 +13,10 @@ import httpx
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.web.timings import stage_seconds
-from embedder_double import SPACE, EmbedderDouble, faces_of
 from PIL import Image
-from proxies import picture, post, problem_of, proxy
+
+from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
+from tests.support.proxies import picture, post, problem_of, proxy
 
 StartProxy = Callable[..., httpx.Client]
 

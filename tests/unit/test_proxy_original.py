@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
-from embedder_double import EmbedderDouble, faces_of
 from fastapi import FastAPI, Request, Response
 from PIL import Image
-from proxies import picture, post, problem_of, proxy
-from serving import serving
+
+from tests.support.embedder_double import EmbedderDouble, faces_of
+from tests.support.proxies import picture, post, problem_of, proxy
+from tests.support.serving import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonpickle announces version 5
 

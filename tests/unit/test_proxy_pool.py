@@ -10,9 +10,10 @@ import httpx
 import pytest
 from agegender.faces import ImageFaces
 from agegender.spaces import Space
-from embedder_double import SPACE, EmbedderDouble, faces_of
-from proxies import picture, post, problem_of, proxy, ready_embedders
-from serving import until
+
+from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
+from tests.support.proxies import picture, post, problem_of, proxy, ready_embedders
+from tests.support.serving import until
 
 
 @pytest.fixture

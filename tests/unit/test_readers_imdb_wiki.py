@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from mat_files import compressed, element, mat_file, matrix, nested_cells
 from scipy.io import savemat
 from trainer.labels import imdb_wiki, matlab
 from trainer.labels.kinds import kind_of
 from trainer.labels.labelled import LabelledImage, Reason, Removed
+
+from tests.support.mat_files import compressed, element, mat_file, matrix, nested_cells
 
 
 def matlab_day(year: int, month: int, day: int) -> int:

@@ -10,8 +10,6 @@ from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json
 from agegender.heads.checkpoints import heads_directory, load_head
 from agegender.heads.head import Head, Task
-from made_experiment import made_experiment
-from made_faces import SPACE, made_faces
 from trainer.experiments.ensemble import MAX_BYTES, final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
@@ -36,6 +34,9 @@ from trainer.training.config import TrainingOptions
 from trainer.training.epochs import EpochReport
 from trainer.training.machine import CPU
 from trainer.training.train import train_bank
+
+from tests.support.made_experiment import made_experiment
+from tests.support.made_faces import SPACE, made_faces
 
 FOLDS = [0, 1, 2]
 # So many faces validate that training on all of them is surely better.

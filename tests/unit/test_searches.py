@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from made_faces import SPACE, made_faces
 from optuna.trial import TrialState
 from trainer.reports.tables import origins
 from trainer.searches.faces import searched_faces
@@ -22,6 +21,8 @@ from trainer.searches.parameters import (
 from trainer.searches.search import Search
 from trainer.searches.study import Study
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
+
+from tests.support.made_faces import SPACE, made_faces
 
 RATE: Parameters = {"optimizer.learning_rate": Span(low=1e-4, high=1e-1, log=True)}
 

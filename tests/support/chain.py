@@ -15,10 +15,11 @@ from embedder.app import make_app
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from made_heads import promoted_heads
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
-from serving import serving, until
+
+from tests.support.made_heads import promoted_heads
+from tests.support.serving import serving, until
 
 SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 

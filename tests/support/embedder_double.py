@@ -14,7 +14,8 @@ from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
-from serving import serving
+
+from tests.support.serving import serving
 
 SPACE = Space(id="double-1", dimension=512)
 

@@ -4,15 +4,16 @@ import json
 import socket
 import time
 
-import hostile_data as data
-import hostile_messages as messages
-import hostile_pictures as pictures
 import httpx
 from agegender.heads.head import Task
-from fault_record import record
-from hostile_system import System, outcome
-from made_heads import made_head
-from system import SIX_ADULTS
+
+import tests.support.hostile_data as data
+import tests.support.hostile_messages as messages
+import tests.support.hostile_pictures as pictures
+from tests.support.fault_record import record
+from tests.support.hostile_system import System, outcome
+from tests.support.made_heads import made_head
+from tests.support.system import SIX_ADULTS
 
 
 def crowd(system: System) -> set[str]:

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import psutil
 from agegender.datasets import write_embedding_set
-from made_faces import made_faces
 from redis import Redis
-from redis_server import redis_server
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
-from serving import free_port, until
+
+from tests.support.made_faces import made_faces
+from tests.support.redis_server import redis_server
+from tests.support.serving import free_port, until
 
 REQUEST = {
     "task": "age-gender",

@@ -8,7 +8,8 @@ from pathlib import Path
 from agegender.files import read_json
 from safetensors.numpy import load_file
 from trainer.experiments.store import METRICS, fold_dir
-from trainer_processes import Trainer
+
+from tests.support.trainer_processes import Trainer
 
 
 @dataclass

@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 import numpy as np
-from embedder_double import EmbedderDouble
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from PIL import Image
-from serving import serving, until
+
+from tests.support.embedder_double import EmbedderDouble
+from tests.support.serving import serving, until
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from agegender.heads.head import Task
 from agegender.spaces import Space
-from made_heads import made_head
-from mat_files import compressed, element, mat_file, matrix, nested_cells
 from scipy.io import savemat
+
+from tests.support.made_heads import made_head
+from tests.support.mat_files import compressed, element, mat_file, matrix, nested_cells
 
 FORMULAS = (
     "=1+1", "=cmd|'/C calc'!A0", "+1-1", "-1+1", "@SUM(1)", "=HYPERLINK(0)", "\t=1", "1e5", "nan", "inf",

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 _COMMENT = re.compile(r"\s+# .*$", re.M)
 

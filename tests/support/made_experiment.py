@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 
-from made_faces import SPACE
 from trainer.experiments.experiment import Experiment
 from trainer.training.config import TrainingOptions
+
+from tests.support.made_faces import SPACE
 
 
 def made_experiment(

@@ -1,0 +1,1 @@
+"""What tests share: doubles, made-up data, servers and whole systems."""
