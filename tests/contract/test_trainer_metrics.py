@@ -1,5 +1,6 @@
 """What `/metrics` of the trainer says about the queue, against a real Redis server."""
 
+import shutil
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,11 @@ from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
+
+
+def gauges(url: str) -> dict[str, float]:
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
 
 
 def queue_metrics(url: str) -> dict[str, float]:
@@ -33,6 +39,19 @@ def test_waiting_jobs_and_workers_are_counted(tmp_path: Path) -> None:
             worker = Worker([queue], connection=server.client, serializer=queue.serializer)
             worker.register_birth()  # type: ignore[no-untyped-call]
             assert queue_metrics(url) == {**none, "trainer_jobs waiting": 1, "trainer_workers": 1}
+
+
+def test_memory_of_redis_and_space_on_the_volume_are_measured(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        settings = TrainerSettings(data_dir=tmp_path, redis_url=server.url)
+        with serving(create_trainer(settings)) as url:
+            before = gauges(url)
+            server.client.set("large", b"x" * 4_000_000)
+            after = gauges(url)
+    grown = after["trainer_redis_memory_bytes"] - before["trainer_redis_memory_bytes"]
+    assert 4_000_000 <= grown < 8_000_000
+    assert after["trainer_volume_size_bytes"] == shutil.disk_usage(tmp_path).total
+    assert 0 < after["trainer_volume_free_bytes"] <= after["trainer_volume_size_bytes"]
 
 
 def test_metrics_are_answered_without_redis(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         keeping = asyncio.create_task(_keep_in_step(settings))
-        watching = watch_queue(redis)
+        watching = watch_queue(redis, settings.data_dir)
         try:
             yield
         finally:
