@@ -31,7 +31,7 @@ def shown() -> set[str]:
     for module in ("agegender.web.app", "embedder.service", "embedder_proxy.app", "predictor.app"):
         importlib.import_module(module)
     trainer = importlib.import_module("trainer.metrics")
-    families = [*REGISTRY.collect(), *trainer.QueueCollector(connection=None).describe()]
+    families = [*REGISTRY.collect(), *trainer.QueueCollector(None, Path()).describe()]
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     return {family.name + suffix for family in families for suffix in suffixes.get(family.type, ("",))}
 
