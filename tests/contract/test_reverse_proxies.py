@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -144,7 +145,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     promoted_heads(directory / "models", SPACE)
     store.save_experiment(directory, made_experiment([0], TrainingOptions(), name="waiting"))
     with redis_server(directory) as redis, EmbedderDouble().served() as double:
-        shared = {
+        shared: dict[str, Any] = {
             "data_dir": directory,
             "redis_url": redis.url,
             "allowed_hosts": list(NAMES),
