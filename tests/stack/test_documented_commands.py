@@ -49,7 +49,7 @@ NOT_RUN: dict[str, str] = {
     "agegender train Adience --search": "needs that search; the same test trains with one",
     "docker run -d --init": "needs a second machine; tests/compose runs two workers",
     "kubectl": "needs a cluster; tests/unit/test_kubernetes.py validates what it would apply",
-    "useradd --system": "needs a machine that systemd has started; tests/unit/test_systemd.py checks the unit",
+    "useradd --system": "needs a running systemd; tests/unit/test_systemd.py checks the unit",
     "cp -r . /opt/age-gender": "the same",
     "cp deploy/systemd/age-gender.service": "the same",
     "systemctl enable --now age-gender": "the same",
