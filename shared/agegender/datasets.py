@@ -5,6 +5,7 @@ Adience's `aligned` and `faces`.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,15 @@ import numpy.typing as npt
 from agegender.files import read_json, read_npz, write_json, write_npz
 from agegender.labels import Gender
 from agegender.spaces import Space
+
+_NAME = re.compile(r"[^\W_](?:[\w .()+,&'@-]{0,98}[\w.()+,&'@-])?")
+
+_MAX_NAME_BYTES = 200  # file systems take 255
+
+
+def is_dataset_name(name: str) -> bool:
+    """Return whether a folder of this name can be a data set; inner blanks can be, hidden names cannot."""
+    return _NAME.fullmatch(name) is not None and len(name.encode()) <= _MAX_NAME_BYTES
 
 
 class BadDataset(ValueError):

@@ -1,8 +1,10 @@
 """`agegender datasets` and `agegender extract`."""
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from agegender.cli.output import AsJson, console, errors, print_json, progress_bars, table
@@ -29,7 +31,7 @@ def list_datasets(
         errors.print(
             "There are no data sets yet. Put a folder with pictures and labels.csv into the data folder."
         )
-    shown = table("data set", "kind", "space", "variant", "faces")
+    shown = table("data set", "kind", "space", "variant", "faces", "of")
     for dataset in found:
         _add_rows(shown, dataset)
     console.print(shown)
@@ -39,17 +41,32 @@ def list_datasets(
 
 
 def _add_rows(shown: Table, dataset: Dataset) -> None:
-    first = [dataset.name, dataset.kind or "extracted only"]
+    first = [escape(dataset.name), dataset.kind or "extracted only"]
     for extracted in dataset.extracted:
-        shown.add_row(*first, extracted.space.id, extracted.variant, f"{extracted.faces:,}")
+        faces, _, rest = extracted.summary.partition(" of ")
+        shown.add_row(
+            *first,
+            extracted.space.id,
+            escape(extracted.variant),
+            faces or f"{extracted.faces:,}",
+            escape(rest),
+        )
         first = ["", ""]
     done = {(one.space.id, one.variant) for one in dataset.extracted}
-    for running in dataset.extractions:
-        if (running.space.id, running.variant) not in done:
-            shown.add_row(*first, running.space.id, running.variant, f"[dim]{running.state}")
+    for other in dataset.extractions:
+        if (other.space.id, other.variant) not in done or other.state != "finished":
+            shown.add_row(
+                *first, other.space.id, escape(other.variant), f"[dim]{other.state}", escape(_sentence(other))
+            )
             first = ["", ""]
     if first[0]:
-        shown.add_row(*first, "", ", ".join(dataset.variants), "[dim]not extracted")
+        shown.add_row(*first, "", escape(", ".join(dataset.variants)), "[dim]not extracted", "")
+
+
+def _sentence(extraction: Extraction) -> str:
+    """Why it failed, with the counts of what was removed."""
+    detail = str((extraction.problem or {}).get("detail", ""))
+    return detail if extraction.summary in detail else f"{detail} {extraction.summary}.".strip()
 
 
 def extract(
@@ -59,11 +76,17 @@ def extract(
     min_det_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Remove faces that the detector doubts more.")
     ] = None,
+    gender: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT=GENDER", help="What labels.csv means, such as 0=male; may be repeated."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Find and embed the faces of a data set. Run it again to go on where it stopped."""
-    options = {"variant": variant, "mirrored": mirrored, "min_det_score": min_det_score}
+    options: dict[str, Any] = {"variant": variant, "mirrored": mirrored, "min_det_score": min_det_score}
+    if gender:
+        options["genders"] = _gender_map(gender)
     with Client() as client:
         extraction = client.extract(
             name, **{key: value for key, value in options.items() if value is not None}
@@ -74,13 +97,26 @@ def extract(
         extraction = _followed(client, extraction, as_json=as_json)
     if extraction.state != "finished":
         errors.print(
-            f"[red]Extraction of {name} {extraction.state}.[/]", (extraction.problem or {}).get("detail", "")
+            f"[red]Extraction of {escape(name)} {extraction.state}.[/]", escape(_sentence(extraction))
         )
         raise typer.Exit(4)
     if not as_json:
         console.print(
-            f"Extracted {name}/{extraction.variant} in {extraction.space}. Next: agegender train {name}"
+            f"Extracted {name}/{extraction.variant} in {extraction.space}: {extraction.summary}. "
+            f"Next: agegender train {shlex.quote(name)}",
+            markup=False,
+            soft_wrap=True,
         )
+
+
+def _gender_map(assignments: list[str]) -> dict[str, str]:
+    pairs = [assignment.rpartition("=") for assignment in assignments]
+    for text, _, gender in pairs:
+        if not text or gender not in ("male", "female"):
+            raise typer.BadParameter(
+                f"--gender takes text of labels.csv and male or female, such as 0=male; got {text}={gender}."
+            )
+    return {text: gender for text, _, gender in pairs}
 
 
 def _followed(client: Client, extraction: Extraction, *, as_json: bool) -> Extraction:

@@ -93,7 +93,7 @@ class AsyncClient:
 
     async def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        async for event in self._events(f"/datasets/{name}/events"):
+        async for event in self._events(calls.dataset_path(name, "/events")):
             yield Extraction.model_validate(event)
 
     async def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:

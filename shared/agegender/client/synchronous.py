@@ -93,7 +93,9 @@ class Client:
 
     def watch_extraction(self, name: str) -> Iterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        yield from (Extraction.model_validate(event) for event in self._events(f"/datasets/{name}/events"))
+        yield from (
+            Extraction.model_validate(event) for event in self._events(calls.dataset_path(name, "/events"))
+        )
 
     def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
         """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""

@@ -36,6 +36,7 @@ class Extraction(_Answer):
     space: Space
     state: str
     images: int = 0
+    summary: str = ""
     progress: Progress = Progress()
     problem: dict[str, Any] | None = None
 
@@ -44,6 +45,7 @@ class ExtractedSet(_Answer):
     space: Space
     variant: str
     faces: int
+    summary: str = ""
     meta_data: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -31,7 +31,7 @@ _EVENT_SECONDS = 0.5
 _AWAY_SECONDS = 2.0
 _PROXY_PATIENCE = 3.0
 _START_SECONDS = 30.0
-_SHARED = ("kind", "mirrored", "shard_size", "min_det_score")
+_SHARED = ("kind", "mirrored", "shard_size", "min_det_score", "genders")
 
 
 class ExtractionStatus(Extraction):
@@ -109,7 +109,7 @@ def extract(
     folder: Folder, settings: Settings, redis: Connection, wanted: ExtractionRequest | None = None
 ) -> ExtractionStatus:
     wanted = wanted or ExtractionRequest()
-    kind = require_kind(folder)
+    kind = require_kind(folder).reading(wanted.genders)
     variant = _one_of(kind.variants(folder), wanted.variant)
     with FacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
@@ -123,6 +123,7 @@ def extract(
         mirrored=wanted.mirrored,
         shard_size=wanted.shard_size,
         min_det_score=kind.min_det_score if wanted.min_det_score is None else wanted.min_det_score,
+        genders=wanted.genders,
     )
     with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
         return start(settings, redis, extraction)

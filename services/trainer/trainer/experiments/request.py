@@ -3,8 +3,8 @@
 import json
 from typing import Any, Literal
 
+from agegender.datasets import is_dataset_name
 from agegender.errors import Problem
-from agegender.spaces import NAME
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -50,7 +50,7 @@ class TrainingRequest(BaseModel):
         if not names or len(set(names)) != len(names):
             raise ValueError("one or more different data sets")
         for name in names:
-            if not NAME.fullmatch(name):
+            if not is_dataset_name(name):
                 raise ValueError(f"{name!r} is no name of a data set")
         return names
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.files import read_npz, write_npz
 
-from trainer.extraction.state import CHUNK, Extraction, shard_path
+from trainer.extraction.state import CHUNK, Extraction
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,14 @@ class Chunk:
     reason: npt.NDArray[np.str_]
 
 
-def chunk_dir(work: Path, extraction: Extraction, shard: int) -> Path:
-    """Named by everything that its chunks depend on, so that one of other labels is never taken."""
+def chunk_paths(work: Path, extraction: Extraction, shard: bytes, images: int) -> list[Path]:
+    """Return the files of all chunks of a shard, whether they exist or not.
+
+    shard : the content of its file, with so many images. The folder is named by everything that the chunks
+    depend on, so that a chunk made from other labels is never taken.
+    """
     depends = [str(extraction.space), extraction.mirrored, extraction.min_det_score, extraction.kind, CHUNK]
-    content = repr(depends).encode() + shard_path(work, shard).read_bytes()
-    return work / hashlib.sha256(content).hexdigest()[:16]
-
-
-def chunk_paths(directory: Path, images: int) -> list[Path]:
-    """Of all chunks that a shard of so many images has."""
+    directory = work / hashlib.sha256(repr(depends).encode() + shard).hexdigest()[:16]
     return [directory / f"chunk-{number:04d}.npz" for number in range(-(-images // CHUNK))]
 
 

@@ -25,6 +25,7 @@ def embed_images(
     client: FacesClient,
     extraction: Extraction,
     image_dir: Path,
+    data_dir: Path,
     images: Sequence[LabelledImage],
     first_row: int,
     *,
@@ -32,11 +33,12 @@ def embed_images(
 ) -> Chunk:
     """Send the images of one chunk and choose the labelled face of each.
 
+    data_dir : links may lead to files below it, or below the image folder.
     first_row : position of the first image in its shard. The requests depend on the images alone, never on
     what else is in flight. Raises what `FacesClient.faces` raises.
     """
-    root = image_dir.resolve()
-    checked = [_readable(root, image.file) for image in images]
+    roots = (image_dir.resolve(), data_dir.resolve())
+    checked = [_readable(roots, image.file) for image in images]
     contents = (path.read_bytes() for path in checked if isinstance(path, Path))
     answers = iter(client.faces(contents, extraction.space))
     kept: list[tuple[int, Path, ImageFaces, int]] = []
@@ -68,14 +70,18 @@ def embed_images(
     )
 
 
-def _readable(root: Path, file: str) -> Path | Reason:
-    path = (root / file).resolve()
-    if not path.is_relative_to(root):  # a link that leads out of the data set
-        return Reason.BAD_FILE_NAME
-    if not path.is_file():
-        return Reason.IMAGE_MISSING
-    if path.stat().st_size > _LIMITS.max_bytes:
-        return Reason.IMAGE_TOO_LARGE
+def _readable(roots: Sequence[Path], file: str) -> Path | Reason:
+    """The file behind a name in the first folder; links may lead to any of the folders."""
+    try:
+        path = (roots[0] / file).resolve()
+        if not any(path.is_relative_to(root) for root in roots):
+            return Reason.LINK_OUTSIDE
+        if not path.is_file():
+            return Reason.IMAGE_MISSING
+        if path.stat().st_size > _LIMITS.max_bytes:
+            return Reason.IMAGE_TOO_LARGE
+    except (OSError, RuntimeError):  # no permission; a link in a circle
+        return Reason.UNREADABLE_IMAGE
     return path if os.access(path, os.R_OK) else Reason.UNREADABLE_IMAGE
 
 

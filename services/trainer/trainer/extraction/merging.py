@@ -1,5 +1,6 @@
 """From chunks to the extracted data set, in the order of the labels."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,55 +11,46 @@ from agegender.errors import Problem
 
 from trainer.datasets.grouping import with_folds
 from trainer.datasets.meta_data import face_counts
-from trainer.extraction.chunks import chunk_dir, chunk_paths, read_chunk
+from trainer.extraction.chunks import chunk_paths, read_chunk
 from trainer.extraction.notes import Notes
-from trainer.extraction.planning import read_plan, read_removed, read_shard
-from trainer.extraction.state import Extraction, work_dir
+from trainer.extraction.outcome import Outcome
+from trainer.extraction.planning import read_plan, read_removed, shard_images
+from trainer.extraction.state import Extraction, shard_path, work_dir
 from trainer.labels.labelled import LabelledImage
 
 
-def unfinished_shards(work: Path, extraction: Extraction) -> list[int]:
-    """Shards of which a chunk is missing."""
-    return [
-        shard
-        for shard in range(extraction.shards)
-        if not all(path.is_file() for path in _chunk_files(work, extraction, shard))
-    ]
+def merge(data_dir: Path, extraction: Extraction) -> Outcome:
+    """Write the data set, its notes and its meta-data; return what came of it.
 
-
-def merge(data_dir: Path, extraction: Extraction) -> int:
-    """Write the data set, its notes and its meta-data; gives the number of faces.
-
-    Embeddings go through memory-mapped files, so that memory does not grow with them.
-    Raises ``extraction-incomplete`` 409 and ``no-faces`` 422.
+    Each shard and each chunk is read once. Embeddings go through memory-mapped files, so that memory does not
+    grow with them. Raises ``extraction-incomplete`` 409 and ``no-faces`` 422.
     """
     work = work_dir(data_dir, extraction)
-    if missing := unfinished_shards(work, extraction):
-        raise Problem(
-            "extraction-incomplete",
-            409,
-            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again to "
-            "go on from what is.",
-            shards=missing[:50],
-            cause=extraction.problem,
-        )
-    kept = sum(
-        len(read_chunk(path).row)
-        for shard in range(extraction.shards)
-        for path in _chunk_files(work, extraction, shard)
-    )
-    if kept == 0:
-        raise Problem("no-faces", 422, f"No face was found in the images of {extraction.dataset!r}.")
-    dimension = extraction.space.dimension
-    embedding = _memory_mapped(work / "embedding.npy", kept, dimension)
-    mirrored = _memory_mapped(work / "mirrored.npy", kept if extraction.mirrored else 0, dimension)
-    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.variant).parent
     plan = read_plan(work)
+    dimension = extraction.space.dimension
+    # Room for all images: what is not written takes no disk.
+    embedding = _memory_mapped(work / "embedding.npy", plan.images, dimension)
+    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if extraction.mirrored else 0, dimension)
+    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.variant).parent
     with Notes(folder, extraction.variant, read_removed(work)) as notes:
         labels = _fill(work, extraction, notes, embedding, mirrored)
-    faces, told = with_folds(
-        EmbeddingSet(**vars(labels), space=extraction.space, embedding=embedding, embedding_mirrored=mirrored)
+    kept = len(labels)
+    removals = plan.removals + notes.removals
+    outcome = removals.outcome(kept, [*notes.remarks(), *_unlabelled(labels)])
+    if kept == 0:
+        detail = f"No face of {extraction.dataset!r} can be used: {outcome.summary}.{removals.advice()}"
+        raise Problem("no-faces", 422, detail, **vars(outcome))
+    unfolded = EmbeddingSet(
+        **vars(labels),
+        space=extraction.space,
+        embedding=embedding[:kept],
+        embedding_mirrored=mirrored[:kept],
     )
+    try:
+        faces, told = with_folds(unfolded)
+    except Problem as problem:
+        problem.extra |= vars(outcome)
+        raise
     meta_data = {
         "dataset": extraction.dataset,
         "kind": extraction.kind,
@@ -67,18 +59,14 @@ def merge(data_dir: Path, extraction: Extraction) -> int:
         "mirrored": extraction.mirrored,
         "images": sum(plan.rows_of_fold.values()),
         "images_of_fold": {str(fold): rows for fold, rows in sorted(plan.rows_of_fold.items()) if fold >= 0},
-        "removed": dict(sorted((plan.removed + notes.removed).items())),
+        **vars(outcome),
         "several_faces": notes.several_faces,
         "mirrored_not_found": notes.mirrored_not_found,
         **told,
         **face_counts(faces),
     }
     write_embedding_set(data_dir, extraction.dataset, extraction.variant, faces, meta_data)
-    return kept
-
-
-def _chunk_files(work: Path, extraction: Extraction, shard: int) -> list[Path]:
-    return chunk_paths(chunk_dir(work, extraction, shard), len(read_shard(work, shard)))
+    return outcome
 
 
 def _memory_mapped(path: Path, rows: int, dimension: int) -> npt.NDArray[np.float32]:
@@ -94,13 +82,20 @@ def _fill(
     embedding: npt.NDArray[np.float32],
     mirrored: npt.NDArray[np.float32],
 ) -> FaceLabels:
-    """Copy the embeddings, write the notes; gives the labels of the faces in the same order."""
+    """Copy the embeddings, write the notes; return the labels of the faces in the same order."""
     parts: list[FaceLabels] = []
+    missing: list[int] = []
     filled = 0
     for shard in range(extraction.shards):
-        images = read_shard(work, shard)
+        content = shard_path(work, shard).read_bytes()
+        images = shard_images(content)
+        paths = chunk_paths(work, extraction, content, len(images))
+        if not all(path.is_file() for path in paths):
+            missing.append(shard)
+        if missing:  # nothing will be written; the other shards are only looked at
+            continue
         kept: list[LabelledImage] = []
-        for path in chunk_paths(chunk_dir(work, extraction, shard), len(images)):
+        for path in paths:
             chunk = read_chunk(path)
             rows = slice(filled, filled + len(chunk.row))
             embedding[rows] = chunk.embedding
@@ -110,12 +105,27 @@ def _fill(
             kept += [images[row] for row in chunk.row]
             filled = rows.stop
         parts.append(_columns(kept))
+    if missing:
+        raise Problem(
+            "extraction-incomplete",
+            409,
+            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again to "
+            "go on from what is.",
+            shards=missing[:50],
+            cause=extraction.problem,
+        )
     return FaceLabels(
         **{
             column.name: np.concatenate([getattr(part, column.name) for part in parts])
             for column in fields(FaceLabels)
         }
     )
+
+
+def _unlabelled(labels: FaceLabels) -> Iterator[str]:
+    for name, has in (("age", labels.has_age), ("gender", labels.has_gender)):
+        if without := len(labels) - int(has.sum()):
+            yield f"{without:,} without {name}, e.g. {labels.file[~has][0]}"
 
 
 def _columns(images: list[LabelledImage]) -> FaceLabels:

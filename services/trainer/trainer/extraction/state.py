@@ -38,6 +38,11 @@ class ExtractionRequest(BaseModel):
         strict=True,
         description="faces with a lower detection score are removed; default: that of the kind of data set",
     )
+    genders: dict[str, Literal["female", "male"]] = Field(
+        default_factory=dict,
+        description="labels.csv only: what other words, or numbers, in its column `gender` mean",
+        examples=[{"0": "male", "1": "female"}],
+    )
 
 
 class Extraction(BaseModel):
@@ -50,11 +55,20 @@ class Extraction(BaseModel):
     mirrored: bool
     shard_size: int
     min_det_score: float
+    genders: dict[str, Literal["female", "male"]] = Field(default_factory=dict)
     attempt: int = Field(1, description="counts the times it was started or resumed")
     run: str = Field("", description="sets this attempt apart from those of another volume in the same Redis")
     state: State = "planning"
     images: int = Field(0, description="to be embedded; more may have been removed by their labels")
     shards: int = 0
+    faces: int | None = Field(None, description="extracted; null until it has ended")
+    removed: dict[str, int] = Field(
+        default_factory=dict, description="rows by reason; until it has ended those that labels removed"
+    )
+    removed_examples: dict[str, str] = Field(
+        default_factory=dict, description="the first file of each reason"
+    )
+    summary: str = Field("", description="the same in one sentence, from when the labels have been read")
     problem: dict[str, Any] | None = Field(None, description="why it failed, or what it waits for")
     changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

@@ -21,10 +21,17 @@ def merge_shards(dataset: str, space_id: str, variant: str, attempt: str) -> Non
         return
     extraction = write_state(data_dir, extraction, state="merging")
     try:
-        faces = merge(data_dir, extraction)
+        outcome = merge(data_dir, extraction)
     except Problem as problem:
         fail(data_dir, extraction, problem)
         return
-    write_state(data_dir, extraction, state="finished", problem=None)
+    write_state(data_dir, extraction, state="finished", problem=None, **vars(outcome))
     shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
-    log.info("extraction finished", dataset=dataset, variant=variant, space=space_id, faces=faces)
+    log.info(
+        "extraction finished",
+        dataset=dataset,
+        variant=variant,
+        space=space_id,
+        faces=outcome.faces,
+        summary=outcome.summary,
+    )
