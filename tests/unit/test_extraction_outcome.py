@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -191,8 +192,18 @@ def test_links_are_followed_within_the_data_folder_and_no_further(tmp_path: Path
     assert removed == {
         "link-outside.jpg": Reason.LINK_OUTSIDE,
         "link-gone.jpg": Reason.IMAGE_MISSING,
-        "link-circle.jpg": Reason.UNREADABLE_IMAGE,
+        "link-circle.jpg": Reason.IMAGE_MISSING,
     }
+
+
+@pytest.mark.parametrize(("in_folder", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_found_in_either_form_of_unicode(tmp_path: Path, in_folder: Any, in_table: Any) -> None:
+    folder = made(tmp_path, [])
+    (folder / normalize(in_folder, "José.jpg")).write_bytes(b"x")
+    image = LabelledImage(normalize(in_table, "José.jpg"), 3.0, 3.0, Gender.MALE)
+    with NoHttp() as client:
+        chunk = embed_images(client, extraction(), folder, tmp_path, [image], 0, one_face_only=False)
+    assert chunk.row.tolist() == [0]
 
 
 _opened: Counter[str] | None = None

@@ -41,6 +41,8 @@ def test_labels_stand_in_the_file_names(tmp_path: Path) -> None:
         ("39_1_20170116174525125.jpg.chip.jpg", 39, Gender.UNKNOWN),
         ("61_1_20170109142408075.jpg.chip.jpg", 61, Gender.UNKNOWN),
         ("61_3_20170109150557335.jpg", 61, Gender.UNKNOWN),
+        ("25_1_0.jpg", 25, Gender.FEMALE),
+        ("25_1_17.png", 25, Gender.FEMALE),
         ("53__0_20170116184028385.jpg", 53, Gender.UNKNOWN),
     ],
 )

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from agegender.errors import Problem
@@ -73,14 +74,18 @@ def embed_images(
 def _readable(roots: Sequence[Path], file: str) -> Path | Reason:
     """The file behind a name in the first folder; links may lead to any of the folders."""
     try:
-        path = (roots[0] / file).resolve()
+        # Archives made on a Mac have é as two characters where a table has one, or the other way round.
+        forms = [roots[0] / form for form in (file, normalize("NFC", file), normalize("NFD", file))]
+        path = next((form for form in forms if form.exists()), forms[0]).resolve()
         if not any(path.is_relative_to(root) for root in roots):
             return Reason.LINK_OUTSIDE
         if not path.is_file():
             return Reason.IMAGE_MISSING
         if path.stat().st_size > _LIMITS.max_bytes:
             return Reason.IMAGE_TOO_LARGE
-    except (OSError, RuntimeError):  # no permission; a link in a circle
+    except RuntimeError:  # links in a circle
+        return Reason.IMAGE_MISSING
+    except OSError:
         return Reason.UNREADABLE_IMAGE
     return path if os.access(path, os.R_OK) else Reason.UNREADABLE_IMAGE
 

@@ -26,7 +26,8 @@ _FOLDERS = (
     "utkface_inthewild",
 )
 _DEPTH = 3
-_NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)\d+", re.ASCII)
+_NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)(?P<time>\d+)", re.ASCII)
+_TIME_DIGITS = 14  # shorter: a number in its place, as in sets that imitate UTKFace, and no label is missing
 _ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
 _IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE)
 _OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
@@ -80,7 +81,7 @@ def _labelled(file: str, match: "re.Match[str] | None") -> LabelRow:
         return Removed(file, Reason.AGE_OUT_OF_RANGE)
     years = float(match["age"])
     labels = match["labels"][:-1].split("_")
-    if len(labels) == 1 or labels[0] == "":
+    if labels[0] == "" or (len(labels) == 1 and len(match["time"]) >= _TIME_DIGITS):
         # One label is missing, and the name does not say which: in 61_1_20170109142408075 the 1 is the
         # gender; in 39_1_20170116174525125 it is the race to most people who looked at the image.
         return LabelledImage(file, years, years, Gender.UNKNOWN)
