@@ -166,6 +166,19 @@ def test_a_map_of_genders_is_part_of_the_extraction(tmp_path: Path) -> None:
     assert faces.gender.tolist() == [0, 1] * 10
 
 
+def test_names_that_are_no_text_are_counted_and_harmless_to_show(tmp_path: Path) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir()
+    for name in (b"20_1_0_20170101000000000\xff.jpg", b"21_1_0_20170101000000000\x1b[2J.jpg"):
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).touch()
+    (folder / "22_1_0_20170101000000000.jpg").write_bytes(b"no")
+    with pytest.raises(Problem) as caught:
+        merge(tmp_path, extracted(tmp_path, kind="utkface"))
+    shown = "0 of 3 faces (2 bad-file-name, e.g. 20_1_0_20170101000000000\N{REPLACEMENT CHARACTER}.jpg"
+    assert shown in caught.value.detail and caught.value.detail.isprintable()
+    assert len((folder / SPACE.id / "removed-images.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_links_are_followed_within_the_data_folder_and_no_further(tmp_path: Path) -> None:
     data_dir, outside = tmp_path / "data", tmp_path / "outside"
     folder = made(data_dir, ["1.jpg,3,f"])

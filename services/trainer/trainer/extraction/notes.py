@@ -61,4 +61,4 @@ class Notes:
 
 
 def _line(note: dict[str, Any]) -> bytes:
-    return json.dumps(note, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(note, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

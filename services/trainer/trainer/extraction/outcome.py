@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from trainer.labels.labelled import ADVICE
 
+_LONGEST_EXAMPLE = 120
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,7 +28,7 @@ class Removals:
 
     def add(self, reason: str, file: str) -> None:
         self.counts[reason] += 1
-        self.examples.setdefault(reason, file)
+        self.examples.setdefault(reason, _shown(file))
 
     def __add__(self, later: "Removals") -> "Removals":
         """Both; the examples of the first come first."""
@@ -44,6 +46,14 @@ class Removals:
     def advice(self) -> str:
         """What to do about the reasons, each sentence with a blank before it."""
         return "".join(f" {ADVICE[reason]}" for reason in sorted(self.counts) if reason in ADVICE)
+
+
+def _shown(file: str) -> str:
+    """A name as a terminal may show it."""
+    text = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in file
+    )
+    return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}…"
 
 
 def summary(

@@ -148,4 +148,4 @@ def _write_shard(path: Path, images: list[LabelledImage]) -> None:
 
 def _write_line(file: IO[bytes], row: Removed) -> None:
     line = json.dumps({"file": row.file, "reason": row.reason.value}, ensure_ascii=False)
-    file.write(line.encode() + b"\n")
+    file.write(line.encode(errors="backslashreplace") + b"\n")  # a name on disk may be no Unicode
