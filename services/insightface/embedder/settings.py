@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agegender.settings import ServiceSettings
+from agegender.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 class EmbedderSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="EMBEDDER_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(
+    port: Port = Field(
         10001, validation_alias=AliasChoices("EMBEDDER_PORT", "PORT"), description="port to listen on"
     )
     pack: str = Field(
