@@ -1,6 +1,9 @@
 """Settings that come as environment variables, in the programs that `make up` starts."""
 
+import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,9 +12,11 @@ import pytest
 
 from tests.support.packs import human_pack_dir
 from tests.support.serving import until
+from tools import machine
 from tools.stack import Stack, StackError, free_ports, running_stack
 
 SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
+ELSEWHERE = "import sys, pathlib, tools.up as up; up.ROOT = pathlib.Path(sys.argv[1]); up.main()"
 START_SECONDS = (
     60  # half of what `make up` would wait for a service that never comes; imports take most of it
 )
@@ -61,6 +66,24 @@ def test_program_that_cannot_start_ends_the_wait_with_its_own_error(
     message = str(raised.value)
     assert message.startswith(program), message
     assert "error: not started." in message and text in message
+
+
+def test_make_up_reads_dotenv_and_stops_with_the_error_of_the_program_that_cannot_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".env").write_text("PROXY_TIMEOUT=never\nWORKERS=\n")
+    ports = {machine.variable(name): str(port) for name, port in free_ports().items()}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        env={**os.environ, **ports, "DATA_DIR": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: embedder-proxy does not start." in done.stderr
+    assert "PROXY_TIMEOUT='never'" in done.stderr
 
 
 def test_program_that_crashes_again_and_again_ends_the_wait_with_its_last_lines(tmp_path: Path) -> None:

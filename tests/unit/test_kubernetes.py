@@ -103,8 +103,8 @@ def test_every_variable_is_a_setting_and_every_address_a_service() -> None:
     known = {
         variable
         for settings in configuration.SECTIONS.values()
-        for name, field in configuration.own_fields(settings)
-        for variable in configuration.variables(settings, name, field)
+        for name, _ in configuration.own_fields(settings)
+        for variable in configuration.variables(settings, name)
     }
     for workload in of_kind("Deployment").values():
         for entry in container(workload).get("env", []):

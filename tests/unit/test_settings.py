@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import yaml
 from agegender.keys import ApiKey, Scope
 from agegender.network import NetworkSettings
 from agegender.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
+from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.settings import PredictorSettings
 from pydantic_settings import BaseSettings
@@ -180,3 +182,33 @@ def test_value_of_a_secret_is_never_shown(
         read_settings(ProxySettings)
     line = capsys.readouterr().err
     assert variable in line and "hush" not in line
+
+
+# What Compose gives the containers itself: their ports, folders and each other's addresses.
+OF_COMPOSE = {
+    "HOST", "PORT", "EMBEDDER_PORT", "PREDICTOR_PORT", "TRAINER_PORT", "PUBLISHED_ON", "DATA_DIR",
+    "REDIS_URL", "REDIS_PASSWORD_FILE", "EMBEDDER_HUMAN_DIR", "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL",
+    "TRAINER_PROXY_URL",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("container", "settings"),
+    [
+        ("insightface", EmbedderSettings),
+        ("embedder-proxy", ProxySettings),
+        ("predictor", PredictorSettings),
+        ("trainer", TrainerSettings),
+        ("trainer-worker", TrainerSettings),
+    ],
+)
+def test_compose_passes_every_documented_setting_to_its_container(
+    container: str, settings: type[BaseSettings]
+) -> None:
+    services = yaml.safe_load((configuration.ROOT / "docker-compose.yml").read_text())["services"]
+    passed = services[container]["environment"]
+    documented = {variable for name in settings.model_fields for variable in variables(settings, name)}
+    redis = {"REDIS_PASSWORD"} if container == "insightface" else set()  # which reaches no Redis
+    for variable in documented - OF_COMPOSE - redis:
+        assert passed[variable].startswith(f"${{{variable}:-"), variable
+    assert set(passed) <= documented
