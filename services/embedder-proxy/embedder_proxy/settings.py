@@ -44,11 +44,13 @@ class ProxySettings(ServiceSettings):
         32, ge=0, description="requests that wait for one of those places; beyond it 429"
     )
 
-    timeout: float = Field(60, gt=0, description="seconds for an answer, 504 after it")
+    timeout: float = Field(
+        60, gt=0, description="seconds for an answer, one more for each further image; 504 after it"
+    )
     attempt_timeout: float = Field(
         15,
         gt=0,
-        description="seconds for one embedder's answer, and one more for each further image; "
+        description="seconds without an answer or progress of one embedder, one more for each further image; "
         "then another is asked",
     )
     read_timeout: float = Field(

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
-from agegender.faces import FacesAnswer, ImageProblem
+from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
 from agegender.images import ImageLimits
 from agegender.web.deadlines import Deadline
 from agegender.web.timings import StageSeconds
@@ -30,7 +30,7 @@ class EmbeddingService:
     def __init__(self, settings: EmbedderSettings) -> None:
         self._settings = settings
         limits = ImageLimits(settings.max_bytes, settings.max_pixels)
-        self._batches = FaceBatches(limits, settings.batch_images)
+        self._batches = FaceBatches(limits, settings.batch_images, settings.max_faces)
         self.pack: Pack | None = None
         self.failure: str | None = None
 
@@ -53,6 +53,11 @@ class EmbeddingService:
         else:
             log.info("pack loaded", pack=settings.pack, space=str(self.pack.space))
 
+    @property
+    def progress(self) -> int:
+        """Return the number of steps finished since the start; it stands still when idle or hung."""
+        return self._batches.progress.steps
+
     def close(self) -> None:
         self._batches.close()
 
@@ -61,7 +66,9 @@ class EmbeddingService:
             return self.failure or f"The pack {self._settings.pack!r} is being loaded."
         return None
 
-    async def faces(self, images: list[bytes], deadline: Deadline) -> tuple[FacesAnswer, dict[str, float]]:
+    async def faces(
+        self, images: list[bytes], deadline: Deadline, selection: FaceSelection = EVERY_FACE
+    ) -> tuple[FacesAnswer, dict[str, float]]:
         """The faces of each image, and the seconds spent in queue, decode, detect and embed.
 
         A problem of the only image is raised, of one among several it is told. What is cancelled or too late
@@ -73,7 +80,7 @@ class EmbeddingService:
         spent = StageSeconds()
         try:
             async with asyncio.timeout(deadline.remaining):
-                answers = await self._batches.faces(pack, images, spent)
+                answers = await self._batches.faces(pack, images, selection, spent)
         except TimeoutError:
             raise deadline.exceeded() from None
         for stage in _STAGES:

@@ -25,11 +25,18 @@ class EmbedderSettings(ServiceSettings):
     max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="of one image")
     max_pixels: int = Field(50_000_000, gt=0, description="of one image")
     max_images: int = Field(64, gt=0, description="in one request")
+    max_faces: int = Field(
+        100, gt=0, description="faces embedded per image; beyond it the largest, and `truncated`"
+    )
     batch_images: int = Field(
         4, gt=0, description="images of waiting requests whose faces are embedded together; more on a GPU"
     )
     max_body_bytes: int = Field(100 * 1024 * 1024, gt=0, description="of one request")
-    timeout: float = Field(60, gt=0, description="seconds for an answer, 504 after it")
+    timeout: float = Field(
+        60,
+        gt=0,
+        description="seconds for an answer, one more for each further image; 504 after it",
+    )
 
     @property
     def packs_dir(self) -> Path:

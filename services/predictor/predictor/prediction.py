@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
@@ -76,12 +76,9 @@ class Predictor:
     ) -> AgeGenderAnswer:
         """Raises the proxy's problems, ``no-head`` 409, and the problem of the only image."""
         with watch.stage("proxy"):
-            found = await self._faces(images, deadline, watch)
+            found = await self._faces(images, options.selection, deadline, watch)
         heads = self._registry.heads(found.space)
-        chosen = [
-            _chosen(image.faces, options) if isinstance(image, ImageFaces) else [] for image in found.images
-        ]
-        faces = [face for of_image in chosen for face in of_image]
+        faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
         embeddings = await run_in_threadpool(_matrix, faces, found.space)
         probabilities = await self._ask(heads, embeddings, options, watch)
         entries = await run_in_threadpool(_face_answers, heads, faces, probabilities, options)
@@ -89,7 +86,7 @@ class Predictor:
         return AgeGenderAnswer(
             space=found.space,
             models=self._versions(heads),
-            images=_by_image(found, chosen, entries),
+            images=_by_image(found, entries),
             timings=watch.total(),
             request_id=request_id(),
         )
@@ -125,13 +122,17 @@ class Predictor:
         return await self._ask(heads, points, HeadOptions(), watch)
 
     async def _faces(
-        self, images: Sequence[bytes | Problem], deadline: Deadline, watch: Stopwatch
+        self,
+        images: Sequence[bytes | Problem],
+        selection: FaceSelection,
+        deadline: Deadline,
+        watch: Stopwatch,
     ) -> FacesAnswer:
         readable = [image for image in images if not isinstance(image, Problem)]
         if not readable:
             raise next(image for image in images if isinstance(image, Problem))
         try:
-            found = await self._proxy.faces(readable, deadline)
+            found = await self._proxy.faces(readable, selection, deadline)
         except Problem as problem:
             # The proxy answers the only image's problem for the request; here it was one of several.
             if len(images) == 1 or problem.status not in (400, 413, 415, 422):
@@ -141,7 +142,11 @@ class Predictor:
             space = await self._proxy.space()
         else:
             watch.add(found.seconds)
-            entries, space = list(found.answer.images), found.answer.space
+            space = found.answer.space
+            entries = [
+                selection.apply(image) if isinstance(image, ImageFaces) else image
+                for image in found.answer.images
+            ]
         answered = iter(entries)
         return FacesAnswer.model_construct(
             space=space,
@@ -167,20 +172,6 @@ class Predictor:
     @staticmethod
     def _versions(heads: Heads) -> dict[Any, str]:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
-
-
-def _chosen(faces: Sequence[Face], options: FaceOptions) -> list[Face]:
-    kept = [
-        face
-        for face in faces
-        if face.det_score >= options.min_det_score and _shorter_side(face) >= options.min_face
-    ]
-    return kept[: options.max_faces]
-
-
-def _shorter_side(face: Face) -> float:
-    x1, y1, x2, y2 = face.bbox
-    return min(x2 - x1, y2 - y1)
 
 
 def _matrix(faces: Sequence[Face], space: Space) -> Array:
@@ -242,15 +233,19 @@ def _face_answer(face: Face, estimate: FaceEstimate, options: FaceOptions) -> Fa
     )
 
 
-def _by_image(
-    found: FacesAnswer, chosen: Sequence[Sequence[Face]], answers: Sequence[FaceAnswer]
-) -> list[ImageAnswer | ImageProblem]:
+def _by_image(found: FacesAnswer, answers: Sequence[FaceAnswer]) -> list[ImageAnswer | ImageProblem]:
     following = iter(answers)
     return [
-        ImageAnswer(width=image.width, height=image.height, faces=[next(following) for _ in faces])
+        ImageAnswer(
+            width=image.width,
+            height=image.height,
+            faces=[next(following) for _ in image.faces],
+            faces_found=image.faces_found,
+            truncated=image.truncated,
+        )
         if isinstance(image, ImageFaces)
         else image
-        for image, faces in zip(found.images, chosen, strict=True)
+        for image in found.images
     ]
 
 

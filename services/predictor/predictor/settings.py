@@ -38,7 +38,9 @@ class PredictorSettings(ServiceSettings):
     )
     max_embeddings: int = Field(4096, gt=0, description="in one request")
 
-    timeout: float = Field(30, gt=0, description="seconds for an answer, 504 after it")
+    timeout: float = Field(
+        30, gt=0, description="seconds for an answer, one more for each further image; 504 after it"
+    )
     read_timeout: float = Field(
         30, gt=0, description="seconds for the request's body to arrive, 408 after it"
     )

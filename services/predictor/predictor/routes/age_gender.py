@@ -47,6 +47,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         with rooms.bodies.reserved(request, settings.max_request_bytes):
             with watch.stage("read"):
                 images = await sent_images(request, settings.uploads, settings.read_timeout, deadline)
+            deadline = deadline.for_images(len(images))
             if picture and len(images) > 1:
                 raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
             content = await while_awaited(
