@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from agegender.keys import ApiKey, Scope
 from agegender.network import NetworkSettings
 from agegender.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 from trainer.settings import TrainerSettings
 
 from tools import configuration
+from tools.stack import ROOT
 
 KEY = str(ApiKey.new("camera", [Scope.PREDICT, Scope.TRAIN])[0])
 SECRET = "twenty characters or more"
@@ -205,7 +206,7 @@ OF_COMPOSE = {
 def test_compose_passes_every_documented_setting_to_its_container(
     container: str, settings: type[BaseSettings]
 ) -> None:
-    services = yaml.safe_load((configuration.ROOT / "docker-compose.yml").read_text())["services"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     passed = services[container]["environment"]
     documented = {variable for name in settings.model_fields for variable in variables(settings, name)}
     redis = {"REDIS_PASSWORD"} if container == "insightface" else set()  # which reaches no Redis

@@ -18,6 +18,7 @@ from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
 from embedder.packs.pack import Detections, Image, Pack
+from embedder.sessions import PROGRESS
 
 FACES = Counter("embedder_faces_total", "Faces embedded")
 QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
@@ -30,16 +31,6 @@ _PIXELS = 16_000_000  # of pictures whose faces wait to be embedded; 48 MB
 _TOGETHER = 64  # faces; between two such portions it is seen whether anybody still waits
 
 Answer = ImageFaces | Problem
-
-
-class Progress:
-    """Counts finished steps, so that a long request can be told from models that hang."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def step(self) -> None:
-        self.steps += 1
 
 
 @dataclass(eq=False)
@@ -82,7 +73,6 @@ class FaceBatches:
         self._limits = limits
         self._images = images
         self._max_faces = max_faces
-        self.progress = Progress()
         self._waiting: deque[_Request] = deque()
         self._at_work = False
 
@@ -145,11 +135,11 @@ class FaceBatches:
                 for picture in self._searched(pack, request):
                     searched.append(picture)
                     if sum(one.pixels.size for one in searched) > 3 * _PIXELS:
-                        _embed(pack, searched, self.progress)
+                        _embed(pack, searched)
                         searched = []
             except Exception as error:
                 request.failure = error
-        _embed(pack, searched, self.progress)
+        _embed(pack, searched)
         for request in batch:
             loop.call_soon_threadsafe(_hand_out, request)
 
@@ -163,13 +153,14 @@ class FaceBatches:
             except Problem as problem:
                 request.answers[number] = problem
                 continue
+            PROGRESS.step()
             with request.spent.stage("detect"):
                 found = pack.detect([pixels])[0].selected(request.selection, self._max_faces)
-            self.progress.step()
+            PROGRESS.step()
             yield _Picture(request, number, pixels, found)
 
 
-def _embed(pack: Pack, searched: Sequence[_Picture], progress: Progress) -> None:
+def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
     wanted = [picture for picture in searched if not picture.request.given_up]
     requests = {picture.request for picture in wanted}
     if not wanted:
@@ -177,12 +168,12 @@ def _embed(pack: Pack, searched: Sequence[_Picture], progress: Progress) -> None
     together = StageSeconds()
     try:
         with together.stage("embed"):
-            faces = _faces_in_portions(pack, wanted, progress)
+            faces = _faces_in_portions(pack, wanted)
     except Exception as error:
         if len(requests) == 1:
             requests.pop().failure = error
         for request in requests:
-            _embed(pack, [picture for picture in wanted if picture.request is request], progress)
+            _embed(pack, [picture for picture in wanted if picture.request is request])
         return
     for request in requests:
         request.spent.seconds["embed"] += together.seconds["embed"]
@@ -192,7 +183,7 @@ def _embed(pack: Pack, searched: Sequence[_Picture], progress: Progress) -> None
     FACES.inc(sum(map(len, faces)))
 
 
-def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture], progress: Progress) -> list[list[Face]]:
+def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture]) -> list[list[Face]]:
     """The faces of each picture; not all of one that is given up: a crowd takes minutes."""
     faces: list[list[Face]] = [[] for _ in wanted]
     for portion in _portions(wanted):
@@ -201,7 +192,7 @@ def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture], progress: Progres
             continue
         pixels = [wanted[number].pixels for number, _ in alive]
         found = pack.embed(pixels, [part for _, part in alive])
-        progress.step()
+        PROGRESS.step()
         BATCH_FACES.observe(sum(map(len, found)))
         for (number, _), more in zip(alive, found, strict=True):
             faces[number] += more

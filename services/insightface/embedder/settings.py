@@ -21,6 +21,12 @@ class EmbedderSettings(ServiceSettings):
     )
     pack_dir: Path | None = Field(None, description="folder of the pack, where it need not be fetched")
     human_dir: Path | None = Field(None, description="folder of the human pack, where it need not be fetched")
+    load_timeout: float = Field(
+        1800,
+        gt=0,
+        description="seconds for loading the pack, failed downloads and new tries included; "
+        "then the process ends",
+    )
     threads: int = Field(0, ge=0, description="ONNX Runtime threads; 0 means the CPUs that are really there")
     max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="of one image")
     max_pixels: int = Field(50_000_000, gt=0, description="of one image")

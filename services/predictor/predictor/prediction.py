@@ -1,9 +1,6 @@
 """From images to answers: the proxy finds the faces, the heads say what they think of them."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +12,11 @@ from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer,
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import request_id
+from agegender.web.timings import StageSeconds
 from starlette.concurrency import run_in_threadpool
 
 from predictor.batching import HeadBatches, Probabilities
-from predictor.metrics import FACES, IMAGES, STAGE_SECONDS
+from predictor.metrics import FACES, IMAGES
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Uncertainty
 from predictor.proxy import ProxyClient
 from predictor.quality import face_quality
@@ -28,32 +26,6 @@ from predictor.widening import widened
 Array = npt.NDArray[np.float32]
 
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
-
-
-@dataclass
-class Stopwatch:
-    """Milliseconds by stage, for the answer; the predictor's own stages are told to Prometheus too."""
-
-    started: float = field(default_factory=time.perf_counter)
-    timings: dict[str, float] = field(default_factory=dict)
-
-    def note(self, stage: str, seconds: float) -> None:
-        STAGE_SECONDS.labels(stage).observe(seconds)
-        self.add({stage: seconds})
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        """What another service told of its own stages; waiting here and waiting there is one `queue`."""
-        for stage, spent in seconds.items():
-            self.timings[stage] = round(self.timings.get(stage, 0.0) + spent * 1000, 3)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.note(name, time.perf_counter() - started)
-
-    def total(self) -> dict[str, float]:
-        return {**self.timings, "total": round((time.perf_counter() - self.started) * 1000, 3)}
 
 
 class Predictor:
@@ -72,7 +44,7 @@ class Predictor:
         images: Sequence[bytes | Problem],
         options: FaceOptions,
         deadline: Deadline,
-        watch: Stopwatch,
+        watch: StageSeconds,
     ) -> AgeGenderAnswer:
         """Raises the proxy's problems, ``no-head`` 409, and the problem of the only image."""
         with watch.stage("proxy"):
@@ -87,7 +59,7 @@ class Predictor:
             space=found.space,
             models=self._versions(heads),
             images=_by_image(found, entries),
-            timings=watch.total(),
+            timings=watch.milliseconds(),
             request_id=request_id(),
         )
 
@@ -100,7 +72,7 @@ class Predictor:
         return heads, _checked(request.embeddings, heads.age.manifest.space)
 
     async def embeddings(
-        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
     ) -> EmbeddingsAnswer:
         """For what `checked` gave."""
         probabilities = await self._ask(heads, embeddings, options, watch)
@@ -110,11 +82,11 @@ class Predictor:
             space=heads.age.manifest.space,
             models=self._versions(heads),
             faces=estimates,
-            timings=watch.total(),
+            timings=watch.milliseconds(),
             request_id=request_id(),
         )
 
-    async def probabilities(self, embeddings: Array, watch: Stopwatch) -> Probabilities:
+    async def probabilities(self, embeddings: Array, watch: StageSeconds) -> Probabilities:
         """For the space that the proxy serves now; embeddings [faces, dimension] of any length but 0."""
         heads = self._registry.heads(await self._proxy.space())
         points = await run_in_threadpool(_normalised, embeddings)
@@ -126,7 +98,7 @@ class Predictor:
         images: Sequence[bytes | Problem],
         selection: FaceSelection,
         deadline: Deadline,
-        watch: Stopwatch,
+        watch: StageSeconds,
     ) -> FacesAnswer:
         readable = [image for image in images if not isinstance(image, Problem)]
         if not readable:
@@ -157,7 +129,7 @@ class Predictor:
         )
 
     async def _ask(
-        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
     ) -> Probabilities:
         if not len(embeddings):
             return Probabilities(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32))
