@@ -22,7 +22,7 @@ _SPACE_LIFE = 5.0  # seconds for which the space is taken as known
 
 
 class _ProxyLimits(BaseModel):
-    cache_ttl: int = 0
+    cache_ttl: int | None = None  # of a proxy that does not report it
 
 
 class ProxyInfo(BaseModel):

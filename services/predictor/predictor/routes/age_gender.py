@@ -41,7 +41,8 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def age_gender(request: Request, options: Annotated[FaceOptions, Query()]) -> Response:
         """Images as multipart field `image` (repeatable), one as the raw body, or base64 in JSON.
 
-        `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Nothing is stored.
+        `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Images are not stored; the
+        embedder-proxy may keep embeddings in its cache (`embedding_cache_seconds` of `/info`).
         """
         deadline = Deadline.of_request(request, settings.timeout)
         watch = StageSeconds(STAGE_SECONDS)
