@@ -63,7 +63,7 @@ def embed_images(
             [(mirror or face).embedding for mirror, face in zip(mirrors, faces, strict=False)],
             dtype=np.float32,
         ).reshape(shape),
-        faces=np.array([len(found.faces) for _, _, found, _ in kept], dtype=np.int32),
+        faces=np.array([found.faces_found for _, _, found, _ in kept], dtype=np.int32),
         chosen=np.array([chosen for *_, chosen in kept], dtype=np.int32),
         mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
         removed_row=np.array([row for row, _ in removed], dtype=np.int32),
@@ -97,7 +97,7 @@ def _chosen(
         return Reason.IMAGE_TOO_LARGE if answer.slug in _TOO_LARGE else Reason.UNREADABLE_IMAGE
     if not answer.faces:
         return Reason.NO_FACE
-    if one_face_only and len(answer.faces) > 1:
+    if one_face_only and answer.faces_found > 1:
         return Reason.SEVERAL_FACES
     chosen = labelled_face(answer)
     if answer.faces[chosen].det_score < min_det_score:
