@@ -58,6 +58,15 @@ class Dataset(_Answer):
     extractions: list[Extraction] = Field(default_factory=list)
 
 
+class DuplicateGroup(_Answer):
+    """Faces that are one subject because they are near-duplicates."""
+
+    subject: str
+    found_by: str
+    files: list[str]
+    lowest_cosine: float | None = None
+
+
 class Fold(_Answer):
     """One bank of networks; of a refit on all faces, `fold` is None."""
 

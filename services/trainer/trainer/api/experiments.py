@@ -76,7 +76,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
     faces = labelled(load_labels(data_dir, wanted.datasets, space, variant), options)
     folds = choose_folds(faces, wanted.folds)
     require_labels(faces, faces.fold, folds, options)
-    require_validation_parts(faces, faces.fold, folds, options.validation)
+    require_validation_parts(faces, faces.fold, folds)
     return Experiment(
         id=experiment_id,
         created=datetime.now(UTC),

@@ -103,7 +103,7 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         raise refused("parts", problem.detail) from problem
     require_labels(chosen, part_of, range(search.parts), options, "part")
     require_exact_ages(chosen, part_of, search)
-    require_validation_parts(chosen, part_of, range(search.parts), options.validation)
+    require_validation_parts(chosen, part_of, range(search.parts))
     return search
 
 

@@ -139,7 +139,7 @@ def choose_folds(faces: FaceLabels, wanted: list[int] | None) -> list[int]:
 
 
 def require_validation_parts(
-    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int], fraction: float
+    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int]
 ) -> None:
     """Raises ``invalid-request`` 422 where a validation part cannot be taken from all but one of `parts`.
 
@@ -147,7 +147,7 @@ def require_validation_parts(
     """
     for part in parts:
         try:
-            require_validation(groups_of(faces.subject[part_of != part]), fraction)
+            require_validation(groups_of(faces.subject[part_of != part]))
         except Problem as problem:
             raise refused("validation", problem.detail) from problem
 
