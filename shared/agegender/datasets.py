@@ -55,7 +55,7 @@ class FaceLabels:
         mirror image.
     photograph : int32; row of the first face that comes from a copy of the same photograph.
 
-    The last three have no rows if they are not known: releases before 0.2 did not write them.
+    The last three have no rows if they are not known, as in data sets that earlier releases extracted.
     """
 
     file: npt.NDArray[np.str_]

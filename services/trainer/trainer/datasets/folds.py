@@ -101,7 +101,7 @@ def validation_split(
     small = sizes <= max(1.0, _MUCH_LARGER * aim)
     rows = np.flatnonzero(small[group])
     parts = max(1 if not small.all() else 2, round(len(rows) / aim))
-    parts = min(parts, np.count_nonzero(small))
+    parts = min(parts, int(np.count_nonzero(small)))
     candidates: list[npt.NDArray[np.int64]] = []
     if parts > 1:
         fold = stratified_folds(strata[rows], group[rows], parts, seed)
