@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from agegender.datasets import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
 from agegender.errors import Problem
@@ -102,14 +101,9 @@ def test_data_sets_that_name_the_same_people_are_refused(tmp_path: Path) -> None
 
 def test_names_given_to_near_duplicates_are_not_people(tmp_path: Path) -> None:
     names = np.full(50, "near-duplicates-0123456789ab")
-    write(tmp_path, A=replace(A, subject=np.resize(names, 70), fold=A.fold * 0), B=B)
-    write(tmp_path, C=replace(A, subject=np.resize(names, 70), fold=A.fold * 0, **fresh(70)))
-    assert checked(tmp_path, ["A", "C"])[1]["found"] == {}
-
-
-def fresh(faces: int) -> dict[str, npt.NDArray[np.uint8]]:
-    other = hashed(made_faces(faces, seed=5), 5)
-    return {"file_sha256": other.file_sha256, "image_hash": other.image_hash}
+    write(tmp_path, A=replace(A, subject=np.resize(names, 70), fold=A.fold * 0))
+    write(tmp_path, B=replace(B, subject=names, fold=B.fold * 0))
+    assert checked(tmp_path, ["A", "B"])[1]["found"] == {}
 
 
 def test_a_subject_in_two_of_the_data_sets_own_folds_is_refused(tmp_path: Path) -> None:
@@ -183,7 +177,7 @@ def test_a_warm_start_from_networks_that_saw_the_faces_under_another_name_is_ref
     source = made_experiment([0], TrainingOptions()).model_copy(update={"id": "pre", "datasets": ["A"]})
     save_experiment(tmp_path, source)
     sets = {"renamed": read_labels(tmp_path, "renamed", SPACE, "images")}
-    with pytest.raises(Problem, match="have seen 70 of these faces, such as renamed/00000.jpg") as caught:
+    with pytest.raises(Problem, match=r"have seen 70 of these faces, such as renamed/00000\.jpg") as caught:
         require_unseen(tmp_path, "pre", sets, "merge")
     assert caught.value.extra["errors"][0]["field"] == "start_from"
     assert "flattered" in require_unseen(tmp_path, "pre", sets, "allow")[0]

@@ -90,6 +90,7 @@ class Experiment(_Answer):
     folds: list[Fold] = Field(default_factory=list)
     refits: list[Fold] = Field(default_factory=list)
     promoted: dict[str, str] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -110,6 +111,7 @@ class Search(_Answer):
     datasets: list[str]
     trials: list[Trial] = Field(default_factory=list)
     best: dict[str, Any] | None = None
+    warnings: list[str] = Field(default_factory=list)
     problem: str | None = None
 
     @property
