@@ -9,7 +9,15 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
-from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search, is_search
+from agegender.client.training import (
+    Dataset,
+    DuplicateGroup,
+    Experiment,
+    Extraction,
+    ReportFormat,
+    Search,
+    is_search,
+)
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
@@ -109,6 +117,18 @@ def dataset(name: str) -> Call[Dataset]:
 
 def extract(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
     return Call("trainer", "POST", dataset_path(name, "/extract"), _as(Extraction), json=dict(options))
+
+
+def regroup(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
+    return Call("trainer", "POST", f"/datasets/{name}/regroup", _as(Extraction), json=dict(options))
+
+
+def duplicates(name: str, options: Mapping[str, Any]) -> Call[list[DuplicateGroup]]:
+    return Call("trainer", "GET", f"/datasets/{name}/duplicates", _as(list[DuplicateGroup]), params=options)
+
+
+def duplicates_sheet(name: str, options: Mapping[str, Any]) -> Call[bytes]:
+    return Call("trainer", "GET", f"/datasets/{name}/duplicates/sheet", _content, params=options)
 
 
 def create_experiment(request: Mapping[str, Any], key: str | None) -> Call[Experiment]:

@@ -58,6 +58,15 @@ class Dataset(_Answer):
     extractions: list[Extraction] = Field(default_factory=list)
 
 
+class DuplicateGroup(_Answer):
+    """Faces that are one subject because they are near-duplicates."""
+
+    subject: str
+    found_by: str
+    files: list[str]
+    lowest_cosine: float | None = None
+
+
 class Fold(_Answer):
     """One bank of networks; of a refit on all faces, `fold` is None."""
 
@@ -81,6 +90,7 @@ class Experiment(_Answer):
     folds: list[Fold] = Field(default_factory=list)
     refits: list[Fold] = Field(default_factory=list)
     promoted: dict[str, str] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -101,6 +111,7 @@ class Search(_Answer):
     datasets: list[str]
     trials: list[Trial] = Field(default_factory=list)
     best: dict[str, Any] | None = None
+    warnings: list[str] = Field(default_factory=list)
     problem: str | None = None
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from agegender.datasets import IMAGE_HASH_BYTES, SHA256_BYTES
 from agegender.files import read_npz, write_npz
 
 from trainer.extraction.state import CHUNK, Extraction
@@ -20,6 +21,8 @@ class Chunk:
     faces : [kept], int32; how many were found in the image.
     chosen : [kept], int32; which of them was taken, in the proxy's order (largest first).
     mirror_found : [kept], bool; where False, embedding_mirrored repeats the embedding.
+    file_sha256, image_hash : [kept, 32] and [kept, 64], uint8; as in `agegender.datasets.FaceLabels`. They
+        have no rows in chunks that an earlier release wrote.
     removed_row : [removed], int32. reason : [removed], the `Reason`.
     """
 
@@ -29,6 +32,8 @@ class Chunk:
     faces: npt.NDArray[np.int32]
     chosen: npt.NDArray[np.int32]
     mirror_found: npt.NDArray[np.bool_]
+    file_sha256: npt.NDArray[np.uint8]
+    image_hash: npt.NDArray[np.uint8]
     removed_row: npt.NDArray[np.int32]
     reason: npt.NDArray[np.str_]
 
@@ -49,5 +54,9 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
 
 
 def read_chunk(path: Path) -> Chunk:
-    arrays = read_npz(path)
+    none = {
+        "file_sha256": np.zeros((0, SHA256_BYTES), np.uint8),
+        "image_hash": np.zeros((0, IMAGE_HASH_BYTES), np.uint8),
+    }
+    arrays = {**none, **read_npz(path)}
     return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})

@@ -1,5 +1,6 @@
 """From images to the embeddings of their labelled faces, through the embedder-proxy."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
+from trainer.datasets.image_hashes import hash_image, stacked_hashes
 from trainer.extraction.chunks import Chunk
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.selection import labelled_face, same_face_mirrored
@@ -40,7 +42,15 @@ def embed_images(
     """
     roots = (image_dir.resolve(), data_dir.resolve())
     checked = [_readable(roots, image.file) for image in images]
-    contents = (path.read_bytes() for path in checked if isinstance(path, Path))
+    hashes: dict[Path, tuple[bytes, bytes]] = {}
+
+    def read(path: Path) -> bytes:
+        """The bytes that are embedded; hashed as they pass, so that the hashes belong to them."""
+        content = path.read_bytes()
+        hashes[path] = _hashes(content)
+        return content
+
+    contents = (read(path) for path in checked if isinstance(path, Path))
     answers = iter(client.faces(contents, extraction.space))
     kept: list[tuple[int, Path, ImageFaces, int]] = []
     removed: list[tuple[int, Reason]] = []
@@ -56,6 +66,7 @@ def embed_images(
     faces = [found.faces[chosen] for _, _, found, chosen in kept]
     mirrors = _mirrored_faces(client, extraction, [path for _, path, *_ in kept], faces)
     shape = (-1, extraction.space.dimension)
+    hashed = stacked_hashes([hashes[path] for _, path, *_ in kept])
     return Chunk(
         row=np.array([row for row, *_ in kept], dtype=np.int32),
         embedding=np.array([face.embedding for face in faces], dtype=np.float32).reshape(shape),
@@ -66,9 +77,20 @@ def embed_images(
         faces=np.array([found.faces_found for _, _, found, _ in kept], dtype=np.int32),
         chosen=np.array([chosen for *_, chosen in kept], dtype=np.int32),
         mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
+        file_sha256=hashed.file_sha256,
+        image_hash=hashed.image_hash,
         removed_row=np.array([row for row, _ in removed], dtype=np.int32),
         reason=np.array([reason.value for _, reason in removed], dtype=np.str_),
     )
+
+
+def _hashes(content: bytes) -> tuple[bytes, bytes]:
+    """An image that only the embedder can read is like no other: its bytes' hash stands for what it shows."""
+    try:
+        return hash_image(content)
+    except Problem:
+        digest = hashlib.sha256(content).digest()
+        return digest, digest + digest
 
 
 def _readable(roots: Sequence[Path], file: str) -> Path | Reason:

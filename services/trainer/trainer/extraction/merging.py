@@ -1,7 +1,7 @@
 """From chunks to the extracted data set, in the order of the labels."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,18 @@ from agegender.datasets import EmbeddingSet, FaceLabels, data_path, write_embedd
 from agegender.errors import Problem
 
 from trainer.datasets.grouping import with_folds
+from trainer.datasets.image_hashes import ImageHashes, hash_files
 from trainer.datasets.meta_data import face_counts
+from trainer.datasets.regrouping import grouping_for, write_groups
 from trainer.extraction.chunks import chunk_paths, read_chunk
 from trainer.extraction.notes import Notes
 from trainer.extraction.outcome import Outcome
 from trainer.extraction.planning import read_plan, read_removed, shard_images
 from trainer.extraction.state import Extraction, shard_path, work_dir
+from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.labels.labelled import LabelledImage
+
+_LABELLED = ("file", "age_low", "age_high", "gender", "subject", "fold")
 
 
 def merge(data_dir: Path, extraction: Extraction) -> Outcome:
@@ -40,6 +45,8 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     if kept == 0:
         detail = f"No face of {extraction.dataset!r} can be used: {outcome.summary}.{removals.advice()}"
         raise Problem("no-faces", 422, detail, **vars(outcome))
+    if not labels.has_hashes:  # some chunks are an earlier release's
+        labels = _hashed_anew(data_dir, extraction, labels)
     unfolded = EmbeddingSet(
         **vars(labels),
         space=extraction.space,
@@ -47,10 +54,18 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
         embedding_mirrored=mirrored[:kept],
     )
     try:
-        faces, told = with_folds(unfolded)
+        grouping = grouping_for(
+            data_dir,
+            extraction.dataset,
+            extraction.variant,
+            extraction.near_duplicates,
+            extraction.subjects_from,
+        )
+        faces, told = with_folds(unfolded, grouping)
     except Problem as problem:
         problem.extra |= vars(outcome)
         raise
+    write_groups(data_dir, extraction.dataset, extraction.variant, faces)
     meta_data = {
         "dataset": extraction.dataset,
         "kind": extraction.kind,
@@ -82,9 +97,13 @@ def _fill(
     embedding: npt.NDArray[np.float32],
     mirrored: npt.NDArray[np.float32],
 ) -> FaceLabels:
-    """Copy the embeddings, write the notes; return the labels of the faces in the same order."""
+    """Copy the embeddings, write the notes; return the labels of the faces in the same order.
+
+    They have no hashes if some chunks have none.
+    """
     parts: list[FaceLabels] = []
     missing: list[int] = []
+    hashes: list[ImageHashes] = []
     filled = 0
     for shard in range(extraction.shards):
         content = shard_path(work, shard).read_bytes()
@@ -103,6 +122,7 @@ def _fill(
                 mirrored[rows] = chunk.embedding_mirrored
             notes.add(images, chunk)
             kept += [images[row] for row in chunk.row]
+            hashes.append(ImageHashes(chunk.file_sha256, chunk.image_hash))
             filled = rows.stop
         parts.append(_columns(kept))
     if missing:
@@ -114,11 +134,17 @@ def _fill(
             shards=missing[:50],
             cause=extraction.problem,
         )
+    known = sum(len(part.file_sha256) for part in hashes) == filled
     return FaceLabels(
-        **{
-            column.name: np.concatenate([getattr(part, column.name) for part in parts])
-            for column in fields(FaceLabels)
-        }
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _LABELLED},
+        **(
+            {
+                "file_sha256": np.concatenate([part.file_sha256 for part in hashes]),
+                "image_hash": np.concatenate([part.image_hash for part in hashes]),
+            }
+            if known
+            else {}
+        ),
     )
 
 
@@ -126,6 +152,13 @@ def _unlabelled(labels: FaceLabels) -> Iterator[str]:
     for name, has in (("age", labels.has_age), ("gender", labels.has_gender)):
         if without := len(labels) - int(has.sum()):
             yield f"{without:,} without {name}, e.g. {labels.file[~has][0]}"
+
+
+def _hashed_anew(data_dir: Path, extraction: Extraction, labels: FaceLabels) -> FaceLabels:
+    folder = dataset_folder(data_dir, extraction.dataset)
+    images = require_kind(folder).image_dir(folder, extraction.variant)
+    hashes = hash_files(images, labels.file.tolist())
+    return replace(labels, file_sha256=hashes.file_sha256, image_hash=hashes.image_hash)
 
 
 def _columns(images: list[LabelledImage]) -> FaceLabels:

@@ -43,9 +43,11 @@ def fail(data_dir: Path, extraction: Extraction, problem: Problem) -> None:
 
 def enqueue_first(queue: Queue, extraction: Extraction) -> None:
     """Enqueue the job with which an attempt begins."""
-    if extraction.kind == ORIGINAL:
+    if extraction.kind == ORIGINAL and not extraction.regroup:
         function = "trainer.jobs.import_original.import_original_faces"
         enqueue_part(queue, function, extraction, "import", _IMPORT_SECONDS)
+    elif extraction.regroup:
+        enqueue_part(queue, "trainer.jobs.merge.regroup_faces", extraction, "merge", _IMPORT_SECONDS)
     else:
         enqueue_part(queue, "trainer.jobs.extract.plan_extraction", extraction, "plan", _PLAN_SECONDS)
 
