@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agegender.cpus import available_cpus
+from agegender.http_clients import ServiceUrl
 from agegender.images import ImageLimits
 from agegender.settings import ServiceSettings
 from agegender.web.uploads import UploadLimits
@@ -20,8 +21,8 @@ class PredictorSettings(ServiceSettings):
         10003, validation_alias=AliasChoices("PREDICTOR_PORT", "PORT"), description="port to listen on"
     )
 
-    proxy_url: str = Field(
-        "http://127.0.0.1:10002", pattern=r"^https?://", description="the embedder-proxy that finds the faces"
+    proxy_url: ServiceUrl = Field(
+        "http://127.0.0.1:10002", description="the embedder-proxy that finds the faces"
     )
     heads_dir: Path = Field(
         _SHIPPED, description="heads that came with the program; DATA_DIR/models goes first"

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from agegender.http_clients import ServiceUrl
 from agegender.settings import ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
@@ -15,7 +16,7 @@ class TrainerSettings(ServiceSettings):
     port: int = Field(
         10004, validation_alias=AliasChoices("TRAINER_PORT", "PORT"), description="port to listen on"
     )
-    proxy_url: str = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
+    proxy_url: ServiceUrl = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
     extract_in_flight: int = Field(
         2, gt=0, le=64, description="requests to the proxy that one extraction job has on the way at once"
     )

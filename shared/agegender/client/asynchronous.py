@@ -7,15 +7,17 @@ from typing import Any, Self, TypeVar
 
 import httpx
 from httpx_sse import aconnect_sse
+from pydantic import ValidationError
 from tenacity import AsyncRetrying
 
 from agegender.client import calls
 from agegender.client.calls import Call
-from agegender.client.retries import problem_of, problem_of_transport, retrying
+from agegender.client.retries import bad_answer, problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
 from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
+from agegender.http_clients import direct_options, user_options
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
 
 Answer = TypeVar("Answer")
@@ -26,7 +28,7 @@ class AsyncClient:
 
     Parameters
     ----------
-    settings : default: from the environment.
+    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
 
     Examples
     --------
@@ -36,10 +38,14 @@ class AsyncClient:
     """
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = settings or ClientSettings()
+        self._settings = settings or ClientSettings.from_environment()
+        certificates = direct_options()["verify"]
         self._https: dict[calls.Service, httpx.AsyncClient] = {
             service: httpx.AsyncClient(
-                base_url=url, headers=self._settings.headers, timeout=self._settings.timeout
+                base_url=url,
+                headers=self._settings.headers(url),
+                timeout=self._settings.timeout,
+                **user_options(url, certificates),
             )
             for service, url in self._settings.urls.items()
         }
@@ -161,8 +167,11 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
         if not response.is_success:
-            raise problem_of(response)
-        return call.read(response)
+            raise problem_of(response, str(http.base_url))
+        try:
+            return call.read(response)
+        except ValidationError as error:
+            raise bad_answer(response, call.service) from error
 
     async def _events(self, path: str) -> AsyncIterator[Any]:
         http = self._https["trainer"]
@@ -171,7 +180,7 @@ class AsyncClient:
             async with aconnect_sse(http, "GET", path, timeout=patient) as source:
                 if not source.response.is_success:
                     await source.response.aread()
-                    raise problem_of(source.response)
+                    raise problem_of(source.response, str(http.base_url))
                 async for event in source.aiter_sse():
                     if event.data:
                         yield json.loads(event.data)

@@ -7,15 +7,17 @@ from typing import Any, Self, TypeVar
 
 import httpx
 from httpx_sse import connect_sse
+from pydantic import ValidationError
 from tenacity import Retrying
 
 from agegender.client import calls
 from agegender.client.calls import Call
-from agegender.client.retries import problem_of, problem_of_transport, retrying
+from agegender.client.retries import bad_answer, problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
 from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
+from agegender.http_clients import direct_options, user_options
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
 
 Answer = TypeVar("Answer")
@@ -26,7 +28,7 @@ class Client:
 
     Parameters
     ----------
-    settings : default: from the environment.
+    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
 
     Examples
     --------
@@ -36,10 +38,14 @@ class Client:
     """
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = settings or ClientSettings()
+        self._settings = settings or ClientSettings.from_environment()
+        certificates = direct_options()["verify"]
         self._https: dict[calls.Service, httpx.Client] = {
             service: httpx.Client(
-                base_url=url, headers=self._settings.headers, timeout=self._settings.timeout
+                base_url=url,
+                headers=self._settings.headers(url),
+                timeout=self._settings.timeout,
+                **user_options(url, certificates),
             )
             for service, url in self._settings.urls.items()
         }
@@ -161,8 +167,11 @@ class Client:
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
         if not response.is_success:
-            raise problem_of(response)
-        return call.read(response)
+            raise problem_of(response, str(http.base_url))
+        try:
+            return call.read(response)
+        except ValidationError as error:
+            raise bad_answer(response, call.service) from error
 
     def _events(self, path: str) -> Iterator[Any]:
         http = self._https["trainer"]
@@ -171,7 +180,7 @@ class Client:
             with connect_sse(http, "GET", path, timeout=patient) as source:
                 if not source.response.is_success:
                     source.response.read()
-                    raise problem_of(source.response)
+                    raise problem_of(source.response, str(http.base_url))
                 for event in source.iter_sse():
                     if event.data:
                         yield json.loads(event.data)
