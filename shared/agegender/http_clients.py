@@ -1,9 +1,9 @@
 """The one set-up of HTTP clients: valid service addresses, certificates, and when a proxy is used.
 
 Services call each other directly, whatever the environment says. The client library and the command line use
-the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so that an
-API key for a private address never reaches a proxy. `SSL_CERT_FILE` and `SSL_CERT_DIR` apply to all of them;
-`.netrc` to none.
+the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so that
+an API key for a private address never reaches a proxy. `SSL_CERT_FILE` and `SSL_CERT_DIR` apply to all of
+them, `.netrc` to none.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from pydantic import AfterValidator
 
 from agegender.errors import Problem
 
-# Domains that exist only in private networks: RFC 6761, 6762, 8375, ICANN's .internal, and usual home routers'.
+# Domains that exist only in private networks: RFC 6761, 6762, 8375, ICANN's .internal, and others' habits.
 _PRIVATE_DOMAINS = (
     ".localhost",
     ".local",

@@ -18,8 +18,6 @@ from embedder_proxy.settings import ProxySettings
 from predictor.proxy import ProxyClient
 from predictor.settings import PredictorSettings
 from pydantic import ValidationError
-from tools import original_client, screenshots
-from tools.stack import Stack
 from trainer.extraction.faces_client import FacesClient
 from trainer.settings import TrainerSettings
 
@@ -27,6 +25,8 @@ from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.recording_proxy import RecordingProxy, recording_proxy
 from tests.support.service_double import Service
 from tests.support.serving import serving, until
+from tools import original_client, screenshots
+from tools.stack import Stack
 
 MODELS: dict[str, list[str]] = {"models": [], "warnings": []}
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

@@ -60,7 +60,8 @@ def problem_of_transport(error: httpx.TransportError, url: str) -> Problem:
         return Problem(
             "unreachable",
             503,
-            f"{url} cannot be reached through the proxy {proxy.shown}, which {proxy.variable} names ({error}). "
+            f"{url} cannot be reached through the proxy {proxy.shown}, "
+            f"which {proxy.variable} names ({error}). "
             f"Correct it, or set NO_PROXY={host} to connect directly.",
         )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):

@@ -60,7 +60,7 @@ class ClientSettings(BaseSettings):
         return {"predictor": self.predictor_url, "trainer": self.trainer_url, "proxy": self.proxy_url}
 
     def headers(self, url: str) -> dict[str, str]:
-        """The key, for requests to `url`: a user name in it takes `Authorization`, and so the other header."""
+        """The key, for requests to `url`. With a user name in it, `Authorization` carries that."""
         if self.api_key is None:
             return {}
         key = self.api_key.get_secret_value()
