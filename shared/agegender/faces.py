@@ -1,6 +1,6 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,11 +41,26 @@ class ImageFaces(BaseModel):
     height: int
     faces: list[Face]
 
+    @property
+    def ok(self) -> bool:
+        """True: the image could be read. An `ImageProblem` in its place has False."""
+        return True
+
 
 class ImageProblem(BaseModel):
     """Why one of several images got no answer: an RFC 9457 problem document."""
 
     problem: dict[str, object]
+
+    @property
+    def ok(self) -> bool:
+        """False: the image could not be read; `problem` says why."""
+        return False
+
+    @property
+    def faces(self) -> list[Any]:
+        """None of the image's faces is known."""
+        return []
 
 
 class FacesAnswer(BaseModel):

@@ -53,6 +53,11 @@ class ImageAnswer(BaseModel):
     height: int = Field(examples=[886])
     faces: list[FaceAnswer]
 
+    @property
+    def ok(self) -> bool:
+        """True: the image could be read. An `ImageProblem` in its place has False."""
+        return True
+
 
 class AgeGenderAnswer(BaseModel):
     """One entry an image, in the order sent; a problem stands in the place of an image that has one."""

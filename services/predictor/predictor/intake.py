@@ -26,7 +26,7 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _images_body() -> dict[str, Any]:
-    form = IMAGES_CONTENT["multipart/form-data"]["schema"]
+    form: dict[str, Any] = IMAGES_CONTENT["multipart/form-data"]["schema"]
     options = body_schema(FaceOptions)["properties"]
     return {
         "required": True,

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData
@@ -16,7 +17,7 @@ from agegender.web.inputs import unknown_input
 IMAGE_FIELD = "image"
 _FILE = {"type": "string", "format": "binary"}
 # OpenAPI's account of what `read_images` takes.
-IMAGES_CONTENT = {
+IMAGES_CONTENT: dict[str, dict[str, Any]] = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
