@@ -2,7 +2,7 @@
 
 import base64
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -24,7 +24,7 @@ from tests.support.redis_server import redis_server
 from tests.support.serving import serving, until
 
 TEXT = base64.b64encode(png()).decode()
-SENT_AS = {
+SENT_AS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "query": lambda options: {"files": {"image": png()}, "params": options},
     "form": lambda options: {"files": {"image": png()}, "data": options},
     "JSON": lambda options: {"json": {"images": [TEXT], **options}},
@@ -94,17 +94,19 @@ def test_option_with_two_values_is_rejected_and_with_the_same_twice_taken(predic
 
 
 def test_options_of_embeddings_are_query_or_members(predictor: httpx.Client) -> None:
-    for arguments in (
+    taken: list[dict[str, Any]] = [
         {"json": embedding(), "params": {"coverage": 0.5}},
         {"json": embedding(coverage=0.5)},
-    ):
+    ]
+    for arguments in taken:
         answer = predictor.post("/age-gender/embeddings", **arguments)
         assert answer.json()["faces"][0]["age"]["coverage"] == 0.5
-    for arguments, said in (
+    rejected: list[tuple[dict[str, Any], str]] = [
         ({"json": embedding(), "params": {"max_faces": 1}}, "coverage, uncertainty"),
         ({"json": embedding(coverag=1)}, "did you mean 'coverage'?"),
         ({"json": embedding(coverage=0.5), "params": {"coverage": 0.8}}, "sent more than once"),
-    ):
+    ]
+    for arguments, said in rejected:
         answer = predictor.post("/age-gender/embeddings", **arguments)
         assert answer.status_code == 422 and said in answer.json()["detail"]
     assert HeadOptions.model_fields.keys() == {"coverage", "uncertainty"}
