@@ -94,7 +94,7 @@ def _crops(count: int) -> list[bytes]:
 
 
 def _embed(stack: Stack, contents: list[bytes]) -> None:
-    with httpx.Client(base_url=stack.url("embedder"), timeout=120) as http:
+    with httpx.Client(base_url=stack.url("embedder"), timeout=120, trust_env=False) as http:
 
         def post(start: int) -> None:
             files = [("image", content) for content in contents[start : start + _TOGETHER]]
@@ -114,7 +114,7 @@ def _extract(stack: Stack, name: str, contents: list[bytes]) -> None:
             (folder / f"{number}.jpg").write_bytes(content)
             gender = "female" if number % 2 else "male"
             writer.writerow([f"{number}.jpg", 20 + number % 50, gender, number])  # known, so not sought
-    with httpx.Client(base_url=stack.url("trainer"), timeout=30) as http:
+    with httpx.Client(base_url=stack.url("trainer"), timeout=30, trust_env=False) as http:
         http.post(f"/datasets/{name}/extract").raise_for_status()
         while True:
             (status,) = http.get(f"/datasets/{name}").raise_for_status().json()["extractions"]

@@ -22,7 +22,7 @@ _PROBE = "import shutil; print([name for name in ('gcc', 'cc', 'g++', 'make', 'l
 
 
 def rows() -> list[Row]:
-    with running(**UNCACHED) as stack, httpx.Client(timeout=120) as http:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
         at_rest = _memory(stack)
         url = f"{stack.url('predictor')}/age-gender"
         shown = list(pictures(human()).values())
@@ -74,7 +74,7 @@ def _restart(stack: Stack, name: str) -> float:
     started = time.monotonic()
     while True:
         try:
-            if httpx.get(f"{stack.url(name)}/health/ready", timeout=1).is_success:
+            if httpx.get(f"{stack.url(name)}/health/ready", timeout=1, trust_env=False).is_success:
                 return time.monotonic() - started
         except httpx.TransportError:
             pass

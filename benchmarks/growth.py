@@ -74,7 +74,7 @@ def image_size() -> Curve:
 def concurrent_clients() -> Curve:
     points = []
     picture = pictures(human())[1]
-    with running(**UNCACHED) as stack, httpx.Client(timeout=120) as http:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
         url = f"{stack.url('predictor')}/age-gender"
 
         def post(content: bytes) -> None:
@@ -152,7 +152,7 @@ CURVES: dict[str, Callable[[], Curve]] = {
 def _experiment(workers: int) -> float:
     with (
         running(workers, **PATIENT) as stack,
-        httpx.Client(base_url=stack.url("trainer"), timeout=60) as http,
+        httpx.Client(base_url=stack.url("trainer"), timeout=60, trust_env=False) as http,
     ):
         faces = made_up(6_000, folds=5)
         write_embedding_set(stack.data_dir, "made", "images", faces, {"kind": "made up"})

@@ -47,7 +47,7 @@ def rows() -> list[Row]:
             if head.manifest.conformal is not None:
                 head.manifest.conformal.intervals(probabilities, 0.9)
 
-    with running(**UNCACHED) as stack, httpx.Client(timeout=120) as http:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
         url = f"{stack.url('predictor')}/age-gender"
 
         def there(picture: bytes) -> None:
@@ -91,7 +91,7 @@ def _cache(picture: bytes, crowds: dict[int, bytes]) -> list[Row]:
 
     crowds : further pictures, by their number of faces.
     """
-    with running(**PATIENT) as stack, httpx.Client(timeout=60) as http:
+    with running(**PATIENT) as stack, httpx.Client(timeout=60, trust_env=False) as http:
         proxy = stack.url("embedder-proxy")
         number = iter(range(1_000_000))
 

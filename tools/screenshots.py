@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import httpx
+from agegender.http_clients import user_options
 from PIL import Image
 from playwright.sync_api import Browser, Playwright, sync_playwright
 from skimage.data import astronaut
@@ -32,9 +33,8 @@ def photograph() -> bytes:
 
 
 def annotate(predictor: str) -> None:
-    answer = httpx.post(
-        f"{predictor}/age-gender", content=photograph(), headers={"Accept": "image/png"}, timeout=60
-    )
+    with httpx.Client(timeout=60, **user_options(predictor)) as http:
+        answer = http.post(f"{predictor}/age-gender", content=photograph(), headers={"Accept": "image/png"})
     (IMAGES / "annotated.png").write_bytes(answer.raise_for_status().content)
 
 

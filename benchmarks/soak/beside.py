@@ -41,7 +41,7 @@ class Beside:
 
     def train(self) -> None:
         url = f"{self.stack.url('trainer')}/experiments"
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=60, trust_env=False) as client:
             while not self._stop.is_set():
                 created = client.post(url, json=_EXPERIMENT)
                 created.raise_for_status()

@@ -20,7 +20,9 @@ def soak(seconds: float) -> Verdict:
     where = machine()  # its load is that of others now
     with ExitStack() as life:
         stack = life.enter_context(running(PROXY_CACHE_TTL=str(max(5, int(seconds * _CACHE_SHARE)))))
-        space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
+        space = Space.model_validate(
+            httpx.get(f"{stack.url('embedder-proxy')}/info", trust_env=False).json()["space"]
+        )
         mix, url = Mix(space), stack.url("predictor")
         with beside(stack, space) as own:
             capacity(url, mix, 2)  # warms up

@@ -1,7 +1,7 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,6 +52,11 @@ class ImageFaces(BaseModel):
         self.faces_found = max(self.faces_found, len(self.faces))
         return self
 
+    @property
+    def ok(self) -> bool:
+        """True: the image could be read. An `ImageProblem` in its place has False."""
+        return True
+
 
 class FaceSelection(BaseModel):
     """Which faces of an image are wanted; the default is all. Only these are embedded."""
@@ -94,6 +99,16 @@ class ImageProblem(BaseModel):
     """Why one of several images got no answer: an RFC 9457 problem document."""
 
     problem: dict[str, object]
+
+    @property
+    def ok(self) -> bool:
+        """False: the image could not be read; `problem` says why."""
+        return False
+
+    @property
+    def faces(self) -> list[Any]:
+        """None of the image's faces is known."""
+        return []
 
 
 class FacesAnswer(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from limits import parse_many
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from agegender.keys import ApiKey, Scope
@@ -141,19 +141,6 @@ class NetworkSettings(BaseSettings):
 def listed(value: str) -> list[str]:
     """Split a comma-separated setting; line breaks separate too, and empty entries are left out."""
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
-
-
-def check_service_url(url: str) -> str:
-    """Return the URL of a service without a slash at its end. Raises `ValueError`."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"{url!r} is not a URL; expected one such as http://embedder-proxy:10002")
-    if parts.username or parts.query or parts.fragment:
-        raise ValueError("the URL of a service has a host, a port and perhaps a path, nothing else")
-    return url.rstrip("/")
-
-
-ServiceUrl = Annotated[str, AfterValidator(check_service_url)]
 
 
 def _origin(entry: str) -> str:

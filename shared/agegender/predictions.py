@@ -57,6 +57,11 @@ class ImageAnswer(BaseModel):
         False, description="whether smaller faces are left out because of a limit on faces per image"
     )
 
+    @property
+    def ok(self) -> bool:
+        """True: the image could be read. An `ImageProblem` in its place has False."""
+        return True
+
 
 class AgeGenderAnswer(BaseModel):
     """One entry an image, in the order sent; a problem stands in the place of an image that has one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from agegender import display
 from PIL import Image
 
 from tests.support import packs
@@ -184,6 +185,28 @@ def test_wider_interval_can_be_chosen(new_page: NewPage, astronaut: Path) -> Non
     page.wait_for_selector("text=90 % sure")
     page.select_option("#coverage", "0.5")
     page.wait_for_selector("text=50 % sure")
+
+
+def test_card_rounds_the_interval_outwards(new_page: NewPage, astronaut: Path) -> None:
+    page = new_page()
+    with page.expect_response("**/age-gender*") as response:
+        choose(page, astronaut)
+    face = response.value.json()["images"][0]["faces"][0]
+    page.wait_for_selector(".face")
+    low, high = display.interval(face["age"]["interval"])
+    assert page.inner_text(".face .hint") == f"{low} to {high}, 90 % sure"
+    assert page.inner_text(".face .age b") == display.years(face["age"]["mean"])
+    assert display.certainty(face["gender"]["probability"]["female"]) in page.inner_text(".face")
+
+
+def test_file_that_is_no_image_is_named(new_page: NewPage, astronaut: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    page = new_page()
+    choose(page, tmp_path / "notes.txt")
+    page.wait_for_selector("#status:text-is('Not an image: notes.txt.')")
+    choose(page, tmp_path / "notes.txt", astronaut)
+    page.wait_for_selector("#status:text-is('1 face. Skipped, not an image: notes.txt.')")
+    assert page.locator(".face").count() == 1
 
 
 def test_several_pictures_are_kept_side_by_side(new_page: NewPage, astronaut: Path) -> None:

@@ -80,6 +80,69 @@ def test_annotated_pictures_are_written(run: Run, pictures: Path, tmp_path: Path
     assert Image.open(tmp_path / "out" / "one-annotated.png").size == (100, 100)
 
 
+def test_annotated_images_mirror_the_folder_and_replace_nothing_unasked(
+    run: Run, tmp_path: Path, proxy: EmbedderDouble
+) -> None:
+    for name, colour in (("in/a/1.png", "red"), ("in/b/1.png", "blue"), ("in/b/1.bmp", "green")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 100), colour).save(tmp_path / name)
+    proxy.faces = 0
+    arguments = ("predict", str(tmp_path / "in"), "--annotate", str(tmp_path / "out"))
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    written = {Path(line["file"]).relative_to(tmp_path): line["annotated"] for line in printed(out)}
+    colours = {name: Image.open(path).getpixel((50, 50)) for name, path in written.items()}
+    expected = {"in/a/1.png": (255, 0, 0), "in/b/1.bmp": (0, 128, 0), "in/b/1.png": (0, 0, 255)}
+    assert colours == {Path(name): colour for name, colour in expected.items()}
+    assert sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")
+    ) == [*("a/1-annotated.png", "b/1-annotated.png", "b/1.png-annotated.png")]
+    (tmp_path / "out/a/1-annotated.png").write_text("mine")
+    code, out, err = run(*arguments)
+    assert code == 2 and "--overwrite" in err and (tmp_path / "out/a/1-annotated.png").read_text() == "mine"
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert Image.open(tmp_path / "out/a/1-annotated.png").size == (100, 100)
+
+
+def test_table_names_images_by_their_place_in_the_folder(run: Run, tmp_path: Path) -> None:
+    for name in ("in/a/1.png", "in/b/[red]1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 100)).save(tmp_path / name)
+    code, out, _ = run("predict", str(tmp_path / "in"))
+    assert code == 0 and "a/1.png" in out and "b/[red]1.png" in out
+
+
+def test_skipped_files_are_named_and_only_skipped_files_end_with_one(run: Run, pictures: Path) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (pictures / "phone.HEIC").write_bytes(heic)
+    code, out, err = run("predict", str(pictures))
+    (line,) = [line for line in err.splitlines() if line.startswith("Skipped")]
+    assert code == 0 and "one.png" in out
+    assert "2 files" in line and "HEIC is not supported" in line and "notes.txt" in line
+    (pictures / "only").mkdir()
+    (pictures / "only" / "phone.heic").write_bytes(heic)
+    code, out, err = run("predict", str(pictures / "only"), "--json")
+    assert (code, printed(out)) == (1, []) and "HEIC is not supported" in err
+    code, out, _ = run("predict", str(pictures / "one.png"), str(pictures / "phone.HEIC"))
+    assert code == 1 and "one.png" in out  # what was named itself is missed
+    (pictures / "nothing").mkdir()
+    assert run("predict", str(pictures / "nothing"))[0] == 1
+
+
+def test_options_that_a_webcam_ignores_are_refused(run: Run, pictures: Path, tmp_path: Path) -> None:
+    assert run("predict", str(pictures), "--webcam", "0")[0] == 2
+    assert run("predict", "--webcam", "0", "--annotate", str(tmp_path / "out"))[0] == 2
+
+
+def test_output_that_cannot_be_written_is_told(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert run("predict", str(pictures), "--annotate", str(tmp_path / "file"))[0] == 2
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "inner").write_text("no folder")
+    code, _, err = run("predict", str(pictures), "--annotate", str(tmp_path / "out"))
+    assert code == 1 and "cannot be written" in err and "Traceback" not in err
+
+
 def test_bad_picture_is_told_beside_the_good_ones_and_ends_with_one(
     run: Run, pictures: Path, proxy: EmbedderDouble
 ) -> None:

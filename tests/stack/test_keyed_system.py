@@ -34,7 +34,7 @@ def client(stack: Stack, scope: Scope | None) -> Client:
 
 def test_photograph_goes_through_all_services_with_one_key(stack: Stack) -> None:
     with client(stack, Scope.PREDICT) as own:
-        assert len(own.predict([SIX_ADULTS.read_bytes()]).images[0].faces) == 6  # type: ignore[union-attr]
+        assert len(own.predict([SIX_ADULTS.read_bytes()]).images[0].faces) == 6
 
 
 @pytest.mark.parametrize("name", ["embedder", "embedder-proxy", "predictor", "trainer"])
@@ -76,7 +76,7 @@ def test_extraction_shows_the_proxy_the_services_key(stack: Stack) -> None:
     folder.mkdir()
     with client(stack, Scope.PREDICT) as own, Image.open(SIX_ADULTS) as photograph:
         image = own.predict([SIX_ADULTS.read_bytes()]).images[0]
-        for number, face in enumerate(image.faces):  # type: ignore[union-attr]
+        for number, face in enumerate(image.faces):
             left, top, right, bottom = face.bbox
             photograph.crop((left - 60, top - 60, right + 60, bottom + 60)).save(folder / f"{number}.png")
     rows = "".join(f"{number}.png,30,female\n" for number in range(6))

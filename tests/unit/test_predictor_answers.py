@@ -2,8 +2,7 @@
 
 import pytest
 from agegender.errors import Problem
-from predictor.intake import parsed
-from predictor.options import EmbeddingsRequest
+from predictor.options import EmbeddingsRequest, parsed
 from predictor.routes.age_gender import wanted_picture
 
 

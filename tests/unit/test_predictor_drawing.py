@@ -12,7 +12,7 @@ from PIL import Image
 from predictor.drawing import annotated, label_lines
 from predictor.plates import Box, placed
 
-TEXT = "100 (88-100)\nfemale 99%"  # no label is wider
+TEXT = "100 (88-100)\nfemale 99 %"  # no label is wider
 
 
 def answer(box: Box, label: str = "female") -> FaceAnswer:
@@ -40,7 +40,7 @@ def covered(one: Box, other: Box) -> float:
 
 
 def test_label_tells_age_interval_and_gender() -> None:
-    assert label_lines(answer((0, 0, 9, 9))) == ("31 (25-38)", "female 97%")
+    assert label_lines(answer((0, 0, 9, 9))) == ("31 (24-39)", "female 97 %")
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])

@@ -9,7 +9,7 @@ from agegender.errors import Problem
 from agegender.web.admission import read_in_time
 from agegender.web.deadlines import Deadline
 from agegender.web.disconnects import while_awaited
-from agegender.web.uploads import UploadLimits, read_body, read_images
+from agegender.web.uploads import UploadLimits, read_body, read_images, read_upload
 from fastapi import Request
 
 LIMITS = UploadLimits(max_bytes=1000, max_images=3, max_body_bytes=2000)
@@ -57,7 +57,7 @@ async def test_a_raw_body_is_one_image() -> None:
 
 
 async def test_the_parts_named_image_are_the_images_in_order() -> None:
-    body = form(("image", b"one"), ("other", b"two"), ("image", b"three"))
+    body = form(("image", b"one"), ("image", b"three"))
     assert await read_images(request([body], FORM), LIMITS) == [b"one", b"three"]
     assert await read_images(request(bytewise(body), FORM), LIMITS) == [b"one", b"three"]
 
@@ -83,6 +83,36 @@ async def test_a_form_counts_all_its_parts() -> None:
     assert await slug_of(read_images(request([many], FORM), LIMITS)) == (413, "too-many-images")
     large = form(*[("image", bytes(40_000))] * 3)
     assert await slug_of(read_images(request([large], FORM), LIMITS)) == (413, "body-too-large")
+
+
+def text_field(name: str, text: str) -> bytes:
+    return f'--edge\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "problem", "said"),
+    [
+        (form(("image", b"x"), ("file", b"y")), (422, "invalid-request"), "file field 'file'"),
+        (form(("file", b"y")), (400, "no-image"), "field 'file'"),
+        (form(("images", b"x"), ("image", b"y")), (422, "invalid-request"), "did you mean 'image'"),
+        (text_field("coverage", "0.5") + form(("image", b"x")), (422, "invalid-request"), "'coverage'"),
+        (text_field("image", "photo.jpg") + form(), (400, "no-image"), "-F image=@photo.jpg"),
+        (text_field("image", "a") + form(("image", b"x")), (422, "invalid-request"), "as text"),
+        (text_field("image", "https://a/b.jpg") + form(), (422, "url-not-supported"), "send the image"),
+    ],
+)
+async def test_part_that_would_be_ignored_is_rejected_by_its_name(
+    body: bytes, problem: tuple[int, str], said: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        await read_images(request([body], FORM), LIMITS)
+    assert (caught.value.status, caught.value.slug) == problem and said in caught.value.detail
+
+
+async def test_text_fields_are_given_to_routes_that_have_options() -> None:
+    body = text_field("coverage", "0.5") + form(("image", b"x"))
+    upload = await read_upload(request([body], FORM.replace("multipart", "Multipart")), LIMITS)
+    assert (upload.images, upload.fields) == ([b"x"], [("coverage", "0.5")])
 
 
 @pytest.mark.parametrize(

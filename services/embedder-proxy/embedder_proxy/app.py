@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 from agegender.errors import Problem
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection
+from agegender.http_clients import direct_options
 from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.admission import BodyMemory, read_in_time
@@ -89,7 +90,7 @@ def _furnish(settings: ProxySettings) -> _Rooms:
     client = httpx.AsyncClient(
         timeout=httpx.Timeout(None, connect=settings.connect_timeout),
         limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
-        trust_env=False,
+        **direct_options(),
     )
     wire: Wire = (
         OriginalWire(client, settings.image_limits, settings.embedder_space)

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
+from agegender.http_clients import ServiceUrl
 from agegender.images import ImageLimits
-from agegender.network import ServiceUrl, listed
+from agegender.network import listed
 from agegender.settings import Port, ServiceSettings
 from agegender.spaces import NAME
 from agegender.web.uploads import UploadLimits

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from agegender.display import certainty, interval, years
 from agegender.predictions import FaceAnswer
 from PIL import Image, ImageDraw
 
@@ -41,9 +42,9 @@ def annotated(pixels: npt.NDArray[np.uint8], faces: Sequence[FaceAnswer], format
 
 def label_lines(face: FaceAnswer) -> tuple[str, str]:
     """Age with its interval, and the likelier gender."""
-    low, high = face.age.interval
-    share = min(0.99, face.gender.probability[face.gender.label])  # no head is surer than that
-    return f"{face.age.mean:.0f} ({low:.0f}-{high:.0f})", f"{face.gender.label} {share:.0%}"
+    low, high = interval(face.age.interval)
+    share = face.gender.probability[face.gender.label]
+    return f"{years(face.age.mean)} ({low}-{high})", f"{face.gender.label} {certainty(share)}"
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: Box, colour: str, size: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, FaceSelection
+from agegender.http_clients import direct_options
 from agegender.problem_documents import problem_in
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
@@ -51,7 +52,7 @@ class ProxyClient:
             base_url=url,
             headers=headers,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
-            trust_env=False,
+            **direct_options(),
         )
 
     async def close(self) -> None:

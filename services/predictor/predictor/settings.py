@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from agegender.cpus import available_cpus
+from agegender.http_clients import ServiceUrl
 from agegender.images import ImageLimits
-from agegender.network import ServiceUrl
 from agegender.settings import Port, ServiceSettings
 from agegender.web.uploads import UploadLimits
 from pydantic import AliasChoices, Field

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from agegender.network import ServiceUrl
+from agegender.http_clients import ServiceUrl
 from agegender.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict

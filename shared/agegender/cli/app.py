@@ -37,7 +37,13 @@ def main() -> None:
         app()
     except Problem as problem:
         tell_problem(problem, as_json="--json" in sys.argv)
-        raise SystemExit(3 if problem.status == 503 else 1) from None
+        raise SystemExit(_exit_code(problem)) from None
+
+
+def _exit_code(problem: Problem) -> int:
+    if problem.slug == "bad-settings":
+        return 2
+    return 3 if problem.status == 503 else 1
 
 
 def tell_problem(problem: Problem, *, as_json: bool) -> None:

@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from agegender.cli.options import Folds, Overlap, Sets, nested
-from agegender.cli.output import AsJson, console, duration, errors, print_json, progress_bars, table
+from agegender.cli.output import AsJson, console, errors, print_json, progress_bars, table
 from agegender.cli.searches import follow_search
 from agegender.client import Client
 from agegender.client.training import Experiment, Fold, is_search
+from agegender.display import duration
 from agegender.files import write_text
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Of the experiment.")]
@@ -25,6 +26,9 @@ class Form(StrEnum):
     JSON = "json"
     MARKDOWN = "md"
     HTML = "html"
+
+
+_FORM_NAMES = {Form.JSON: "JSON", Form.MARKDOWN: "Markdown", Form.HTML: "HTML"}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -103,14 +107,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a finished experiment or search."""
-    suffix = output.suffix.removeprefix(".") if output else ""
+    suffix = output.suffix.removeprefix(".").lower() if output else ""
     known = suffix if suffix in set(Form) else None
     chosen = Form.JSON if as_json else form or (Form(known) if known else Form.MARKDOWN)
     with Client() as client:
         text = client.report(identifier, chosen.value)
     if output is not None:
         write_text(output, text)
-        errors.print(f"Written to {output}.")
+        errors.print(f"Written to {output} as {_FORM_NAMES[chosen]}.", markup=False)
     elif form is None and not as_json:
         console.print(Markdown(text))
     else:
@@ -238,7 +242,8 @@ def _show(
             for name, fold in _named(last).items():
                 if name not in rows:
                     rows[name] = bars.add_task(name, total=None, note="")
-                left = f" {duration(fold.seconds_left)}" if fold.state == "running" else ""
+                seconds = fold.seconds_left if fold.state == "running" else None
+                left = "" if seconds is None else f" {duration(seconds)}"
                 bars.update(
                     rows[name],
                     # Early stopping ends a fold before its last epoch; a full bar says that it is done.

@@ -34,6 +34,11 @@ def print_json(answer: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None
         print(json.dumps([one.model_dump(mode="json", exclude_none=True) for one in answer]), flush=True)
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def progress_bars(*, quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -44,12 +49,3 @@ def progress_bars(*, quiet: bool) -> Progress:
         console=errors,
         disable=quiet,
     )
-
-
-def duration(seconds: float | None) -> str:
-    """As a person says it: 45 s, 12 min, 3.5 h."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,6 @@ from rich.live import Live
 from agegender.cli.output import console, print_json, table
 from agegender.cli.prediction import cells
 from agegender.client import Client
-from agegender.faces import ImageProblem
 
 
 def predict_live(source: str, options: dict[str, Any], *, as_json: bool) -> None:
@@ -27,9 +26,7 @@ def predict_live(source: str, options: dict[str, Any], *, as_json: bool) -> None
                 if not seen:
                     return
                 _, jpeg = cv2.imencode(".jpg", frame)
-                image = client.predict([jpeg.tobytes()], **options).images[0]
-                if isinstance(image, ImageProblem):
-                    continue
+                image = client.predict(jpeg.tobytes(), **options)
                 if as_json:
                     print_json(image)
                     continue

@@ -1,22 +1,26 @@
 """The same client for asyncio."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import httpx
 from httpx_sse import aconnect_sse
+from pydantic import ValidationError
 from tenacity import AsyncRetrying
 
-from agegender.client import calls
-from agegender.client.calls import Call
-from agegender.client.retries import problem_of, problem_of_transport, retrying
+from agegender.client import calls, inputs
+from agegender.client.calls import Call, sole
+from agegender.client.inputs import Image, SomeImage
+from agegender.client.retries import bad_answer, problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
 from agegender.client.training import Dataset, DuplicateGroup, Experiment, Extraction, ReportFormat, Search
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
+from agegender.http_clients import direct_options, user_options
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 
 Answer = TypeVar("Answer")
 
@@ -26,20 +30,24 @@ class AsyncClient:
 
     Parameters
     ----------
-    settings : default: from the environment.
+    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
 
     Examples
     --------
     >>> async with AsyncClient() as client:  # doctest: +SKIP
-    ...     answer = await client.predict([Path("photo.jpg").read_bytes()])
-    ...     answer.images[0].faces[0].age.mean
+    ...     answer = await client.predict("photo.jpg")
+    ...     answer.faces[0].age.mean
     """
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = settings or ClientSettings()
+        self._settings = settings or ClientSettings.from_environment()
+        certificates = direct_options()["verify"]
         self._https: dict[calls.Service, httpx.AsyncClient] = {
             service: httpx.AsyncClient(
-                base_url=url, headers=self._settings.headers, timeout=self._settings.timeout
+                base_url=url,
+                headers=self._settings.headers(url),
+                timeout=self._settings.timeout,
+                **user_options(url, certificates),
             )
             for service, url in self._settings.urls.items()
         }
@@ -59,21 +67,52 @@ class AsyncClient:
         for http in self._https.values():
             await http.aclose()
 
-    async def predict(self, images: Sequence[bytes], **options: Any) -> AgeGenderAnswer:
-        """Age and gender of each face; `options` are the query of `POST /age-gender`."""
-        return await self._send(calls.predict(images, options))
+    @overload
+    async def predict(self, images: Image, **options: Any) -> ImageAnswer: ...
 
-    async def annotate(self, image: bytes, **options: Any) -> bytes:
-        """The picture with boxes and labels, a PNG file."""
-        return await self._send(calls.annotate(image, options))
+    @overload
+    async def predict(
+        self, images: list[SomeImage] | tuple[SomeImage, ...], **options: Any
+    ) -> AgeGenderAnswer: ...
+
+    async def predict(self, images: Any, **options: Any) -> ImageAnswer | AgeGenderAnswer:
+        """Estimate age and gender of each face.
+
+        Parameters
+        ----------
+        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these. One image gives
+            its `ImageAnswer`; a list gives an `AgeGenderAnswer` with one entry per image, in the order given.
+            The entry of an image that has a problem has `ok == False`, `problem` and no faces.
+        options : those of `POST /age-gender`, such as ``coverage=0.8``.
+
+        Raises `Problem`, also for the problem of the only image of a request; `TypeError` for other types;
+        `OSError` for a file that cannot be read.
+        """
+        answer = await self._send(calls.predict(await asyncio.to_thread(inputs.contents, images), options))
+        return sole(answer.images) if inputs.is_one_image(images) else answer
+
+    async def annotate(self, image: Image, **options: Any) -> bytes:
+        """Return the image with boxes and labels, a PNG file. `image` and `options` as for `predict`."""
+        return await self._send(calls.annotate(await asyncio.to_thread(inputs.content, image), options))
 
     async def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
     ) -> EmbeddingsAnswer:
         return await self._send(calls.predict_embeddings(space, embeddings, options))
 
-    async def faces(self, images: Sequence[bytes]) -> FacesAnswer:
-        return await self._send(calls.faces(images))
+    @overload
+    async def faces(self, images: Image) -> ImageFaces: ...
+
+    @overload
+    async def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
+
+    async def faces(self, images: Any) -> ImageFaces | FacesAnswer:
+        """Detect faces and embed them; `images`, answers and errors as of `predict`.
+
+        The answer for a list names the space of the embeddings.
+        """
+        answer = await self._send(calls.faces(await asyncio.to_thread(inputs.contents, images)))
+        return sole(answer.images) if inputs.is_one_image(images) else answer
 
     async def models(self) -> Models:
         return await self._send(calls.models())
@@ -105,7 +144,7 @@ class AsyncClient:
 
     async def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        async for event in self._events(calls.dataset_path(name, "/events")):
+        async for event in self._events(calls.dataset_events(name)):
             yield Extraction.model_validate(event)
 
     async def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
@@ -120,7 +159,7 @@ class AsyncClient:
 
     async def watch(self, identifier: str) -> AsyncIterator[Experiment]:
         """Each change of an experiment, until it has ended."""
-        async for event in self._events(f"/experiments/{identifier}/events"):
+        async for event in self._events(calls.experiment_events(identifier)):
             yield Experiment.model_validate(event)
 
     async def report(self, identifier: str, kind: ReportFormat = "json") -> str:
@@ -153,7 +192,7 @@ class AsyncClient:
 
     async def watch_search(self, identifier: str) -> AsyncIterator[Search]:
         """Each change of a search, until it has ended."""
-        async for event in self._events(f"/searches/{identifier}/events"):
+        async for event in self._events(calls.search_events(identifier)):
             yield Search.model_validate(event)
 
     async def resume_search(self, identifier: str) -> Search:
@@ -173,8 +212,11 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
         if not response.is_success:
-            raise problem_of(response)
-        return call.read(response)
+            raise problem_of(response, str(http.base_url))
+        try:
+            return call.read(response)
+        except ValidationError as error:
+            raise bad_answer(response, call.service) from error
 
     async def _events(self, path: str) -> AsyncIterator[Any]:
         http = self._https["trainer"]
@@ -183,7 +225,7 @@ class AsyncClient:
             async with aconnect_sse(http, "GET", path, timeout=patient) as source:
                 if not source.response.is_success:
                     await source.response.aread()
-                    raise problem_of(source.response)
+                    raise problem_of(source.response, str(http.base_url))
                 async for event in source.aiter_sse():
                     if event.data:
                         yield json.loads(event.data)

@@ -4,11 +4,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
 
+from agegender.client.inputs import embedding_rows, path_part, request_body
 from agegender.client.training import (
     Dataset,
     DuplicateGroup,
@@ -18,11 +18,13 @@ from agegender.client.training import (
     Search,
     is_search,
 )
-from agegender.faces import FacesAnswer
+from agegender.errors import Problem
+from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.head import Task
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 
 Answer = TypeVar("Answer")
+Entry = TypeVar("Entry", ImageAnswer, ImageFaces)
 Service = Literal["predictor", "trainer", "proxy"]
 
 
@@ -64,6 +66,14 @@ def _text(response: httpx.Response) -> str:
     return response.text
 
 
+def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:
+    """The answer for the only image of a request. Raises its problem."""
+    (entry,) = entries
+    if isinstance(entry, ImageProblem):
+        raise Problem.from_document(entry.problem)
+    return entry
+
+
 def predict(images: Sequence[bytes], options: Mapping[str, Any]) -> Call[AgeGenderAnswer]:
     return Call("predictor", "POST", "/age-gender", _as(AgeGenderAnswer), params=options, images=images)
 
@@ -83,7 +93,7 @@ def annotate(image: bytes, options: Mapping[str, Any]) -> Call[bytes]:
 def predict_embeddings(
     space: str, embeddings: Sequence[Sequence[float]], options: Mapping[str, Any]
 ) -> Call[EmbeddingsAnswer]:
-    body = {"space": space, "embeddings": [list(row) for row in embeddings]}
+    body = {"space": space, "embeddings": embedding_rows(embeddings)}
     return Call(
         "predictor", "POST", "/age-gender/embeddings", _as(EmbeddingsAnswer), params=options, json=body
     )
@@ -98,8 +108,21 @@ def models() -> Call[Models]:
 
 
 def roll_back(task: Task, space: str | None) -> Call[Models]:
-    path = f"/models/{task.value}/rollback"
+    path = f"/models/{Task(task).value}/rollback"
     return Call("predictor", "POST", path, _as(Models), params={"space": space}, repeatable=False)
+
+
+def dataset_events(name: str) -> str:
+    """The path of a stream of events, as the three below."""
+    return dataset_path(name, "/events")
+
+
+def experiment_events(identifier: str) -> str:
+    return f"/experiments/{path_part(identifier, 'identifier')}/events"
+
+
+def search_events(identifier: str) -> str:
+    return f"/searches/{path_part(identifier, 'identifier')}/events"
 
 
 def datasets() -> Call[list[Dataset]]:
@@ -108,7 +131,7 @@ def datasets() -> Call[list[Dataset]]:
 
 def dataset_path(name: str, part: str = "") -> str:
     """The path of a data set's route; names may have blanks and other characters that a URL quotes."""
-    return f"/datasets/{quote(name, safe='')}{part}"
+    return f"/datasets/{path_part(name, 'name')}{part}"
 
 
 def dataset(name: str) -> Call[Dataset]:
@@ -120,15 +143,16 @@ def extract(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
 
 
 def regroup(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
-    return Call("trainer", "POST", f"/datasets/{name}/regroup", _as(Extraction), json=dict(options))
+    return Call("trainer", "POST", dataset_path(name, "/regroup"), _as(Extraction), json=dict(options))
 
 
 def duplicates(name: str, options: Mapping[str, Any]) -> Call[list[DuplicateGroup]]:
-    return Call("trainer", "GET", f"/datasets/{name}/duplicates", _as(list[DuplicateGroup]), params=options)
+    path = dataset_path(name, "/duplicates")
+    return Call("trainer", "GET", path, _as(list[DuplicateGroup]), params=options)
 
 
 def duplicates_sheet(name: str, options: Mapping[str, Any]) -> Call[bytes]:
-    return Call("trainer", "GET", f"/datasets/{name}/duplicates/sheet", _content, params=options)
+    return Call("trainer", "GET", dataset_path(name, "/duplicates/sheet"), _content, params=options)
 
 
 def create_experiment(request: Mapping[str, Any], key: str | None) -> Call[Experiment]:
@@ -140,30 +164,41 @@ def experiments() -> Call[list[Experiment]]:
 
 
 def experiment(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "GET", f"/experiments/{identifier}", _as(Experiment))
+    return Call("trainer", "GET", f"/experiments/{path_part(identifier, 'identifier')}", _as(Experiment))
 
 
 def report(identifier: str, kind: ReportFormat) -> Call[str]:
-    path = f"/{'searches' if is_search(identifier) else 'experiments'}/{identifier}/report"
+    part = path_part(identifier, "identifier")
+    path = f"/{'searches' if is_search(identifier) else 'experiments'}/{part}/report"
     return Call("trainer", "GET", path, _text, params={"format": kind})
 
 
 def promote(identifier: str, refit: bool) -> Call[dict[str, str]]:
-    path, params = f"/experiments/{identifier}/promote", {"refit": refit}
+    path, params = f"/experiments/{path_part(identifier, 'identifier')}/promote", {"refit": refit}
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
 def refit(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "POST", f"/experiments/{identifier}/refit", _as(Experiment))
+    return Call(
+        "trainer", "POST", f"/experiments/{path_part(identifier, 'identifier')}/refit", _as(Experiment)
+    )
 
 
 def resume(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "POST", f"/experiments/{identifier}/resume", _as(Experiment))
+    return Call(
+        "trainer", "POST", f"/experiments/{path_part(identifier, 'identifier')}/resume", _as(Experiment)
+    )
 
 
 def cancel(identifier: str) -> Call[Experiment]:
     # Not repeatable: what was cancelled by the first would be deleted by the second.
-    return Call("trainer", "DELETE", f"/experiments/{identifier}", _as(Experiment), repeatable=False)
+    return Call(
+        "trainer",
+        "DELETE",
+        f"/experiments/{path_part(identifier, 'identifier')}",
+        _as(Experiment),
+        repeatable=False,
+    )
 
 
 def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
@@ -175,15 +210,17 @@ def searches() -> Call[list[Search]]:
 
 
 def search(identifier: str) -> Call[Search]:
-    return Call("trainer", "GET", f"/searches/{identifier}", _as(Search))
+    return Call("trainer", "GET", f"/searches/{path_part(identifier, 'identifier')}", _as(Search))
 
 
 def resume_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "POST", f"/searches/{identifier}/resume", _as(Search))
+    return Call("trainer", "POST", f"/searches/{path_part(identifier, 'identifier')}/resume", _as(Search))
 
 
 def cancel_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "DELETE", f"/searches/{identifier}", _as(Search), repeatable=False)
+    return Call(
+        "trainer", "DELETE", f"/searches/{path_part(identifier, 'identifier')}", _as(Search), repeatable=False
+    )
 
 
 def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: str | None) -> Call[Answer]:
@@ -193,6 +230,6 @@ def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: st
         "POST",
         path,
         _as(type_),
-        json={name: value for name, value in request.items() if value is not None},
+        json=request_body(request),
         headers={"Idempotency-Key": key or uuid.uuid4().hex},
     )

@@ -1,6 +1,7 @@
 """When a request is sent again: where the service says so, or where it cannot have been answered."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
@@ -8,6 +9,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from agegender.client.calls import Call
 from agegender.client.settings import ClientSettings
 from agegender.errors import Problem
+from agegender.http_clients import environment_proxy
 from agegender.problem_documents import problem_in
 from agegender.retry_after import retry_after_seconds
 
@@ -21,16 +23,47 @@ class Interrupted(Problem):
         super().__init__("interrupted", 503, f"The connection to {url} broke before the answer was there.")
 
 
-def problem_of(response: httpx.Response) -> Problem:
-    """The problem document of a response that is no success, or one in its place."""
-    if (told := problem_in(response)) is not None:
+def problem_of(response: httpx.Response, url: str) -> Problem:
+    """The problem document of a response that is no success, or one in its place; `url` is the service's."""
+    told = problem_in(response)
+    path = urlsplit(url).path.rstrip("/")
+    hint = (
+        f" The service's address has the path {path!r}; leave it out, unless a gateway serves it there."
+        if response.status_code == 404 and path and (told is None or "/docs" in told.detail)
+        else ""
+    )
+    if told is not None:
+        if hint:
+            told.detail += hint
         return told
     retry_after = retry_after_seconds(response.headers.get("retry-after"))
-    detail = f"{response.url} answered {response.status_code} {response.reason_phrase}."
+    detail = f"{response.url} answered {response.status_code} {response.reason_phrase}.{hint}"
     return Problem("http-error", response.status_code, detail, retry_after=retry_after)
 
 
+def bad_answer(response: httpx.Response, service: str) -> Problem:
+    """For a success that is not what the service answers: another program is at its address."""
+    kind = response.headers.get("content-type", "no content type")
+    return Problem(
+        "bad-answer",
+        502,
+        f"{response.url} answered {kind}, which is not the {service}'s answer. "
+        f"Is AGEGENDER_{service.upper()}_URL the {service}'s address?",
+    )
+
+
 def problem_of_transport(error: httpx.TransportError, url: str) -> Problem:
+    if (proxy := environment_proxy(url)) is not None and isinstance(
+        error, httpx.ProxyError | httpx.ConnectError | httpx.ConnectTimeout
+    ):
+        host = urlsplit(url).hostname
+        return Problem(
+            "unreachable",
+            503,
+            f"{url} cannot be reached through the proxy {proxy.shown}, "
+            f"which {proxy.variable} names ({error}). "
+            f"Correct it, or set NO_PROXY={host} to connect directly.",
+        )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Problem(
             "unreachable",

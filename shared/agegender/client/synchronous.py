@@ -3,20 +3,23 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import httpx
 from httpx_sse import connect_sse
+from pydantic import ValidationError
 from tenacity import Retrying
 
-from agegender.client import calls
-from agegender.client.calls import Call
-from agegender.client.retries import problem_of, problem_of_transport, retrying
+from agegender.client import calls, inputs
+from agegender.client.calls import Call, sole
+from agegender.client.inputs import Image, SomeImage
+from agegender.client.retries import bad_answer, problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
 from agegender.client.training import Dataset, DuplicateGroup, Experiment, Extraction, ReportFormat, Search
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
+from agegender.http_clients import direct_options, user_options
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 
 Answer = TypeVar("Answer")
 
@@ -26,20 +29,24 @@ class Client:
 
     Parameters
     ----------
-    settings : default: from the environment.
+    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
 
     Examples
     --------
     >>> with Client() as client:  # doctest: +SKIP
-    ...     answer = client.predict([Path("photo.jpg").read_bytes()])
-    ...     answer.images[0].faces[0].age.mean
+    ...     answer = client.predict("photo.jpg")
+    ...     answer.faces[0].age.mean
     """
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = settings or ClientSettings()
+        self._settings = settings or ClientSettings.from_environment()
+        certificates = direct_options()["verify"]
         self._https: dict[calls.Service, httpx.Client] = {
             service: httpx.Client(
-                base_url=url, headers=self._settings.headers, timeout=self._settings.timeout
+                base_url=url,
+                headers=self._settings.headers(url),
+                timeout=self._settings.timeout,
+                **user_options(url, certificates),
             )
             for service, url in self._settings.urls.items()
         }
@@ -59,21 +66,50 @@ class Client:
         for http in self._https.values():
             http.close()
 
-    def predict(self, images: Sequence[bytes], **options: Any) -> AgeGenderAnswer:
-        """Age and gender of each face; `options` are the query of `POST /age-gender`."""
-        return self._send(calls.predict(images, options))
+    @overload
+    def predict(self, images: Image, **options: Any) -> ImageAnswer: ...
 
-    def annotate(self, image: bytes, **options: Any) -> bytes:
-        """The picture with boxes and labels, a PNG file."""
-        return self._send(calls.annotate(image, options))
+    @overload
+    def predict(self, images: list[SomeImage] | tuple[SomeImage, ...], **options: Any) -> AgeGenderAnswer: ...
+
+    def predict(self, images: Any, **options: Any) -> ImageAnswer | AgeGenderAnswer:
+        """Estimate age and gender of each face.
+
+        Parameters
+        ----------
+        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these. One image gives
+            its `ImageAnswer`; a list gives an `AgeGenderAnswer` with one entry per image, in the order given.
+            The entry of an image that has a problem has `ok == False`, `problem` and no faces.
+        options : those of `POST /age-gender`, such as ``coverage=0.8``.
+
+        Raises `Problem`, also for the problem of the only image of a request; `TypeError` for other types;
+        `OSError` for a file that cannot be read.
+        """
+        answer = self._send(calls.predict(inputs.contents(images), options))
+        return sole(answer.images) if inputs.is_one_image(images) else answer
+
+    def annotate(self, image: Image, **options: Any) -> bytes:
+        """Return the image with boxes and labels, a PNG file. `image` and `options` as for `predict`."""
+        return self._send(calls.annotate(inputs.content(image), options))
 
     def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
     ) -> EmbeddingsAnswer:
         return self._send(calls.predict_embeddings(space, embeddings, options))
 
-    def faces(self, images: Sequence[bytes]) -> FacesAnswer:
-        return self._send(calls.faces(images))
+    @overload
+    def faces(self, images: Image) -> ImageFaces: ...
+
+    @overload
+    def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
+
+    def faces(self, images: Any) -> ImageFaces | FacesAnswer:
+        """Detect faces and embed them; `images`, answers and errors as of `predict`.
+
+        The answer for a list names the space of the embeddings.
+        """
+        answer = self._send(calls.faces(inputs.contents(images)))
+        return sole(answer.images) if inputs.is_one_image(images) else answer
 
     def models(self) -> Models:
         return self._send(calls.models())
@@ -105,9 +141,7 @@ class Client:
 
     def watch_extraction(self, name: str) -> Iterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        yield from (
-            Extraction.model_validate(event) for event in self._events(calls.dataset_path(name, "/events"))
-        )
+        yield from (Extraction.model_validate(event) for event in self._events(calls.dataset_events(name)))
 
     def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
         """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""
@@ -121,7 +155,7 @@ class Client:
 
     def watch(self, identifier: str) -> Iterator[Experiment]:
         """Each change of an experiment, until it has ended."""
-        for event in self._events(f"/experiments/{identifier}/events"):
+        for event in self._events(calls.experiment_events(identifier)):
             yield Experiment.model_validate(event)
 
     def report(self, identifier: str, kind: ReportFormat = "json") -> str:
@@ -154,7 +188,7 @@ class Client:
 
     def watch_search(self, identifier: str) -> Iterator[Search]:
         """Each change of a search, until it has ended."""
-        for event in self._events(f"/searches/{identifier}/events"):
+        for event in self._events(calls.search_events(identifier)):
             yield Search.model_validate(event)
 
     def resume_search(self, identifier: str) -> Search:
@@ -175,8 +209,11 @@ class Client:
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
         if not response.is_success:
-            raise problem_of(response)
-        return call.read(response)
+            raise problem_of(response, str(http.base_url))
+        try:
+            return call.read(response)
+        except ValidationError as error:
+            raise bad_answer(response, call.service) from error
 
     def _events(self, path: str) -> Iterator[Any]:
         http = self._https["trainer"]
@@ -185,7 +222,7 @@ class Client:
             with connect_sse(http, "GET", path, timeout=patient) as source:
                 if not source.response.is_success:
                     source.response.read()
-                    raise problem_of(source.response)
+                    raise problem_of(source.response, str(http.base_url))
                 for event in source.iter_sse():
                     if event.data:
                         yield json.loads(event.data)

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import Depends, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -19,6 +19,7 @@ from agegender.web.access import RequireKey
 from agegender.web.bodies import SmallBodies
 from agegender.web.counts import CallerCounts
 from agegender.web.documentation import add_documentation
+from agegender.web.inputs import reject_ignored_inputs
 from agegender.web.openapi import complete_openapi, route_examples
 from agegender.web.origins import RefuseForeignPages
 from agegender.web.problems import add_problem_handlers
@@ -71,6 +72,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(reject_ignored_inputs)],
         responses={"default": {"model": ProblemDocument, "description": "RFC 9457 problem document"}},
     )
     _add_guards(app, settings, name, scope, small_bodies)

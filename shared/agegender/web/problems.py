@@ -1,5 +1,7 @@
 """Every error of a service as an RFC 9457 problem document, whoever raised it."""
 
+from typing import Any
+
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -8,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from agegender.errors import PROBLEM_MEDIA_TYPE, Problem
 from agegender.volume import volume_problem
+from agegender.web.inputs import nearest_member
 from agegender.web.requests import request_id
 
 log = structlog.get_logger(__name__)
@@ -40,11 +43,19 @@ async def _render_problem(request: Request, error: Exception) -> Response:
 async def _render_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
+        {"field": ".".join(str(part) for part in item["loc"]), "message": _message(request, item)}
         for item in error.errors()
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
     return problem_response(Problem("invalid-request", 422, detail, errors=errors[:50]))
+
+
+def _message(request: Request, item: dict[str, Any]) -> str:
+    place, *name = item["loc"]
+    if item["type"] == "extra_forbidden" and place == "body" and len(name) == 1:
+        near = nearest_member(request, str(name[0]))
+        return f"There is no JSON member {near}" if near else str(item["msg"])
+    return str(item["msg"])
 
 
 async def _render_http_exception(request: Request, error: Exception) -> Response:

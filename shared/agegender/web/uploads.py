@@ -1,20 +1,23 @@
 """Read the images of a request, never more bytes than the limit, whatever the client declares."""
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from agegender.errors import Problem, client_closed_request
+from agegender.web.inputs import unknown_input
 
 IMAGE_FIELD = "image"
 _FILE = {"type": "string", "format": "binary"}
 # OpenAPI's account of what `read_images` takes.
-IMAGES_CONTENT = {
+IMAGES_CONTENT: dict[str, dict[str, Any]] = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
@@ -28,11 +31,22 @@ _DRAINED = 1024 * 1024 * 1024  # a refused body up to this length may arrive, an
 _OVERHEAD = 64 * 1024  # of multipart boundaries and part headers
 
 
+_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class UploadLimits:
     max_bytes: int = 20 * 1024 * 1024
     max_images: int = 64
     max_body_bytes: int = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The images of a request in the order sent, and the text fields of its form: name and value."""
+
+    images: list[bytes]
+    fields: list[tuple[str, str]]
 
 
 def _too_large(limit: int, *, endless: bool) -> Problem:
@@ -67,19 +81,38 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
-    """The images of a multipart form (field `image`, repeatable) or the raw body.
+    """Read the images of a route that has no options; raises what `read_upload` raises."""
+    upload = await read_upload(request, limits)
+    for name, _ in upload.fields:
+        raise unknown_input("form field", name, [IMAGE_FIELD])
+    return upload.images
 
-    Raises `Problem`: ``no-image`` 400, ``too-many-images`` or ``body-too-large`` 413,
-    ``bad-multipart`` 400.
+
+async def read_upload(request: Request, limits: UploadLimits) -> Upload:
+    """Read a multipart form (field `image`, repeatable, and text fields) or one image as the raw body.
+
+    Raises `Problem`: ``no-image`` 400, ``too-many-images`` or ``body-too-large`` 413, ``bad-multipart`` 400,
+    ``invalid-request`` 422 for a file in another field, ``url-not-supported`` 422.
     """
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        images = await _read_form(request, limits)
-    else:
-        body = await read_body(request, limits.max_bytes)
-        images = [body] if body else []
-    if not images:
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read_form(request, limits)
+    body = await read_body(request, limits.max_bytes)
+    if not body:
         raise _no_image()
-    return images
+    return Upload([body], [])
+
+
+def url_problem(text: str) -> Problem | None:
+    """For text that is the address of an image; None for any other text. Data URLs are not addresses."""
+    found = _ADDRESS.match(text[:64])
+    if found is None:
+        return None
+    return Problem(
+        "url-not-supported",
+        422,
+        f"The image is given as an address ({found[1].lower()}://…). Fetching addresses is not supported; "
+        "send the image itself.",
+    )
 
 
 class _File(BytesIO):
@@ -95,7 +128,7 @@ class _InMemoryParser(MultiPartParser):
             self._current_part.file.file = _File()
 
 
-async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
+async def _read_form(request: Request, limits: UploadLimits) -> Upload:
     stream = _bounded(request, limits.max_body_bytes + _OVERHEAD)
     parser = _InMemoryParser(request.headers, stream, max_files=limits.max_images, max_fields=16)
     try:
@@ -109,16 +142,42 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
     except (KeyError, ValueError) as error:  # no boundary, or one that cannot be decoded
         raise Problem("bad-multipart", 400, "The multipart body cannot be parsed.") from error
     try:
-        files = [part.file for part in form.getlist(IMAGE_FIELD) if isinstance(part, UploadFile)]
-        return [file.getvalue() for file in files if isinstance(file, _File)]
+        return _sorted_parts(form)
     finally:
         await form.close()
 
 
-def _no_image() -> Problem:
+def _sorted_parts(form: FormData) -> Upload:
+    upload, wrong = Upload([], []), []
+    for name, part in form.multi_items():
+        if isinstance(part, str):
+            upload.fields.append((name, part))
+        elif name != IMAGE_FIELD:
+            wrong.append(name)
+        elif isinstance(part.file, _File):
+            upload.images.append(part.file.getvalue())
+    for name, text in upload.fields:
+        if name == IMAGE_FIELD:
+            raise url_problem(text) or _text_for_image(bool(upload.images))
+    if wrong and upload.images:
+        raise unknown_input("file field", wrong[0], [IMAGE_FIELD])
+    if not upload.images:
+        raise _no_image(f"The form has a file in the field {wrong[0][:100]!r}. " if wrong else "")
+    return upload
+
+
+def _text_for_image(others: bool) -> Problem:
+    detail = (
+        f"The form field {IMAGE_FIELD!r} came as text and not as a file. With curl, put @ before the "
+        f"file's name: -F {IMAGE_FIELD}=@photo.jpg."
+    )
+    return Problem("invalid-request", 422, detail) if others else Problem("no-image", 400, detail)
+
+
+def _no_image(why: str = "") -> Problem:
     return Problem(
         "no-image",
         400,
-        "No image was sent. Send one or more files in the multipart field 'image' "
+        f"{why}No image was sent. Send one or more files in the multipart field 'image' "
         "(curl -F image=@photo.jpg), or the picture as the raw body.",
     )

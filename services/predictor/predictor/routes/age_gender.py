@@ -15,9 +15,17 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from predictor.drawing import annotated
-from predictor.intake import IMAGES_BODY, parsed, sent_images
+from predictor.intake import IMAGES_BODY, body_schema, sent_images
 from predictor.metrics import STAGE_SECONDS
-from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Picture
+from predictor.options import (
+    EmbeddingsRequest,
+    FaceOptions,
+    HeadOptions,
+    Picture,
+    given_options,
+    merged,
+    parsed,
+)
 from predictor.prediction import Array
 from predictor.registry import Heads
 from predictor.rooms import Rooms
@@ -41,6 +49,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def age_gender(request: Request, options: Annotated[FaceOptions, Query()]) -> Response:
         """Images as multipart field `image` (repeatable), one as the raw body, or base64 in JSON.
 
+        Options are query parameters, form fields or JSON members; an unknown one, or two values, is 422.
         `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Images are not stored; the
         embedder-proxy may keep embeddings in its cache (`embedding_cache_seconds` of `/info`).
         """
@@ -49,12 +58,14 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         picture = wanted_picture(request.headers.get("accept", ""))
         with rooms.bodies.reserved(request, settings.max_request_bytes):
             with watch.stage("read"):
-                images = await sent_images(request, settings.uploads, settings.read_timeout, deadline)
+                images, merged_options = await sent_images(
+                    request, settings.uploads, settings.read_timeout, deadline
+                )
             deadline = deadline.for_images(len(images))
             if picture and len(images) > 1:
                 raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
             content = await while_awaited(
-                request, answered(images, options, deadline, watch, picture), deadline
+                request, answered(images, merged_options, deadline, watch, picture), deadline
             )
         media_type = "application/json" if picture is None else f"image/{picture.lower()}"
         return Response(content, media_type=media_type, headers={"Vary": "Accept"})
@@ -79,7 +90,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}},
+                "content": {"application/json": {"schema": body_schema(EmbeddingsRequest)}},
             },
             "parameters": [DEADLINE_PARAMETER],
         },
@@ -92,19 +103,20 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
                 body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
-                heads, embeddings = await run_in_threadpool(received, body)
-            work = answered_embeddings(heads, embeddings, options, watch)
+                query = request.query_params.multi_items()
+                heads, embeddings, merged_options = await run_in_threadpool(received, body, query)
+            work = answered_embeddings(heads, embeddings, merged_options, watch)
             content = await while_awaited(request, work, deadline)
         return Response(content, media_type="application/json")
 
-    def received(body: bytes) -> tuple[Heads, Array]:
+    def received(body: bytes, query: list[tuple[str, str]]) -> tuple[Heads, Array, HeadOptions]:
         """In a thread, to the end: two million parsed numbers take their time to be freed, too."""
         sent = parsed(EmbeddingsRequest, body)
         if len(sent.embeddings) > settings.max_embeddings:
             raise Problem(
                 "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
             )
-        return predictor.checked(sent)
+        return *predictor.checked(sent), merged(HeadOptions, query, given_options(HeadOptions, sent))
 
     async def answered_embeddings(
         heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds

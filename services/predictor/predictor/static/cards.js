@@ -1,6 +1,7 @@
 // One card a face: the crop, the age as a distribution with its interval, gender, quality.
 
-import { drawing, element, percent } from "./elements.js";
+import { certainty, decimals, interval, percent, score, years } from "/web/display.js";
+import { cssShare, drawing, element } from "./elements.js";
 
 const REASONS = {
   small: "The face is small in the picture.",
@@ -18,11 +19,11 @@ export function faceCard(face, index, source) {
     crop(face.bbox, source),
     element("div", {},
       element("div", { className: "age" },
-        element("b", {}, `${Math.round(age.mean)}`), element("span", {}, "years")),
+        element("b", {}, years(age.mean)), element("span", {}, "years")),
       element("span", { className: "hint" }, intervalText(age))),
     distribution(age),
     meter("Gender", gender.label, share, `${gender.label} ${certainty(share)}`),
-    meter("Quality", "", quality.score, quality.score.toFixed(2)));
+    meter("Quality", "", quality.score, score(quality.score)));
   if (quality.reasons.length) {
     card.append(element("p", { className: "reasons" },
       quality.reasons.map((reason) => REASONS[reason] ?? reason).join(" ")));
@@ -30,11 +31,7 @@ export function faceCard(face, index, source) {
   return card;
 }
 
-const intervalText = (age) =>
-  `${Math.round(age.interval[0])} to ${Math.round(age.interval[1])}, ${Math.round(100 * age.coverage)} % sure`;
-
-// No head is that certain, so nothing is rounded up to 100 %.
-const certainty = (share) => `${Math.min(99, Math.round(100 * share))} %`;
+const intervalText = (age) => `${interval(age.interval).join(" to ")}, ${percent(age.coverage)} sure`;
 
 function crop([x1, y1, x2, y2], source) {
   const side = Math.max(x2 - x1, y2 - y1) * 1.3;
@@ -64,7 +61,7 @@ function distribution(age) {
       x: at(edges[index]) + 1, width: at(edges[index + 1] - edges[index]) - 2, rx: 2,
       y: HEIGHT - FOOT - height, height, opacity: 0.35 + 0.65 * (tops[index] / highest),
     });
-    bar.append(drawing("title", {}, `${group.name} years: ${(100 * group.probability).toFixed(1)} %`));
+    bar.append(drawing("title", {}, `${group.name} years: ${decimals(100 * group.probability, 1)} %`));
     return bar;
   });
   const [low, high] = age.interval;
@@ -73,7 +70,7 @@ function distribution(age) {
   }, `${year}`));
   return drawing("svg", {
     class: "distribution", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
-    "aria-label": `Age distribution, mean ${age.mean} years, ${intervalText(age)}`,
+    "aria-label": `Age distribution, mean ${years(age.mean)} years, ${intervalText(age)}`,
   },
   drawing("rect", { class: "range", x: at(low), width: at(high - low), y: 0, height: HEIGHT - FOOT, rx: 3 }),
   ...bars,
@@ -84,7 +81,7 @@ function distribution(age) {
 
 function meter(name, kind, share, text) {
   const fill = element("i");
-  fill.style.width = percent(share);
+  fill.style.width = cssShare(share);
   return element("div", { className: "meter" },
     element("span", {}, name), element("span", { className: `bar ${kind}` }, fill), element("span", {}, text));
 }

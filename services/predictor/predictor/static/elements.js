@@ -13,4 +13,4 @@ export function drawing(tag, attributes = {}, ...children) {
   return made;
 }
 
-export const percent = (share) => `${(100 * share).toFixed(3)}%`;
+export const cssShare = (share) => `${(100 * share).toFixed(3)}%`;

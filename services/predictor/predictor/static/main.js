@@ -5,6 +5,7 @@ import { faceCard } from "./cards.js";
 import { element } from "./elements.js";
 import { annotatedPicture, answerOf, curlLine } from "./predict.js";
 import { Stage } from "./stage.js";
+import { whole } from "/web/display.js";
 
 const part = (id) => document.getElementById(id);
 const camera = new Camera(part("video"));
@@ -19,16 +20,19 @@ function tell(text, isError = false) {
 }
 
 async function take(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
-  if (!images.length) return tell("That is not a picture.", true);
+  const isImage = (file) => file.type.startsWith("image/") || !file.type;
+  const images = [...files].filter(isImage);
+  const others = [...files].filter((file) => !isImage(file)).map((file) => file.name).join(", ");
+  if (!images.length) return tell(`Not an image: ${others}.`, true);
   stopCamera();
   const added = images.map((file) => ({ file, url: URL.createObjectURL(file) }));
   pictures.push(...added);
   for (const picture of added) {
     tell(added.length > 1 ? `Looking at ${picture.file.name} …` : "Looking …");
     await ask(picture);
-    show(picture);
+    await show(picture);
   }
+  if (others) tell(`${part("status").textContent}. Skipped, not an image: ${others}.`, true);
 }
 
 async function ask(picture) {
@@ -86,7 +90,7 @@ function drawAnswer(answer, error, source) {
   markChosen();
   const { age, gender } = answer.models;
   part("told").textContent =
-    `${Math.round(answer.timings.total)} ms · space ${answer.space.id} · heads ${age === gender ? age : `${age}, ${gender}`}`;
+    `${whole(answer.timings.total)} ms · space ${answer.space.id} · heads ${age === gender ? age : `${age}, ${gender}`}`;
   const count = image.faces.length;
   tell(image.truncated ? `The ${count} largest of ${image.faces_found} faces` : `${count} ${count === 1 ? "face" : "faces"}`);
 }

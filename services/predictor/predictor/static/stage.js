@@ -1,6 +1,7 @@
 // Boxes over the picture: buttons, so that they can be reached by keyboard and read aloud.
 
-import { element, percent } from "./elements.js";
+import { years } from "/web/display.js";
+import { cssShare, element } from "./elements.js";
 
 const GAP = 4; // pixels between a box and its label
 const SAME = 0.2; // faces of two frames that overlap by less are two faces
@@ -66,15 +67,15 @@ export class Stage {
 
 function describe(box, face, index, width, height) {
   const [x1, y1, x2, y2] = face.bbox;
-  const age = Math.round(face.age.mean);
+  const age = years(face.age.mean);
   box.className = `box ${face.gender.label}`;
   box.ariaLabel = `Face ${index + 1}: about ${age} years, ${face.gender.label}`;
   box.firstChild.textContent = `${age} · ${face.gender.label}`;
   Object.assign(box.style, {
-    left: percent(x1 / width),
-    top: percent(y1 / height),
-    width: percent((x2 - x1) / width),
-    height: percent((y2 - y1) / height),
+    left: cssShare(x1 / width),
+    top: cssShare(y1 / height),
+    width: cssShare((x2 - x1) / width),
+    height: cssShare((y2 - y1) / height),
   });
 }
 

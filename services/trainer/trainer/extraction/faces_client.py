@@ -7,6 +7,7 @@ from typing import Self
 import httpx
 from agegender.errors import Problem, not_ready
 from agegender.faces import FacesAnswer, ImageFaces
+from agegender.http_clients import direct_options
 from agegender.problem_documents import problem_in
 from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
@@ -45,7 +46,9 @@ class FacesClient:
         patience: float = 300.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(120.0, connect=5.0))
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=httpx.Timeout(120.0, connect=5.0), **direct_options()
+        )
         self._patience = patience
         self._sleep = sleep
 

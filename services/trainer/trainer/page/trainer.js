@@ -1,4 +1,5 @@
 // Lists experiments, follows the running ones by server-sent events, starts and promotes. No library.
+import { duration } from "/web/display.js";
 import { eachEvent } from "/web/key.js";
 import { ask, post, runs, saveReport } from "./ask.js";
 import { listSearches, startSearch } from "./searches.js";
@@ -146,7 +147,7 @@ function workRow(work, called) {
   bar.value = work.state === "finished" ? bar.max : work.epoch;
   const told = document.createElement("span");
   told.textContent = work.problem ?? (work.state === "running" && work.seconds_left !== null
-    ? `epoch ${work.epoch}, ${Math.ceil(work.seconds_left)} s left at most` : work.state);
+    ? `epoch ${work.epoch}, ${duration(work.seconds_left)} left at most` : work.state);
   row.append(name, bar, told);
   return row;
 }

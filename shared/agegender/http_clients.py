@@ -1,0 +1,186 @@
+"""The one set-up of HTTP clients: valid service addresses, certificates, and when a proxy is used.
+
+Services call each other directly, whatever the environment says. The client library and the command line use
+the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so that
+an API key for a private address never reaches a proxy. `SSL_CERT_FILE` and `SSL_CERT_DIR` apply to all of
+them, `.netrc` to none.
+"""
+
+import importlib.util
+import ipaddress
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Annotated, TypedDict
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+from pydantic import AfterValidator
+
+from agegender.errors import Problem
+
+# Domains that exist only in private networks: RFC 6761, 6762, 8375, ICANN's .internal, and others' habits.
+_PRIVATE_DOMAINS = (
+    ".localhost",
+    ".local",
+    ".internal",
+    ".home.arpa",
+    ".svc",  # Kubernetes
+    ".lan",
+    ".home",
+    ".intranet",
+    ".corp",
+    ".private",
+    ".test",
+)
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+class HttpOptions(TypedDict):
+    """Arguments of `httpx.Client` and `httpx.AsyncClient`."""
+
+    trust_env: bool
+    verify: ssl.SSLContext
+    proxy: str | None
+
+
+@dataclass(frozen=True)
+class EnvironmentProxy:
+    """The proxy that the environment names for an address."""
+
+    variable: str
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The address without its user name and password."""
+        return self.url if "@" not in self.url else _without_user(self.url)
+
+
+def service_url(value: str) -> str:
+    """Return the address without a trailing slash. Raises `ValueError` that says what is wrong with it."""
+    text = value.strip()
+    hint = "expected an address such as http://127.0.0.1:10003"
+    shown = _without_user(text)
+    if "://" not in text:
+        raise ValueError(f"{shown!r} has no scheme; {hint}")
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname
+        httpx.URL(text)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f"{shown!r} is not an address ({error}); {hint}") from None
+    if parts.scheme.lower() not in ("http", "https"):
+        raise ValueError(f"{shown!r} has the scheme {parts.scheme!r}; {hint}")
+    if not host:
+        raise ValueError(f"{shown!r} has no host; {hint}")
+    if port == 0:
+        raise ValueError(f"{shown!r} has the port 0; {hint}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{shown!r} has a query or a fragment; {hint}")
+    return text.rstrip("/")
+
+
+ServiceUrl = Annotated[str, AfterValidator(service_url)]
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is this machine or one of a private network, as far as its name or address shows.
+
+    Loopback, RFC 1918, link-local, unique local and shared (RFC 6598) addresses; names of one label, such as
+    Compose's ``predictor``; names in domains that only private networks have. No name is resolved.
+    """
+    name = host.strip("[]").rstrip(".").lower()
+    if (address := _address(name)) is not None:
+        mapped = getattr(address, "ipv4_mapped", None)
+        return not (mapped or address).is_global
+    return "." not in name or name.endswith(_PRIVATE_DOMAINS)
+
+
+def environment_proxy(url: str) -> EnvironmentProxy | None:
+    """The proxy for a request to `url`; None for private hosts, and where `NO_PROXY` excludes the host."""
+    parts = urlsplit(url)
+    if is_private(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    for name in (parts.scheme.lower(), "all"):
+        if proxy := proxies.get(name):
+            variable = f"{name}_proxy"
+            shown = variable if variable in os.environ else variable.upper()
+            return EnvironmentProxy(shown, proxy if "://" in proxy else f"http://{proxy}")
+    return None
+
+
+def direct_options() -> HttpOptions:
+    """For a client of one service in another: no proxy, no `.netrc`. Raises ``bad-settings``."""
+    return HttpOptions(trust_env=False, verify=_certificates(), proxy=None)
+
+
+def user_options(url: str, certificates: ssl.SSLContext | None = None) -> HttpOptions:
+    """For a client on a user's machine. Raises `Problem` ``bad-settings`` for a proxy that cannot be used."""
+    found = environment_proxy(url)
+    if found is not None:
+        _require_usable(found, url)
+    return HttpOptions(
+        trust_env=False,
+        verify=_certificates() if certificates is None else certificates,
+        proxy=None if found is None else found.url,
+    )
+
+
+def bad_settings(detail: str) -> Problem:
+    """What is wrong with the environment of this program; no service was asked."""
+    return Problem("bad-settings", 400, detail)
+
+
+def _require_usable(proxy: EnvironmentProxy, url: str) -> None:
+    host = urlsplit(url).hostname
+    unset = f"unset it, or set NO_PROXY={host} to connect directly"
+    scheme = proxy.url.partition("://")[0].lower()
+    if scheme not in _PROXY_SCHEMES:
+        raise bad_settings(
+            f"{proxy.variable} is {proxy.shown!r}; its scheme is one of {', '.join(_PROXY_SCHEMES)}. "
+            f"Correct it, or {unset}."
+        )
+    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise bad_settings(
+            f"{proxy.variable} is {proxy.shown!r}, and SOCKS support is not installed. "
+            f"Install it with `pip install 'httpx[socks]'`, or {unset}."
+        )
+    try:
+        if not httpx.URL(proxy.url).host:
+            raise ValueError("no host")
+    except (ValueError, httpx.InvalidURL) as error:
+        raise bad_settings(
+            f"{proxy.variable} is {proxy.shown!r}, which is not an address ({error}). Correct it, or {unset}."
+        ) from None
+
+
+def _certificates() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        raise bad_settings(
+            f"{name} is {os.environ.get(name)!r}, and no certificates can be read from it ({error}). "
+            "Correct it, or unset it."
+        ) from error
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        pass
+    try:  # the older spellings that resolvers take: 127.1, 0x7f.1, 2130706433
+        return ipaddress.IPv4Address(socket.inet_aton(name))
+    except (OSError, UnicodeError):
+        return None
+
+
+def _without_user(text: str) -> str:
+    scheme, separator, rest = text.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
