@@ -28,6 +28,7 @@ BODIES = {
 NEED_REDIS = {
     "GET /datasets/{name}",
     "POST /datasets/{name}/extract",
+    "POST /datasets/{name}/regroup",
     "DELETE /datasets/{name}/extract",
     "POST /datasets/{name}/import",
     "POST /experiments",

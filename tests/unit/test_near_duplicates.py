@@ -8,6 +8,7 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
+from embedder.packs.human import human_embedders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.duplicates import (
@@ -20,6 +21,8 @@ from trainer.datasets.duplicates import (
     recogniser_of,
 )
 from trainer.datasets.grouping import Grouping, found_groups, joined_subjects, with_folds
+
+from tests.support.packs import human_pack_dir
 
 HUMAN = Space(id="human-2", dimension=2304)
 OTHER = Space(id="buffalo_sc-5", dimension=64)
@@ -262,5 +265,9 @@ def test_join_connects_groups_through_pairs() -> None:
 
 def test_the_recogniser_of_the_human_pack_is_its_last_embedder() -> None:
     """The columns that the trainer compares are those that mobileface fills."""
-    recogniser = RECOGNISERS["human-2"]
-    assert recogniser.columns == slice(HUMAN.dimension - 256, HUMAN.dimension)
+    *others, mobileface = human_embedders(human_pack_dir(), 1)
+    crop = np.zeros((1, mobileface.size, mobileface.size, 3), np.uint8)
+    width = mobileface.embed(crop).shape[1]
+    before = sum(one.embed(np.zeros((1, one.size, one.size, 3), np.uint8)).shape[1] for one in others)
+    assert RECOGNISERS["human-2"].columns == slice(before, before + width)
+    assert before + width == HUMAN.dimension
