@@ -32,11 +32,12 @@ from trainer.experiments.schedule import cancel_jobs, reconcile
 from trainer.experiments.store import (
     FAILURE,
     MERGED,
+    RECORD,
     REPORT,
     delete_experiment,
     experiment_dir,
     experiment_status,
-    experiments,
+    experiment_statuses,
     load_experiment,
     new_id,
     save_experiment,
@@ -64,7 +65,7 @@ def create(
 ) -> ExperimentStatus:
     data_dir = settings.data_dir
     experiment_id = new_id(idempotency_key)
-    if idempotency_key is not None and (experiment_dir(data_dir, experiment_id) / "experiment.json").exists():
+    if idempotency_key is not None and (experiment_dir(data_dir, experiment_id) / RECORD).exists():
         return experiment_status(data_dir, load_experiment(data_dir, experiment_id))
     experiment = _completed(data_dir, experiment_id, wanted)
     save_experiment(data_dir, experiment)
@@ -113,7 +114,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
 
 @router.get("", summary="All experiments, newest first")
 def list_experiments(settings: Settings) -> list[ExperimentStatus]:
-    return [experiment_status(settings.data_dir, one) for one in experiments(settings.data_dir)]
+    return experiment_statuses(settings.data_dir)
 
 
 @router.get("/{experiment_id}", summary="How far an experiment is, fold by fold")

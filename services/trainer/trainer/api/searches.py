@@ -32,6 +32,7 @@ from trainer.searches.parameters import preset_parameters, require_options
 from trainer.searches.schedule import cancel_search_jobs, reconcile_search
 from trainer.searches.search import Search, SearchRequest, SearchStatus
 from trainer.searches.store import (
+    RECORD,
     RESULT,
     delete_search,
     load_search,
@@ -40,7 +41,7 @@ from trainer.searches.store import (
     save_search,
     search_dir,
     search_status,
-    searches,
+    search_statuses,
     trial_dir,
 )
 from trainer.training.config import preset_options
@@ -60,7 +61,7 @@ def create(
 ) -> SearchStatus:
     data_dir = settings.data_dir
     search_id = new_search_id(idempotency_key)
-    if idempotency_key is not None and (search_dir(data_dir, search_id) / "search.json").exists():
+    if idempotency_key is not None and (search_dir(data_dir, search_id) / RECORD).exists():
         return search_status(data_dir, load_search(data_dir, search_id))
     search = _completed(data_dir, search_id, wanted)
     save_search(data_dir, search)
@@ -122,7 +123,7 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
 
 @router.get("", summary="All searches, newest first")
 def list_searches(settings: Settings) -> list[SearchStatus]:
-    return [search_status(settings.data_dir, one) for one in searches(settings.data_dir)]
+    return search_statuses(settings.data_dir)
 
 
 @router.get("/{search_id}", summary="How far a search is, trial by trial, and the best so far")
