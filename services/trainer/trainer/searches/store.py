@@ -84,6 +84,13 @@ def read_result(directory: Path) -> TrialResult | None:
     return None if found is None else TrialResult.model_validate(found)
 
 
+def begun_numbers(data_dir: Path, search: Search) -> set[int]:
+    """Numbers in Optuna's study of the trials that were begun and are not over."""
+    directories = [trial_dir(data_dir, search.id, number) for number in range(search.trials)]
+    begun = [read_trial(directory) for directory in directories if not (directory / RESULT).exists()]
+    return {trial.number for trial in begun if trial is not None}
+
+
 def trial_status(data_dir: Path, search: Search, number: int) -> TrialStatus:
     directory = trial_dir(data_dir, search.id, number)
     progress = read_optional(directory / PROGRESS) or {}
