@@ -68,8 +68,39 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         assert "of 20 settings tried, fold 4 held out" in search.locator(".facts").inner_text()
         search.get_by_role("button", name="Cancel").click()
         page.wait_for_selector("#searches article[data-state=cancelled]")
+
+        # What destroys something asks first: refused, nothing happens.
+        questions: list[str] = []
+
+        def answer(dialog: Dialog) -> None:
+            questions.append(dialog.message)
+            dialog.accept() if len(questions) in (2, 4) else dialog.dismiss()
+
+        page.on("dialog", answer)
+        search.get_by_role("button", name="Delete").click()
+        assert search.count() == 1 and "cannot be restored" in questions[0]
         search.get_by_role("button", name="Delete").click()
         search.wait_for(state="detached")
+
+        # Served are now the heads of an experiment on far more faces, as its card states.
+        manifest = next(trainer.data_dir.glob("models/gender/*/*/head.json"))
+        head = json.loads(manifest.read_text())
+        head["version"] = "many-gender"
+        head["card"]["data"] = {"sets": ["other"], "sha256": {"other": "x"}, "faces": 19_701}
+        shutil.copytree(manifest.parent, manifest.parents[1] / "many-gender")
+        (manifest.parents[1] / "many-gender" / "head.json").write_text(json.dumps(head))
+        set_current(manifest.parents[1], "many-gender")
+        card.get_by_role("button", name="Serve these heads").click()
+        page.get_by_text("Nothing was changed.").wait_for()
+        assert "19,701 faces" in questions[2] and "600" in questions[2] and "wrong genders" in questions[2]
+        card.get_by_role("button", name="Serve these heads").click()
+        page.get_by_text(re.compile("^Served: [^.]*$")).wait_for()
+        complaints[:] = [one for one in complaints if "409" not in one]  # the browser logs each refusal
+        page.reload()
+        page.on("dialog", lambda dialog: None)
+        card.get_by_role("button", name="Delete").click()
+        page.get_by_text("are served now").wait_for()
+        assert card.count() == 1 and len(questions) == 5
     assert complaints == []
 
 

@@ -14,6 +14,7 @@ from agegender.client.training import (
     DuplicateGroup,
     Experiment,
     Extraction,
+    HeadComparison,
     ReportFormat,
     Search,
     is_search,
@@ -148,8 +149,12 @@ def report(identifier: str, kind: ReportFormat) -> Call[str]:
     return Call("trainer", "GET", path, _text, params={"format": kind})
 
 
-def promote(identifier: str, refit: bool) -> Call[dict[str, str]]:
-    path, params = f"/experiments/{identifier}/promote", {"refit": refit}
+def comparison(identifier: str) -> Call[list[HeadComparison]]:
+    return Call("trainer", "GET", f"/experiments/{identifier}/comparison", _as(list[HeadComparison]))
+
+
+def promote(identifier: str, refit: bool, force: bool) -> Call[dict[str, str]]:
+    path, params = f"/experiments/{identifier}/promote", {"refit": refit, "force": force or None}
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
@@ -162,8 +167,11 @@ def resume(identifier: str) -> Call[Experiment]:
 
 
 def cancel(identifier: str) -> Call[Experiment]:
-    # Not repeatable: what was cancelled by the first would be deleted by the second.
-    return Call("trainer", "DELETE", f"/experiments/{identifier}", _as(Experiment), repeatable=False)
+    return Call("trainer", "POST", f"/experiments/{identifier}/cancel", _as(Experiment))
+
+
+def delete(identifier: str) -> Call[Experiment]:
+    return Call("trainer", "DELETE", f"/experiments/{identifier}", _as(Experiment))
 
 
 def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
@@ -183,7 +191,11 @@ def resume_search(identifier: str) -> Call[Search]:
 
 
 def cancel_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "DELETE", f"/searches/{identifier}", _as(Search), repeatable=False)
+    return Call("trainer", "POST", f"/searches/{identifier}/cancel", _as(Search))
+
+
+def delete_search(identifier: str) -> Call[Search]:
+    return Call("trainer", "DELETE", f"/searches/{identifier}", _as(Search))
 
 
 def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: str | None) -> Call[Answer]:
