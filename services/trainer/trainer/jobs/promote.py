@@ -9,7 +9,7 @@ from trainer.experiments.experiment import Experiment
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.served import serves_all
 from trainer.experiments.store import experiment_dir, save_experiment
-from trainer.jobs.interruptions import noting_failure, succeeds
+from trainer.jobs.interruptions import attempt, noting_failure
 from trainer.jobs.train import wanted_experiment
 from trainer.settings import TrainerSettings
 
@@ -31,7 +31,7 @@ def serve_better(experiment_id: str) -> None:
     else:
         directory = experiment_dir(data_dir, experiment_id)
         fail = noting_failure(directory, "the better heads are not served: ")
-        succeeds(partial(_serve, data_dir, experiment), fail, experiment=experiment_id)
+        attempt(partial(_serve, data_dir, experiment), fail, experiment=experiment_id)
 
 
 def _serve(data_dir: Path, experiment: Experiment) -> None:
