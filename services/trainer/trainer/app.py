@@ -18,6 +18,7 @@ from redis import RedisError
 
 from trainer.api import datasets, experiments, page, searches
 from trainer.experiments.schedule import reconcile_all
+from trainer.extraction.schedule import reconcile_extractions
 from trainer.metrics import watch_queue
 from trainer.queues import connect, connect_impatiently, give_up_dead_jobs, job_queue, queue_away
 from trainer.records import left_out
@@ -93,6 +94,7 @@ async def _keep_in_step(settings: TrainerSettings) -> None:
         "dead jobs": partial(give_up_dead_jobs, queue),
         "experiments": partial(reconcile_all, settings.data_dir, queue),
         "searches": partial(reconcile_searches, settings.data_dir, queue),
+        "extractions": partial(reconcile_extractions, settings.data_dir, queue),
     }
     while True:
         if (reason := why_not_writable(settings.data_dir)) is None:

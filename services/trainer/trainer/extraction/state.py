@@ -70,6 +70,9 @@ class ExtractionRequest(BaseModel):
     )
     near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
     subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
+    replace: StrictBool = Field(
+        False, description="replace a finished extraction that was made with other options"
+    )
 
 
 class Extraction(BaseModel):
