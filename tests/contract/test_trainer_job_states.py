@@ -2,7 +2,10 @@
 
 import importlib
 import re
+import signal
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,17 @@ from tests.support.redis_server import redis_server
 _NAMED = re.compile(r'"(trainer\.jobs\.\w+\.\w+)"')
 SOURCES = sorted(Path(trainer.__file__).parent.rglob("*.py"))
 ENTRY_POINTS = sorted({name for path in SOURCES for name in _NAMED.findall(path.read_text())})
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """A worker takes SIGINT and SIGTERM, and does not give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -47,7 +61,8 @@ def test_fold_that_rq_calls_finished_but_left_no_file_is_enqueued_again(tmp_path
             job_id="one-fold-0",
             result_ttl=3600,
         )
-        SimpleWorker([queue], connection=server.client, serializer=JSONSerializer).work(burst=True)
+        with own_signals():
+            SimpleWorker([queue], connection=server.client, serializer=JSONSerializer).work(burst=True)
         job = Job.fetch("one-fold-0", connection=server.client, serializer=JSONSerializer)
         assert job.get_status() == JobStatus.FINISHED
         reconcile(tmp_path, queue, experiment)

@@ -11,7 +11,7 @@ from trainer.reports.summary import summarise
 from trainer.reports.write import write_reports
 from trainer.training.config import TrainingOptions
 from trainer.training.epochs import EpochReport
-from trainer.training.machine import CPU
+from trainer.training.machine import prepared_machine
 
 from tests.support.made_experiment import made_experiment
 
@@ -31,8 +31,9 @@ def trained_experiment(data_dir: Path, name: str, dataset: str, faces: Embedding
     write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
     experiment = made_experiment(FOLDS, OPTIONS, name=name).model_copy(update={"datasets": [dataset]})
     save_experiment(data_dir, experiment)
+    machine = prepared_machine("cpu", False, 1)  # as a worker's job has it
     for fold in FOLDS:
-        run_fold(data_dir, experiment, faces, fold, _silent, CPU)
+        run_fold(data_dir, experiment, faces, fold, _silent, machine)
     write_reports(data_dir, experiment, summarise(data_dir, experiment))
     return experiment
 
