@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agegender.heads.checkpoints import set_current
-
 from agegender.datasets import write_embedding_set
 from agegender.files import write_json
+from agegender.heads.checkpoints import set_current
 from agegender.spaces import Space
 
 from tests.support.chromium import chromium

@@ -197,7 +197,7 @@ def regroup(
             "images": extracted.faces,
         }
     )
-    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
+    with redis.lock(start_lock(extraction), timeout=_START_SECONDS):
         return start(settings, redis, extraction)
 
 
