@@ -58,6 +58,8 @@ doctor:  ## what this machine lacks, and how to get it
 	@$${PYTHON:-python3} -m tools.doctor
 
 clean:  ## delete what can be made again; data and models stay
+	@! kill -0 $$(cat .run/up/supervisord.pid 2>/dev/null) 2>/dev/null || \
+	 { echo "make up runs here, and works in .run: make down first"; exit 1; }
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup up down demo test lint mypy openapi reference bench soak compose-test sbom audit doctor clean

@@ -76,7 +76,7 @@ def from_photograph_to_own_heads(client: Client, data_dir: Path) -> None:
     experiment = train(client, dataset)
     show_tables(client, experiment)
     say("promoting the new heads; the predictor takes them over without a restart")
-    versions = client.promote(experiment, refit=False)
+    versions = client.promote(experiment, refit=False, force=True)  # few faces, for the show
     answer = predicted_by(client, photograph, set(versions.values()))
     if dataset == SYNTHETIC:
         print("  Heads that have seen random numbers and no face: what they say here is nonsense.")

@@ -1,15 +1,22 @@
 """The trainer's page in a real browser, with a real worker: from the form to the served heads."""
 
+import json
 import re
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agegender.datasets import write_embedding_set
 from agegender.files import write_json
+from agegender.heads.checkpoints import set_current
 from agegender.spaces import Space
 
 from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces
 from tests.support.trainer_processes import running_trainer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Dialog
 
 _LONG = 400_000  # ms; a worker shares the machine with the browser
 
@@ -68,8 +75,38 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         assert "of 20 settings tried, fold 4 held out" in search.locator(".facts").inner_text()
         search.get_by_role("button", name="Cancel").click()
         page.wait_for_selector("#searches article[data-state=cancelled]")
+
+        # What destroys something asks first: refused, nothing happens.
+        questions: list[str] = []
+        decisions = [False, True, False, True, True]
+
+        def answer(dialog: "Dialog") -> None:
+            questions.append(dialog.message)
+            dialog.accept() if decisions[len(questions) - 1] else dialog.dismiss()
+
+        page.on("dialog", answer)
+        search.get_by_role("button", name="Delete").click()
+        assert search.count() == 1 and "cannot be restored" in questions[0]
         search.get_by_role("button", name="Delete").click()
         search.wait_for(state="detached")
+
+        # Served are now the heads of an experiment on far more faces, as its card states.
+        manifest = next(trainer.data_dir.glob("models/gender/*/*/head.json"))
+        head = json.loads(manifest.read_text())
+        head["version"] = "many-gender"
+        head["card"]["data"] = {"sets": ["other"], "sha256": {"other": "x"}, "faces": 19_701}
+        shutil.copytree(manifest.parent, manifest.parents[1] / "many-gender")
+        (manifest.parents[1] / "many-gender" / "head.json").write_text(json.dumps(head))
+        set_current(manifest.parents[1], "many-gender")
+        card.get_by_role("button", name="Serve these heads").click()
+        page.get_by_text("Nothing was changed.").wait_for()
+        assert "19,701 faces" in questions[2] and "600" in questions[2] and "wrong genders" in questions[2]
+        card.get_by_role("button", name="Serve these heads").click()
+        page.get_by_text(re.compile("^Served: [^.]*$")).wait_for()
+        card.get_by_role("button", name="Delete").click()
+        page.get_by_text("are served now").wait_for()
+        assert card.count() == 1 and len(questions) == 5
+    complaints = [one for one in complaints if "409" not in one]  # the browser logs each refusal
     assert complaints == []
 
 

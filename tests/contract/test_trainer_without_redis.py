@@ -32,10 +32,12 @@ NEED_REDIS = {
     "DELETE /datasets/{name}/extract",
     "POST /datasets/{name}/import",
     "POST /experiments",
+    "POST /experiments/{experiment_id}/cancel",
     "POST /experiments/{experiment_id}/refit",
     "POST /experiments/{experiment_id}/resume",
     "DELETE /experiments/{experiment_id}",
     "POST /searches",
+    "POST /searches/{search_id}/cancel",
     "POST /searches/{search_id}/resume",
     "DELETE /searches/{search_id}",
     "GET /health/ready",
@@ -108,4 +110,4 @@ def test_redis_that_hangs_is_told_within_seconds(tmp_path: Path, server: RedisSe
         server.go_on()
         assert answer.status_code == 503 and answer.json()["type"].endswith(":queue-away")
         until(lambda: httpx.get(f"{url}/health/ready").is_success, "Redis is back", 30)
-        assert httpx.delete(f"{url}/experiments/known", timeout=60).json()["state"] == "cancelled"
+        assert httpx.post(f"{url}/experiments/known/cancel", timeout=60).json()["state"] == "cancelled"

@@ -1,6 +1,7 @@
 """Experiments through HTTP, a real Redis and real RQ workers; and what is left of them after kills."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -69,6 +70,9 @@ def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
         head = load_head(served / current.version)
         assert head.manifest.members == 10
         assert head.manifest.card["data"]["faces"] == 600
+    refused = httpx.delete(f"{trainer.url}/experiments/{experiment}")
+    assert refused.status_code == 409 and versions["age"] in refused.json()["detail"]
+    shutil.rmtree(trainer.data_dir / "models")
     assert httpx.delete(f"{trainer.url}/experiments/{experiment}").status_code == 200
     assert httpx.get(f"{trainer.url}/experiments/{experiment}").status_code == 404
 
@@ -209,7 +213,7 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
     trainer.start("trainer.worker")
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)
-    assert httpx.delete(f"{trainer.url}/experiments/{experiment}").json()["state"] == "cancelled"
+    assert httpx.post(f"{trainer.url}/experiments/{experiment}/cancel").json()["state"] == "cancelled"
     time.sleep(2)
     stopped = [fold["epoch"] for fold in trainer.status(experiment)["folds"]]
     time.sleep(1)

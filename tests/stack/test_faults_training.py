@@ -1,5 +1,6 @@
 """Faults in the middle of a fold: a network cut, clocks that jump, two workers with one job, a slow Redis."""
 
+import signal
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from redis import Redis
 from rq.executions import Execution
 from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
 from trainer.queues import WantedJob, ensure_job, job_queue
 
 from tests.support.fault_record import record
@@ -19,7 +22,7 @@ from tests.support.recovery import recovery_seconds
 from tests.support.redis_server import redis_server
 from tests.support.relay import relay
 from tests.support.serving import free_port, until
-from tests.support.trainer_processes import ONE_FOLD, REQUEST, Trainer
+from tests.support.trainer_processes import ONE_FOLD, REQUEST, Trainer, running_trainer
 
 
 @pytest.mark.parametrize("overtaken", [False, True])
@@ -170,3 +173,22 @@ def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) ->
     assert int(refused.headers["retry-after"]) > 0
     assert max(told, seconds) < recovery_seconds()
     until(trainer.ready, "Redis is back", 30)
+
+
+def test_fold_of_a_worker_that_was_told_twice_to_stop_goes_on_elsewhere(tmp_path: Path) -> None:
+    """After the second SIGTERM, RQ 3.0 kills the job and ends, and calls the job started ever after."""
+    with running_trainer(tmp_path) as trainer:
+        worker = trainer.start("trainer.worker")
+        experiment = trainer.create(ONE_FOLD)
+        trainer.wait_for_epoch(experiment, 5)
+        worker.send_signal(signal.SIGTERM)
+        time.sleep(1.2)  # RQ ignores a second one within a second
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(20)
+        trainer.processes.remove(worker)
+        redis = Redis.from_url(trainer.environment["REDIS_URL"])
+        job = Job.fetch(f"{experiment}-fold-0", connection=redis, serializer=JSONSerializer)
+        assert job.get_status() == JobStatus.STARTED
+        trainer.start("trainer.worker")
+        trainer.wait(experiment)
+        assert trainer.attempts(experiment) == 2

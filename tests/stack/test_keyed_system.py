@@ -68,7 +68,7 @@ def test_key_to_train_does_not_change_what_is_served(stack: Stack) -> None:
         with pytest.raises(Problem, match="admin"):
             own.promote(experiment.id)
     with client(stack, Scope.ADMIN) as own:
-        assert own.promote(experiment.id, refit=False)
+        assert own.promote(experiment.id, refit=False, force=True)
 
 
 def test_extraction_shows_the_proxy_the_services_key(stack: Stack) -> None:

@@ -92,7 +92,7 @@ def test_refits_given_up_leave_the_experiment_as_it_was(tmp_path: Path) -> None:
         figures = trainer.figures(experiment)
         httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
         wait_for_refit(trainer, experiment, 0, 5)
-        stopped = httpx.delete(f"{trainer.url}/experiments/{experiment}").json()
+        stopped = httpx.post(f"{trainer.url}/experiments/{experiment}/cancel").json()
         assert (stopped["state"], stopped["refits"]) == ("finished", [])
         assert trainer.figures(experiment) == figures
         for manifest in promoted(trainer, experiment, refit=False).values():

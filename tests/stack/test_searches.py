@@ -109,7 +109,7 @@ def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:
     wait_for_epoch(trainer, search, 5)
     url = f"/searches/{search}"
     assert trainer.http.get(f"{url}/report").status_code == 409
-    assert trainer.http.delete(url).json()["state"] == "cancelled"
+    assert trainer.http.post(f"{url}/cancel").json()["state"] == "cancelled"
     refused = trainer.http.post("/experiments", json={"dataset": "made", "search": search})
     assert refused.status_code == 422 and refused.json()["errors"][0]["field"] == "search"
     assert trainer.http.post(f"{url}/resume").json()["state"] == "running"

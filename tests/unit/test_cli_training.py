@@ -1,5 +1,6 @@
 """The command line asks the trainer for what was typed, shows what comes, and ends with a code that tells."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,24 +194,65 @@ def test_report_is_shown_printed_and_written(trainer: Service, run: Run, tmp_pat
     assert run("report", "e1", "--json")[1] == "{}\n"
 
 
+COMPARED = {
+    "task": "age",
+    "served": "old-age",
+    "served_trained_on": 19701,
+    "new_trained_on": 34,
+    "served_error": 4.2,
+    "new_error": 9.1,
+    "reasons": [],
+    "summary": "old-age learnt from 19,701 faces, the new one from 34 [a few].",
+}
+DOUBTFUL = {**COMPARED, "reasons": ["fewer-faces"]}
+REFUSAL = Problem("promotion-needs-confirmation", 409, f"{COMPARED['summary']} Repeat it with --force.")
+
+
 def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: Run) -> None:
     refits = [{"fold": 0, "state": "running", "epoch": 3, "epochs": 9}, {"fold": None, "state": "queued"}]
     running = {**EXPERIMENT, "state": "running", "refits": refits}
-    trainer.will_answer({"age": "v1"}, events(running, EXPERIMENT), {"age": "v2"})
+    trainer.will_answer([COMPARED], {"age": "v1"}, events(running, EXPERIMENT), {"age": "v2"})
     code, out, err = run("promote", "e1")
     assert code == 0 and "v2" in out and "agegender rollback age" in out
-    assert "Served: v1" in err
-    promote = "/experiments/e1/promote"
-    assert [path for _, path, *_ in trainer.requests] == [promote, "/experiments/e1/events", promote]
-    trainer.will_answer({"age": "v2"})
+    assert "Served: v1" in err and "19,701 faces, the new one from 34 [a few]." in err
+    promote, compare = "/experiments/e1/promote", "/experiments/e1/comparison"
+    assert [path for _, path, *_ in trainer.requests] == [compare, promote, "/experiments/e1/events", promote]
+    trainer.will_answer([], {"age": "v2"})
     assert json.loads(run("promote", "e1", "--no-refit", "--json")[1]) == {"age": "v2"}
-    assert trainer.requests[3][1] == promote
-    assert [trainer.queries[asked] for asked in (0, 3)] == ["refit=true", "refit=false"]
+    assert trainer.requests[5][1] == promote
+    assert [trainer.queries[asked] for asked in (1, 5)] == ["refit=true", "refit=false"]
+
+
+def test_promotion_of_a_worse_head_without_a_terminal_ends_with_one_and_names_force(
+    trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    trainer.will_answer([DOUBTFUL], json_answer(REFUSAL.document(), 409))
+    code, out, err = run("promote", "e1")
+    assert code == 1 and out == ""
+    assert err.count("19,701 faces, the new one from 34 [a few].") == 1 and "--force" in err
+    trainer.will_answer([DOUBTFUL], {"age": "v1"})
+    code, _, err = run("promote", "e1", "--no-refit", "--force")
+    assert code == 0 and trainer.queries[-1] == "refit=false&force=true"
+    assert "19,701 faces" in err
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
+def test_promotion_of_a_worse_head_is_asked_about_at_a_terminal(
+    trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, expected: int
+) -> None:
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    trainer.will_answer([DOUBTFUL], {"age": "v1"})
+    code, _, err = run("promote", "e1", "--no-refit")
+    assert code == expected and "19,701 faces, the new one from 34" in err
+    assert trainer.queries[1:] == (["refit=false&force=true"] if expected == 0 else [])
 
 
 def test_promotion_ends_where_training_on_all_faces_fails(trainer: Service, run: Run) -> None:
     failed = {**EXPERIMENT, "state": "failed", "refits": [{"fold": None, "state": "failed", "problem": "no"}]}
-    trainer.will_answer({"age": "v1"}, events(failed))
+    trainer.will_answer([], {"age": "v1"}, events(failed))
     code, _, err = run("promote", "e1")
     assert code == 4 and "All faces failed: no" in err
 
@@ -220,9 +262,18 @@ def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run
     code, _, err = run("cancel", "e1")
     assert code == 1 and "--delete" in err
     assert [method for method, *_ in trainer.requests] == ["GET"]
-    trainer.will_answer({**EXPERIMENT, "state": "running"}, {**EXPERIMENT, "state": "cancelled"})
+    running = {**EXPERIMENT, "state": "running"}
+    trainer.will_answer(running, {**EXPERIMENT, "state": "cancelled"})
     code, out, _ = run("cancel", "e1")
     assert code == 0 and "cancelled" in out
+    assert trainer.requests[-1][:2] == ("POST", "/experiments/e1/cancel")
+    trainer.will_answer(EXPERIMENT, EXPERIMENT)
+    code, out, _ = run("cancel", "e1", "--delete")
+    assert code == 0 and "e1 deleted" in out
+    assert trainer.requests[-1][:2] == ("DELETE", "/experiments/e1")
+    trainer.will_answer(running, {**EXPERIMENT, "state": "cancelled"}, EXPERIMENT)
+    assert run("cancel", "e1", "--delete")[0] == 0
+    assert [method for method, *_ in trainer.requests[-3:]] == ["GET", "POST", "DELETE"]
 
 
 def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> None:
@@ -267,6 +318,7 @@ def test_search_s_id_is_understood_where_an_experiment_s_is(trainer: Service, ru
     assert run("cancel", "search-1")[0] == 0
     assert {path for _, path, *_ in trainer.requests} == {
         "/searches/search-1/events", "/searches/search-1/resume", "/searches", "/searches/search-1",
+        "/searches/search-1/cancel",
     }  # fmt: skip
 
 

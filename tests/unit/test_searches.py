@@ -84,24 +84,6 @@ def test_what_a_trial_draws_hangs_on_the_search_s_seed_and_its_number(tmp_path: 
     assert judge(tmp_path / "c", 0, [1.0], **other)[1] != once[0]
 
 
-def test_line_torn_by_a_full_disk_costs_that_line_alone(tmp_path: Path) -> None:
-    judge(tmp_path, 0, [1.0, 2.0])
-    journal = tmp_path / "journal.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code":4,"worker')
-    assert judge(tmp_path, 1, [3.0, 3.0])[0] == 2
-    assert journal.read_bytes().startswith(whole)
-
-
-def test_running_trial_of_a_killed_worker_is_ended_with_the_search(tmp_path: Path) -> None:
-    Study(tmp_path, search(), 0).ask()
-    judge(tmp_path, 1, [1.0])
-    Study(tmp_path, search(), 2).fail_running()
-    Study(tmp_path, search(), 2).tell(1, 5.0, TrialState.COMPLETE)  # told already: the first answer stays
-    told = (tmp_path / "journal.log").read_text()
-    assert told.count('"state":3') == 1 and told.count('"state":1') == 1
-
-
 @pytest.mark.parametrize("preset", ["default", "original"])
 @pytest.mark.parametrize("task", ["age", "gender", "age-gender"])
 def test_everything_that_a_preset_varies_is_an_option(preset: Preset, task: Objective) -> None:

@@ -1,8 +1,9 @@
 """The trainer's HTTP API: data sets, experiments, and a page to follow them on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from redis import RedisError
 
 from trainer.api import datasets, experiments, page, searches
 from trainer.experiments.schedule import reconcile_all
+from trainer.extraction.schedule import reconcile_extractions
 from trainer.metrics import watch_queue
 from trainer.queues import connect, connect_impatiently, give_up_dead_jobs, job_queue, queue_away
+from trainer.records import left_out
 from trainer.searches.schedule import reconcile_searches
 from trainer.settings import TrainerSettings
 
@@ -56,7 +59,8 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
 
     def warnings() -> list[str]:
         reason = why_not_writable(settings.data_dir)
-        return [] if reason is None else [reason]
+        damaged = left_out(settings.data_dir)
+        return damaged if reason is None else [reason, *damaged]
 
     app = create_app(
         settings,
@@ -86,14 +90,21 @@ async def _tell_that_redis_is_away(request: Request, error: Exception) -> Respon
 async def _keep_in_step(settings: TrainerSettings) -> None:
     """Every few seconds, enqueue what Redis or a dead worker lost."""
     queue = job_queue(connect(settings))
+    steps: dict[str, Callable[[], None]] = {
+        "dead jobs": partial(give_up_dead_jobs, queue),
+        "experiments": partial(reconcile_all, settings.data_dir, queue),
+        "searches": partial(reconcile_searches, settings.data_dir, queue),
+        "extractions": partial(reconcile_extractions, settings.data_dir, queue),
+    }
     while True:
-        try:
-            if (reason := why_not_writable(settings.data_dir)) is None:
-                await asyncio.to_thread(give_up_dead_jobs, queue)
-                await asyncio.to_thread(reconcile_all, settings.data_dir, queue)
-                await asyncio.to_thread(reconcile_searches, settings.data_dir, queue)
-            else:  # a job would fail, and could not even say so
-                log.warning("no jobs enqueued", reason=reason)
-        except Exception as error:  # Redis away, the volume full: try again
-            log.warning("queue and files not compared", error=str(error))
+        if (reason := why_not_writable(settings.data_dir)) is None:
+            for name, step in steps.items():
+                try:
+                    await asyncio.to_thread(step)
+                except (
+                    Exception
+                ) as error:  # Redis away, the volume full: try again; the next step has its turn
+                    log.warning("queue and files not compared", of=name, error=str(error))
+        else:  # a job would fail, and could not even say so
+            log.warning("no jobs enqueued", reason=reason)
         await asyncio.sleep(settings.reconcile_seconds)

@@ -1,11 +1,14 @@
 """Settings of the trainer's API and of its workers, each from an environment variable."""
 
+from pathlib import Path
 from typing import Literal
 
 from agegender.http_clients import ServiceUrl
 from agegender.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
+
+_SHIPPED = Path(__file__).parents[2] / "predictor" / "heads"  # of a checkout; the image names its own
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -32,4 +35,8 @@ class TrainerSettings(ServiceSettings):
     amp: bool = Field(False, description="forward passes in bfloat16, on a GPU; faster, and a little rougher")
     reconcile_seconds: float = Field(
         5, gt=0, le=60, description="how often the queue is compared with the files"
+    )
+    heads_dir: Path = Field(
+        _SHIPPED,
+        description="heads that came with the predictor, to compare with before others replace them",
     )

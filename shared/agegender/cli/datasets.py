@@ -95,6 +95,9 @@ def extract(
     ] = None,
     near_duplicates: NearDuplicates = None,
     subjects_from: SubjectsFrom = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an extraction that was made with other options.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +108,7 @@ def extract(
         "min_det_score": min_det_score,
         "near_duplicates": near_duplicates,
         "subjects_from": subjects_from,
+        "replace": replace or None,
     }
     if gender:
         options["genders"] = _gender_map(gender)

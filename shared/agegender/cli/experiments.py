@@ -1,5 +1,6 @@
 """`agegender train`, `watch`, `experiments`, `report`, `promote`, `resume`, `cancel`."""
 
+import sys
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -130,17 +131,34 @@ def promote(
             "or leave it at what is there."
         ),
     ] = True,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do not ask, even if the served heads learnt from far more faces or have a smaller error.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the heads of an experiment from now on."""
+    """Serve the heads of an experiment from now on, after a comparison with those that are served."""
     with Client() as client:
-        promoted = client.promote(identifier, refit)
+        comparisons = client.comparison(identifier)
+        asks = any(one.reasons for one in comparisons) and not force and not as_json and sys.stdin.isatty()
+        if not as_json and (asks or force or not any(one.reasons for one in comparisons)):
+            for one in comparisons:
+                errors.print(one.summary, markup=False)
+        if asks:
+            force = typer.confirm("Serve the new heads all the same?", err=True)
+            if not force:
+                errors.print("Nothing was changed.")
+                raise typer.Exit(1)
+        promoted = client.promote(identifier, refit, force)  # refused, with both figures, if doubtful
         if refit:
             errors.print(
                 f"Served: {', '.join(promoted.values())}. Training on all faces; the better one stays."
             )
             _followed(client, identifier, quiet=as_json)
-            promoted = client.promote(identifier, refit)
+            promoted = client.promote(identifier, refit, force)
     if as_json:
         print_json(promoted)
         return
@@ -161,23 +179,32 @@ def resume(identifier: AnyIdentifier, as_json: AsJson = False) -> None:
 
 def cancel(
     identifier: AnyIdentifier,
-    delete: Annotated[bool, typer.Option(help="Delete one that is over, with all its files.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete it with all its files; one that runs is cancelled first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel an experiment or a search; what is trained stays for `agegender resume`."""
     with Client() as client:
-        look, stop = (
-            (client.search, client.cancel_search)
+        look, stop, remove = (
+            (client.search, client.cancel_search, client.delete_search)
             if is_search(identifier)
-            else (client.experiment, client.cancel)
+            else (client.experiment, client.cancel, client.delete)
         )
-        if look(identifier).ended and not delete:
+        over = look(identifier).ended
+        if over and not delete:
             errors.print(
                 f"{identifier} is over already. To delete it: agegender cancel {identifier} --delete"
             )
             raise typer.Exit(1)
-        stopped = stop(identifier)
-    print_json(stopped) if as_json else console.print(f"{identifier} {stopped.state}.")
+        ended = None if over else stop(identifier)
+        if delete:
+            ended = remove(identifier)
+    assert ended is not None
+    if as_json:
+        print_json(ended)
+    else:
+        console.print(f"{identifier} {'deleted' if delete else ended.state}.")
 
 
 def list_experiments(as_json: AsJson = False) -> None:

@@ -16,7 +16,15 @@ from agegender.client.calls import Call, sole
 from agegender.client.inputs import Image, SomeImage
 from agegender.client.retries import bad_answer, problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
-from agegender.client.training import Dataset, DuplicateGroup, Experiment, Extraction, ReportFormat, Search
+from agegender.client.training import (
+    Dataset,
+    DuplicateGroup,
+    Experiment,
+    Extraction,
+    HeadComparison,
+    ReportFormat,
+    Search,
+)
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
 from agegender.http_clients import direct_options, user_options
@@ -166,9 +174,16 @@ class AsyncClient:
         """Of an experiment or of a search."""
         return await self._send(calls.report(identifier, kind))
 
-    async def promote(self, identifier: str, refit: bool = True) -> dict[str, str]:
-        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better."""
-        return await self._send(calls.promote(identifier, refit))
+    async def comparison(self, identifier: str) -> list[HeadComparison]:
+        """The served heads against those that `promote` would put in their place, in error and in faces."""
+        return await self._send(calls.comparison(identifier))
+
+    async def promote(self, identifier: str, refit: bool = True, force: bool = False) -> dict[str, str]:
+        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better.
+
+        Raises ``promotion-needs-confirmation`` if `comparison` gives a reason against it, unless `force`.
+        """
+        return await self._send(calls.promote(identifier, refit, force))
 
     async def refit(self, identifier: str) -> Experiment:
         """Train on all faces too, for the report to say which is better out of fold."""
@@ -178,8 +193,12 @@ class AsyncClient:
         return await self._send(calls.resume(identifier))
 
     async def cancel(self, identifier: str) -> Experiment:
-        """Cancel an experiment that runs; one that is over is deleted."""
+        """Cancel an experiment that runs; one that is over stays as it is."""
         return await self._send(calls.cancel(identifier))
+
+    async def delete(self, identifier: str) -> Experiment:
+        """Delete an experiment that is over and is not served, with all its files."""
+        return await self._send(calls.delete(identifier))
 
     async def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
         return await self._send(calls.create_search(request, key))
@@ -199,8 +218,12 @@ class AsyncClient:
         return await self._send(calls.resume_search(identifier))
 
     async def cancel_search(self, identifier: str) -> Search:
-        """Cancel a search that runs; one that is over is deleted."""
+        """Cancel a search that runs; one that is over stays as it is."""
         return await self._send(calls.cancel_search(identifier))
+
+    async def delete_search(self, identifier: str) -> Search:
+        """Delete a search that is over, with all its files."""
+        return await self._send(calls.delete_search(identifier))
 
     async def _send(self, call: Call[Answer]) -> Answer:
         return await AsyncRetrying(**retrying(call, self._settings))(self._send_once, call)

@@ -14,6 +14,7 @@ from agegender.client.training import (
     DuplicateGroup,
     Experiment,
     Extraction,
+    HeadComparison,
     ReportFormat,
     Search,
     is_search,
@@ -117,12 +118,22 @@ def dataset_events(name: str) -> str:
     return dataset_path(name, "/events")
 
 
+def experiment_path(identifier: str, part: str = "") -> str:
+    """Return the path of an experiment's route."""
+    return f"/experiments/{path_part(identifier, 'identifier')}{part}"
+
+
+def search_path(identifier: str, part: str = "") -> str:
+    """Return the path of a search's route."""
+    return f"/searches/{path_part(identifier, 'identifier')}{part}"
+
+
 def experiment_events(identifier: str) -> str:
-    return f"/experiments/{path_part(identifier, 'identifier')}/events"
+    return experiment_path(identifier, "/events")
 
 
 def search_events(identifier: str) -> str:
-    return f"/searches/{path_part(identifier, 'identifier')}/events"
+    return search_path(identifier, "/events")
 
 
 def datasets() -> Call[list[Dataset]]:
@@ -164,7 +175,7 @@ def experiments() -> Call[list[Experiment]]:
 
 
 def experiment(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "GET", f"/experiments/{path_part(identifier, 'identifier')}", _as(Experiment))
+    return Call("trainer", "GET", experiment_path(identifier), _as(Experiment))
 
 
 def report(identifier: str, kind: ReportFormat) -> Call[str]:
@@ -173,32 +184,29 @@ def report(identifier: str, kind: ReportFormat) -> Call[str]:
     return Call("trainer", "GET", path, _text, params={"format": kind})
 
 
-def promote(identifier: str, refit: bool) -> Call[dict[str, str]]:
-    path, params = f"/experiments/{path_part(identifier, 'identifier')}/promote", {"refit": refit}
+def comparison(identifier: str) -> Call[list[HeadComparison]]:
+    return Call("trainer", "GET", experiment_path(identifier, "/comparison"), _as(list[HeadComparison]))
+
+
+def promote(identifier: str, refit: bool, force: bool) -> Call[dict[str, str]]:
+    path, params = experiment_path(identifier, "/promote"), {"refit": refit, "force": force or None}
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
 def refit(identifier: str) -> Call[Experiment]:
-    return Call(
-        "trainer", "POST", f"/experiments/{path_part(identifier, 'identifier')}/refit", _as(Experiment)
-    )
+    return Call("trainer", "POST", experiment_path(identifier, "/refit"), _as(Experiment))
 
 
 def resume(identifier: str) -> Call[Experiment]:
-    return Call(
-        "trainer", "POST", f"/experiments/{path_part(identifier, 'identifier')}/resume", _as(Experiment)
-    )
+    return Call("trainer", "POST", experiment_path(identifier, "/resume"), _as(Experiment))
 
 
 def cancel(identifier: str) -> Call[Experiment]:
-    # Not repeatable: what was cancelled by the first would be deleted by the second.
-    return Call(
-        "trainer",
-        "DELETE",
-        f"/experiments/{path_part(identifier, 'identifier')}",
-        _as(Experiment),
-        repeatable=False,
-    )
+    return Call("trainer", "POST", experiment_path(identifier, "/cancel"), _as(Experiment))
+
+
+def delete(identifier: str) -> Call[Experiment]:
+    return Call("trainer", "DELETE", experiment_path(identifier), _as(Experiment))
 
 
 def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
@@ -210,17 +218,19 @@ def searches() -> Call[list[Search]]:
 
 
 def search(identifier: str) -> Call[Search]:
-    return Call("trainer", "GET", f"/searches/{path_part(identifier, 'identifier')}", _as(Search))
+    return Call("trainer", "GET", search_path(identifier), _as(Search))
 
 
 def resume_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "POST", f"/searches/{path_part(identifier, 'identifier')}/resume", _as(Search))
+    return Call("trainer", "POST", search_path(identifier, "/resume"), _as(Search))
 
 
 def cancel_search(identifier: str) -> Call[Search]:
-    return Call(
-        "trainer", "DELETE", f"/searches/{path_part(identifier, 'identifier')}", _as(Search), repeatable=False
-    )
+    return Call("trainer", "POST", search_path(identifier, "/cancel"), _as(Search))
+
+
+def delete_search(identifier: str) -> Call[Search]:
+    return Call("trainer", "DELETE", search_path(identifier), _as(Search))
 
 
 def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: str | None) -> Call[Answer]:

@@ -97,6 +97,19 @@ class Experiment(_Answer):
         return self.state in ENDED
 
 
+class HeadComparison(_Answer):
+    """A head that is served now, and the one that a promotion would put in its place."""
+
+    task: str
+    served: str
+    served_trained_on: int | None = None
+    new_trained_on: int
+    served_error: float | None = None
+    new_error: float | None = None
+    reasons: list[str] = Field(default_factory=list)
+    summary: str
+
+
 class Trial(_Answer):
     trial: int
     state: str

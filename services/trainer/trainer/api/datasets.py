@@ -10,7 +10,7 @@ from agegender.errors import Problem, not_found
 from agegender.spaces import Space
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from redis import Redis, RedisError
 
 from trainer.api.dependencies import Connection, Settings
@@ -22,6 +22,7 @@ from trainer.datasets.original_files import original_variants
 from trainer.datasets.regrouping import read_groups
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.progress import Progress, read_progress
+from trainer.extraction.schedule import settled, start_lock
 from trainer.extraction.state import (
     ACTIVE,
     Extraction,
@@ -42,6 +43,7 @@ _EVENT_SECONDS = 0.5
 _AWAY_SECONDS = 2.0
 _PROXY_PATIENCE = 3.0
 _START_SECONDS = 30.0
+_DECIDES_FACES = ("kind", "mirrored", "min_det_score", "genders")
 _SHARED = (
     "kind",
     "mirrored",
@@ -87,6 +89,7 @@ class ImportRequest(BaseModel):
 
     variant: str | None = Field(None, description="aligned of data-aligned.npy; images of data.npy")
     space: Space = Field(Space(id="original-512", dimension=512))
+    replace: StrictBool = Field(False, description="replace what was extracted or imported otherwise before")
 
 
 def _folder(name: str, settings: Settings) -> Path:
@@ -162,8 +165,8 @@ def extract(
         near_duplicates=wanted.near_duplicates,
         subjects_from=wanted.subjects_from,
     )
-    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
-        return start(settings, redis, extraction)
+    with redis.lock(start_lock(extraction), timeout=_START_SECONDS):
+        return start(settings, redis, extraction, replace=wanted.replace)
 
 
 @router.post(
@@ -194,7 +197,7 @@ def regroup(
             "images": extracted.faces,
         }
     )
-    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
+    with redis.lock(start_lock(extraction), timeout=_START_SECONDS):
         return start(settings, redis, extraction)
 
 
@@ -254,12 +257,17 @@ def import_dataset(
         shard_size=0,
         min_det_score=0,
     )
-    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
-        return start(settings, redis, extraction)
+    with redis.lock(start_lock(extraction), timeout=_START_SECONDS):
+        return start(settings, redis, extraction, replace=wanted.replace)
 
 
-def start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> ExtractionStatus:
-    """Start the next attempt, or answer with the one that runs."""
+def start(
+    settings: TrainerSettings, redis: Redis, wanted: Extraction, *, replace: bool = False
+) -> ExtractionStatus:
+    """Start the next attempt, or answer with the one that runs.
+
+    replace : whether one that finished with other options may be replaced; else ``extraction-exists`` 409.
+    """
     queue = job_queue(redis)
     last = read_state(settings.data_dir, wanted.dataset, wanted.space.id, wanted.variant)
     if last is not None and last.state in ACTIVE and has_jobs(queue, last):
@@ -270,11 +278,29 @@ def start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> Extrac
                 f"An extraction of {wanted.dataset}/{wanted.variant} with other options is running; "
                 "cancel it or wait for its end.",
             )
-        return _status(settings, redis, last)
+        return _shown(redis, last)
+    if last is not None and last.state == "finished" and not replace:
+        _require_same_faces(last, wanted)
     attempt = 1 if last is None else last.attempt + 1
     extraction = write_state(settings.data_dir, wanted, attempt=attempt, run=secrets.token_hex(4))
     enqueue_first(queue, extraction)
-    return _status(settings, redis, extraction)
+    return _shown(redis, extraction)
+
+
+def _require_same_faces(last: Extraction, wanted: Extraction) -> None:
+    changes = [
+        f"{name} was {getattr(last, name)} and is {getattr(wanted, name)} here"
+        for name in _DECIDES_FACES
+        if getattr(last, name) != getattr(wanted, name)
+    ]
+    if changes:
+        raise Problem(
+            "extraction-exists",
+            409,
+            f"{wanted.dataset}/{wanted.variant} was extracted in {wanted.space.id} with other options: "
+            f"{'; '.join(changes)}. Experiments that were trained on it need its faces as they are. To "
+            'replace them, send "replace": true (agegender extract --replace).',
+        )
 
 
 def _extracted(folder: Path, space: str | None, variant: str | None) -> ExtractedSet:
@@ -305,13 +331,8 @@ def _one_of(variants: list[str], wanted: str | None) -> str:
 
 
 def _status(settings: TrainerSettings, redis: Redis, extraction: Extraction) -> ExtractionStatus:
-    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
-        # The last job may have ended since the state was read: now that there is none, the state is final.
-        path = (extraction.dataset, extraction.space.id, extraction.variant)
-        extraction = read_state(settings.data_dir, *path) or extraction
-    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
-        # Its jobs failed unexpectedly or Redis lost them; nobody but us will tell.
-        lost = Problem("jobs-lost", 500, "Its jobs are gone; the worker's log may say why. Start it again.")
-        problem = extraction.problem or lost.document()
-        extraction = extraction.model_copy(update={"state": "failed", "problem": problem})
+    return _shown(redis, settled(settings.data_dir, job_queue(redis), extraction))
+
+
+def _shown(redis: Redis, extraction: Extraction) -> ExtractionStatus:
     return ExtractionStatus(**vars(extraction), progress=read_progress(redis, extraction))

@@ -29,14 +29,21 @@ from trainer.experiments.faces import (
 from trainer.experiments.head_start import require_head_start, require_unseen
 from trainer.experiments.promote import promote
 from trainer.experiments.schedule import cancel_jobs, reconcile
+from trainer.experiments.served import (
+    HeadComparison,
+    compare_with_served,
+    require_no_loss,
+    require_not_served,
+)
 from trainer.experiments.store import (
     FAILURE,
     MERGED,
+    RECORD,
     REPORT,
     delete_experiment,
     experiment_dir,
     experiment_status,
-    experiments,
+    experiment_statuses,
     load_experiment,
     new_id,
     save_experiment,
@@ -64,7 +71,7 @@ def create(
 ) -> ExperimentStatus:
     data_dir = settings.data_dir
     experiment_id = new_id(idempotency_key)
-    if idempotency_key is not None and (experiment_dir(data_dir, experiment_id) / "experiment.json").exists():
+    if idempotency_key is not None and (experiment_dir(data_dir, experiment_id) / RECORD).exists():
         return experiment_status(data_dir, load_experiment(data_dir, experiment_id))
     experiment = _completed(data_dir, experiment_id, wanted)
     save_experiment(data_dir, experiment)
@@ -113,7 +120,7 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
 
 @router.get("", summary="All experiments, newest first")
 def list_experiments(settings: Settings) -> list[ExperimentStatus]:
-    return [experiment_status(settings.data_dir, one) for one in experiments(settings.data_dir)]
+    return experiment_statuses(settings.data_dir)
 
 
 @router.get("/{experiment_id}", summary="How far an experiment is, fold by fold")
@@ -191,21 +198,53 @@ def refit(experiment_id: str, settings: Settings, redis: Connection) -> Experime
     return experiment_status(data_dir, experiment)
 
 
-@router.delete("/{experiment_id}", summary="Cancel a running experiment; delete one that is over")
-def cancel_or_delete(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+@router.post("/{experiment_id}/cancel", summary="Cancel a running experiment; what is trained stays")
+def cancel(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    """Of one that is over already nothing changes, so that a repeated request does no harm.
+
+    If only its refits are not done yet, the experiment is finished as it was before them.
+    """
     data_dir = settings.data_dir
     experiment = load_experiment(data_dir, experiment_id)
-    status = experiment_status(data_dir, experiment)
-    if status.state in ("queued", "running"):
-        # Where only its refits are not done yet, it is what it was without them: finished.
+    if experiment_status(data_dir, experiment).state in ("queued", "running"):
         reported = (experiment_dir(data_dir, experiment_id) / REPORT).exists()
         change = {"refit": False, "promote": False} if reported else {"cancelled": True}
         stopped = experiment.model_copy(update=change)
         save_experiment(data_dir, stopped)
         cancel_jobs(job_queue(redis), experiment)
-        return experiment_status(data_dir, stopped)
+        experiment = stopped
+    return experiment_status(data_dir, experiment)
+
+
+@router.delete("/{experiment_id}", summary="Delete an experiment that is over and is not served")
+def delete(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    """Its files are gone then; heads that were promoted from it before stay where they are."""
+    data_dir = settings.data_dir
+    status = experiment_status(data_dir, load_experiment(data_dir, experiment_id))
+    if status.state in ("queued", "running"):
+        raise still_running("experiment", f"/experiments/{experiment_id}")
+    require_not_served(data_dir, experiment_id)
     delete_experiment(data_dir, experiment_id)
     return status
+
+
+def still_running(what: str, path: str) -> Problem:
+    """What DELETE answers while work runs. It cancelled in release 0.1.0, so it names what does so now."""
+    return Problem(
+        "still-running",
+        409,
+        f"The {what} is running. DELETE only deletes, since release 0.2.0: cancel it first by "
+        f"POST {path}/cancel, or wait until it is over.",
+    )
+
+
+@router.get(
+    "/{experiment_id}/comparison", summary="What promoting would replace: served and new heads compared"
+)
+def comparison(experiment_id: str, settings: Settings) -> list[HeadComparison]:
+    """By number of training faces and, on the same faces, by error; empty where no other head is served."""
+    data_dir = settings.data_dir
+    return compare_with_served(data_dir, settings.heads_dir, load_experiment(data_dir, experiment_id))
 
 
 @router.post(
@@ -223,10 +262,20 @@ def promote_experiment(
             "better out of fold"
         ),
     ] = True,
+    force: Annotated[
+        bool,
+        Query(
+            description="serve them even if they were trained on less than half as many faces as the served "
+            "heads, or their error is larger (`GET /experiments/{id}/comparison`)"
+        ),
+    ] = False,
 ) -> dict[str, str]:
     """Gives task → version. What is there is served at once; refits, where not done yet, come after it."""
     data_dir = settings.data_dir
-    served = promote(data_dir, load_experiment(data_dir, experiment_id))
+    experiment = load_experiment(data_dir, experiment_id)
+    if not force:
+        require_no_loss(compare_with_served(data_dir, settings.heads_dir, experiment))
+    served = promote(data_dir, experiment)
     if refit:
         # As it is now: it may have been deleted meanwhile.
         experiment = load_experiment(data_dir, experiment_id)

@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse
 
 from trainer.api.dependencies import Connection, Settings
 from trainer.api.events import changes
-from trainer.api.experiments import FORMATS, report_response
+from trainer.api.experiments import FORMATS, report_response, still_running
 from trainer.datasets.folds import groups_of, unequal
 from trainer.experiments.faces import (
     choose_extraction,
@@ -32,6 +32,7 @@ from trainer.searches.parameters import preset_parameters, require_options
 from trainer.searches.schedule import cancel_search_jobs, reconcile_search
 from trainer.searches.search import Search, SearchRequest, SearchStatus
 from trainer.searches.store import (
+    RECORD,
     RESULT,
     delete_search,
     load_search,
@@ -40,7 +41,7 @@ from trainer.searches.store import (
     save_search,
     search_dir,
     search_status,
-    searches,
+    search_statuses,
     trial_dir,
 )
 from trainer.training.config import preset_options
@@ -60,7 +61,7 @@ def create(
 ) -> SearchStatus:
     data_dir = settings.data_dir
     search_id = new_search_id(idempotency_key)
-    if idempotency_key is not None and (search_dir(data_dir, search_id) / "search.json").exists():
+    if idempotency_key is not None and (search_dir(data_dir, search_id) / RECORD).exists():
         return search_status(data_dir, load_search(data_dir, search_id))
     search = _completed(data_dir, search_id, wanted)
     save_search(data_dir, search)
@@ -122,7 +123,7 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
 
 @router.get("", summary="All searches, newest first")
 def list_searches(settings: Settings) -> list[SearchStatus]:
-    return [search_status(settings.data_dir, one) for one in searches(settings.data_dir)]
+    return search_statuses(settings.data_dir)
 
 
 @router.get("/{search_id}", summary="How far a search is, trial by trial, and the best so far")
@@ -172,15 +173,24 @@ def resume(search_id: str, settings: Settings, redis: Connection) -> SearchStatu
     return search_status(data_dir, search)
 
 
-@router.delete("/{search_id}", summary="Cancel a running search; delete one that is over")
-def cancel_or_delete(search_id: str, settings: Settings, redis: Connection) -> SearchStatus:
+@router.post("/{search_id}/cancel", summary="Cancel a running search; what was judged stays")
+def cancel(search_id: str, settings: Settings, redis: Connection) -> SearchStatus:
+    """Of one that is over already nothing changes, so that a repeated request does no harm."""
     data_dir = settings.data_dir
     search = load_search(data_dir, search_id)
-    status = search_status(data_dir, search)
-    if status.state in ("queued", "running"):
+    if search_status(data_dir, search).state in ("queued", "running"):
         search = search.model_copy(update={"cancelled": True})
         save_search(data_dir, search)
         cancel_search_jobs(job_queue(redis), search)
-        return search_status(data_dir, search)
+    return search_status(data_dir, search)
+
+
+@router.delete("/{search_id}", summary="Delete a search that is over")
+def delete(search_id: str, settings: Settings, redis: Connection) -> SearchStatus:
+    """Its files are gone then; experiments that took its options keep them."""
+    data_dir = settings.data_dir
+    status = search_status(data_dir, load_search(data_dir, search_id))
+    if status.state in ("queued", "running"):
+        raise still_running("search", f"/searches/{search_id}")
     delete_search(data_dir, search_id)
     return status

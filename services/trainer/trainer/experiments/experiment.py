@@ -48,6 +48,7 @@ class ChosenBy(BaseModel):
 class Experiment(BaseModel):
     """experiment.json. It never changes but for the last three; how far it is, its files tell."""
 
+    format: int = Field(1, ge=1, le=1, description="of the record; 0.1.0 wrote none, which is 1")
     id: str
     created: datetime
     datasets: list[str]

@@ -47,17 +47,8 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
 
     Raises ``not-finished`` 409. Doing it again gives the same version, unless its refits were done meanwhile.
     """
-    report = read_optional(experiment_dir(data_dir, experiment.id) / REPORT)
-    if report is None:
-        told = f"Experiment {experiment.id} is not finished; wait until it is."
-        raise Problem("not-finished", 409, told)
-    folds = [int(fold) for fold in report["faces"]]
-    refitted = _of_all_faces(data_dir, experiment)
-    judges = [
-        refit_dir(data_dir, experiment.id, fold) if refitted else fold_dir(data_dir, experiment.id, fold)
-        for fold in folds
-    ]
-    served = [refit_dir(data_dir, experiment.id, None)] if refitted else judges
+    report = require_report(data_dir, experiment)
+    refitted, judges, served = served_banks(data_dir, experiment, report)
     banks = [load_safetensors((directory / BANK).read_bytes()) for directory in served]
     found = read_out_of_fold(data_dir, experiment, judges)
     versions: dict[str, str] = {}
@@ -83,6 +74,32 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
         versions[task.value] = version
     write_json(experiment_dir(data_dir, experiment.id) / PROMOTED, versions)
     return versions
+
+
+def require_report(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
+    """The report of an experiment. Raises ``not-finished`` 409."""
+    report: dict[str, Any] | None = read_optional(experiment_dir(data_dir, experiment.id) / REPORT)
+    if report is None:
+        told = f"Experiment {experiment.id} is not finished; wait until it is."
+        raise Problem("not-finished", 409, told)
+    return report
+
+
+def served_banks(
+    data_dir: Path, experiment: Experiment, report: dict[str, Any]
+) -> tuple[bool, list[Path], list[Path]]:
+    """What a promotion serves: whether it is the bank on all faces, the folders that judge, those served."""
+    refitted = _of_all_faces(data_dir, experiment)
+    judges = [
+        refit_dir(data_dir, experiment.id, fold) if refitted else fold_dir(data_dir, experiment.id, fold)
+        for fold in map(int, report["faces"])
+    ]
+    return refitted, judges, [refit_dir(data_dir, experiment.id, None)] if refitted else judges
+
+
+def head_versions(experiment: Experiment, task: Task) -> tuple[str, str]:
+    """The versions of an experiment's head for a task: of the folds' banks, and of the one on all faces."""
+    return _version(experiment, task, False), _version(experiment, task, True)
 
 
 def awaits_promotion(data_dir: Path, experiment: Experiment) -> bool:

@@ -23,13 +23,16 @@ from trainer.experiments.store import (
     refit_dir,
 )
 from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
+from trainer.records import skipping_damage
 
 FOLD_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
 
 
 def reconcile_all(data_dir: Path, queue: Queue) -> None:
+    """Reconcile every experiment that can be read. Raises `RedisError`."""
     for experiment in experiments(data_dir):
-        reconcile(data_dir, queue, experiment)
+        with skipping_damage(experiment_dir(data_dir, experiment.id)):
+            reconcile(data_dir, queue, experiment)
 
 
 def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:

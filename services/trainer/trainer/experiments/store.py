@@ -3,8 +3,9 @@
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from trainer.experiments.experiment import (
     State,
     WorkStatus,
 )
+from trainer.records import load_record, readable, record_folders
 
+RECORD = "experiment.json"
 METRICS, PROGRESS, FAILURE = "metrics.json", "progress.json", "failure.json"
 BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
 REPORT, PROMOTED = "report.json", "promoted.json"
@@ -73,33 +76,40 @@ def is_finished(data_dir: Path, experiment: Experiment) -> bool:
 
 
 def save_experiment(data_dir: Path, experiment: Experiment) -> None:
-    path = experiment_dir(data_dir, experiment.id) / "experiment.json"
+    path = experiment_dir(data_dir, experiment.id) / RECORD
     write_json(path, experiment.model_dump(mode="json"))
 
 
 def load_experiment(data_dir: Path, experiment_id: str) -> Experiment:
-    """Raises ``not-found`` 404."""
-    try:
-        path = experiment_dir(data_dir, experiment_id) / "experiment.json"
-        return Experiment.model_validate(read_json(path))
-    except FileNotFoundError as error:
-        raise not_found("experiment", experiment_id) from error
+    """Raises ``not-found`` 404, and ``unreadable-record`` 409."""
+    path = experiment_dir(data_dir, experiment_id) / RECORD
+    return load_record(path, Experiment, "experiment")
 
 
-def experiments(data_dir: Path) -> Iterator[Experiment]:
-    """Newest first."""
-    found = [load_experiment(data_dir, path.parent.name) for path in _records(data_dir)]
-    yield from sorted(found, key=lambda experiment: experiment.created, reverse=True)
+def experiments(data_dir: Path) -> list[Experiment]:
+    """All that can be read, newest first."""
+    found = readable(_folders(data_dir), partial(load_experiment, data_dir))
+    return sorted(found, key=lambda experiment: experiment.created, reverse=True)
 
 
-def _records(data_dir: Path) -> Iterator[Path]:
-    yield from (data_dir / "experiments").glob("*/experiment.json")
+def experiment_statuses(data_dir: Path) -> list[ExperimentStatus]:
+    """Of all experiments whose files can be read, newest first."""
+    found = readable(_folders(data_dir), partial(_loaded_status, data_dir))
+    return sorted(found, key=lambda status: status.created, reverse=True)
+
+
+def _folders(data_dir: Path) -> list[Path]:
+    return record_folders(data_dir / "experiments", RECORD)
+
+
+def _loaded_status(data_dir: Path, experiment_id: str) -> ExperimentStatus:
+    return experiment_status(data_dir, load_experiment(data_dir, experiment_id))
 
 
 def delete_experiment(data_dir: Path, experiment_id: str) -> None:
-    """experiment.json goes first: without it there is no experiment, however much was deleted yet."""
+    """The record goes first: without it there is no experiment, however much was deleted yet."""
     directory = experiment_dir(data_dir, experiment_id)
-    (directory / "experiment.json").unlink(missing_ok=True)
+    (directory / RECORD).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

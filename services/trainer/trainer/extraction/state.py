@@ -16,6 +16,8 @@ from agegender.files import read_json, write_json
 from agegender.spaces import Space
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, computed_field
 
+from trainer.records import skipping_damage
+
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
 CHUNK = 32
@@ -68,6 +70,9 @@ class ExtractionRequest(BaseModel):
     )
     near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
     subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
+    replace: StrictBool = Field(
+        False, description="replace a finished extraction that was made with other options"
+    )
 
 
 class Extraction(BaseModel):
@@ -146,9 +151,7 @@ def read_state(data_dir: Path, dataset: str, space_id: str, variant: str) -> Ext
 
 
 def states_of(folder: Path) -> Iterator[Extraction]:
-    """All extractions of the data set in a folder."""
+    """All extractions of the data set in a folder; one whose state cannot be read is left out and logged."""
     for path in sorted(folder.glob("*/extraction-*.json")):
-        variant = path.stem.removeprefix("extraction-")
-        extraction = read_state(folder.parent, folder.name, path.parent.name, variant)
-        if extraction is not None:
-            yield extraction
+        with skipping_damage(path):
+            yield Extraction.model_validate(read_json(path))

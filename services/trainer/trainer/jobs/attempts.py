@@ -19,6 +19,7 @@ _RETRIES = 5  # a worker that dies takes its job with it; the next goes on from 
 _KEPT_SECONDS = 24 * 3600
 _PLAN_SECONDS = 3600
 _IMPORT_SECONDS = 6 * 3600
+ENDING = ("plan", "merge", "import")  # the parts of an attempt that end it, or enqueue what does
 _OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
 
 _OUTCOME = tuple(field.name for field in fields(Outcome))
@@ -84,7 +85,7 @@ def enqueue_part(
 def has_jobs(queue: Queue, extraction: Extraction) -> bool:
     """Whether a job that will end the attempt is still to come; not so if Redis lost its data."""
     jobs = Job.fetch_many(
-        [extraction.job_id(part) for part in ("plan", "merge", "import")],
+        [extraction.job_id(part) for part in ENDING],
         connection=queue.connection,
         serializer=queue.serializer,
     )

@@ -3,7 +3,7 @@
 from functools import partial
 
 from trainer.experiments.store import experiment_dir, refit_dir
-from trainer.jobs.interruptions import noting_failure, succeeds
+from trainer.jobs.interruptions import attempt, noting_failure
 from trainer.jobs.search import wanted_search
 from trainer.jobs.train import train, wanted_experiment, wanted_refit
 from trainer.reports.final import write_final
@@ -26,7 +26,7 @@ def write_report(experiment_id: str) -> None:
         def run() -> None:
             write_reports(data_dir, experiment, summarise(data_dir, experiment))
 
-        succeeds(run, fail, experiment=experiment_id)
+        attempt(run, fail, experiment=experiment_id)
 
 
 def fit_final(experiment_id: str) -> None:
@@ -42,4 +42,4 @@ def write_search_report(search_id: str) -> None:
     search = wanted_search(data_dir, search_id)
     if search is not None:
         fail = noting_failure(search_dir(data_dir, search_id), _BEFORE)
-        succeeds(partial(write_search_reports, data_dir, search), fail, search=search_id)
+        attempt(partial(write_search_reports, data_dir, search), fail, search=search_id)

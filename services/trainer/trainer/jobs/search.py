@@ -6,7 +6,7 @@ from pathlib import Path
 from agegender.errors import Problem
 
 from trainer.experiments.faces import load_faces
-from trainer.jobs.interruptions import raising_where_unwanted, succeeds
+from trainer.jobs.interruptions import attempt, raising_where_unwanted
 from trainer.queues import connect, job_queue
 from trainer.searches.schedule import reconcile_search
 from trainer.searches.search import Search
@@ -33,7 +33,7 @@ def judge_trial(search_id: str, number: int) -> None:
 
     fail = partial(fail_trial, data_dir, search, number)
     over = (trial_dir(data_dir, search_id, number) / RESULT).exists()
-    if over or succeeds(run, fail, search=search_id, trial=number):
+    if over or attempt(run, fail, search=search_id, trial=number).is_over:
         reconcile_search(data_dir, job_queue(connect(settings)), search)
 
 

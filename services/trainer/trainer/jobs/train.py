@@ -14,7 +14,7 @@ from trainer.experiments.fold import run_fold
 from trainer.experiments.refit import run_refit
 from trainer.experiments.schedule import reconcile
 from trainer.experiments.store import METRICS, fold_dir, load_experiment, merged_subjects, refit_dir
-from trainer.jobs.interruptions import noting_failure, raising_where_unwanted, succeeds
+from trainer.jobs.interruptions import attempt, noting_failure, raising_where_unwanted
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 from trainer.training.epochs import EpochReport
@@ -64,7 +64,7 @@ def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) 
         work(data_dir, experiment, faces, tell=raising_where_unwanted(wanted), machine=machine)
 
     of = str(directory.relative_to(data_dir))
-    if (directory / METRICS).exists() or succeeds(run, noting_failure(directory), of=of):
+    if (directory / METRICS).exists() or attempt(run, noting_failure(directory), of=of).is_over:
         reconcile(data_dir, job_queue(connect(settings)), experiment)
 
 

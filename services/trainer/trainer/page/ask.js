@@ -4,12 +4,15 @@ import { fetchWithKey, key } from "/web/key.js";
 export async function ask(path, options = {}) {
   const response = await fetchWithKey(path, options);
   const body = await response.json();
-  if (!response.ok) throw new Error(body.detail ?? response.statusText);
+  if (!response.ok) throw Object.assign(new Error(body.detail ?? response.statusText), { problem: body });
   return body;
 }
 
 export const post = (path, body) =>
   ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+// Whether an error is the problem of that name.
+export const isProblem = (error, name) => String(error.problem?.type).endsWith(`:${name}`);
 
 export const runs = (status) => ["queued", "running"].includes(status.state);
 

@@ -30,8 +30,9 @@ function show(status, first = false) {
 }
 
 function wire({ card }, id) {
-  const act = (button, path, method, done) =>
+  const act = (button, path, method, done, question) =>
     card.querySelector(button).addEventListener("click", async () => {
+      if (question && !confirm(question)) return;
       try {
         done(await ask(path, { method }));
       } catch (error) {
@@ -39,11 +40,11 @@ function wire({ card }, id) {
       }
     });
   act(".resume", `/searches/${id}/resume`, "POST", show);
-  act(".remove", `/searches/${id}`, "DELETE", (status) => {
-    if (status.state === "cancelled" && card.dataset.state !== "cancelled") return show(status);
+  act(".cancel", `/searches/${id}/cancel`, "POST", show);
+  act(".remove", `/searches/${id}`, "DELETE", () => {
     cards.delete(id);
     card.remove();
-  });
+  }, `Delete search ${id} with its trials and its report? They cannot be restored.`);
   card.querySelector(".train").addEventListener("click", async () => {
     const said = card.querySelector(".said");
     try {
@@ -86,7 +87,8 @@ function draw({ card }, status) {
     : (status.problem ?? "");
   card.querySelector(".train").hidden = !finished;
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
-  card.querySelector(".remove").textContent = runs(status) ? "Cancel" : "Delete";
+  card.querySelector(".cancel").hidden = !runs(status);
+  card.querySelector(".remove").hidden = runs(status);
   const report = card.querySelector(".report");
   report.hidden = !finished;
   report.href = `/searches/${status.id}/report?format=html`;

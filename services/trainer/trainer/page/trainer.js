@@ -1,7 +1,7 @@
 // Lists experiments, follows the running ones by server-sent events, starts and promotes. No library.
 import { duration } from "/web/display.js";
 import { eachEvent } from "/web/key.js";
-import { ask, post, runs, saveReport } from "./ask.js";
+import { ask, isProblem, post, runs, saveReport } from "./ask.js";
 import { listSearches, startSearch } from "./searches.js";
 
 const form = document.querySelector("#start");
@@ -76,11 +76,13 @@ function show(status, first = false) {
 }
 
 function wire(card, id) {
-  const act = (button, path, method, done) =>
+  // question : asked before, where the click destroys something.
+  const act = (button, path, method, done, question) =>
     card.querySelector(button).addEventListener("click", async () => {
       const said = card.querySelector(".said");
+      if (question && !confirm(question)) return;
       try {
-        await done(await ask(path, { method }), said);
+        await done(await askedAgain(path, method), said);
       } catch (error) {
         said.textContent = error.message;
       }
@@ -93,11 +95,23 @@ function wire(card, id) {
   });
   act(".refit", `/experiments/${id}/refit`, "POST", (status) => show(status));
   act(".resume", `/experiments/${id}/resume`, "POST", (status) => show(status));
-  act(".remove", `/experiments/${id}`, "DELETE", (status) => {
-    if (["queued", "running"].includes(card.dataset.state)) return show(status); // it was stopped, not deleted
+  act(".cancel", `/experiments/${id}/cancel`, "POST", (status) => show(status));
+  act(".remove", `/experiments/${id}`, "DELETE", () => {
     cards.delete(id);
     card.remove();
-  });
+  }, `Delete experiment ${id} with its networks and its report? They cannot be restored.`);
+}
+
+// A promotion that would replace better heads is refused with the figures of both; it goes on if they are accepted.
+async function askedAgain(path, method) {
+  try {
+    return await ask(path, { method });
+  } catch (error) {
+    if (!isProblem(error, "promotion-needs-confirmation")) throw error;
+    const figures = error.problem.comparisons.map((one) => one.summary).join("\n\n");
+    if (!confirm(`${figures}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
+    return ask(`${path}?force=true`, { method });
+  }
 }
 
 async function follow(entry, id) {
@@ -127,7 +141,8 @@ function draw(entry, status) {
   drawCurves(card.querySelector("svg"), status.folds);
   const refits = status.refits.map((one) => workRow(one, one.fold === null ? "all faces" : `all but ${one.fold}`));
   card.querySelector(".folds").replaceChildren(...status.folds.map((one) => workRow(one, `fold ${one.fold}`)), ...refits);
-  card.querySelector(".remove").textContent = over ? "Delete" : "Cancel";
+  card.querySelector(".cancel").hidden = over;
+  card.querySelector(".remove").hidden = !over;
   card.querySelector(".promote").hidden = status.state !== "finished";
   card.querySelector(".refit").hidden = status.state !== "finished" || status.refits.length > 0;
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);

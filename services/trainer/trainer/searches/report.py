@@ -13,7 +13,7 @@ from trainer.reports.markdown import table_lines
 from trainer.reports.plots import drawn
 from trainer.reports.tables import Table, number
 from trainer.searches.search import Search, SearchStatus, TrialStatus
-from trainer.searches.store import search_dir, search_status
+from trainer.searches.store import begun_numbers, search_dir, search_status
 from trainer.searches.study import Study
 
 _GOAL_NAMES = {
@@ -33,7 +33,7 @@ def write_search_reports(data_dir: Path, search: Search) -> None:
             f"no trial was judged to its end: {problems[0] if problems else 'all were pruned'}"
         )
     directory = search_dir(data_dir, search.id)
-    Study(directory, search, search.trials).fail_running()
+    Study(directory, search, search.trials).fail_dead(begun_numbers(data_dir, search))
     title, told = f"Search {search.id}", _told(search, status)
     tables = [_best(search, status), _trials(search, status)]
     plot = drawn(lambda axes: _history(axes, search, status.trials))

@@ -8,6 +8,7 @@ from rq import Queue
 from trainer.experiments.schedule import FOLD_SECONDS, REPORT_SECONDS
 from trainer.experiments.store import FAILURE, REPORT
 from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
+from trainer.records import skipping_damage
 from trainer.searches.search import Search
 from trainer.searches.store import RESULT, search_dir, searches, trial_dir
 
@@ -15,8 +16,10 @@ _JUDGE, _REPORT = "trainer.jobs.search.judge_trial", "trainer.jobs.report.write_
 
 
 def reconcile_searches(data_dir: Path, queue: Queue) -> None:
+    """Reconcile every search that can be read. Raises `RedisError`."""
     for search in searches(data_dir):
-        reconcile_search(data_dir, queue, search)
+        with skipping_damage(search_dir(data_dir, search.id)):
+            reconcile_search(data_dir, queue, search)
 
 
 def reconcile_search(data_dir: Path, queue: Queue, search: Search) -> None:

@@ -50,6 +50,7 @@ class SearchRequest(TrainingRequest):
 class Search(BaseModel):
     """search.json. It never changes but for `cancelled`; how far it is, its trials' files tell."""
 
+    format: int = Field(1, ge=1, le=1, description="of the record; 0.1.0 wrote none, which is 1")
     id: str
     created: datetime
     datasets: list[str]

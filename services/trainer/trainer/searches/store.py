@@ -1,18 +1,20 @@
 """The files of searches."""
 
 import shutil
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from agegender.errors import not_found
-from agegender.files import read_json, write_json
+from agegender.files import write_json
 from agegender.spaces import NAME
 
 from trainer.experiments.experiment import State
 from trainer.experiments.store import FAILURE, MERGED, PROGRESS, REPORT, new_id, read_optional
+from trainer.records import load_record, readable, record_folders
 from trainer.searches.search import Best, Search, SearchStatus, Trial, TrialResult, TrialStatus
 
 PREFIX = "search-"  # so that an id tells what it is of
+RECORD = "search.json"
 TRIAL, RESULT = "trial.json", "result.json"
 
 
@@ -37,28 +39,38 @@ def trial_dir(data_dir: Path, search_id: str, trial: int) -> Path:
 
 
 def save_search(data_dir: Path, search: Search) -> None:
-    write_json(search_dir(data_dir, search.id) / "search.json", search.model_dump(mode="json"))
+    write_json(search_dir(data_dir, search.id) / RECORD, search.model_dump(mode="json"))
 
 
 def load_search(data_dir: Path, search_id: str) -> Search:
-    """Raises ``not-found`` 404."""
-    try:
-        return Search.model_validate(read_json(search_dir(data_dir, search_id) / "search.json"))
-    except FileNotFoundError as error:
-        raise not_found("search", search_id) from error
+    """Raises ``not-found`` 404, and ``unreadable-record`` 409."""
+    return load_record(search_dir(data_dir, search_id) / RECORD, Search, "search")
 
 
-def searches(data_dir: Path) -> Iterator[Search]:
-    """Newest first."""
-    paths = (data_dir / "searches").glob("*/search.json")
-    found = [load_search(data_dir, path.parent.name) for path in paths]
-    yield from sorted(found, key=lambda search: search.created, reverse=True)
+def searches(data_dir: Path) -> list[Search]:
+    """All that can be read, newest first."""
+    found = readable(_folders(data_dir), partial(load_search, data_dir))
+    return sorted(found, key=lambda search: search.created, reverse=True)
+
+
+def search_statuses(data_dir: Path) -> list[SearchStatus]:
+    """Of all searches whose files can be read, newest first."""
+    found = readable(_folders(data_dir), partial(_loaded_status, data_dir))
+    return sorted(found, key=lambda status: status.created, reverse=True)
+
+
+def _folders(data_dir: Path) -> list[Path]:
+    return record_folders(data_dir / "searches", RECORD)
+
+
+def _loaded_status(data_dir: Path, search_id: str) -> SearchStatus:
+    return search_status(data_dir, load_search(data_dir, search_id))
 
 
 def delete_search(data_dir: Path, search_id: str) -> None:
-    """search.json goes first: without it there is no search, however much was deleted yet."""
+    """The record goes first: without it there is no search, however much was deleted yet."""
     directory = search_dir(data_dir, search_id)
-    (directory / "search.json").unlink(missing_ok=True)
+    (directory / RECORD).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -70,6 +82,13 @@ def read_trial(directory: Path) -> Trial | None:
 def read_result(directory: Path) -> TrialResult | None:
     found = read_optional(directory / RESULT)
     return None if found is None else TrialResult.model_validate(found)
+
+
+def begun_numbers(data_dir: Path, search: Search) -> set[int]:
+    """Numbers in Optuna's study of the trials that were begun and are not over."""
+    directories = [trial_dir(data_dir, search.id, number) for number in range(search.trials)]
+    begun = [read_trial(directory) for directory in directories if not (directory / RESULT).exists()]
+    return {trial.number for trial in begun if trial is not None}
 
 
 def trial_status(data_dir: Path, search: Search, number: int) -> TrialStatus:

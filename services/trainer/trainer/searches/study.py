@@ -1,25 +1,30 @@
 """Optuna's study of a search: which values to try, and when to give a trial up.
 
-It lies in `searches/<id>/journal.log`, one JSON document a line, which the workers append to in turn: nothing
-is unpickled, and any file system that creates a file exclusively will do, NFS from version 3 on too.
+It lies in `searches/<id>/journal.log` (`trainer.searches.journal`), which the workers append to in turn.
+
+A trial of the study belongs to the trial of the search whose trial.json names it. Optuna has no heartbeat for
+a journal, so the files decide which running trials are dead: one that no trial.json names was begun by a job
+that was killed before it could write that file. One that a trial.json names lives on: the scheduler enqueues
+its job again.
 """
 
-import os
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from trainer.searches.journal import FileLock, open_journal
 from trainer.searches.parameters import distributions
 from trainer.searches.search import Search
 
 _STARTING_TRIALS = 10  # at random, before Optuna's estimator (TPE, NIPS 2011) has anything to go by
 _UNPRUNED = 5
-_LOCK_SECONDS = 30  # after which the lock of a killed worker is broken
+_REPEATS = "repeats"  # attribute of a trial that was judged after all: the number of the one that failed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -28,13 +33,11 @@ class Study:
     """A search's study as one trial's job sees it. The job of trial `number` draws by a seed of its own."""
 
     def __init__(self, directory: Path, search: Search, number: int) -> None:
-        path = str(directory / "journal.log")
-        lock = JournalFileOpenLock(path, grace_period=_LOCK_SECONDS)
-        _drop_torn_line(Path(path), lock)
+        self._beginning = FileLock(directory / "beginning.lock")
         seed = int(np.random.SeedSequence([search.options.seed, number]).generate_state(1)[0])
         self._search = search
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(path, lock)),
+            storage=JournalStorage(open_journal(directory / "journal.log")),
             study_name=search.id,
             direction="maximize" if search.maximises else "minimize",
             load_if_exists=True,
@@ -47,6 +50,24 @@ class Study:
             else optuna.pruners.NopPruner(),
         )
 
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Within it no other job asks for a trial: from `ask` until trial.json names what it gave."""
+        self._beginning.acquire()
+        try:
+            yield
+        finally:
+            self._beginning.release()
+
+    def fail_dead(self, named: Container[int]) -> None:
+        """End the running trials that no trial.json names. To be called within `beginning`.
+
+        named : numbers in trial.json files of trials that are not over.
+        """
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in named:
+                self.tell(trial.number, None, TrialState.FAIL)
+
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Begin a trial: its number in the study, and what Optuna draws for it."""
         trial = self._study.ask(distributions(self._search.parameters))
@@ -54,13 +75,21 @@ class Study:
 
     def is_worse(self, number: int, part: int, value: float) -> bool:
         """Note the mean over parts 0 to `part`, and say whether the trial should be given up for it."""
-        trial = self._trial(number)
-        if part not in self._frozen(number).intermediate_values:
+        frozen, trial = self._frozen(number), self._trial(number)
+        if (
+            frozen.state.is_finished()
+        ):  # the job was killed before it wrote that down, or failed and is resumed
+            return frozen.state is TrialState.PRUNED and part == frozen.last_step
+        if part not in frozen.intermediate_values:
             trial.report(value, part)
         return bool(trial.should_prune())
 
     def tell(self, number: int, value: float | None, state: TrialState) -> None:
-        """End a trial, unless it has ended."""
+        """End a trial, unless it has ended. One that failed, and was judged when resumed, is added again."""
+        frozen = self._frozen(number)
+        if frozen.state is TrialState.FAIL and state is TrialState.COMPLETE:
+            self._add_repeated(frozen, value)
+            return
         self._study.tell(
             self._trial(number),
             value if state is TrialState.COMPLETE else None,
@@ -68,27 +97,20 @@ class Study:
             skip_if_finished=True,
         )
 
-    def fail_running(self) -> None:
-        """End what a killed worker began but never came to write down."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.tell(trial.number, None, TrialState.FAIL)
+    def _add_repeated(self, failed: optuna.trial.FrozenTrial, value: float | None) -> None:
+        if any(one.user_attrs.get(_REPEATS) == failed.number for one in self._study.get_trials(False)):
+            return
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                value=value,
+                params=failed.params,
+                distributions=failed.distributions,
+                user_attrs={_REPEATS: failed.number},
+            )
+        )
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _trial(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
-
-
-def _drop_torn_line(path: Path, lock: JournalFileOpenLock) -> None:
-    """Of a machine that lost its power, or whose disk was full, while it wrote."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
-    finally:
-        lock.release()

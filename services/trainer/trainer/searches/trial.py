@@ -20,7 +20,7 @@ from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.searches.faces import searched_faces
 from trainer.searches.parameters import chosen_values, options_with
 from trainer.searches.search import Search, Trial, TrialResult
-from trainer.searches.store import RESULT, TRIAL, read_trial, search_dir, trial_dir
+from trainer.searches.store import RESULT, TRIAL, begun_numbers, read_trial, search_dir, trial_dir
 from trainer.searches.study import Study
 from trainer.training.config import TrainingOptions
 from trainer.training.epochs import EpochReport
@@ -47,7 +47,7 @@ def run_trial(
     directory.mkdir(parents=True, exist_ok=True)
     progress = AttemptProgress(directory)
     study = Study(search_dir(data_dir, search.id), search, number)
-    trial = read_trial(directory) or _begun(directory, study, search, number)
+    trial = read_trial(directory) or _begun(data_dir, study, search, number)
     chosen, part_of = searched_faces(faces, search)
     scores: list[dict[str, float]] = []
     for part in range(search.parts):
@@ -85,14 +85,16 @@ def goal_value(search: Search, score: dict[str, float]) -> float:
     return score[_GOALS[search.goal]]
 
 
-def _begun(directory: Path, study: Study, search: Search, number: int) -> Trial:
-    optuna_number, drawn = study.ask()
-    values = chosen_values(search.parameters, drawn)
+def _begun(data_dir: Path, study: Study, search: Search, number: int) -> Trial:
     # Every trial has seeds of its own: a setting that is good by the luck of one seed does not stay ahead.
     seed = derived_seed(search.options.seed, number) % 2**31
-    options = options_with(search.options, {**values, "seed": seed})
-    trial = Trial(number=optuna_number, values=values, options=options)
-    write_json(directory / TRIAL, trial.model_dump(mode="json"))
+    with study.beginning():
+        study.fail_dead(begun_numbers(data_dir, search))
+        optuna_number, drawn = study.ask()
+        values = chosen_values(search.parameters, drawn)
+        options = options_with(search.options, {**values, "seed": seed})
+        trial = Trial(number=optuna_number, values=values, options=options)
+        write_json(trial_dir(data_dir, search.id, number) / TRIAL, trial.model_dump(mode="json"))
     return trial
 
 

@@ -1,0 +1,248 @@
+"""Compare what an experiment would serve with the heads that are served now.
+
+So no promotion replaces good heads by worse ones unnoticed, and no served experiment is deleted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from agegender.errors import Problem
+from agegender.heads.checkpoints import BadHead, heads_directory, load_head, read_current
+from agegender.heads.head import Classes, Head, Task, over_years
+from agegender.spaces import Space
+from pydantic import BaseModel, Field
+
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import data_hashes
+from trainer.experiments.promote import head_versions, require_report, served_banks
+from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.reports.out_of_fold import OutOfFold, crossed_calibration, read_out_of_fold
+
+FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation
+WORSE = 1.02  # times the served head's error; above it a promotion asks for a confirmation
+_MOST_FACES = 5000  # are judged by the served head, evenly taken from all: a request waits for it
+
+Seen = Literal["none", "some", "all", "unknown"]
+Metric = Literal["mae", "group-error", "gender-error"]
+_METRICS: dict[Metric, tuple[str, str]] = {
+    "mae": ("mean absolute error", "{:.2f} years"),
+    "group-error": ("share of wrong age groups", "{:.1%}"),
+    "gender-error": ("share of wrong genders", "{:.1%}"),
+}
+
+
+class HeadComparison(BaseModel):
+    """A head that is served now, and the one that would replace it."""
+
+    task: Task
+    space: str
+    served: str = Field(description="version that is served")
+    served_trained_on: int | None = Field(description="faces; null where its card does not say")
+    new_trained_on: int = Field(description="faces")
+    metric: Metric | None = Field(description="of both errors; null where nothing could be compared")
+    served_error: float | None
+    new_error: float | None = Field(description="out of fold")
+    faces: int = Field(description="on which both errors were measured")
+    served_saw: Seen = Field(
+        description="how many of these data sets the served head was trained on. Its error is too good then, "
+        "unless it is out of fold too (`both_out_of_fold`)"
+    )
+    both_out_of_fold: bool = Field(description="both were trained on these very data sets")
+    reasons: list[Literal["fewer-faces", "larger-error"]] = Field(
+        description="why a promotion needs `force`; none where it does not"
+    )
+    summary: str = Field(description="all of this in a sentence or two")
+
+
+@dataclass(frozen=True)
+class _Served:
+    version: str
+    directory: Path
+
+
+def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -> list[HeadComparison]:
+    """Compare each head that `promote` would write with the one served for its task and space.
+
+    shipped : folder of the heads that came with the predictor, which are served until others are promoted.
+    A task without a served head, or with one of this experiment, is left out. Raises ``not-finished`` 409.
+    """
+    report = require_report(data_dir, experiment)
+    found = []
+    for task, classes in experiment.options.tasks:
+        served = _served(data_dir / "models", shipped, task, experiment.space)
+        if served is None or served.version in head_versions(experiment, task):
+            continue
+        try:
+            head = load_head(served.directory)
+        except BadHead:  # the predictor does not serve it either, and says why
+            continue
+        if head.manifest.space == experiment.space:
+            found.append(_compared(data_dir, experiment, report, task, classes, head))
+    return found
+
+
+def require_no_loss(comparisons: list[HeadComparison]) -> None:
+    """Raises ``promotion-needs-confirmation`` 409 where a head learnt from far fewer faces, or is worse."""
+    doubtful = [one for one in comparisons if one.reasons]
+    if doubtful:
+        raise Problem(
+            "promotion-needs-confirmation",
+            409,
+            f"{' '.join(one.summary for one in doubtful)} To serve the new heads all the same, repeat the "
+            "promotion with force=true (agegender promote ID --force); a rollback leads back.",
+            comparisons=[one.model_dump(mode="json") for one in comparisons],
+        )
+
+
+def require_not_served(data_dir: Path, experiment_id: str) -> None:
+    """Raises ``experiment-served`` 409 where a head of the experiment is served now."""
+    served = list(_heads_served_of(data_dir / "models", experiment_id))
+    if served:
+        raise Problem(
+            "experiment-served",
+            409,
+            f"Heads of experiment {experiment_id} are served now: {', '.join(served)}. Promote another "
+            "experiment, or roll back, then delete this one.",
+            served=served,
+        )
+
+
+def serves_all(data_dir: Path, experiment: Experiment) -> bool:
+    """Whether the promoted head of each task is of this experiment."""
+    models = data_dir / "models"
+    current = {
+        task: read_current(heads_directory(models, task, experiment.space))
+        for task, _ in experiment.options.tasks
+    }
+    return all(
+        one is not None and one.version in head_versions(experiment, task) for task, one in current.items()
+    )
+
+
+def _heads_served_of(models: Path, experiment_id: str) -> Iterator[str]:
+    for task in Task:
+        for path in sorted((models / task.value).glob("*/current.json")):
+            try:
+                current = read_current(path.parent)
+            except BadHead:
+                continue
+            own = (f"{experiment_id}-{task.value}", f"{experiment_id}-all-{task.value}")
+            if current is not None and current.version in own:
+                yield f"{task.value}/{path.parent.name}/{current.version}"
+
+
+def _served(models: Path, shipped: Path, task: Task, space: Space) -> _Served | None:
+    """As the predictor looks for it: promoted heads first, of a version that may have been shipped."""
+    own, theirs = heads_directory(models, task, space), heads_directory(shipped, task, space)
+    for directory in (own, theirs):
+        try:
+            current = read_current(directory)
+        except BadHead:
+            continue
+        if current is not None:
+            promoted = own / current.version
+            return _Served(current.version, promoted if promoted.is_dir() else theirs / current.version)
+    return None
+
+
+def _compared(
+    data_dir: Path, experiment: Experiment, report: dict[str, Any], task: Task, classes: Classes, head: Head
+) -> HeadComparison:
+    card = head.manifest.card
+    data = card.get("data")
+    data = data if isinstance(data, dict) else {}  # a card is free text where no experiment wrote it
+    hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.variant)
+    theirs, trained_on = data.get("sha256"), data.get("faces")
+    new_trained_on = sum(part["test"] for part in report["faces"].values())
+    refitted, judges, _ = served_banks(data_dir, experiment, report)
+    same = theirs == hashes and trained_on == new_trained_on
+    if same:
+        ours = (report["served"] if refitted else report)["out_of_fold"][task.value]
+        pair, faces = (card.get("metrics", {}), ours), int(ours["faces"])
+    else:
+        pair = _judged(read_out_of_fold(data_dir, experiment, judges), task, classes, head)
+        faces = int(pair[1]["faces"])
+    metric = next((name for name in _METRICS if all(_error(one, name) is not None for one in pair)), None)
+    served_error, new_error = (
+        (None, None) if metric is None else (_error(pair[0], metric), _error(pair[1], metric))
+    )
+    seen = _seen(theirs, hashes)
+    reasons: list[Literal["fewer-faces", "larger-error"]] = []
+    if trained_on is not None and new_trained_on < FEWER * trained_on:
+        reasons.append("fewer-faces")
+    comparable = same or seen in ("none", "unknown")
+    if served_error is not None and new_error is not None and comparable and new_error > WORSE * served_error:
+        reasons.append("larger-error")
+    comparison = HeadComparison(
+        task=task,
+        space=experiment.space.id,
+        served=head.manifest.version,
+        served_trained_on=trained_on,
+        new_trained_on=new_trained_on,
+        metric=metric,
+        served_error=served_error,
+        new_error=new_error,
+        faces=faces,
+        served_saw=seen,
+        both_out_of_fold=same,
+        reasons=reasons,
+        summary="",
+    )
+    return comparison.model_copy(update={"summary": _summary(comparison)})
+
+
+def _judged(
+    found: OutOfFold, task: Task, classes: Classes, head: Head
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics of the served head and of the new networks, out of fold, on the same faces."""
+    if len(found.faces) > _MOST_FACES:
+        rows = np.linspace(0, len(found.faces) - 1, _MOST_FACES).astype(np.int64)
+        found = OutOfFold(
+            found.faces.rows(rows), {name: values[rows] for name, values in found.probabilities.items()}
+        )
+    faces = found.faces
+    served, (ours, _, _) = head.probabilities(faces.embedding), crossed_calibration(found, task, classes)
+    if task is Task.GENDER:
+        return gender_metrics(served, faces), gender_metrics(ours, faces)
+    own = over_years(served, head.manifest.classes), over_years(ours, classes)
+    return age_metrics(own[0], faces), age_metrics(own[1], faces)
+
+
+def _error(metrics: dict[str, Any], metric: Metric) -> float | None:
+    if metric == "mae":
+        return metrics.get("mae")
+    share = metrics.get("group_accuracy" if metric == "group-error" else "accuracy")
+    return None if share is None else 1 - share
+
+
+def _seen(theirs: dict[str, str] | None, ours: dict[str, str]) -> Seen:
+    """By name or content: a data set that was extracted again has the same people."""
+    if theirs is None:
+        return "unknown"
+    shared = [name in theirs or sha in theirs.values() for name, sha in ours.items()]
+    return "all" if all(shared) else "some" if any(shared) else "none"
+
+
+def _summary(one: HeadComparison) -> str:
+    before = "an unknown number of" if one.served_trained_on is None else f"{one.served_trained_on:,}"
+    text = (
+        f"The {one.task.value} head served in {one.space}, {one.served}, was trained on {before} faces, the "
+        f"new one on {one.new_trained_on:,}."
+    )
+    if one.metric is None:
+        return f"{text} Their errors could not be compared."
+    name, form = _METRICS[one.metric]
+    served, new = (form.format(error) for error in (one.served_error, one.new_error))
+    text += f" On {one.faces:,} faces the {name} is {served} for the served head and {new} for the new one"
+    if one.both_out_of_fold:
+        return f"{text}, both out of fold."
+    note = {
+        "none": "which has not seen them",
+        "unknown": "which may have seen them",
+        "some": "which was trained on some of them, so that its own error is too good",
+        "all": "which was trained on them, so that its own error is too good",
+    }
+    return f"{text} (out of fold), judged against the served head, {note[one.served_saw]}."

@@ -1,0 +1,48 @@
+"""Finished experiments on made-up faces, trained in this process: no queue, no worker."""
+
+from pathlib import Path
+
+import numpy as np
+from agegender.datasets import EmbeddingSet, write_embedding_set
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.fold import run_fold
+from trainer.experiments.store import save_experiment
+from trainer.reports.summary import summarise
+from trainer.reports.write import write_reports
+from trainer.training.config import TrainingOptions
+from trainer.training.epochs import EpochReport
+from trainer.training.machine import prepared_machine
+
+from tests.support.made_experiment import made_experiment
+
+FOLDS = [0, 1, 2]
+OPTIONS = TrainingOptions.model_validate(
+    {
+        "head": {"kind": "mlp", "hidden": [16]},
+        "optimizer": {"epochs": 8, "batch_size": 16},
+        "seeds": 2,
+        "validation": 0.3,
+    }
+)
+
+
+def trained_experiment(data_dir: Path, name: str, dataset: str, faces: EmbeddingSet) -> Experiment:
+    """Write the data set `dataset`, train three folds on it and write the report."""
+    write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
+    experiment = made_experiment(FOLDS, OPTIONS, name=name).model_copy(update={"datasets": [dataset]})
+    save_experiment(data_dir, experiment)
+    machine = prepared_machine("cpu", False, 1)  # as a worker's job has it
+    for fold in FOLDS:
+        run_fold(data_dir, experiment, faces, fold, _silent, machine)
+    write_reports(data_dir, experiment, summarise(data_dir, experiment))
+    return experiment
+
+
+def without_meaning(faces: EmbeddingSet, seed: int = 0) -> EmbeddingSet:
+    """The same faces with their embeddings shuffled: nothing can be learnt from them."""
+    order = np.random.default_rng(seed).permutation(len(faces))
+    return EmbeddingSet(**{**vars(faces), "embedding": faces.embedding[order]})
+
+
+def _silent(report: EpochReport) -> None:
+    pass
