@@ -24,7 +24,7 @@ def undisturbed_folds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 def _figures(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     with running_trainer(root) as trainer:
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         experiment = trainer.create(request)
         trainer.wait(experiment)
         return trainer.figures(experiment)

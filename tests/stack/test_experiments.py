@@ -39,7 +39,7 @@ def trainer(running: Trainer) -> Iterator[Trainer]:
 
 
 def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(REQUEST, **{"Idempotency-Key": "once"})
     assert trainer.create(REQUEST, **{"Idempotency-Key": "once"}) == experiment
     early = httpx.post(f"{trainer.url}/experiments/{experiment}/promote")
@@ -78,7 +78,7 @@ def test_one_two_and_four_workers_give_the_same_report(trainer: Trainer) -> None
     figures = []
     for workers in (1, 2, 4):
         while len(trainer.workers) < workers:
-            trainer.start("trainer.worker")
+            trainer.start_worker()
         trainer.wait_for_workers()
         experiment = trainer.create(request)
         folds = trainer.wait(experiment)["folds"]
@@ -91,12 +91,12 @@ def test_one_two_and_four_workers_give_the_same_report(trainer: Trainer) -> None
 def test_number_of_workers_and_a_killed_worker_change_nothing(
     trainer: Trainer, undisturbed_folds: dict[str, Any]
 ) -> None:
-    first = trainer.start("trainer.worker")
+    first = trainer.start_worker()
     killed = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(killed, 40)
     trainer.kill(first)
     died = time.monotonic()
-    second, third = trainer.start("trainer.worker"), trainer.start("trainer.worker")
+    second, third = trainer.start_worker(), trainer.start_worker()
     attempts = until_attempts(trainer, killed)
     assert time.monotonic() - died < recovery_seconds()
     assert attempts == 2
@@ -123,7 +123,7 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    worker = trainer.start("trainer.worker")
+    worker = trainer.start_worker()
     experiment = trainer.create(TWO_FOLDS)
     until(lambda: has_checkpoint(trainer, experiment), "a checkpoint is written", 240, 0.02)
     server.process.kill()
@@ -139,7 +139,7 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
         until(
             lambda: worker.poll() is not None or ended_folds(trainer, experiment) > 0, "it ends its fold", 240
         )
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     back = time.monotonic()
     seen = witness_to_the_end(trainer, experiment)
     assert all(len(ends) == 1 for ends in seen.ends.values()) and len(seen.ends) == 2
@@ -162,7 +162,7 @@ def test_api_killed_alone_in_the_middle_of_a_fold_holds_nothing_up(
     trainer: Trainer, undisturbed_folds: dict[str, Any]
 ) -> None:
     api = trainer.processes[0]
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(experiment, 5)
     trainer.kill(api)
@@ -180,7 +180,7 @@ def test_killed_api_and_emptied_redis_lose_nothing(trainer: Trainer, undisturbed
     import redis
 
     assert trainer.api is not None
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)
     trainer.kill(trainer.api)
@@ -198,7 +198,7 @@ def test_failed_fold_is_logged_in_lines_that_can_be_read(
     directory = fold_dir(trainer.data_dir, experiment, 0)
     directory.mkdir(parents=True)
     (directory / "checkpoint.safetensors").write_bytes(b"damaged")
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     until(lambda: trainer.status(experiment)["state"] == "failed", "it fails", 240)
     told = capfd.readouterr().err
     assert "job failed" in told and "Traceback" in told and "SafetensorError" in told
@@ -206,7 +206,7 @@ def test_failed_fold_is_logged_in_lines_that_can_be_read(
 
 
 def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -> None:
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)
     assert httpx.delete(f"{trainer.url}/experiments/{experiment}").json()["state"] == "cancelled"

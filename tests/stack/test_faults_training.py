@@ -39,7 +39,7 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
     (job,) = cut_off.children()
     if overtaken:
         job.suspend()
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         until(lambda: server.client.scard("rq:workers") == 2, "the other worker is there", 240)
         network.cut()
         cut = time.monotonic()
@@ -51,7 +51,7 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
             job.resume()
     else:
         network.cut()
-        trainer.start("trainer.worker")  # for the report
+        trainer.start_worker()  # for the report
     trainer.wait(experiment)
     record("partition", overtaken=overtaken, attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
@@ -77,7 +77,7 @@ def test_clocks_that_jump_by_hours_lose_nothing(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start("trainer.worker")  # in a process that has begun with this clock
     experiment = trainer.create(ONE_FOLD)
     for epoch, seconds in ((5, 3600), (40, -3600)):
         trainer.wait_for_epoch(experiment, epoch)
@@ -95,13 +95,13 @@ def test_two_workers_with_the_same_job_give_one_result(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    held = psutil.Process(trainer.start("trainer.worker").pid)
+    held = psutil.Process(trainer.start_worker().pid)
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
     held_processes = [held, *held.children()]
     for process in held_processes:
         process.suspend()  # as a machine is that sleeps
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     until(lambda: trainer.attempts(experiment) == 2, "the other has begun too", 240)
     for process in held_processes:
         process.resume()
@@ -140,7 +140,7 @@ def test_slow_redis_makes_training_slow_and_no_more(
     trainer = Trainer(tmp_path, f"redis://127.0.0.1:{wire.port}/0", free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     wire.delay = 0.3
     started = time.monotonic()
     experiment = trainer.create(ONE_FOLD)

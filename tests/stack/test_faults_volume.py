@@ -31,7 +31,7 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
     trainer = Trainer(tmp_path, server.url, free_port(), data_dir=volume.path)
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     directory = experiment_dir(volume.path, experiment)
     checkpoint = directory / "folds" / "0" / "checkpoint.safetensors"

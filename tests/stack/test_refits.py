@@ -49,7 +49,7 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
     tmp_path: Path,
 ) -> None:
     with running_trainer(tmp_path) as trainer:
-        worker = trainer.start("trainer.worker")
+        worker = trainer.start_worker()
         undisturbed = trainer.create({**SLOW, "refit": True})
         assert [refit["fold"] for refit in trainer.wait(undisturbed)["refits"]] == [0, 1, None]
 
@@ -63,7 +63,7 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
         for row in (0, 2):  # a fold's, and the last: on all faces
             wait_for_refit(trainer, experiment, row, 10)
             trainer.kill(worker)
-            worker = trainer.start("trainer.worker")
+            worker = trainer.start_worker()
         status = trainer.wait(experiment)
         assert [refit["attempts"] for refit in status["refits"]] == [2, 1, 2]
 
@@ -86,7 +86,7 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
 
 def test_refits_given_up_leave_the_experiment_as_it_was(tmp_path: Path) -> None:
     with running_trainer(tmp_path) as trainer:
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         experiment = trainer.create(SLOW)
         trainer.wait(experiment)
         figures = trainer.figures(experiment)

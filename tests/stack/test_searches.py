@@ -71,11 +71,11 @@ def judged(found: dict[str, Any]) -> list[Any]:
 
 
 def test_search_outlives_its_worker_and_its_best_setting_trains_an_experiment(trainer: Trainer) -> None:
-    worker = trainer.start("trainer.worker")
+    worker = trainer.start_worker()
     search = create(trainer)
     wait_for_epoch(trainer, search, 20)
     trainer.kill(worker)
-    trainer.start("trainer.worker"), trainer.start("trainer.worker")
+    trainer.start_worker(), trainer.start_worker()
     until(lambda: status(trainer, search)["state"] not in ("queued", "running"), "it ends", 600, 0.2)
     found = status(trainer, search)
     assert found["state"] == "finished", found
@@ -105,7 +105,7 @@ def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:
     search = create(trainer, **key)
     assert create(trainer, **key) == search
     if len(trainer.processes) == 1:
-        trainer.start("trainer.worker")
+        trainer.start_worker()
     wait_for_epoch(trainer, search, 5)
     url = f"/searches/{search}"
     assert trainer.http.get(f"{url}/report").status_code == 409

@@ -1,15 +1,13 @@
 """A trainer's API with Redis, proxy and real workers, for tests of extraction."""
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from agegender.datasets import EmbeddingSet, read_embedding_set
 from agegender.keys import Scope
 from agegender.spaces import Space
@@ -26,21 +24,22 @@ from trainer.settings import TrainerSettings
 from tests.support.embedder_double import SPACE
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.serving import serving, until
+from tests.support.trainer_processes import SOON
+from tests.support.worker_nursery import nursery
 
 SHARD = 2 * CHUNK
 
 
 class Worker:
-    """A real RQ worker process, with its job processes in one process group."""
+    """A real RQ worker process, and the processes of its jobs."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.worker"], env=environment, start_new_session=True
-        )
+        self.process = nursery().fork(environment)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it is dead already
-            os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # it is dead already
+            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                process.kill()
         self.process.wait(10)
 
 
@@ -77,7 +76,7 @@ class System:
             "DATA_DIR": str(self.data_dir),
             "REDIS_URL": self.redis.url,
             "TRAINER_PROXY_URL": self.settings.proxy_url,
-            "OMP_NUM_THREADS": "1",
+            **SOON,
         }
         worker = Worker(environment)
         self.stack.callback(worker.kill)

@@ -85,7 +85,7 @@ async def _tell_that_redis_is_away(request: Request, error: Exception) -> Respon
 
 async def _keep_in_step(settings: TrainerSettings) -> None:
     """Every few seconds, enqueue what Redis or a dead worker lost."""
-    queue = job_queue(connect(settings))
+    queue = job_queue(connect(settings), settings)
     while True:
         try:
             if (reason := why_not_writable(settings.data_dir)) is None:

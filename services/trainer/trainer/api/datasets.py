@@ -160,7 +160,7 @@ def import_dataset(
 
 def start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> ExtractionStatus:
     """Start the next attempt, or answer with the one that runs."""
-    queue = job_queue(redis)
+    queue = job_queue(redis, settings)
     last = read_state(settings.data_dir, wanted.dataset, wanted.space.id, wanted.variant)
     if last is not None and last.state in ACTIVE and has_jobs(queue, last):
         if any(getattr(last, name) != getattr(wanted, name) for name in _SHARED):
@@ -186,11 +186,11 @@ def _one_of(variants: list[str], wanted: str | None) -> str:
 
 
 def _status(settings: TrainerSettings, redis: Redis, extraction: Extraction) -> ExtractionStatus:
-    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
+    if extraction.state in ACTIVE and not has_jobs(job_queue(redis, settings), extraction):
         # The last job may have ended since the state was read: now that there is none, the state is final.
         path = (extraction.dataset, extraction.space.id, extraction.variant)
         extraction = read_state(settings.data_dir, *path) or extraction
-    if extraction.state in ACTIVE and not has_jobs(job_queue(redis), extraction):
+    if extraction.state in ACTIVE and not has_jobs(job_queue(redis, settings), extraction):
         # Its jobs failed unexpectedly or Redis lost them; nobody but us will tell.
         lost = Problem("jobs-lost", 500, "Its jobs are gone; the worker's log may say why. Start it again.")
         problem = extraction.problem or lost.document()

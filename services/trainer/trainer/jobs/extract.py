@@ -44,7 +44,7 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> 
     if current(data_dir, dataset, space_id, variant, attempt) is None:  # cancelled meanwhile
         return
     extraction = write_state(data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards)
-    queue = job_queue(connect(settings))
+    queue = job_queue(connect(settings), settings)
     seconds = _SHARD_SECONDS + _IMAGE_SECONDS * extraction.shard_size
     shards = [
         enqueue_part(queue, _SHARD, extraction, f"shard-{shard}", seconds, shard)
