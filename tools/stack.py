@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,22 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from xmlrpc.client import ServerProxy
 
 import psutil
+from supervisor.xmlrpc import SupervisorTransport
 
 from tools import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 # Labelled faces and InsightFace's smallest pack, which are no part of the project.
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
+# Six adults, of the insightface package; importing it to find the file would take seconds.
+_INSIGHTFACE = find_spec("insightface")
+PHOTOGRAPH = Path((_INSIGHTFACE and _INSIGHTFACE.origin) or ".").parent / "data" / "images" / "t1.jpg"
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 
 
@@ -30,14 +36,11 @@ class StackError(Exception):
 
 
 def free_ports() -> dict[str, int]:
-    """Ports that nothing listens on, one a process."""
-    probes = [socket.socket() for _ in machine.PORTS]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = {name: probe.getsockname()[1] for name, probe in zip(machine.PORTS, probes, strict=True)}
-    for probe in probes:
-        probe.close()
-    return ports
+    """Return ports that nothing listens on, one for each process."""
+    ports: set[int] = set()
+    while len(ports) < len(machine.PORTS):
+        ports.add(machine.free_port())
+    return dict(zip(machine.PORTS, ports, strict=True))
 
 
 @dataclass
@@ -132,7 +135,14 @@ class Stack:
 
     def kill(self, program: str) -> None:
         """SIGKILL a program; supervisor starts it again."""
-        os.kill(int(self.control("pid", program).strip()), signal.SIGKILL)
+        os.kill(self.pids()[program], signal.SIGKILL)
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ID of each program that has run for a second, without starting a process."""
+        transport = SupervisorTransport(None, None, f"unix://{_socket_path(self.run_dir)}")
+        with ServerProxy("http://localhost/RPC2", transport) as server:
+            programs: Any = server.supervisor.getAllProcessInfo()
+        return {one["name"]: one["pid"] for one in programs if one["statename"] == "RUNNING"}
 
     def _why_not_ready(self, name: str) -> str | None:
         try:

@@ -6,10 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import insightface
-
 from tools import machine
-from tools.stack import ROOT, Stack, StackError
+from tools.stack import PHOTOGRAPH, ROOT, Stack, StackError
 
 TRAINING = ("embedder", "embedder-proxy", "trainer")
 
@@ -51,12 +49,11 @@ def _tell_of_predictions(stack: Stack) -> None:
 
 
 def _tell(stack: Stack) -> None:
-    photograph = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
     print(
         f"\nready. Predictor and its page: {stack.url('predictor')}\n"
         f"       Trainer and its page:   {stack.url('trainer')}\n"
         f"       Faces and embeddings:   {stack.url('embedder-proxy')}/docs\n\n"
-        f'try:   curl -F "image=@{photograph}" {stack.url("predictor")}/age-gender\n\n'
+        f'try:   curl -F "image=@{PHOTOGRAPH}" {stack.url("predictor")}/age-gender\n\n'
         "Ctrl-C stops everything.",
         flush=True,
     )

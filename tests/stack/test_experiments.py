@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,25 +16,13 @@ from agegender.heads.head import Task
 from trainer.experiments.store import fold_dir
 
 from tests.support.made_faces import SPACE, made_faces
-from tests.support.recovery import recovery_seconds
+from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
-from tests.support.trainer_processes import ONE_FOLD, REQUEST, TWO_FOLDS, Trainer, running_trainer
+from tests.support.trainer_processes import ONE_FOLD, ONE_FOLD_EPOCHS, REQUEST, TWO_FOLDS, Trainer
 from tests.support.witness import checkpointed_epoch, told_epoch, witness_to_the_end
 
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    with running_trainer(tmp_path_factory.mktemp("trainer")) as trainer:
-        yield trainer
-
-
-@pytest.fixture
-def trainer(running: Trainer) -> Iterator[Trainer]:
-    """Without a worker at first, as every test leaves it."""
-    yield running
-    for worker in running.workers:
-        running.kill(worker)
+pytestmark = pytest.mark.xdist_group("trainer")
 
 
 def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
@@ -93,12 +80,12 @@ def test_number_of_workers_and_a_killed_worker_change_nothing(
 ) -> None:
     first = trainer.start_worker()
     killed = trainer.create(TWO_FOLDS)
-    trainer.wait_for_epoch(killed, 40)
+    trainer.wait_for_epoch(killed, 30)
     trainer.kill(first)
     died = time.monotonic()
     second, third = trainer.start_worker(), trainer.start_worker()
     attempts = until_attempts(trainer, killed)
-    assert time.monotonic() - died < recovery_seconds()
+    assert time.monotonic() - died < PROMISED
     assert attempts == 2
     status = trainer.wait(killed)
     assert trainer.figures(killed) == undisturbed_folds
@@ -133,7 +120,7 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
         # What it told last stands until the next attempt tells more.
         told = told_epoch(trainer.data_dir, experiment, 0)
         resumed_at = min(told, checkpointed_epoch(trainer.data_dir, experiment, 0))
-    time.sleep(2)
+    until(lambda: not trainer.ready(), "the trainer has noticed", 30)
     life.enter_context(redis_server(tmp_path, *options, port=port))
     if not worker_too:  # it goes on, or gives up without Redis; a supervisor would start it again
         until(
@@ -146,7 +133,7 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
     if worker_too:
         assert (seen.attempts(0), seen.attempts(1)) == (2, 1)
         assert min(seen.epochs[0, 2]) >= resumed_at > 1
-        assert seen.begun[0, 2] - back < recovery_seconds()
+        assert seen.begun[0, 2] - back < PROMISED
     assert trainer.figures(experiment) == undisturbed_folds
 
 
@@ -161,7 +148,8 @@ def ended_folds(trainer: Trainer, experiment: str) -> int:
 def test_api_killed_alone_in_the_middle_of_a_fold_holds_nothing_up(
     trainer: Trainer, undisturbed_folds: dict[str, Any]
 ) -> None:
-    api = trainer.processes[0]
+    api = trainer.api
+    assert api is not None
     trainer.start_worker()
     experiment = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(experiment, 5)
@@ -209,11 +197,11 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
     trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)
+    assert trainer.jobs()
     assert httpx.delete(f"{trainer.url}/experiments/{experiment}").json()["state"] == "cancelled"
-    time.sleep(2)
-    stopped = [fold["epoch"] for fold in trainer.status(experiment)["folds"]]
-    time.sleep(1)
-    assert [fold["epoch"] for fold in trainer.status(experiment)["folds"]] == stopped
+    until(lambda: not trainer.jobs(), "its job has given up", 60)
+    (stopped,) = trainer.status(experiment)["folds"]
+    assert 20 <= stopped["epoch"] < ONE_FOLD_EPOCHS
     httpx.post(f"{trainer.url}/experiments/{experiment}/resume")
     trainer.wait(experiment)
 

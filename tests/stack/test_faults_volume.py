@@ -46,7 +46,7 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
     refused = httpx.post(f"{trainer.url}/experiments", json=REQUEST)
     assert (refused.status_code, problem_of(refused)) == (503, "volume-not-writable")
     assert fault in refused.json()["detail"] and refused.headers["retry-after"]
-    time.sleep(3)  # for the job to come upon it
+    until(lambda: not trainer.jobs(), "the job has come upon it and given up", 60)
     assert checkpoint.read_bytes() == kept
     assert load_safetensors(kept)["state.epoch"] > 0
 

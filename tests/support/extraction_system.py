@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from trainer.api.datasets import router
 from trainer.extraction.state import CHUNK
-from trainer.queues import connect
+from trainer.queues import connect, give_up_dead_jobs, job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE
@@ -38,8 +38,9 @@ class Worker:
 
     def kill(self) -> None:
         with suppress(psutil.NoSuchProcess):  # it is dead already
-            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                process.kill()
+            for job in psutil.Process(self.process.pid).children(recursive=True):
+                job.kill()
+            self.process.kill()
         self.process.wait(10)
 
 
@@ -55,7 +56,13 @@ class System:
     def start_proxy(self, embedder_url: str) -> None:
         proxy = create_proxy(ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1))
         url = self.stack.enter_context(serving(proxy))
-        self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
+        self.settings = TrainerSettings(
+            data_dir=self.data_dir,
+            redis_url=self.redis.url,
+            proxy_url=url,
+            heartbeat_seconds=1,
+            presumed_dead_seconds=3,
+        )
         app = create_app(
             self.settings,
             name="trainer",
@@ -95,6 +102,16 @@ class System:
         over = ("finished", "failed", "cancelled")
         until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
         return self.extraction(name)
+
+    def until_dead_workers_are_noticed(self, running: int = 0) -> None:
+        """Do what the API's loop does until no more than `running` jobs count as running."""
+        queue = job_queue(connect(self.settings), self.settings)
+
+        def noticed() -> bool:
+            give_up_dead_jobs(queue)
+            return bool(queue.started_job_registry.count <= running)
+
+        until(noticed, "the jobs of dead workers are given up", 60)
 
     def chunks(self) -> int:
         return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))

@@ -27,10 +27,15 @@ REQUEST = {
     "head": {"hidden": [32]},
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
-ONE_FOLD = {**REQUEST, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
+ONE_FOLD_EPOCHS = 70
+ONE_FOLD = {
+    **REQUEST,
+    "folds": [0],
+    "optimizer": {"epochs": ONE_FOLD_EPOCHS, "patience": ONE_FOLD_EPOCHS, "batch_size": 16},
+}
 TWO_FOLDS = {**ONE_FOLD, "folds": [0, 1]}
 
-# A worker's death is noticed within seconds; tests/contract/test_trainer_liveness.py has the production values.
+# A worker's death is noticed within seconds; tests/contract/test_trainer_liveness.py has the real values.
 SOON = {
     "TRAINER_HEARTBEAT_SECONDS": "1",
     "TRAINER_PRESUMED_DEAD_SECONDS": "3",
@@ -120,6 +125,14 @@ class Trainer:
     @property
     def workers(self) -> list[Process]:
         return [process for process in self.processes if process is not self.api]
+
+    def jobs(self) -> list[psutil.Process]:
+        """Return the processes of the jobs that run now."""
+        found: list[psutil.Process] = []
+        for worker in self.workers:
+            with suppress(psutil.NoSuchProcess):
+                found += psutil.Process(worker.pid).children(recursive=True)
+        return [job for job in found if job.is_running() and job.status() != psutil.STATUS_ZOMBIE]
 
     def stop(self) -> None:
         for process in list(self.processes):
