@@ -2,15 +2,17 @@
 
 import time
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from rq.executions import Execution
 from rq.job import Job, JobStatus
 from trainer.queues import WantedJob, ensure_job, job_queue
+from trainer.settings import TrainerSettings
+from trainer.workers import make_worker
 
 from tests.support.fault_record import record
 from tests.support.jumping_clock import jumping_clock
@@ -115,17 +117,18 @@ def test_two_workers_with_the_same_job_give_one_result(
 def test_job_whose_worker_is_long_dead_is_enqueued_again(tmp_path: Path, life: ExitStack) -> None:
     """Even where RQ has forgotten half of what it knew of it, as after hours without power."""
     server = life.enter_context(redis_server(tmp_path))
-    queue = job_queue(server.client)
+    settings = TrainerSettings(redis_url=server.url)
+    worker, queue = make_worker(settings), job_queue(server.client, settings)
+    worker.presumed_dead_seconds, queue.presumed_dead = 1, timedelta(seconds=1)  # below what a setting allows
     wanted = WantedJob("fold", "trainer.jobs.train.train_fold", ["experiment", 0], 600)
     ensure_job(queue, wanted)
     taken = queue.dequeue_any([queue], None, connection=server.client, serializer=queue.serializer)
     assert taken is not None
     job, _ = taken
-    with server.client.pipeline() as pipeline:
-        execution = Execution.create(job, 1, pipeline)
-        job.prepare_for_execution("dead", pipeline)
-        pipeline.execute()
-    server.client.hset(job.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+    execution = worker.prepare_execution(job)
+    worker.prepare_job_execution(job)
+    ensure_job(queue, wanted)
+    assert queue.get_job_ids() == []
     until(lambda: not server.client.exists(execution.key), "its record expires")
     ensure_job(queue, wanted)
     assert queue.get_job_ids() == ["fold"]
