@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any, TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 TIMED = f"{__name__}:TimedLoop"  # uvicorn's option `loop`
 Given = TypeVarTuple("Given")
-_callbacks: list[float] = []
 
 
 class TimedLoop(asyncio.SelectorEventLoop):
@@ -19,27 +18,19 @@ class TimedLoop(asyncio.SelectorEventLoop):
 
     def call_soon(
         self,
-        callback: Callable[[Unpack[Given]], object],
-        *args: Unpack[Given],
+        callback: Callable[[*Given], object],
+        *args: *Given,
         context: Context | None = None,
     ) -> asyncio.Handle:
         return super().call_soon(_timed, callback, *args, context=context)
 
     def call_soon_threadsafe(
         self,
-        callback: Callable[[Unpack[Given]], object],
-        *args: Unpack[Given],
+        callback: Callable[[*Given], object],
+        *args: *Given,
         context: Context | None = None,
     ) -> asyncio.Handle:
         return super().call_soon_threadsafe(_timed, callback, *args, context=context)
-
-
-def _timed(callback: Callable[..., object], *args: Any) -> None:
-    started = time.thread_time()
-    try:
-        callback(*args)
-    finally:
-        _callbacks.append(time.thread_time() - started)
 
 
 @dataclass
@@ -55,17 +46,30 @@ class Holds:
         return max(self.callbacks) / self.whole
 
 
+_now = Holds()
+
+
+def _timed(callback: Callable[[*Given], object], *args: *Given) -> None:
+    started = time.thread_time()
+    try:
+        callback(*args)
+    finally:
+        _now.callbacks.append(time.thread_time() - started)
+
+
 @contextmanager
 def measured() -> Iterator[Holds]:
-    """Measure the servers of this process that run on a `TIMED` loop."""
-    holds = Holds()
+    """Measure the servers of this process that run on a `TIMED` loop.
+
+    Callbacks that end after the block count as well: an answer is sent before its callback has ended.
+    """
+    global _now
+    holds = _now = Holds()
     gc.collect()
     gc.disable()  # it runs wherever it happens to be due
-    _callbacks.clear()
     started = time.process_time()
     try:
         yield holds
     finally:
         holds.whole = time.process_time() - started
-        holds.callbacks = list(_callbacks)
         gc.enable()
