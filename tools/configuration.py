@@ -6,12 +6,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from agegender.client.settings import ClientSettings
-from agegender.settings import ServiceSettings
+from agegender.settings import ServiceSettings, variables
 from annotated_types import Ge, Gt, Le, Lt
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.settings import PredictorSettings
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from trainer.settings import TrainerSettings
@@ -39,13 +38,6 @@ _TABLE = "| variable | default | values | meaning |\n| --- | --- | --- | --- |\n
 _BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 
 
-def variables(settings: type[BaseSettings], name: str, field: FieldInfo) -> list[str]:
-    """The environment variables that set a field, the first before the others."""
-    if isinstance(field.validation_alias, AliasChoices):
-        return [str(choice) for choice in field.validation_alias.choices]
-    return [f"{settings.model_config.get('env_prefix', '')}{name}".upper()]
-
-
 def own_fields(settings: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
     """Those of the class itself: what every service has is listed once."""
     shared = {} if settings is ServiceSettings else ServiceSettings.model_fields
@@ -57,7 +49,7 @@ def page() -> str:
     for title, settings in SECTIONS.items():
         parts.append(f"\n## {title}\n\n{_TABLE}")
         for name, field in own_fields(settings):
-            names = " or ".join(f"`{variable}`" for variable in variables(settings, name, field))
+            names = " or ".join(f"`{variable}`" for variable in variables(settings, name))
             cells = [names, _default(field), _values(field), field.description or name.replace("_", " ")]
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)

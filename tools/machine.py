@@ -105,10 +105,20 @@ def ports() -> Finding:
 
 def chosen_ports() -> dict[str, int]:
     """`PREDICTOR_PORT` and the like, else the default ports; none for Redis where REDIS_URL names one."""
-    ports = {name: int(os.environ.get(variable(name), port)) for name, port in PORTS.items()}
+    ports = {name: whole_number(variable(name), port) for name, port in PORTS.items()}
     if os.environ.get("REDIS_URL"):
         del ports["redis"]
     return ports
+
+
+def whole_number(name: str, default: int) -> int:
+    """An environment variable; empty, as Compose passes what is not set, means the default."""
+    given = os.environ.get(name, "").strip()
+    if not given:
+        return default
+    if not (given.isascii() and given.isdigit()):
+        sys.exit(f"error: {name}={given!r} is not a whole number; expected one such as {default}")
+    return int(given)
 
 
 def listed(used: dict[str, int]) -> str:

@@ -1,5 +1,6 @@
 """All processes of the system without Docker, under supervisor, which starts again what dies."""
 
+import http.client
 import json
 import os
 import secrets
@@ -9,15 +10,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import xmlrpc.client
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import ServerProxy
 
 import psutil
+from agegender.settings import UNUSABLE_SETTINGS
 from supervisor.xmlrpc import SupervisorTransport
 
 from tools import machine
@@ -29,10 +31,16 @@ RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "
 _INSIGHTFACE = find_spec("insightface")
 PHOTOGRAPH = Path((_INSIGHTFACE and _INSIGHTFACE.origin) or ".").parent / "data" / "images" / "t1.jpg"
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
+_ENDS = 3  # that a program may come to during the start; one may end as Redis is not there yet
+_LAST_LINES = 8
 
 
 class StackError(Exception):
     """Why the system could not be started, and what to do."""
+
+
+class NotReady(StackError):
+    """A service runs, and still cannot work after the time given."""
 
 
 def free_ports() -> dict[str, int]:
@@ -57,6 +65,9 @@ class Stack:
     environment: dict[str, str] = field(default_factory=dict)
     redis_password: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     process: subprocess.Popen[bytes] | None = None
+    _log_sizes: dict[str, int] = field(default_factory=dict, repr=False)  # before this start, bytes
+    _ends: dict[str, int] = field(default_factory=dict, repr=False)  # how often each program ended
+    _pids: dict[str, int] = field(default_factory=dict, repr=False)
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -75,6 +86,7 @@ class Stack:
             folder.mkdir(parents=True, exist_ok=True)
         config = self.run_dir / "supervisord.conf"
         config.write_text(self._config())
+        self._log_sizes = {log.stem: log.stat().st_size for log in (self.run_dir / "logs").glob("*.log")}
         environment = {**os.environ, **self._environment(), **self.environment}
         self.process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
@@ -86,7 +98,11 @@ class Stack:
         )
 
     def wait_ready(self, services: Iterable[str] = _SERVICES, seconds: float = 120) -> None:
-        """Until these services can work. Raises `StackError` with the last reason."""
+        """Wait until these services can work.
+
+        Raises `StackError` with the last reason after `seconds`, and at once with the program's own last
+        words if one ends that will not start.
+        """
         end = time.monotonic() + seconds
         waiting = dict.fromkeys(services, "")
         while waiting:
@@ -98,10 +114,55 @@ class Stack:
                     waiting[name] = reason
             if waiting and time.monotonic() > end:
                 why = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
-                raise StackError(f"not ready after {seconds:.0f} s: {why} See {self.run_dir / 'logs'}")
+                raise NotReady(f"not ready after {seconds:.0f} s: {why} See {self.run_dir / 'logs'}")
             if self.process is not None and self.process.poll() is not None:
                 raise StackError(f"supervisor ended; see {self.run_dir / 'supervisord.log'}")
+            self.check_programs()
             time.sleep(0.2)
+
+    def check_programs(self) -> None:
+        """Raise `StackError` if a program ended that supervisor cannot bring up.
+
+        That is one which says that its settings are not usable, one that supervisor gave up, or one that
+        ended `_ENDS` times since the start.
+        """
+        for program in self._programs():
+            name, state = program["name"], program["statename"]
+            ended = state in ("BACKOFF", "EXITED", "FATAL")
+            before = self._pids.get(name)
+            if before and (ended or program["pid"] != before):
+                self._ends[name] = self._ends.get(name, 0) + 1
+            elif state == "BACKOFF" and before is None:  # it came and went between two looks
+                self._ends[name] = max(1, self._ends.get(name, 0))
+            self._pids[name] = 0 if ended else program["pid"]
+            unusable = ended and program["exitstatus"] == UNUSABLE_SETTINGS
+            if unusable or state == "FATAL" or self._ends.get(name, 0) >= _ENDS:
+                raise StackError(f"{name} does not start. Its last words:\n{self._last_words(name)}")
+
+    def _programs(self) -> list[dict[str, Any]]:
+        """Return supervisor's account of each program; empty while supervisor does not answer."""
+        transport = SupervisorTransport(None, None, f"unix://{_socket_path(self.run_dir)}")
+        try:
+            with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as supervisor:
+                programs: Any = supervisor.supervisor.getAllProcessInfo()
+                return list(programs)
+        except (OSError, xmlrpc.client.Error, http.client.HTTPException):
+            return []
+        finally:
+            transport.close()
+
+    def _last_words(self, name: str) -> str:
+        """Return the end of what a program wrote since the start: its error line, else the last lines."""
+        log = self.run_dir / "logs" / f"{name}.log"
+        try:
+            with log.open("rb") as file:
+                file.seek(self._log_sizes.get(name, 0))
+                lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        except OSError as error:
+            return f"       (its log cannot be read: {error})"
+        errors = [line for line in lines if line.startswith("error: ")]
+        shown = errors[-1:] or lines[-_LAST_LINES:] or ["(nothing)"]
+        return "\n".join(f"       {line}" for line in [*shown, f"All of it: {log}"])
 
     def stop(self) -> None:
         """All programs at once; supervisor alone would end them one after the other, each in up to 25 s."""
@@ -139,10 +200,7 @@ class Stack:
 
     def pids(self) -> dict[str, int]:
         """Return the process ID of each program that has run for a second, without starting a process."""
-        transport = SupervisorTransport(None, None, f"unix://{_socket_path(self.run_dir)}")
-        with ServerProxy("http://localhost/RPC2", transport) as server:
-            programs: Any = server.supervisor.getAllProcessInfo()
-        return {one["name"]: one["pid"] for one in programs if one["statename"] == "RUNNING"}
+        return {one["name"]: one["pid"] for one in self._programs() if one["statename"] == "RUNNING"}
 
     def _why_not_ready(self, name: str) -> str | None:
         try:
@@ -157,7 +215,7 @@ class Stack:
             return str(error)
 
     def _environment(self) -> dict[str, str]:
-        human = os.environ.get("EMBEDDER_HUMAN_DIR", str(ROOT / "data" / "packs" / "human"))
+        human = os.environ.get("EMBEDDER_HUMAN_DIR") or str(ROOT / "data" / "packs" / "human")
         return {
             "DATA_DIR": str(self.data_dir.resolve()),
             "REDIS_URL": self.redis_url,
@@ -215,7 +273,8 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         environment = f'environment=PORT="{port}"\n' if port else ""
         return f"""[program:{name}]
 command={command}
-{environment}autorestart=true
+{environment}autorestart=unexpected
+exitcodes={UNUSABLE_SETTINGS}
 startretries=20
 stopwaitsecs=25
 stopasgroup=true

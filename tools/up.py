@@ -6,18 +6,21 @@ import sys
 import time
 from pathlib import Path
 
+from dotenv import load_dotenv
+
 from tools import machine
-from tools.stack import PHOTOGRAPH, ROOT, Stack, StackError
+from tools.stack import PHOTOGRAPH, ROOT, NotReady, Stack, StackError
 
 TRAINING = ("embedder", "embedder-proxy", "trainer")
 
 
 def main() -> None:
+    load_dotenv(ROOT / ".env")  # as Compose does; what the environment has goes first
     stack = Stack(
-        data_dir=Path(os.environ.get("DATA_DIR", ROOT / "data")),
+        data_dir=Path(os.environ.get("DATA_DIR") or ROOT / "data"),
         run_dir=ROOT / ".run" / "up",
         ports=machine.chosen_ports(),
-        workers=int(os.environ.get("WORKERS", "1")),
+        workers=machine.whole_number("WORKERS", 1),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -44,7 +47,7 @@ def _tell_of_predictions(stack: Stack) -> None:
     """A space that has no heads yet is no reason to stop: here is where they are trained."""
     try:
         stack.wait_ready(("predictor",), 10)
-    except StackError as error:
+    except NotReady as error:
         print(f"warning: {error}", flush=True)
 
 

@@ -12,7 +12,7 @@ from agegender.labels import group_probabilities
 from safetensors.numpy import load as load_safetensors
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.store import fold_dir, load_experiment
+from trainer.experiments.store import fold_dir, load_experiment, merged_subjects
 from trainer.reports.metrics import age_metrics, calibration_error, gender_metrics, true_groups
 from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
 from trainer.training.predict import member_probabilities
@@ -48,7 +48,14 @@ def fold_bank(data_dir: Path, experiment: Experiment, fold: int) -> dict[str, Ar
 
 def experiment_faces(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
     return labelled(
-        load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant), experiment.options
+        load_faces(
+            data_dir,
+            experiment.datasets,
+            experiment.space,
+            experiment.variant,
+            merged_subjects(data_dir, experiment),
+        ),
+        experiment.options,
     )
 
 

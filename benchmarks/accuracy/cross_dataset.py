@@ -1,9 +1,11 @@
 """Train on one data set, test on another: what remains where faces, cameras and labels differ."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 from agegender.heads.head import Task, over_years
+from trainer.datasets.exclusiveness import shared_faces
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.experiments.faces import labelled, load_faces
 from trainer.experiments.store import load_experiment
@@ -22,6 +24,10 @@ def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
         one: labelled(load_faces(data_dir, [one], experiment.space, experiment.variant), options)
         for one in experiment.datasets
     }
+    for source, target in permutations(sets, 2):
+        count, examples = shared_faces({source: sets[source]}, {target: sets[target]})
+        if count:
+            raise RuntimeError(f"{count} faces of {target} are in {source}, too, such as {examples[0]}")
     lines = []
     for source, fit in sets.items():
         strata = strata_of(fit.age_low, fit.age_high, fit.gender)

@@ -5,7 +5,9 @@ Adience's `aligned` and `faces`.
 """
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +18,27 @@ from agegender.files import read_json, read_npz, write_json, write_npz
 from agegender.labels import Gender
 from agegender.spaces import Space
 
+SHA256_BYTES, IMAGE_HASH_BYTES = 32, 64
+_NAME = re.compile(r"[^\W_](?:[\w .()+,&'@-]{0,98}[\w.()+,&'@-])?")
+
+_MAX_NAME_BYTES = 200  # file systems take 255
+
+
+def is_dataset_name(name: str) -> bool:
+    """Return whether a folder of this name can be a data set; inner blanks can be, hidden names cannot."""
+    return _NAME.fullmatch(name) is not None and len(name.encode()) <= _MAX_NAME_BYTES
+
 
 class BadDataset(ValueError):
     """An extracted data set is missing, damaged, or not of this format."""
+
+
+# Columns that data sets of earlier releases lack, and the shape of a row.
+_OPTIONAL: dict[str, tuple[int, ...]] = {
+    "file_sha256": (SHA256_BYTES,),
+    "image_hash": (IMAGE_HASH_BYTES,),
+    "photograph": (),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,12 @@ class FaceLabels:
     gender : int8, `agegender.labels.Gender`.
     subject : str; empty where unknown.
     fold : int16; -1 where the data set has no folds of its own.
+    file_sha256 : [faces, 32], uint8; of the image file's bytes.
+    image_hash : [faces, 64], uint8; perceptual hashes, of 256 bits each, of the upright image and of its
+        mirror image.
+    photograph : int32; row of the first face that comes from a copy of the same photograph.
+
+    The last three have no rows if they are not known, as in data sets that earlier releases extracted.
     """
 
     file: npt.NDArray[np.str_]
@@ -38,15 +64,33 @@ class FaceLabels:
     gender: npt.NDArray[np.int8]
     subject: npt.NDArray[np.str_]
     fold: npt.NDArray[np.int16]
+    file_sha256: npt.NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((0, SHA256_BYTES), np.uint8), kw_only=True
+    )
+    image_hash: npt.NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((0, IMAGE_HASH_BYTES), np.uint8), kw_only=True
+    )
+    photograph: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32), kw_only=True)
 
     def __post_init__(self) -> None:
         faces = len(self.file)
         for name in ("age_low", "age_high", "gender", "subject", "fold"):
             if getattr(self, name).shape != (faces,):
                 raise BadDataset(f"{name} has shape {getattr(self, name).shape}, not ({faces},)")
+        for name, width in _OPTIONAL.items():
+            array = getattr(self, name)
+            if array.shape not in ((faces, *width), (0, *width)):
+                raise BadDataset(
+                    f"{name} has shape {array.shape}, not ({', '.join(map(str, (faces, *width)))})"
+                )
 
     def __len__(self) -> int:
         return len(self.file)
+
+    @property
+    def has_hashes(self) -> bool:
+        """Whether copies of these faces' images can be found by their hashes."""
+        return len(self.file_sha256) == len(self) and len(self.image_hash) == len(self)
 
     @property
     def has_age(self) -> npt.NDArray[np.bool_]:
@@ -99,6 +143,7 @@ _ARRAYS = (
     "subject",
     "fold",
     "embedding_mirrored",
+    *_OPTIONAL,
 )
 
 
@@ -131,8 +176,7 @@ def read_embedding_set(data_dir: Path, dataset: str, space: Space, variant: str)
     """Read what `write_embedding_set` wrote. Raises `BadDataset`; never unpickles."""
     path = data_path(data_dir, dataset, space, variant)
     try:
-        arrays = read_npz(path)
-        return EmbeddingSet(space=space, **{name: arrays[name] for name in _ARRAYS})
+        return EmbeddingSet(space=space, **_columns(read_npz(path), _ARRAYS))
     except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
 
@@ -142,10 +186,14 @@ def read_labels(data_dir: Path, dataset: str, space: Space, variant: str) -> Fac
     path = data_path(data_dir, dataset, space, variant)
     names = [field.name for field in fields(FaceLabels)]
     try:
-        arrays = read_npz(path, names)
-        return FaceLabels(**{name: arrays[name] for name in names})
+        return FaceLabels(**_columns(read_npz(path, names), names))
     except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
+
+
+def _columns(arrays: dict[str, npt.NDArray[Any]], names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+    """The named arrays; optional ones may be absent. Raises `KeyError`."""
+    return {name: arrays[name] for name in names if name in arrays or name not in _OPTIONAL}
 
 
 def read_meta_data(data_dir: Path, dataset: str, space: Space, variant: str) -> dict[str, Any]:

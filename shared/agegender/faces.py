@@ -1,8 +1,9 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agegender.spaces import Space
 
@@ -40,6 +41,53 @@ class ImageFaces(BaseModel):
     width: int = Field(description="of the upright image, pixels")
     height: int
     faces: list[Face]
+    faces_found: int = Field(0, description="faces detected in the image, the ones left out included")
+    truncated: bool = Field(
+        False, description="whether smaller faces are left out because of a limit on faces per image"
+    )
+
+    @model_validator(mode="after")
+    def _count_faces(self) -> Self:
+        """An embedder that does not count them found the faces that it answers."""
+        self.faces_found = max(self.faces_found, len(self.faces))
+        return self
+
+
+class FaceSelection(BaseModel):
+    """Which faces of an image are wanted; the default is all. Only these are embedded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_faces: int | None = Field(
+        None,
+        ge=1,
+        description="faces per image, the largest first; the embedder's own limit applies too "
+        "(EMBEDDER_MAX_FACES, 100)",
+    )
+    min_det_score: float = Field(0, ge=0, le=1, description="leave out what the detector doubts more")
+    min_face: float = Field(0, ge=0, description="leave out faces with a box side shorter than this, pixels")
+
+    def accepts(self, bbox: Sequence[float], det_score: float) -> bool:
+        """Return whether a face passes; `max_faces` counts those that do."""
+        x1, y1, x2, y2 = bbox
+        return det_score >= self.min_det_score and min(x2 - x1, y2 - y1) >= self.min_face
+
+    def apply(self, image: ImageFaces) -> ImageFaces:
+        """Return the image with the selected faces alone."""
+        passing = [face for face in image.faces if self.accepts(face.bbox, face.det_score)]
+        kept = passing[: self.max_faces]
+        if len(kept) == len(image.faces):
+            return image
+        truncated = image.truncated or len(kept) < len(passing)
+        return image.model_copy(update={"faces": kept, "truncated": truncated})
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Return the query of a request for these faces, without what is default."""
+        return {name: str(value) for name, value in self.model_dump(exclude_defaults=True).items()}
+
+
+EVERY_FACE = FaceSelection()
 
 
 class ImageProblem(BaseModel):

@@ -1,22 +1,27 @@
 """Settings of what a service shows to the network, and the refusal to show too much."""
 
 import ipaddress
+import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from limits import parse_many
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from agegender.keys import ApiKey, Scope
 
 SERVICE = "service"  # the name of the key that the services show each other
 _LEAST_SECRET = 20
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class NetworkSettings(BaseSettings):
     """Read from the environment; docs/security.md explains each."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="address to listen on")
     published_on: str | None = Field(
@@ -56,26 +61,37 @@ class NetworkSettings(BaseSettings):
         description="domain names that the service may be asked by while it takes no keys",
     )
 
+    # A validator of a subclass replaces its parent's of the same name, so each has its field's name.
     @field_validator("api_keys", mode="before")
     @classmethod
-    def _parsed(cls, value: Any) -> Any:
-        return tuple(ApiKey.parse(entry) for entry in _listed(value)) if isinstance(value, str) else value
+    def _parse_api_keys(cls, value: Any) -> Any:
+        return tuple(ApiKey.parse(entry) for entry in listed(value)) if isinstance(value, str) else value
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(_listed(value)) if isinstance(value, str) else value
+    def _split_origins_and_hosts(cls, value: Any) -> Any:
+        return tuple(listed(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(entry) for entry in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_host_name(entry) for entry in value)
 
     @field_validator("rate_limit", "wrong_key_limit")
     @classmethod
-    def _is_a_limit(cls, value: str | None) -> str | None:
+    def _check_rate_limits(cls, value: str | None) -> str | None:
         if value is not None:
             parse_many(value)
         return value
 
     @field_validator("service_key")
     @classmethod
-    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_service_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < _LEAST_SECRET:
             raise ValueError(f"a service key has at least {_LEAST_SECRET} characters")
         return value
@@ -86,6 +102,11 @@ class NetworkSettings(BaseSettings):
             raise ValueError(
                 "API_KEYS and RATE_LIMIT need SERVICE_KEY, a secret that the services show each other; "
                 "give all of them the same, such as the output of `openssl rand -hex 32`"
+            )
+        if "*" in self.cors_origins and not self.api_keys:
+            raise ValueError(
+                "CORS_ORIGINS=* needs API_KEYS: without keys every web page could use the service; "
+                "list the origins instead, such as https://example.org"
             )
         if any(key.name == SERVICE for key in self.api_keys):
             raise ValueError(f"the name {SERVICE!r} is taken by SERVICE_KEY")
@@ -117,8 +138,40 @@ class NetworkSettings(BaseSettings):
         )
 
 
-def _listed(value: str) -> list[str]:
+def listed(value: str) -> list[str]:
+    """Split a comma-separated setting; line breaks separate too, and empty entries are left out."""
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+
+
+def check_service_url(url: str) -> str:
+    """Return the URL of a service without a slash at its end. Raises `ValueError`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError(f"{url!r} is not a URL; expected one such as http://embedder-proxy:10002")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("the URL of a service has a host, a port and perhaps a path, nothing else")
+    return url.rstrip("/")
+
+
+ServiceUrl = Annotated[str, AfterValidator(check_service_url)]
+
+
+def _origin(entry: str) -> str:
+    """Return an origin as browsers send it: scheme, host and port, without a slash at the end."""
+    parts = urlsplit(entry)
+    if entry == "*":
+        return entry
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError(f"{entry!r} is not a web origin; expected one such as https://example.org")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{entry!r} is more than a web origin; expected one such as https://example.org")
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _host_name(entry: str) -> str:
+    if not _HOST_NAME.fullmatch(entry):
+        raise ValueError(f"{entry!r} is not a domain name; expected one such as faces.example.org, no port")
+    return entry.lower()
 
 
 def _is_this_machine(address: str) -> bool:

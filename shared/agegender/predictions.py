@@ -52,6 +52,10 @@ class ImageAnswer(BaseModel):
     width: int = Field(examples=[1280])
     height: int = Field(examples=[886])
     faces: list[FaceAnswer]
+    faces_found: int = Field(0, description="faces detected in the image, the ones left out included")
+    truncated: bool = Field(
+        False, description="whether smaller faces are left out because of a limit on faces per image"
+    )
 
 
 class AgeGenderAnswer(BaseModel):

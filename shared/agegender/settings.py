@@ -1,12 +1,23 @@
 """Settings that every service has. Each service adds its own, with its own prefix."""
 
+import os
+import sys
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 from agegender.network import NetworkSettings
+
+# The exit status of a program whose settings must be changed before it can run (sysexits.h: EX_CONFIG).
+# Starting it again is of no use; `make up` then stops.
+UNUSABLE_SETTINGS = 78
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 class ServiceSettings(NetworkSettings):
@@ -38,6 +49,13 @@ class ServiceSettings(NetworkSettings):
         "INFO", validation_alias=AliasChoices("LOG_LEVEL"), description="lowest level logged"
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str) -> str:
+        if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("expected a URL such as redis://127.0.0.1:6379/0")
+        return value
+
     @model_validator(mode="after")
     def _redis_url_with_password(self) -> Self:
         parts = urlsplit(self.redis_url)
@@ -55,3 +73,54 @@ class ServiceSettings(NetworkSettings):
             return self.redis_password_file.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise ValueError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
+
+
+class UnusableSettings(SystemExit):
+    """End the program with `UNUSABLE_SETTINGS` and one line on standard error."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(UNUSABLE_SETTINGS)
+        print(f"error: not started. {message}", file=sys.stderr, flush=True)
+
+
+def read_settings(settings: type[Settings]) -> Settings:
+    """Read a program's settings from the environment.
+
+    Raises `UnusableSettings`, which names each variable that is not usable, its value unless it is a secret,
+    and what was expected.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        raise UnusableSettings("; ".join(_sentence(settings, item) for item in found)) from None
+
+
+def variables(settings: type[BaseSettings], name: str) -> list[str]:
+    """Return the environment variables that set a field, the first before the others."""
+    field = settings.model_fields[name]
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [f"{settings.model_config.get('env_prefix', '')}{name}".upper()]
+
+
+def _sentence(settings: type[BaseSettings], item: Any) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    names = {variable: name for name in settings.model_fields for variable in variables(settings, name)}
+    variable = next((str(part).upper() for part in item["loc"] if str(part).upper() in names), None)
+    if variable is None:  # loc is a field's name, or empty for a rule about several settings
+        field = next((str(part) for part in item["loc"] if part in settings.model_fields), None)
+        if field is None:
+            return message
+        variable = next((one for one in variables(settings, field) if os.environ.get(one)), field)
+    given = os.environ.get(variable, "")
+    secret = _is_secret(settings.model_fields[names.get(variable, "")]) if variable in names else True
+    return f"{variable}: {message}" if secret else f"{variable}={given!r}: {message}"
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return (
+        "Secret" in str(field.annotation)
+        or "ApiKey" in str(field.annotation)
+        or "redis" in str(field.validation_alias).lower()
+    )

@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+from agegender.datasets import write_embedding_set
+from agegender.files import write_json
+from agegender.spaces import Space
+
 from tests.support.chromium import chromium
+from tests.support.made_faces import made_faces
 from tests.support.trainer_processes import running_trainer
 
 _LONG = 400_000  # ms; a worker shares the machine with the browser
@@ -66,3 +71,34 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         search.get_by_role("button", name="Delete").click()
         search.wait_for(state="detached")
     assert complaints == []
+
+
+def test_page_lists_what_every_extraction_removed_and_why_one_failed(tmp_path: Path) -> None:
+    removed = "600 of 604 faces (4 no-face, e.g. a/<b>.jpg)"
+    failed = "No face of 'My faces' can be used: 0 of 2 faces (2 image-missing, e.g. x.jpg)."
+    with running_trainer(tmp_path) as trainer, chromium() as browser:
+        write_embedding_set(
+            trainer.data_dir, "faces & more", "images", made_faces(600), {"removed": {}, "summary": removed}
+        )
+        write_json(
+            trainer.data_dir / "My faces" / "made-1" / "extraction-images.json",
+            {
+                "dataset": "My faces",
+                "kind": "labels.csv",
+                "variant": "images",
+                "space": Space(id="made-1", dimension=32).model_dump(),
+                "mirrored": False,
+                "shard_size": 960,
+                "min_det_score": 0,
+                "state": "failed",
+                "problem": {"detail": failed},
+            },
+        )
+        (trainer.data_dir / "My faces" / "labels.csv").write_text("file,age\nx.jpg,3\ny.jpg,4\n")
+        page = browser.new_page()
+        page.goto(trainer.url)
+        page.locator("#datasets li").nth(2).wait_for()
+        lines = page.locator("#datasets li").all_inner_texts()
+        assert f"faces & more/images in made-1: {removed}" in lines
+        assert f"My faces/images in made-1: failed. {failed}" in lines
+        page.select_option("#start [name=dataset]", "faces & more")

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.keys import ApiKey, Scope
-from agegender.settings import ServiceSettings
+from agegender.settings import UNUSABLE_SETTINGS, ServiceSettings
 from agegender.web import connections
 from agegender.web.access import needs
 from agegender.web.app import create_app
@@ -285,5 +285,5 @@ def test_service_refuses_to_serve_strangers_without_keys(service: str, tmp_path:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == UNUSABLE_SETTINGS
     assert "not started" in done.stderr and "API_KEYS" in done.stderr

@@ -88,14 +88,24 @@ def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(
     (extracted,) = system.client.get("/datasets/faces").json()["extracted"]
     meta_data = extracted["meta_data"]
     assert meta_data["removed"] == {
-        "bad-file-name": 2,
+        "bad-file-name": 1,
         "image-missing": 1,
+        "link-outside": 1,
         "no-age": 1,
         "repeated-row": 1,
         "unreadable-image": 1,
     }
     assert meta_data["images"] == IMAGES + 5  # all but the repeated row
     assert sum(meta_data["gender"].values()) == IMAGES
+    sentence = (
+        f"{IMAGES} of {IMAGES + 6} faces (1 bad-file-name, e.g. ../outside.png; "
+        "1 image-missing, e.g. gone.jpg; "
+        "1 link-outside, e.g. link.png; 1 no-age, e.g. unknown.png; 1 repeated-row, e.g. 000.png; "
+        "1 unreadable-image, e.g. text.jpg)"
+    )
+    assert (meta_data["summary"], extracted["summary"]) == (sentence, sentence)
+    ended = system.extraction()
+    assert (ended["summary"], ended["faces"], ended["removed"]) == (sentence, IMAGES, meta_data["removed"])
     notes = (system.data_dir / "faces" / SPACE.id / "removed-images.jsonl").read_text()
     assert '{"file": "text.jpg", "reason": "unreadable-image"}' in notes
     until(lambda: not list(system.data_dir.glob("faces/*/extract-images")), "the work is cleared away")
@@ -227,6 +237,27 @@ def test_labels_that_cannot_be_read_fail_the_extraction_with_the_reason(
     ended = system.ended()
     assert ended["state"] == "failed"
     assert "UTF-8" in ended["problem"]["detail"]
+
+
+def test_data_set_with_a_blank_in_its_name_and_no_readable_row_fails_with_the_counts(
+    start: Callable[..., System],
+) -> None:
+    system = start()
+    folder = system.data_dir / "My faces (1)"
+    folder.mkdir()
+    (folder / "labels.csv").write_text("file;age;gender\na.jpg;30;0\nb.jpg;40;1\nc.jpg;140;m\n")
+    system.start_worker()
+    system.extract("My faces (1)")
+    ended = system.ended("My faces (1)")
+    counts = "0 of 3 faces (2 gender-not-mapped, e.g. a.jpg; 1 age-out-of-range, e.g. c.jpg)"
+    assert (ended["state"], ended["faces"], ended["summary"]) == ("failed", 0, counts)
+    assert counts in ended["problem"]["detail"] and "--gender 0=male" in ended["problem"]["detail"]
+    system.extract("My faces (1)", genders={"0": "male", "1": "female"})
+    ended = system.ended("My faces (1)")
+    counts = "0 of 3 faces (2 image-missing, e.g. a.jpg; 1 age-out-of-range, e.g. c.jpg)"
+    assert (ended["state"], ended["summary"]) == ("failed", counts)
+    answer = system.client.post("/datasets/Adience/extract", json={"genders": {"0": "m"}})
+    assert answer.status_code == 404
 
 
 def test_embeddings_of_the_original_are_imported(start: Callable[..., System]) -> None:

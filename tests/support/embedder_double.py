@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,17 +47,25 @@ def faces_of(
 
 @dataclass
 class EmbedderDouble:
-    """`fault` names what it does wrong; None for nothing."""
+    """`fault` names what it does wrong; None for nothing.
+
+    step : seconds after which its work has come one step further, as `/info` says; None for one that does
+        not say it.
+    queries : what each request for faces asked.
+    """
 
     space: Space = SPACE
     fault: str | None = None
     seconds: float = 0.0
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
+    faces_found: int = 0  # with more than `faces`, it says that it left out the others
     sharpness: float | None = None
     broken: Callable[[bytes], bool] = lambda image: False
     batches: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)
+    step: float | None = None
     working: int = 0
     most_working: int = 0
     hung_up: int = 0
@@ -79,7 +88,8 @@ class EmbedderDouble:
 
         @app.get("/info")
         async def info() -> dict[str, Any]:
-            return {"space": self.space.model_dump()}
+            progress = None if self.step is None else int(time.monotonic() / self.step)
+            return {"space": self.space.model_dump(), "progress": progress}
 
         @app.post("/faces")
         async def faces(request: Request) -> Response:
@@ -87,6 +97,7 @@ class EmbedderDouble:
             images = [await part.read() for part in form.getlist("image")]  # type: ignore[union-attr]
             self.batches.append(len(images))
             self.headers.append(dict(request.headers))
+            self.queries.append(dict(request.query_params))
             self.working += 1
             self.most_working = max(self.most_working, self.working)
             try:
@@ -123,7 +134,10 @@ class EmbedderDouble:
                     return self._problem(422, "on purpose")
                 entries.append(ImageProblem(problem=problem.document()))
             else:
-                entries.append(faces_of(image, self.space, self.faces, self.sharpness))
+                found = faces_of(image, self.space, self.faces, self.sharpness)
+                if self.faces_found > self.faces:
+                    found = found.model_copy(update={"faces_found": self.faces_found, "truncated": True})
+                entries.append(found)
         answer = FacesAnswer(space=self.space, images=entries)
         text = answer.model_dump_json()
         match self.fault:

@@ -100,6 +100,53 @@ def test_extraction_that_fails_ends_with_four_and_the_reason(trainer: Service, r
     assert code == 4 and "the disk is full" in err
 
 
+SUMMARY = "295 of 300 faces (4 no-face, e.g. a/[b].jpg; 1 age-out-of-range, e.g. c.jpg)"
+
+
+def test_extraction_ends_with_what_was_removed_and_why(trainer: Service, run: Run) -> None:
+    ended = {**EXTRACTION, "dataset": "My faces", "summary": SUMMARY}
+    trainer.will_answer(ended, events(ended))
+    code, out, _ = run("extract", "My faces", "--gender", "0=male", "--gender", "1=female")
+    assert code == 0 and SUMMARY in out and "agegender train 'My faces'" in out
+    paths = [request[1] for request in trainer.requests]
+    assert paths == ["/datasets/My faces/extract", "/datasets/My faces/events"]
+    assert json.loads(trainer.requests[0][3])["genders"] == {"0": "male", "1": "female"}
+
+
+def test_extraction_without_a_face_fails_with_what_was_removed_and_why(trainer: Service, run: Run) -> None:
+    problem = {"detail": f"No face of 'Adience' can be used: {SUMMARY}. Look [here]."}
+    failed = {**EXTRACTION, "state": "failed", "summary": SUMMARY, "problem": problem}
+    trainer.will_answer(EXTRACTION, events(failed))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and problem["detail"] in err and err.count(SUMMARY) == 1
+    cancelled = {**EXTRACTION, "state": "cancelled", "summary": SUMMARY}
+    trainer.will_answer(EXTRACTION, events(cancelled))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and "cancelled" in err and SUMMARY in err
+
+
+def test_list_of_data_sets_has_what_was_removed_and_why_it_failed(
+    trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    extracted = {"space": SPACE, "variant": "aligned", "faces": 295, "summary": SUMMARY}
+    failed = {
+        **EXTRACTION,
+        "variant": "faces",
+        "state": "failed",
+        "problem": {"detail": "the disk is [full]"},
+    }
+    trainer.will_answer([{**DATASET, "extracted": [extracted], "extractions": [failed]}])
+    code, out, _ = run("datasets")
+    assert code == 0 and SUMMARY.removeprefix("295 of ") in out and "the disk is [full]" in out
+
+
+@pytest.mark.parametrize("option", ["0", "0=x", "=male", "0=Male"])
+def test_gender_that_maps_to_nothing_is_wrong_usage(trainer: Service, run: Run, option: str) -> None:
+    code, _, err = run("extract", "Adience", "--gender", option)
+    assert code == 2 and "0=male" in err and not trainer.requests
+
+
 def test_training_asks_for_what_was_typed_and_shows_the_table(trainer: Service, run: Run) -> None:
     running = {**EXPERIMENT, "state": "running", "folds": [{"fold": 0, "state": "running", "epoch": 1}]}
     trainer.will_answer(running, events(running, EXPERIMENT), lambda: Response(REPORT))

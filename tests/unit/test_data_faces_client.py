@@ -88,6 +88,18 @@ def test_a_request_that_is_too_large_is_sent_image_by_image() -> None:
     assert proxy.parts == [2, 1, 1]
 
 
+def test_a_request_that_is_too_much_work_is_sent_image_by_image() -> None:
+    proxy = Proxy(problem("deadline-exceeded", 504), answer(image()), answer(image()))
+    assert proxy.client().faces([b"x", b"y"], SPACE) == [image()] * 2
+    assert (proxy.parts, proxy.waits) == ([2, 1, 1], [])
+
+
+def test_a_lone_image_that_is_late_is_asked_for_again() -> None:
+    proxy = Proxy(problem("deadline-exceeded", 504), answer(image()))
+    assert proxy.client().faces([b"x"], SPACE) == [image()]
+    assert proxy.parts == [1, 1] and len(proxy.waits) == 1
+
+
 def test_many_images_are_many_requests() -> None:
     proxy = Proxy(answer(*[image()] * 8), answer(*[image()] * 4))
     assert len(proxy.client().faces((b"x" for _ in range(12)), SPACE)) == 12

@@ -6,18 +6,14 @@ import pytest
 from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trainer.datasets.combine import combine
-from trainer.datasets.duplicates import (
-    duplicate_cosine,
-    find_near_duplicates,
-    near_duplicate_groups,
-    summarise,
-)
 from trainer.datasets.folds import (
     groups_of,
-    require_validation,
     strata_of,
     stratified_folds,
+    validation_note,
     validation_split,
 )
 from trainer.datasets.grouping import with_folds
@@ -31,15 +27,6 @@ SPACE = Space(id="test-1", dimension=64)
 def directions(faces: int, seed: int = 0) -> npt.NDArray[np.float32]:
     vectors = np.random.default_rng(seed).normal(size=(faces, SPACE.dimension)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def near(vectors: npt.NDArray[np.float32], degrees: float, seed: int = 1) -> npt.NDArray[np.float32]:
-    """Vectors at an angle from each of the given ones."""
-    other = directions(len(vectors), seed)
-    other -= (other * vectors).sum(axis=1, keepdims=True) * vectors
-    other /= np.linalg.norm(other, axis=1, keepdims=True)
-    angle = np.radians(degrees)
-    return np.asarray(np.cos(angle) * vectors + np.sin(angle) * other, dtype=np.float32)
 
 
 def embedding_set(
@@ -84,26 +71,69 @@ def test_faces_alone_and_faces_of_subjects_are_divided_together() -> None:
     assert all(len(set(fold[subject == number])) == 1 for number in range(200))
 
 
-def test_too_few_subjects_for_a_validation_part_say_how_many_and_what_to_change() -> None:
+def test_a_single_subject_beside_the_held_out_fold_cannot_validate() -> None:
     faces = made_faces(20, folds=2)  # two a subject
-    with pytest.raises(
-        Problem, match=r"there are 5 subjects.* 0\.1 needs 10\. Make validation at least 0\.2"
-    ) as it:
-        require_validation_parts(faces, faces.fold, [0, 1], 0.1)
-    assert it.value.extra["errors"][0]["field"] == "validation"
-    require_validation_parts(faces, faces.fold, [0, 1], 0.2)
+    require_validation_parts(faces, faces.fold, [0, 1])
     one = made_faces(4, folds=2)
-    with pytest.raises(Problem, match="single subject"):
-        require_validation_parts(one, one.fold, [0], 0.5)
+    with pytest.raises(Problem, match="single subject") as it:
+        require_validation_parts(one, one.fold, [0])
+    assert it.value.extra["errors"][0]["field"] == "validation"
 
 
-@pytest.mark.parametrize("subjects", range(2, 51))
-def test_validation_that_is_proposed_can_be_had(subjects: int) -> None:
-    groups = np.arange(subjects)
-    with pytest.raises(Problem) as refused:
-        require_validation(groups, 0.019)
-    proposed = float(str(refused.value.detail).split("at least ")[1].split(",")[0])
-    require_validation(groups, proposed)
+def test_a_subject_of_half_the_faces_stays_in_training() -> None:
+    groups = np.concatenate([np.zeros(45, np.int64), np.arange(1, 54)])
+    for seed in range(20):
+        validates = validation_split(np.arange(98) % 3, groups, 0.1, seed)
+        assert 8 <= validates.sum() <= 12
+        assert not validates[:45].any()
+    assert validation_note(10, 88, 0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "validate"),
+    [
+        ([50, 48], 0.1, 48),  # nothing nearer is possible
+        ([33, 33, 33], 0.1, 33),
+        ([90, 1, 1, 1], 0.1, 3),  # all small ones together
+        ([1] * 9, 0.1, 1),
+        ([60, 10, 60, 60], 0.05, 10),
+        ([2, 2], 0.9, 2),  # training keeps half
+    ],
+)
+def test_the_validation_split_is_the_nearest_that_divides_no_subject(
+    sizes: list[int], fraction: float, validate: int
+) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    assert validation_split(np.zeros(len(groups), np.int64), groups, fraction).sum() == validate
+
+
+def test_a_validation_split_far_from_what_was_requested_says_so() -> None:
+    assert validation_note(48, 50, 0.1) == (
+        "48 of 98 faces validate (49% where 10% was requested), because no subject is divided; add faces of "
+        "more people."
+    )
+    assert validation_note(2, 96, 0.1) is not None
+    assert validation_note(12, 86, 0.1) is None
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=2, max_size=40),
+    fraction=st.floats(0.02, 0.5),
+    seed=st.integers(0, 1000),
+)
+def test_validation_never_divides_a_subject_nor_outgrows_training(
+    sizes: list[int], fraction: float, seed: int
+) -> None:
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    validates = validation_split(groups % 5, groups, fraction, seed)
+    assert 0 < validates.sum() <= (~validates).sum()
+    assert not set(groups[validates].tolist()) & set(groups[~validates].tolist())
+    # No single subject is much nearer to what was requested.
+    aim = fraction * len(groups)
+    possible = [size for size in sizes if 2 * size <= len(groups)]
+    nearest = min(abs(size - aim) for size in possible)
+    assert abs(validates.sum() - aim) <= nearest + max(1, 0.5 * aim)
 
 
 def test_validation_part_shares_no_subject_with_training() -> None:
@@ -134,66 +164,6 @@ def test_fewer_subjects_than_folds_are_a_problem() -> None:
     with pytest.raises(Problem, match="4 subjects") as caught:
         stratified_folds(np.zeros(8, dtype=np.int64), np.repeat(np.arange(4), 2))
     assert caught.value.status == 422
-
-
-@pytest.mark.parametrize("block", [7, 64, 5000])
-def test_near_duplicates_are_grouped_across_blocks_and_along_chains(block: int) -> None:
-    strangers = directions(100)
-    chain = [strangers[:10]]
-    for link in range(3):
-        chain.append(near(chain[-1], 20, seed=10 + link))
-    groups = near_duplicate_groups(np.concatenate([strangers, *chain[1:]]), 0.9, block)
-    assert (groups[:100] == np.arange(100)).all()
-    assert (groups[100:].reshape(3, 10) == np.arange(10)).all()
-    assert summarise(groups, 0.9).groups == 10
-    assert summarise(groups, 0.9).faces == 40
-
-
-def test_the_cosine_of_duplicates_ends_where_genders_begin_to_mix() -> None:
-    people = directions(400)
-    gender = np.arange(400) % 2
-    mistaken = np.where(np.arange(400) < 12, 1 - gender, gender)
-    same = near(people, 20)  # the same persons, 3 % of them with a wrong label
-    alike = near(people, 41, seed=5)  # look-alikes: the gender says nothing
-    embedding = np.concatenate([people, same, alike])
-    other = np.random.default_rng(9).integers(0, 2, 400)
-    cosine = duplicate_cosine(embedding, np.concatenate([gender, mistaken, other]))
-    assert np.cos(np.radians(41)) < cosine < np.cos(np.radians(20))
-    # Without look-alikes there is no reason to stop before 60 degrees.
-    assert duplicate_cosine(embedding[:800], np.concatenate([gender, mistaken])) == pytest.approx(0.5)
-    assert duplicate_cosine(embedding, np.full(1200, -1)) == 0.7
-
-
-def test_a_space_that_knows_genders_does_not_chain_strangers_into_one_group() -> None:
-    """Two crowds, one a gender, within 50 degrees of one another; in each, fifty people twice."""
-    draws = np.random.default_rng(11)
-    poles = directions(2)
-    crowd = poles[np.repeat([0, 1], 300)] * 1.2 + draws.standard_normal((600, poles.shape[1])) / np.sqrt(
-        poles.shape[1]
-    )
-    crowd = (crowd / np.linalg.norm(crowd, axis=1, keepdims=True)).astype(np.float32)
-    again = near(crowd[::6], 10, seed=12)
-    gender = np.concatenate([np.repeat([0, 1], 300), np.repeat([0, 1], 50)])
-    embedding = np.concatenate([crowd, again])
-    loose = near_duplicate_groups(embedding, duplicate_cosine(embedding, gender))
-    assert np.bincount(loose).max() > 300  # gender alone would put each crowd into one group
-    groups, found = find_near_duplicates(embedding, gender)
-    assert np.bincount(groups).max() <= 100
-    assert (groups[600:] == groups[:600:6]).mean() > 0.9  # who is there twice stays together
-    assert found.threshold > duplicate_cosine(embedding, gender)
-
-
-def test_an_extracted_set_gets_folds_that_keep_near_duplicates_together() -> None:
-    people = directions(60)
-    faces = embedding_set(np.concatenate([people, near(people[:20], 10)]))
-    same_gender = EmbeddingSet(**{**vars(faces), "gender": np.zeros(80, np.int8)})
-    completed, told = with_folds(same_gender)
-    assert told["near_duplicates"]["groups"] == 20
-    assert told["near_duplicates"]["faces"] == 40
-    assert told["subjects"] == 60
-    assert (completed.fold[60:] == completed.fold[:20]).all()
-    assert (completed.subject[60:] == completed.subject[:20]).all()
-    assert (completed.subject[20:60] == "").all()
 
 
 def test_folds_of_the_data_set_and_known_subjects_stay() -> None:

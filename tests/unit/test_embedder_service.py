@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from embedder import batching
@@ -35,6 +35,7 @@ class WaitingPack(Pack):
         self.looked_at: list[int] = []
         self.embedded: list[list[int]] = []
         self.found = 1
+        self.faces_embedded = 0
         self.go_on = threading.Event()
         self.embed_on = threading.Event()
         self.embed_on.set()
@@ -47,6 +48,7 @@ class WaitingPack(Pack):
 
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
         self.embedded.append([image.shape[1] for image in images])
+        self.faces_embedded += sum(len(one.score) for one in found)
         self.embed_on.wait(20)
         if any(image.shape[1] == POISON for image in images):
             raise ValueError("a defect")
@@ -126,6 +128,38 @@ async def test_defect_with_one_picture_is_its_requests_alone(
     assert isinstance(bad, ValueError)
     assert isinstance(good, FacesAnswer)
     assert [type(image) for image in good.images] == [ImageProblem, ImageFaces]
+
+
+@pytest.mark.parametrize(
+    ("selection", "embedded", "truncated"),
+    [
+        (FaceSelection(), 100, True),
+        (FaceSelection(max_faces=1), 1, True),
+        (FaceSelection(max_faces=500), 100, True),
+        (FaceSelection(min_face=1), 0, False),
+    ],
+)
+async def test_faces_beyond_the_limit_are_counted_and_not_embedded(
+    service: EmbeddingService, pack: WaitingPack, selection: FaceSelection, embedded: int, truncated: bool
+) -> None:
+    pack.found = 600
+    pack.go_on.set()
+    answer, _ = await service.faces([picture(11)], Deadline.after(20), selection)
+    (image,) = answer.images
+    assert isinstance(image, ImageFaces)
+    assert (image.faces_found, image.truncated, pack.faces_embedded) == (600, truncated, embedded)
+
+
+async def test_progress_grows_with_each_image_and_each_portion_of_a_crowd(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    pack.go_on.set()
+    before = service.progress
+    await service.faces([picture(11), picture(12)], Deadline.after(20))
+    few = service.progress - before
+    pack.found = 100
+    await service.faces([picture(11), picture(12)], Deadline.after(20))
+    assert service.progress - before - few > few >= 5
 
 
 async def test_crowd_that_nobody_waits_for_any_more_is_left_in_the_middle(

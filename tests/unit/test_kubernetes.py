@@ -8,6 +8,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
+from agegender.settings import variables
 from predictor.settings import PredictorSettings
 from pydantic import ValidationError
 
@@ -103,8 +104,8 @@ def test_every_variable_is_a_setting_and_every_address_a_service() -> None:
     known = {
         variable
         for settings in configuration.SECTIONS.values()
-        for name, field in configuration.own_fields(settings)
-        for variable in configuration.variables(settings, name, field)
+        for name, _ in configuration.own_fields(settings)
+        for variable in variables(settings, name)
     }
     for workload in of_kind("Deployment").values():
         for entry in container(workload).get("env", []):

@@ -82,14 +82,27 @@ def test_experiment_that_is_none_is_not_found(data_dir: Path, name: str) -> None
 
 
 @given(name=NAMES)
-def test_request_and_space_take_only_names(name: str) -> None:
-    for made in (
-        lambda: ExperimentRequest.model_validate({"dataset": name}),
-        lambda: Space(id=name, dimension=2),
-    ):
-        with contextlib.suppress(ValidationError):
-            made()
-            assert NAME.fullmatch(name)
+def test_request_and_space_take_only_names(data_dir: Path, name: str) -> None:
+    with contextlib.suppress(ValidationError):
+        ExperimentRequest.model_validate({"dataset": name})
+        assert stays(data_dir, data_dir / name) and (data_dir / name).name == name
+    with contextlib.suppress(ValidationError):
+        Space(id=name, dimension=2)
+        assert NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["My faces", "UTKFace (1)", "Bübü & Co.", "30601258@N03", "a", "x" * 100])
+def test_data_set_may_be_named_as_people_name_folders(data_dir: Path, name: str) -> None:
+    (data_dir / name).mkdir(exist_ok=True)
+    assert dataset_folder(data_dir, name) == data_dir / name
+    assert ExperimentRequest.model_validate({"dataset": name}).datasets == [name]
+
+
+@pytest.mark.parametrize("name", [" a", "a ", "a\u00a0b", "a\tb", "x" * 101, "ü" * 101, ".a", "-a", "a:b"])
+def test_folder_of_another_name_is_not_found_and_the_answer_says_which_are(data_dir: Path, name: str) -> None:
+    with pytest.raises(Problem, match="up to 100 letters, digits, blanks") as caught:
+        dataset_folder(data_dir, name)
+    assert caught.value.status == 404
 
 
 @given(name=NAMES)

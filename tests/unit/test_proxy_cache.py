@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
 from agegender.web.timings import stage_seconds
 from agegender.wire import encode_image_request
@@ -209,3 +209,58 @@ def test_the_original_s_clients_are_answered_the_same_from_the_cache(
         )
         assert first.status_code == 200 and first.content == again.content
     assert double.batches == [1]
+
+
+def selected(client: httpx.Client, **options: str) -> ImageFaces:
+    (image,) = FacesAnswer.model_validate_json(post(client, picture(), params=options).content).images
+    assert isinstance(image, ImageFaces)
+    return image
+
+
+def test_an_answer_of_one_face_never_serves_a_request_for_all(
+    double: EmbedderDouble, redis: RedisServer
+) -> None:
+    double.faces = 6
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        one = selected(client, max_faces="1")
+        assert (len(one.faces), one.faces_found, one.truncated) == (1, 6, True)
+        assert double.queries == [{"max_faces": "1"}]
+        assert selected(client, max_faces="1") == one
+        assert len(double.queries) == 1
+        every = selected(client)
+        assert (len(every.faces), every.faces_found, every.truncated) == (6, 6, False)
+        assert double.queries[1:] == [{}]
+
+
+def test_an_answer_of_all_faces_serves_every_selection(double: EmbedderDouble, redis: RedisServer) -> None:
+    double.faces = 6
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        every = selected(client)
+        assert selected(client, max_faces="2").faces == every.faces[:2]
+        assert selected(client, max_faces="7") == every
+        assert selected(client, min_face="81") == every.model_copy(update={"faces": []})
+        assert selected(client, min_det_score="0.9") == every
+        assert double.batches == [1]
+
+
+def test_a_selection_that_left_nothing_out_is_an_answer_of_all_faces(
+    double: EmbedderDouble, redis: RedisServer
+) -> None:
+    double.faces = 2
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        assert selected(client, max_faces="5") == selected(client)
+        assert double.batches == [1]
+
+
+def test_entry_that_the_containers_limit_cut_serves_only_what_it_holds(
+    double: EmbedderDouble, redis: RedisServer
+) -> None:
+    double.faces, double.faces_found = 6, 600
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        every = selected(client)
+        assert (len(every.faces), every.faces_found, every.truncated) == (6, 600, True)
+        assert selected(client, max_faces="6").faces == every.faces
+        assert double.batches == [1]
+        selected(client, max_faces="7")
+        selected(client, min_det_score="0.5")  # smaller faces that were left out may pass
+        assert double.queries == [{}, {"max_faces": "7"}, {"min_det_score": "0.5"}]

@@ -216,6 +216,52 @@ def test_a_lone_embedder_with_too_much_to_do_is_not_left_out(double: EmbedderDou
         assert post(client, picture()).status_code == 200
 
 
+def test_a_lone_embedder_that_makes_progress_is_waited_for(double: EmbedderDouble) -> None:
+    double.seconds, double.step = 1.5, 0.1
+    with proxy(double, attempt_timeout=0.4) as client:
+        assert post(client, picture()).status_code == 200
+        assert double.batches == [1]
+        assert ready_embedders(client) == [double.url]
+
+
+def test_progress_is_asked_for_before_an_embedder_counts_as_late(double: EmbedderDouble) -> None:
+    double.seconds, double.step = 1.5, 0.1
+    with proxy(double, attempt_timeout=0.4, probe_interval=60) as client:
+        assert post(client, picture()).status_code == 200
+        assert double.batches == [1]
+
+
+def test_an_embedder_whose_progress_stands_still_is_late(
+    two: tuple[EmbedderDouble, EmbedderDouble],
+) -> None:
+    two[0].fault, two[0].step = "hang", 1e9
+    with proxy(*two, attempt_timeout=0.3) as client:
+        for seed in range(4):
+            assert post(client, picture(seed)).status_code == 200
+        assert two[0].hung_up == len(two[0].batches) == 1
+
+
+def test_long_work_ends_with_the_callers_deadline_and_the_embedder_stays_in_use(
+    double: EmbedderDouble,
+) -> None:
+    double.fault, double.step = "hang", 0.1
+    with proxy(double, attempt_timeout=0.2) as client:
+        answer = post(client, picture(), headers={"X-Deadline-Ms": "1500"})
+        assert (answer.status_code, problem_of(answer)) == (504, "deadline-exceeded")
+        assert "max_faces" in answer.json()["detail"]
+        assert ready_embedders(client) == [double.url]
+        assert int(double.headers[0]["x-deadline-ms"]) > 1000  # all of the caller's time, not one attempt's
+
+
+def test_each_further_image_adds_to_the_time_of_a_request(double: EmbedderDouble) -> None:
+    double.seconds = 1.0
+    with proxy(double, timeout=0.5) as client:
+        assert post(client, picture()).status_code == 504
+        assert post(client, picture(), picture(1)).status_code == 200
+        deadline = {"X-Deadline-Ms": "500"}  # the caller's own is never extended
+        assert post(client, picture(2), picture(3), headers=deadline).status_code == 504
+
+
 def test_a_container_that_keeps_the_deadline_itself_is_late_and_not_broken(
     two: tuple[EmbedderDouble, EmbedderDouble],
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from trainer.labels import imdb_wiki, matlab
 from trainer.labels.kinds import kind_of
 from trainer.labels.labelled import LabelledImage, Reason, Removed
@@ -61,6 +61,14 @@ def test_rows_are_filtered_as_the_original_does(tmp_path: Path, compress: bool) 
         Removed("17/e.jpg", Reason.NO_GENDER),
         Removed("17/f.jpg", Reason.AGE_OUT_OF_RANGE),
     ]
+
+
+def test_both_parts_in_one_folder_are_read(tmp_path: Path) -> None:
+    born = matlab_day(1981, 3, 5)
+    path = write_wiki(tmp_path, [("17/a.jpg", born, 1.0, 2009.0, "A")])
+    savemat(tmp_path / "imdb.mat", {"imdb": loadmat(path)["wiki"]})
+    write_wiki(tmp_path, [("18/b.jpg", born, 0.0, 2009.0, "B")])
+    assert [row.file for row in imdb_wiki.read(tmp_path, "images")] == ["17/a.jpg", "18/b.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from trainer.labels import fairface, labels_csv
+from trainer.labels import fairface, labels_csv, utkface
 from trainer.labels.kinds import dataset_folder, kind_of, require_kind
 from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
 
@@ -36,7 +36,11 @@ def test_columns_may_stand_in_any_order_with_a_byte_order_mark(tmp_path: Path) -
     [
         ("x.jpg,=1+1,m,,", Reason.NO_AGE),
         ("x.jpg,-5,m,,", Reason.NO_AGE),
-        ("x.jpg,nan,m,,", Reason.NO_AGE),
+        ("x.jpg,nan,unknown,,", Reason.NO_AGE),
+        ("x.jpg,34,0,,", Reason.GENDER_NOT_MAPPED),
+        ("x.jpg,34,1.0,,", Reason.GENDER_NOT_MAPPED),
+        ("x.jpg,34,m,,0.5", Reason.BAD_FOLD),
+        ("x.jpg,34,5,m,s,1", Reason.BAD_ROW),
         ("x.jpg,101,m,,", Reason.AGE_OUT_OF_RANGE),
         ("x.jpg,32-25,m,,", Reason.AGE_OUT_OF_RANGE),
         ("x.jpg,,,,", Reason.NO_AGE),
@@ -48,7 +52,7 @@ def test_columns_may_stand_in_any_order_with_a_byte_order_mark(tmp_path: Path) -
         ("/etc/passwd,34,m,,", Reason.BAD_FILE_NAME),
         ("a/../../x.jpg,34,m,,", Reason.BAD_FILE_NAME),
         ("..\\x.jpg,34,m,,", Reason.BAD_FILE_NAME),
-        ("a//x.jpg,34,m,,", Reason.BAD_FILE_NAME),
+        ("C:\\faces\\x.jpg,34,m,,", Reason.BAD_FILE_NAME),
         (",34,m,,", Reason.BAD_FILE_NAME),
         ("x\x1b.jpg,34,m,,", Reason.BAD_FILE_NAME),
         ("x" * 2000 + ",34,m,,", Reason.BAD_FILE_NAME),
@@ -91,11 +95,139 @@ def test_a_table_that_cannot_be_read_is_a_problem_that_says_why(
     assert str(tmp_path.parent) not in caught.value.detail
 
 
-def test_short_and_long_rows_are_padded_and_cut(tmp_path: Path) -> None:
-    short, long = read_csv(tmp_path, "file,age,gender\nx.jpg,5\ny.jpg,5,f,more,and more\n")
+def test_a_short_row_lacks_its_last_labels_and_surplus_cells_must_be_empty(tmp_path: Path) -> None:
+    short, empty, long = read_csv(tmp_path, "file,age,gender\nx.jpg,5\ny.jpg,5,f,,\nDoe, J.jpg,5,f,more\n")
     assert isinstance(short, LabelledImage)
     assert short.gender is Gender.UNKNOWN
-    assert isinstance(long, LabelledImage)
+    assert isinstance(empty, LabelledImage)
+    assert long == Removed("Doe", Reason.BAD_ROW)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("first", ["", "sep={}\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found_in_the_first_line(
+    tmp_path: Path, delimiter: str, first: str, mark: str
+) -> None:
+    text = first.format(delimiter) + "file,age,gender,fold\na b.jpg,25-32,f,3\n".replace(",", delimiter)
+    assert read_csv(tmp_path, mark + text) == [LabelledImage("a b.jpg", 25, 32, Gender.FEMALE, "", 3)]
+
+
+@pytest.mark.parametrize(
+    ("age", "interval"),
+    [
+        ("34,5", (34.5, 34.5)),
+        ("34.0", (34, 34)),
+        ("25–32", (25, 32)),
+        ("(25, 32)", (25, 32)),
+        ("70+", (70, 100)),
+        ("more than 70", (70, 100)),
+    ],
+)
+def test_ages_are_read_as_people_write_them(tmp_path: Path, age: str, interval: tuple[float, float]) -> None:
+    (row,) = read_csv(tmp_path, f"file;age\nx.jpg;{age}\n")
+    assert isinstance(row, LabelledImage)
+    assert (row.age_low, row.age_high) == interval
+
+
+def test_a_column_of_numbers_with_gaps_is_read_as_pandas_writes_it(tmp_path: Path) -> None:
+    first, second = read_csv(tmp_path, "file,age,gender,fold\nx.jpg,nan,m,0.0\ny.jpg,3,None,4.0\n")
+    assert isinstance(first, LabelledImage) and isinstance(second, LabelledImage)
+    assert (first.fold, second.fold, second.gender) == (0, 4, Gender.UNKNOWN)
+    assert math.isnan(first.age_low)
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        (r"a\b\x.jpg", "a/b/x.jpg"),
+        (r".\a\x.jpg", "a/x.jpg"),
+        ("./x.jpg", "x.jpg"),
+        ("a//./x.jpg", "a/x.jpg"),
+        ("a/../x.jpg", "x.jpg"),
+        ("{folder}/a/x.jpg", "a/x.jpg"),
+        ("{link}/a/x.jpg", "a/x.jpg"),
+    ],
+)
+def test_file_names_are_taken_in_any_form_that_stays_in_the_folder(
+    tmp_path: Path, given: str, file: str
+) -> None:
+    folder, link = tmp_path / "faces", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    name = given.format(folder=folder, link=link)
+    labels_csv.label_file(folder).write_text(f"file,age,gender\n{name},3,f\n{file},3,f\n")
+    first, second = checked_rows(labels_csv.read(link, "images"), link)
+    assert isinstance(first, LabelledImage)
+    assert first.file == file
+    assert second == Removed(file, Reason.REPEATED_ROW)
+
+
+def test_an_absolute_name_of_another_folder_is_refused(tmp_path: Path) -> None:
+    labels_csv.label_file(tmp_path).write_text(f"file,age\n{tmp_path}-2/x.jpg,3\n{tmp_path}/../x.jpg,3\n")
+    rows = checked_rows(labels_csv.read(tmp_path, "images"), tmp_path)
+    assert [row.reason for row in rows if isinstance(row, Removed)] == [Reason.BAD_FILE_NAME] * 2
+
+
+def test_numbers_for_genders_are_read_with_a_map_only(tmp_path: Path) -> None:
+    text = "file,age,gender\na.jpg,3,0\nb.jpg,3,1.0\nc.jpg,3,w\nd.jpg,3,m\n"
+    assert [type(row) for row in read_csv(tmp_path, text)] == [Removed, Removed, Removed, LabelledImage]
+    kind = labels_csv.KIND.reading({"0": "male", "1": "female", "W": "female"})
+    genders = [row.gender for row in kind.read(tmp_path, "images") if isinstance(row, LabelledImage)]
+    assert genders == [Gender.MALE, Gender.FEMALE, Gender.FEMALE, Gender.MALE]
+
+
+def test_a_map_of_genders_is_refused_where_the_labels_define_them() -> None:
+    with pytest.raises(Problem, match="leave the option out"):
+        utkface.KIND.reading({"0": "male"})
+    assert utkface.KIND.reading({}) is utkface.KIND
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            "filename,age,sex",
+            "file, gender is missing.*names 'filename', 'age', 'sex'.*'sex' to 'gender'",
+        ),
+        ("fiel,age", "Rename 'fiel' to 'file'"),
+        ("x,y", r"It names 'x', 'y'\. Add what is missing"),
+        ("file,age,sex", "Rename 'sex' to 'gender'"),
+        ("file,age,person_id", "Rename 'person_id' to 'subject'"),
+        ("file,age,Age", "names 'age' twice"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_found_and_the_nearest(
+    tmp_path: Path, columns: str, message: str
+) -> None:
+    with pytest.raises(Problem, match=message):
+        read_csv(tmp_path, f"{columns}\nx.jpg,3,f\n")
+
+
+@pytest.mark.parametrize("age", ["3-Sep", "9-Mar", "03-Sep", "Sep-03", "3-9"])
+def test_fairface_ages_that_a_spreadsheet_changed_are_read(tmp_path: Path, age: str) -> None:
+    (tmp_path / "fairface_label_val.csv").write_text(f"file;age;gender\nval/1.jpg;{age};Male\n")
+    assert list(fairface.read(tmp_path, "images")) == [LabelledImage("val/1.jpg", 3.0, 9.0, Gender.MALE)]
+
+
+def test_fairface_images_are_found_in_the_folders_of_their_archives(tmp_path: Path) -> None:
+    (tmp_path / "fairface_label_val.csv").write_text("file,age,gender\n")
+    assert fairface.variants(tmp_path) == ["images"]
+    for margin in ("025", "125"):
+        (tmp_path / f"fairface-img-margin{margin}-trainval" / "val").mkdir(parents=True)
+    first, second = fairface.variants(tmp_path)
+    assert fairface.KIND.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
+    assert second == "fairface-img-margin125-trainval"
+    (tmp_path / "val").mkdir()
+    assert fairface.variants(tmp_path) == ["images", first, second]
+    assert fairface.KIND.image_dir(tmp_path, "images") == tmp_path
+
+
+def test_a_data_set_one_folder_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    labels_csv.label_file(tmp_path / "inner").write_text("file\n")
+    with pytest.raises(Problem, match="The folder 'inner' in it is one"):
+        require_kind(tmp_path)
 
 
 def test_fairface_ranges_and_genders(tmp_path: Path) -> None:

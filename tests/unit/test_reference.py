@@ -1,7 +1,7 @@
 """The pages that are made from the code say what the code says."""
 
 import pytest
-from agegender.settings import ServiceSettings
+from agegender.settings import ServiceSettings, variables
 from pydantic_settings import BaseSettings
 
 from tools import api_reference, configuration
@@ -29,7 +29,7 @@ def test_a_variable_on_the_page_is_read(title: str, monkeypatch: pytest.MonkeyPa
     for name, field in configuration.own_fields(settings):
         if field.annotation not in (int, float):
             continue
-        for variable in configuration.variables(settings, name, field):
+        for variable in variables(settings, name):
             with monkeypatch.context() as environment:
                 environment.setenv(variable, "7")
                 assert getattr(settings(), name) == 7

@@ -1,6 +1,8 @@
 """Time by stage travels from service to service in the `Server-Timing` header."""
 
+import pytest
 from agegender.web.timings import StageSeconds, server_timing, stage_seconds
+from prometheus_client import CollectorRegistry, Histogram
 
 
 def test_header_is_read_and_nonsense_in_it_left_out() -> None:
@@ -26,3 +28,18 @@ def test_stage_that_is_entered_twice_or_fails_counts() -> None:
     with spent.stage("decode"):
         pass
     assert 0 < first < spent.seconds["decode"]
+
+
+def test_stage_that_fails_is_in_the_histogram_and_in_the_milliseconds() -> None:
+    registry = CollectorRegistry()
+    histogram = Histogram("made_seconds", "made up", ["stage"], registry=registry)
+    spent = StageSeconds(histogram)
+    with pytest.raises(ValueError, match="on purpose"), spent.stage("read"):
+        raise ValueError("on purpose")
+    spent.add({"queue": 0.25, "read": 0.5})
+    spent.add({"queue": 0.25})
+    assert registry.get_sample_value("made_seconds_count", {"stage": "read"}) == 1
+    assert registry.get_sample_value("made_seconds_count", {"stage": "queue"}) is None  # another service's
+    told = spent.milliseconds()
+    assert list(told) == ["read", "queue", "total"]
+    assert told["queue"] == 500 and 500 <= told["read"] < 600

@@ -1,5 +1,6 @@
 """`python -m embedder_proxy` serves on :10002."""
 
+from agegender.settings import read_settings
 from agegender.web.serve import serve
 
 from embedder_proxy.app import create_proxy
@@ -7,7 +8,7 @@ from embedder_proxy.settings import ProxySettings
 
 
 def main() -> None:
-    settings = ProxySettings()
+    settings = read_settings(ProxySettings)
     serve(create_proxy(settings), settings, settings.port)
 
 

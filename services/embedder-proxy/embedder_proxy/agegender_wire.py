@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import FacesAnswer, ImageFaces
+from agegender.faces import FacesAnswer, FaceSelection, ImageFaces
 from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
 from agegender.web.uploads import IMAGE_FIELD
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, check_faces, exchange
+from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Probed, check_faces, exchange
 
 _IMAGE_ERRORS = (400, 413, 415, 422)  # a lone image's error is answered as the request's
 _DOCUMENT: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
@@ -21,6 +21,7 @@ _DOCUMENT: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 
 class _Info(BaseModel):
     space: Space
+    progress: int | None = None
 
 
 class AgegenderWire:
@@ -30,25 +31,32 @@ class AgegenderWire:
         self._client = client
         self._key = dict(key or {})
 
-    async def probe(self, url: str) -> Space:
+    async def probe(self, url: str) -> Probed:
         response, content = await self._get(f"{url}/health/ready")
         if response.status_code != 200:
             raise EmbedderFailed(_detail(content) or f"/health/ready answered {response.status_code}")
         _, content = await self._get(f"{url}/info")
         try:
-            return _Info.model_validate_json(content).space
+            info = _Info.model_validate_json(content)
         except ValidationError as error:
             raise EmbedderFailed("/info does not tell the space") from error
+        return Probed(info.space, info.progress)
 
-    async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
+    async def embed(
+        self, url: str, images: Sequence[bytes], selection: FaceSelection, headers: Mapping[str, str]
+    ) -> Embedded:
         files = [(IMAGE_FIELD, (f"{number}", image)) for number, image in enumerate(images)]
         request = self._client.build_request(
-            "POST", f"{url}/faces", files=files, headers={**headers, **self._key}
+            "POST",
+            f"{url}/faces",
+            params=selection.parameters,
+            files=files,
+            headers={**headers, **self._key},
         )
         response, content = await exchange(self._client, request)
         status = response.status_code
         if status == 200:
-            embedded = await asyncio.to_thread(_parse, content, len(images))
+            embedded = await asyncio.to_thread(_parse, content, len(images), selection)
             return replace(embedded, seconds=stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
         if status == 429:
             raise EmbedderBusy(_problem(content, status, _seconds(response)))
@@ -67,11 +75,11 @@ class AgegenderWire:
         )
 
 
-def _parse(content: bytes, count: int) -> Embedded:
+def _parse(content: bytes, count: int, selection: FaceSelection) -> Embedded:
     try:
         answer = FacesAnswer.model_validate_json(content)
         images = [
-            image if isinstance(image, ImageFaces) else Problem.from_document(image.problem)
+            selection.apply(image) if isinstance(image, ImageFaces) else Problem.from_document(image.problem)
             for image in answer.images
         ]
     except ValueError as error:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import FacesAnswer
+from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection
 from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.web.admission import BodyMemory, read_in_time
@@ -20,7 +20,7 @@ from agegender.web.requests import REQUEST_ID_HEADER, request_id
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, read_body, read_images
 from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 
 from embedder_proxy.agegender_wire import AgegenderWire
 from embedder_proxy.cache import FaceCache
@@ -128,7 +128,7 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
             "parameters": [DEADLINE_PARAMETER],
         },
     )
-    async def faces(request: Request) -> Response:
+    async def faces(request: Request, selection: Annotated[FaceSelection, Query()]) -> Response:
         """Images as multipart field `image` (repeatable), or one as the raw body; one entry an image.
 
         `Server-Timing` tells the milliseconds in queue, decode, detect and embed; 0 for what was cached.
@@ -136,7 +136,8 @@ def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
         deadline = Deadline.of_request(request, rooms.settings.timeout)
         with rooms.bodies.reserved(request, limits.max_body_bytes):
             images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout, deadline)
-            found = await while_awaited(request, rooms.finder.find(images, deadline, _headers()))
+            deadline = deadline.for_images(len(images))
+            found = await while_awaited(request, rooms.finder.find(images, selection, deadline, _headers()))
         return Response(
             faces_answer_json(found.space, found.images),
             media_type="application/json",
@@ -166,7 +167,7 @@ def _add_original(app: FastAPI, rooms: _Rooms) -> None:
             body = await read_in_time(read_body(request, most), rooms.settings.read_timeout, deadline)
             _require_original_dimension(rooms.pool.space)
             image = await asyncio.to_thread(decode_image_request, body)
-            found = await while_awaited(request, rooms.finder.find([image], deadline, _headers()))
+            found = await while_awaited(request, rooms.finder.find([image], EVERY_FACE, deadline, _headers()))
         _require_original_dimension(found.space)
         return Response(await asyncio.to_thread(_original_json, found), media_type="application/json")
 

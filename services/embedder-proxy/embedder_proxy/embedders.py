@@ -7,7 +7,7 @@ from typing import Protocol
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import ImageFaces
+from agegender.faces import FaceSelection, ImageFaces
 from agegender.spaces import Space
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -27,6 +27,14 @@ class EmbedderBusy(Exception):
 
 
 @dataclass(frozen=True)
+class Probed:
+    """`progress` grows with each step of the container's work; None from one that does not report it."""
+
+    space: Space
+    progress: int | None = None
+
+
+@dataclass(frozen=True)
 class Embedded:
     """One entry an image, in the order sent: its faces, or why it has none.
 
@@ -42,11 +50,13 @@ class Embedded:
 class Wire(Protocol):
     """How to talk to a container. Both raise `EmbedderFailed`; `embed` also `EmbedderBusy`."""
 
-    async def probe(self, url: str) -> Space:
-        """The space of a container that is ready."""
+    async def probe(self, url: str) -> Probed:
+        """Ask a container that is ready for its space and progress."""
 
-    async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
-        """The faces of image files. A `Problem` of the request as a whole is raised and passed on.
+    async def embed(
+        self, url: str, images: Sequence[bytes], selection: FaceSelection, headers: Mapping[str, str]
+    ) -> Embedded:
+        """Return the selected faces of image files. A `Problem` of the whole request is raised.
 
         Raises `TimeoutError` where the container says itself that the time is over.
         """

@@ -14,10 +14,12 @@ class EncodedFaces:
 
     json: bytes
     count: int
+    complete: bool = False  # every face that was found; known of one just encoded, not of a cache entry
 
     @classmethod
     def of(cls, image: ImageFaces) -> "EncodedFaces":
-        return cls(image.model_dump_json().encode(), len(image.faces))
+        complete = len(image.faces) == image.faces_found
+        return cls(image.model_dump_json().encode(), len(image.faces), complete)
 
     def decoded(self) -> ImageFaces:
         return ImageFaces.model_validate_json(self.json)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agegender.errors import Problem, not_ready
+from agegender.faces import EVERY_FACE, FaceSelection
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
@@ -36,9 +37,15 @@ class FaceFinder:
         self._limits = limits
 
     async def find(
-        self, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
+        self,
+        images: Sequence[bytes],
+        selection: FaceSelection,
+        deadline: Deadline,
+        headers: Mapping[str, str],
     ) -> FoundFaces:
-        """The faces of each image. One image's problem stands in its place, a lone image's is raised.
+        """Return the selected faces of each image.
+
+        One image's problem stands in its place, a lone image's is raised.
 
         Raises `Problem` where nothing can be answered: ``busy`` 429, ``embedder-unavailable`` 503,
         ``deadline-exceeded`` 504.
@@ -48,14 +55,14 @@ class FaceFinder:
             raise keys[0]
         wanted = {key: image for key, image in zip(keys, images, strict=True) if isinstance(key, str)}
         space = self._pool.space
-        known = {} if space is None else await self._cache.read(space, list(wanted))
+        known = {} if space is None else await self._known(space, list(wanted), selection)
         missing = {key: image for key, image in wanted.items() if key not in known}
         answers: dict[str, EncodedFaces | Problem] = {**known}
         seconds = dict.fromkeys(_STAGES, 0.0)  # of a cache hit
         if missing:
-            answered_space, asked, seconds = await self._ask(missing, deadline, headers)
+            answered_space, asked, seconds = await self._ask(missing, selection, deadline, headers)
             if known and answered_space != space:  # the embedders were exchanged meanwhile
-                answered_space, asked, seconds = await self._ask(wanted, deadline, headers)
+                answered_space, asked, seconds = await self._ask(wanted, selection, deadline, headers)
             space = answered_space
             answers |= asked
         entries = [answers[key] if isinstance(key, str) else key for key in keys]
@@ -64,15 +71,39 @@ class FaceFinder:
             raise entries[0]
         return FoundFaces(space or self._any_space(), entries, seconds)
 
+    async def _known(
+        self, space: Space, digests: Sequence[str], selection: FaceSelection
+    ) -> dict[str, EncodedFaces]:
+        """Return what the cache has, by digest: an entry of this selection, or of all faces."""
+        if selection == EVERY_FACE:
+            return await self._cache.read(space, digests)
+        own = {digest: _entry_name(digest, selection) for digest in digests}
+        entries = await self._cache.read(space, [*own.values(), *digests])
+        known = {digest: entries[name] for digest, name in own.items() if name in entries}
+        for digest in digests:
+            if digest not in known and digest in entries:
+                chosen = await asyncio.to_thread(_selected, entries[digest], selection)
+                if chosen is not None:
+                    known[digest] = chosen
+        return known
+
     async def _ask(
-        self, images: Mapping[str, bytes], deadline: Deadline, headers: Mapping[str, str]
+        self,
+        images: Mapping[str, bytes],
+        selection: FaceSelection,
+        deadline: Deadline,
+        headers: Mapping[str, str],
     ) -> tuple[Space, dict[str, EncodedFaces | Problem], dict[str, float]]:
         async with self._slots.place(deadline) as waited:
-            embedded = await self._pool.embed(list(images.values()), deadline, headers)
+            embedded = await self._pool.embed(list(images.values()), selection, deadline, headers)
         space = embedded.space or self._any_space()
         answers = await asyncio.to_thread(encode_each, dict(zip(images, embedded.images, strict=True)))
-        faces = {key: answer for key, answer in answers.items() if isinstance(answer, EncodedFaces)}
-        await self._cache.write(space, faces)
+        entries = {
+            key if answer.complete else _entry_name(key, selection): answer
+            for key, answer in answers.items()
+            if isinstance(answer, EncodedFaces)
+        }
+        await self._cache.write(space, entries)
         seconds = {**embedded.seconds, "queue": waited + embedded.seconds.get("queue", 0.0)}
         return space, answers, seconds
 
@@ -80,6 +111,21 @@ class FaceFinder:
         if self._pool.space is None:
             raise not_ready(self._pool.why_none_ready() or "No embedding container was ready yet.")
         return self._pool.space
+
+
+def _entry_name(digest: str, selection: FaceSelection) -> str:
+    """Name the cache entry of an image's selected faces; all of its faces have the digest's own name."""
+    options = "&".join(f"{name}={value}" for name, value in selection.parameters.items())
+    return f"{digest}?{options}" if options else digest
+
+
+def _selected(entry: EncodedFaces, selection: FaceSelection) -> EncodedFaces | None:
+    """Select from an entry of all faces; None if the container's limit left out faces that are wanted."""
+    image = entry.decoded()
+    chosen = selection.apply(image)
+    if image.truncated and len(chosen.faces) != selection.max_faces:
+        return None
+    return EncodedFaces.of(chosen)
 
 
 def _examine(images: Sequence[bytes], limits: ImageLimits) -> list[str | Problem]:

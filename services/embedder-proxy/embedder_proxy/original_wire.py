@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import Face, ImageFaces
+from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.images import ImageLimits
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
 
-from embedder_proxy.embedders import Embedded, EmbedderFailed, check_faces, exchange
+from embedder_proxy.embedders import Embedded, EmbedderFailed, Probed, check_faces, exchange
 from embedder_proxy.upright import UprightImage, upright_rgb
 
 DEFAULT_SPACE = "original-512"
@@ -29,17 +29,20 @@ class OriginalWire:
         self._limits = limits
         self._space = Space(id=space_id or DEFAULT_SPACE, dimension=DIMENSION)
 
-    async def probe(self, url: str) -> Space:
+    async def probe(self, url: str) -> Probed:
         # It has no health route; Flask answers 405 for GET on its only one.
         request = self._client.build_request("GET", f"{url}/")
         response, _ = await exchange(self._client, request, max_bytes=1024 * 1024)
         if response.status_code >= 500:
             raise EmbedderFailed(f"GET / answered {response.status_code}")
-        return self._space
+        return Probed(self._space)
 
-    async def embed(self, url: str, images: Sequence[bytes], headers: Mapping[str, str]) -> Embedded:
+    async def embed(
+        self, url: str, images: Sequence[bytes], selection: FaceSelection, headers: Mapping[str, str]
+    ) -> Embedded:
         answers = [await self._embed_one(url, image, headers) for image in images]
-        return Embedded(self._space, answers)
+        selected = [selection.apply(one) if isinstance(one, ImageFaces) else one for one in answers]
+        return Embedded(self._space, selected)
 
     async def _embed_one(self, url: str, image: bytes, headers: Mapping[str, str]) -> ImageFaces | Problem:
         try:

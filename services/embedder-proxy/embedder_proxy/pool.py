@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import structlog
 from agegender.errors import Problem
+from agegender.faces import FaceSelection
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
+from agegender.web.deadlines import SECONDS_PER_IMAGE, Deadline
 
 from embedder_proxy.discovery import addresses
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Wire
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 _PROBE_TIMEOUT = 1.0
 _RETRY_AFTER = 2
 _LATE = 30.0  # seconds for which one that was late is asked only where there is no other
-_SECONDS_PER_IMAGE = 1.0  # more for each further image of a request
+_ROUNDING = 0.25  # seconds by which a container may be early with its own 504
 
 
 @dataclass(eq=False)
@@ -34,6 +35,8 @@ class Embedder:
     space: Space | None = None
     asked_at: float = 0.0
     late_at: float = -math.inf
+    progress: int | None = None
+    progressed_at: float = -math.inf
 
     @property
     def ready(self) -> bool:
@@ -43,9 +46,15 @@ class Embedder:
     def late(self) -> bool:
         return time.monotonic() - self.late_at < _LATE
 
+    def note(self, progress: int | None) -> None:
+        """Note how far the container says that its work is."""
+        if self.progress is not None and progress is not None and progress != self.progress:
+            self.progressed_at = time.monotonic()
+        self.progress = progress
+
 
 class _EmbedderLate(Exception):
-    """No answer within the time for one attempt: it hangs, or it has too much to do."""
+    """No answer and no progress within the time for one attempt."""
 
 
 class Pool:
@@ -100,7 +109,11 @@ class Pool:
         return f"No embedding container is ready. {reasons or f'{self._urls} does not resolve.'}"
 
     async def embed(
-        self, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
+        self,
+        images: Sequence[bytes],
+        selection: FaceSelection,
+        deadline: Deadline,
+        headers: Mapping[str, str],
     ) -> Embedded:
         """Ask an embedder, and another one where that fails: the call changes nothing, so it may be repeated.
 
@@ -116,7 +129,7 @@ class Pool:
                 RETRIES.labels("failed" if busy is None else "busy").inc()
             tried.add(embedder)
             try:
-                return await self._ask(embedder, images, deadline, headers)
+                return await self._ask(embedder, images, selection, deadline, headers)
             except EmbedderBusy as error:
                 busy = error.problem
             except EmbedderFailed as error:
@@ -139,27 +152,52 @@ class Pool:
         return min(fresh or ready, key=lambda one: (one.late, one.in_flight, one.asked_at), default=None)
 
     async def _ask(
-        self, embedder: Embedder, images: Sequence[bytes], deadline: Deadline, headers: Mapping[str, str]
+        self,
+        embedder: Embedder,
+        images: Sequence[bytes],
+        selection: FaceSelection,
+        deadline: Deadline,
+        headers: Mapping[str, str],
     ) -> Embedded:
-        attempt = self._attempt_timeout + _SECONDS_PER_IMAGE * (len(images) - 1)
-        allowed = min(attempt, deadline.remaining)
         embedder.in_flight += 1
         embedder.asked_at = started = time.monotonic()
+        call = self._wire.embed(embedder.url, images, selection, {**headers, **deadline.headers})
+        work = asyncio.ensure_future(call)
         try:
-            async with asyncio.timeout(allowed):
-                answer = await self._wire.embed(
-                    embedder.url, images, {**headers, **Deadline.after(allowed).headers}
-                )
+            answer = await self._while_it_works(embedder, work, len(images), deadline)
         except TimeoutError:
-            if allowed < attempt:  # the caller was in a hurry; that says nothing about the embedder
+            if deadline.remaining < _ROUNDING:  # it is the caller's time that is over
                 raise deadline.exceeded() from None
             raise _EmbedderLate from None
         finally:
             embedder.in_flight -= 1
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
         if answer.space is not None:
             self._agree(answer.space)
         INFERENCE_SECONDS.observe(time.monotonic() - started)
         return answer
+
+    async def _while_it_works(
+        self, embedder: Embedder, work: asyncio.Future[Embedded], images: int, deadline: Deadline
+    ) -> Embedded:
+        """Wait for the answer while the container makes progress, or for the time of one attempt.
+
+        Raises `TimeoutError` when the deadline passes, or the attempt's time without progress.
+        """
+        attempt = self._attempt_timeout + SECONDS_PER_IMAGE * (images - 1)
+        started = time.monotonic()
+
+        def rest() -> float:
+            return max(started, embedder.progressed_at) + attempt - time.monotonic()
+
+        while not work.done():
+            if rest() <= 0:
+                await self._probe(embedder)  # the last regular probe may be older than the last step
+            if rest() <= 0 or deadline.remaining == 0:
+                raise TimeoutError
+            await asyncio.wait({work}, timeout=min(rest(), deadline.remaining))
+        return work.result()
 
     def _agree(self, space: Space) -> None:
         """Raise `EmbedderFailed` for a space other than that of the embedders in use."""
@@ -187,8 +225,9 @@ class Pool:
     async def _probe(self, embedder: Embedder) -> None:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
-                space = await self._wire.probe(embedder.url)
-            self._admit(embedder, space)
+                probed = await self._wire.probe(embedder.url)
+            embedder.note(probed.progress)
+            self._admit(embedder, probed.space)
         except TimeoutError:
             # One that is at work may be slow to say so; taking it out would push its load on the others.
             if embedder.late or not embedder.ready:

@@ -1,10 +1,10 @@
 """Settings of the proxy, each from an environment variable; docs/proxy.md lists them."""
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from agegender.images import ImageLimits
-from agegender.settings import ServiceSettings
+from agegender.network import ServiceUrl, listed
+from agegender.settings import Port, ServiceSettings
 from agegender.spaces import NAME
 from agegender.web.uploads import UploadLimits
 from pydantic import AliasChoices, Field, field_validator
@@ -16,9 +16,9 @@ _MIB = 1024 * 1024
 class ProxySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PROXY_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(10002, validation_alias=AliasChoices("PORT"), description="port to listen on")
+    port: Port = Field(10002, validation_alias=AliasChoices("PORT"), description="port to listen on")
 
-    embedder_urls: Annotated[list[str], NoDecode] = Field(
+    embedder_urls: Annotated[list[ServiceUrl], NoDecode] = Field(
         ["http://127.0.0.1:10001"],
         min_length=1,
         description="embedding containers, comma-separated; each address of a host name counts as one",
@@ -44,11 +44,13 @@ class ProxySettings(ServiceSettings):
         32, ge=0, description="requests that wait for one of those places; beyond it 429"
     )
 
-    timeout: float = Field(60, gt=0, description="seconds for an answer, 504 after it")
+    timeout: float = Field(
+        60, gt=0, description="seconds for an answer, one more for each further image; 504 after it"
+    )
     attempt_timeout: float = Field(
         15,
         gt=0,
-        description="seconds for one embedder's answer, and one more for each further image; "
+        description="seconds without an answer or progress of one embedder, one more for each further image; "
         "then another is asked",
     )
     read_timeout: float = Field(
@@ -63,25 +65,12 @@ class ProxySettings(ServiceSettings):
 
     @field_validator("embedder_urls", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [part.strip().rstrip("/") for part in value.split(",") if part.strip()]
-        return value
-
-    @field_validator("embedder_urls")
-    @classmethod
-    def _are_urls(cls, value: list[str]) -> list[str]:
-        for url in value:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-                raise ValueError(f"{url!r} is no URL such as http://insightface:10001")
-            if parts.username or parts.query or parts.fragment:
-                raise ValueError("an embedder's URL has a host, a port and perhaps a path, nothing else")
-        return value
+    def _split_embedder_urls(cls, value: object) -> object:
+        return listed(value) if isinstance(value, str) else value
 
     @field_validator("embedder_space")
     @classmethod
-    def _is_a_space_id(cls, value: str | None) -> str | None:
+    def _check_embedder_space(cls, value: str | None) -> str | None:
         if value is not None and not NAME.fullmatch(value):
             raise ValueError("a space id has letters, digits, '.', '_' and '-' only")
         return value

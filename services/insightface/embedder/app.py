@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, FaceSelection
 from agegender.keys import Scope
 from agegender.web.app import create_app
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender.web.disconnects import while_awaited
 from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
 from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
@@ -39,6 +39,8 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
             "pack": settings.pack,
             "space": pack.space.model_dump() if pack else None,
             "models": pack.models if pack else [],
+            "progress": service.progress,
+            "limits": {"max_faces": settings.max_faces, "max_images": settings.max_images},
         }
 
     app = create_app(
@@ -63,11 +65,12 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
             "parameters": [DEADLINE_PARAMETER],
         },
     )
-    async def faces(request: Request) -> Response:
+    async def faces(request: Request, selection: Annotated[FaceSelection, Query()]) -> Response:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         deadline = Deadline.of_request(request, settings.timeout)
         images = await read_images(request, limits)
-        answer, seconds = await while_awaited(request, service.faces(images, deadline))
+        work = service.faces(images, deadline.for_images(len(images)), selection)
+        answer, seconds = await while_awaited(request, work)
         return Response(
             await asyncio.to_thread(answer.model_dump_json),
             media_type="application/json",

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from agegender.errors import Problem
-from agegender.faces import Face, ImageFaces
+from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.images import ImageLimits, decode
 from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
 from embedder.packs.pack import Detections, Image, Pack
+from embedder.sessions import PROGRESS
 
 FACES = Counter("embedder_faces_total", "Faces embedded")
 QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
@@ -35,6 +36,7 @@ Answer = ImageFaces | Problem
 @dataclass(eq=False)
 class _Request:
     images: Sequence[bytes]
+    selection: FaceSelection
     future: asyncio.Future[list[Answer]]
     since: float
     spent: StageSeconds
@@ -63,22 +65,26 @@ class FaceBatches:
     ----------
     limits : of one image.
     images : of requests that are taken together; one request is never split.
+    max_faces : embedded per image, the largest first.
     """
 
-    def __init__(self, limits: ImageLimits, images: int) -> None:
+    def __init__(self, limits: ImageLimits, images: int, max_faces: int) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="pack")
         self._limits = limits
         self._images = images
+        self._max_faces = max_faces
         self._waiting: deque[_Request] = deque()
         self._at_work = False
 
-    async def faces(self, pack: Pack, images: Sequence[bytes], spent: StageSeconds) -> list[Answer]:
+    async def faces(
+        self, pack: Pack, images: Sequence[bytes], selection: FaceSelection, spent: StageSeconds
+    ) -> list[Answer]:
         """The faces of each image, or its problem. Who is cancelled costs no more than the stage they are in.
 
         spent : gets the seconds in queue, decode and detect, and in embed of the whole batch.
         """
         loop = asyncio.get_running_loop()
-        request = _Request(images, loop.create_future(), loop.time(), spent)
+        request = _Request(images, selection, loop.create_future(), loop.time(), spent)
         self._waiting.append(request)
         self._begin(pack)
         try:
@@ -98,7 +104,7 @@ class FaceBatches:
         for request in batch:
             request.spent.seconds["queue"] = loop.time() - request.since
             QUEUED.observe(request.spent.seconds["queue"])
-        work = loop.run_in_executor(self.thread, _answer, pack, batch, self._limits, loop)
+        work = loop.run_in_executor(self.thread, self._answer, pack, batch, loop)
         work.add_done_callback(lambda done: self._ended(pack, batch, done))
 
     def _next(self) -> list[_Request]:
@@ -121,39 +127,37 @@ class FaceBatches:
         if not work.cancelled():
             self._begin(pack)
 
+    def _answer(self, pack: Pack, batch: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
+        """Search the images one by one, then embed their faces at once, or earlier if memory runs short."""
+        searched: list[_Picture] = []
+        for request in batch:
+            try:
+                for picture in self._searched(pack, request):
+                    searched.append(picture)
+                    if sum(one.pixels.size for one in searched) > 3 * _PIXELS:
+                        _embed(pack, searched)
+                        searched = []
+            except Exception as error:
+                request.failure = error
+        _embed(pack, searched)
+        for request in batch:
+            loop.call_soon_threadsafe(_hand_out, request)
 
-def _answer(
-    pack: Pack, batch: Sequence[_Request], limits: ImageLimits, loop: asyncio.AbstractEventLoop
-) -> None:
-    """Search the pictures one by one, then embed their faces at once, or earlier where memory says so."""
-    searched: list[_Picture] = []
-    for request in batch:
-        try:
-            for picture in _searched(pack, request, limits):
-                searched.append(picture)
-                if sum(one.pixels.size for one in searched) > 3 * _PIXELS:
-                    _embed(pack, searched)
-                    searched = []
-        except Exception as error:
-            request.failure = error
-    _embed(pack, searched)
-    for request in batch:
-        loop.call_soon_threadsafe(_hand_out, request)
-
-
-def _searched(pack: Pack, request: _Request, limits: ImageLimits) -> Iterator[_Picture]:
-    for number, content in enumerate(request.images):
-        if request.given_up:
-            return  # nobody reads these answers
-        try:
-            with request.spent.stage("decode"):
-                pixels = decode(content, limits)
-        except Problem as problem:
-            request.answers[number] = problem
-            continue
-        with request.spent.stage("detect"):
-            found = pack.detect([pixels])[0]
-        yield _Picture(request, number, pixels, found)
+    def _searched(self, pack: Pack, request: _Request) -> Iterator[_Picture]:
+        for number, content in enumerate(request.images):
+            if request.given_up:
+                return  # nobody reads these answers
+            try:
+                with request.spent.stage("decode"):
+                    pixels = decode(content, self._limits)
+            except Problem as problem:
+                request.answers[number] = problem
+                continue
+            PROGRESS.step()
+            with request.spent.stage("detect"):
+                found = pack.detect([pixels])[0].selected(request.selection, self._max_faces)
+            PROGRESS.step()
+            yield _Picture(request, number, pixels, found)
 
 
 def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
@@ -175,7 +179,7 @@ def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
         request.spent.seconds["embed"] += together.seconds["embed"]
     for picture, of_picture in zip(wanted, faces, strict=True):
         if not picture.request.given_up:
-            picture.request.answers[picture.number] = _image_faces(picture.pixels, of_picture)
+            picture.request.answers[picture.number] = _image_faces(picture, of_picture)
     FACES.inc(sum(map(len, faces)))
 
 
@@ -188,6 +192,7 @@ def _faces_in_portions(pack: Pack, wanted: Sequence[_Picture]) -> list[list[Face
             continue
         pixels = [wanted[number].pixels for number, _ in alive]
         found = pack.embed(pixels, [part for _, part in alive])
+        PROGRESS.step()
         BATCH_FACES.observe(sum(map(len, found)))
         for (number, _), more in zip(alive, found, strict=True):
             faces[number] += more
@@ -209,8 +214,12 @@ def _portions(wanted: Sequence[_Picture]) -> Iterator[list[tuple[int, Detections
         yield portion
 
 
-def _image_faces(pixels: Image, faces: list[Face]) -> ImageFaces:
-    return ImageFaces(width=pixels.shape[1], height=pixels.shape[0], faces=faces)
+def _image_faces(picture: _Picture, faces: list[Face]) -> ImageFaces:
+    height, width = picture.pixels.shape[:2]
+    found = picture.found
+    return ImageFaces(
+        width=width, height=height, faces=faces, faces_found=found.found, truncated=found.truncated
+    )
 
 
 def _hand_out(request: _Request) -> None:

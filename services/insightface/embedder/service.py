@@ -1,12 +1,17 @@
 """Loads the pack, and answers images by it, off the event loop."""
 
 import asyncio
+import math
+import os
+import sys
+from collections.abc import Callable
 
 import structlog
 from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
-from agegender.faces import FacesAnswer, ImageProblem
+from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
 from agegender.images import ImageLimits
+from agegender.settings import UNUSABLE_SETTINGS
 from agegender.web.deadlines import Deadline
 from agegender.web.timings import StageSeconds
 from prometheus_client import Histogram
@@ -14,10 +19,13 @@ from prometheus_client import Histogram
 from embedder.batching import FaceBatches
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
+from embedder.packs.store import BadPack, NotFetched
+from embedder.sessions import PROGRESS
 from embedder.settings import EmbedderSettings
 
 log = structlog.get_logger(__name__)
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries to load the pack
 _STAGES = ("decode", "detect", "embed")
 
 INFERENCE = Histogram("embedder_inference_seconds", "Decoding, detecting and embedding")
@@ -27,41 +35,88 @@ STAGES = Histogram("embedder_stage_seconds", "Time that one request spends in a 
 class EmbeddingService:
     """Loads the pack in the background, then answers."""
 
-    def __init__(self, settings: EmbedderSettings) -> None:
+    def __init__(self, settings: EmbedderSettings, end: Callable[[int], object] = os._exit) -> None:
         self._settings = settings
+        self._end = end
         limits = ImageLimits(settings.max_bytes, settings.max_pixels)
-        self._batches = FaceBatches(limits, settings.batch_images)
+        self._batches = FaceBatches(limits, settings.batch_images, settings.max_faces)
+        self._next_try: float | None = None
         self.pack: Pack | None = None
         self.failure: str | None = None
 
     async def load(self) -> None:
-        """Load the pack; what goes wrong is told by `/health/ready`."""
+        """Load the pack, and try again with growing pauses when that fails; `/health/ready` reports it.
+
+        Ends the process if another try cannot succeed, or after `load_timeout`: who started it then decides.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.load_timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    self.pack = await self._loaded()
+                log.info("pack loaded", pack=self._settings.pack, space=str(self.pack.space))
+                return
+            except TimeoutError as error:
+                self.failure = self.failure or self._sentence(f"it takes too long {error}".strip())
+            except Exception as error:
+                if isinstance(error, BadPack) and not isinstance(error, NotFetched):
+                    self._give_up(UNUSABLE_SETTINGS, self._sentence(error))
+                    return
+                self.failure = self._sentence(error)
+                unexpected = None if isinstance(error, BadPack) else error
+                log.error("pack not loaded", reason=str(error), next_try=pause, exc_info=unexpected)
+            if loop.time() + pause >= end:
+                self._give_up(1, self.failure)
+                return
+            self._next_try = loop.time() + pause
+            await asyncio.sleep(pause)
+            self._next_try = None
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _loaded(self) -> Pack:
         settings = self._settings
-        try:
-            self.pack = await asyncio.get_running_loop().run_in_executor(
-                self._batches.thread,
-                load_pack,
-                settings.pack,
-                settings.packs_dir,
-                settings.pack_dir,
-                settings.human_dir,
-                settings.threads or available_cpus(),
-            )
-        except Exception as error:
-            self.failure = f"The pack {settings.pack!r} could not be loaded: {error}"
-            log.error("pack not loaded", pack=settings.pack, exc_info=error)
-        else:
-            log.info("pack loaded", pack=settings.pack, space=str(self.pack.space))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._batches.thread,
+            load_pack,
+            settings.pack,
+            settings.packs_dir,
+            settings.pack_dir,
+            settings.human_dir,
+            settings.threads or available_cpus(),
+        )
+
+    def _sentence(self, reason: object) -> str:
+        return f"The pack {self._settings.pack!r} could not be loaded: {str(reason).rstrip('.')}."
+
+    def _give_up(self, status: int, reason: str) -> None:
+        """End the process; a thread that hangs in a download would hold up any other way."""
+        self.failure = reason
+        print(f"error: not started. {reason}", file=sys.stderr, flush=True)
+        self._end(status)
 
     def close(self) -> None:
         self._batches.close()
 
     def why_not_ready(self) -> str | None:
-        if self.pack is None:
-            return self.failure or f"The pack {self._settings.pack!r} is being loaded."
-        return None
+        if self.pack is not None:
+            return None
+        if self.failure is None:
+            return f"The pack {self._settings.pack!r} is being loaded."
+        if self._next_try is None:
+            return f"{self.failure} It is being tried again."
+        seconds = max(0.0, self._next_try - asyncio.get_running_loop().time())
+        return f"{self.failure} The next try is in {math.ceil(seconds)} s."
 
-    async def faces(self, images: list[bytes], deadline: Deadline) -> tuple[FacesAnswer, dict[str, float]]:
+    @property
+    def progress(self) -> int:
+        """Return the steps finished since the process started; the number stands still when idle or hung."""
+        return PROGRESS.steps
+
+    async def faces(
+        self, images: list[bytes], deadline: Deadline, selection: FaceSelection = EVERY_FACE
+    ) -> tuple[FacesAnswer, dict[str, float]]:
         """The faces of each image, and the seconds spent in queue, decode, detect and embed.
 
         A problem of the only image is raised, of one among several it is told. What is cancelled or too late
@@ -73,12 +128,14 @@ class EmbeddingService:
         spent = StageSeconds()
         try:
             async with asyncio.timeout(deadline.remaining):
-                answers = await self._batches.faces(pack, images, spent)
+                answers = await self._batches.faces(pack, images, selection, spent)
         except TimeoutError:
             raise deadline.exceeded() from None
-        for stage in _STAGES:
-            STAGES.labels(stage).observe(spent.seconds[stage])
-        INFERENCE.observe(sum(spent.seconds[stage] for stage in _STAGES))
+        finally:  # what failed or came too late took its time too
+            entered = [stage for stage in _STAGES if stage in spent.seconds]
+            for stage in entered:
+                STAGES.labels(stage).observe(spent.seconds[stage])
+            INFERENCE.observe(sum(spent.seconds[stage] for stage in entered))
         if len(answers) == 1 and isinstance(answers[0], Problem):
             raise answers[0]
         answer = FacesAnswer(

@@ -12,6 +12,19 @@ from embedder.prelu import without_prelu
 Array = npt.NDArray[np.float32]
 
 
+class Progress:
+    """Counts the steps of this process's work, so that a long request differs from models that hang."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+
+
+PROGRESS = Progress()
+
+
 def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -49,8 +62,9 @@ class Network:
 
     def __call__(self, images: npt.NDArray[np.uint8] | Array) -> list[Array]:
         """Run on images [n, ...], scaled as the model wants them; every output has n rows."""
-        parts = [
-            self._session.run(self._outputs, {self._input: batch.astype(np.float32, copy=False)})
-            for batch in (images[start : start + self._batch] for start in range(0, len(images), self._batch))
-        ]
+        parts = []
+        for start in range(0, len(images), self._batch):
+            batch = images[start : start + self._batch].astype(np.float32, copy=False)
+            parts.append(self._session.run(self._outputs, {self._input: batch}))
+            PROGRESS.step()
         return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -1,5 +1,6 @@
 """`python -m predictor` serves on :10003."""
 
+from agegender.settings import read_settings
 from agegender.web.serve import serve
 
 from predictor.app import create_predictor
@@ -7,7 +8,7 @@ from predictor.settings import PredictorSettings
 
 
 def main() -> None:
-    settings = PredictorSettings()
+    settings = read_settings(PredictorSettings)
     serve(create_predictor(settings), settings, settings.port)
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from agegender.faces import Number
+from agegender.faces import FaceSelection, Number
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Picture = Literal["PNG", "JPEG"]
@@ -33,13 +33,14 @@ class HeadOptions(BaseModel):
     )
 
 
-class FaceOptions(HeadOptions):
+class FaceOptions(FaceSelection, HeadOptions):
     """Query of `POST /age-gender`."""
 
-    max_faces: int | None = Field(None, ge=1, description="of each image, the largest first")
-    min_det_score: float = Field(0, ge=0, le=1, description="leave out what the detector doubts more")
-    min_face: float = Field(0, ge=0, description="leave out faces with a box side shorter than this, pixels")
     embeddings: bool = Field(False, description="answer each face's embedding too; it is biometric data")
+
+    @property
+    def selection(self) -> FaceSelection:
+        return FaceSelection(**{name: getattr(self, name) for name in FaceSelection.model_fields})
 
 
 class ImagesRequest(BaseModel):

@@ -1,24 +1,22 @@
 """From images to answers: the proxy finds the faces, the heads say what they think of them."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import request_id
+from agegender.web.timings import StageSeconds
 from starlette.concurrency import run_in_threadpool
 
 from predictor.batching import HeadBatches, Probabilities
-from predictor.metrics import FACES, IMAGES, STAGE_SECONDS
+from predictor.metrics import FACES, IMAGES
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Uncertainty
 from predictor.proxy import ProxyClient
 from predictor.quality import face_quality
@@ -28,32 +26,6 @@ from predictor.widening import widened
 Array = npt.NDArray[np.float32]
 
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
-
-
-@dataclass
-class Stopwatch:
-    """Milliseconds by stage, for the answer; the predictor's own stages are told to Prometheus too."""
-
-    started: float = field(default_factory=time.perf_counter)
-    timings: dict[str, float] = field(default_factory=dict)
-
-    def note(self, stage: str, seconds: float) -> None:
-        STAGE_SECONDS.labels(stage).observe(seconds)
-        self.add({stage: seconds})
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        """What another service told of its own stages; waiting here and waiting there is one `queue`."""
-        for stage, spent in seconds.items():
-            self.timings[stage] = round(self.timings.get(stage, 0.0) + spent * 1000, 3)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.note(name, time.perf_counter() - started)
-
-    def total(self) -> dict[str, float]:
-        return {**self.timings, "total": round((time.perf_counter() - self.started) * 1000, 3)}
 
 
 class Predictor:
@@ -72,16 +44,13 @@ class Predictor:
         images: Sequence[bytes | Problem],
         options: FaceOptions,
         deadline: Deadline,
-        watch: Stopwatch,
+        watch: StageSeconds,
     ) -> AgeGenderAnswer:
         """Raises the proxy's problems, ``no-head`` 409, and the problem of the only image."""
         with watch.stage("proxy"):
-            found = await self._faces(images, deadline, watch)
+            found = await self._faces(images, options.selection, deadline, watch)
         heads = self._registry.heads(found.space)
-        chosen = [
-            _chosen(image.faces, options) if isinstance(image, ImageFaces) else [] for image in found.images
-        ]
-        faces = [face for of_image in chosen for face in of_image]
+        faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
         embeddings = await run_in_threadpool(_matrix, faces, found.space)
         probabilities = await self._ask(heads, embeddings, options, watch)
         entries = await run_in_threadpool(_face_answers, heads, faces, probabilities, options)
@@ -89,8 +58,8 @@ class Predictor:
         return AgeGenderAnswer(
             space=found.space,
             models=self._versions(heads),
-            images=_by_image(found, chosen, entries),
-            timings=watch.total(),
+            images=_by_image(found, entries),
+            timings=watch.milliseconds(),
             request_id=request_id(),
         )
 
@@ -103,7 +72,7 @@ class Predictor:
         return heads, _checked(request.embeddings, heads.age.manifest.space)
 
     async def embeddings(
-        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
     ) -> EmbeddingsAnswer:
         """For what `checked` gave."""
         probabilities = await self._ask(heads, embeddings, options, watch)
@@ -113,11 +82,11 @@ class Predictor:
             space=heads.age.manifest.space,
             models=self._versions(heads),
             faces=estimates,
-            timings=watch.total(),
+            timings=watch.milliseconds(),
             request_id=request_id(),
         )
 
-    async def probabilities(self, embeddings: Array, watch: Stopwatch) -> Probabilities:
+    async def probabilities(self, embeddings: Array, watch: StageSeconds) -> Probabilities:
         """For the space that the proxy serves now; embeddings [faces, dimension] of any length but 0."""
         heads = self._registry.heads(await self._proxy.space())
         points = await run_in_threadpool(_normalised, embeddings)
@@ -125,13 +94,17 @@ class Predictor:
         return await self._ask(heads, points, HeadOptions(), watch)
 
     async def _faces(
-        self, images: Sequence[bytes | Problem], deadline: Deadline, watch: Stopwatch
+        self,
+        images: Sequence[bytes | Problem],
+        selection: FaceSelection,
+        deadline: Deadline,
+        watch: StageSeconds,
     ) -> FacesAnswer:
         readable = [image for image in images if not isinstance(image, Problem)]
         if not readable:
             raise next(image for image in images if isinstance(image, Problem))
         try:
-            found = await self._proxy.faces(readable, deadline)
+            found = await self._proxy.faces(readable, selection, deadline)
         except Problem as problem:
             # The proxy answers the only image's problem for the request; here it was one of several.
             if len(images) == 1 or problem.status not in (400, 413, 415, 422):
@@ -141,7 +114,11 @@ class Predictor:
             space = await self._proxy.space()
         else:
             watch.add(found.seconds)
-            entries, space = list(found.answer.images), found.answer.space
+            space = found.answer.space
+            entries = [
+                selection.apply(image) if isinstance(image, ImageFaces) else image
+                for image in found.answer.images
+            ]
         answered = iter(entries)
         return FacesAnswer.model_construct(
             space=space,
@@ -152,7 +129,7 @@ class Predictor:
         )
 
     async def _ask(
-        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+        self, heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
     ) -> Probabilities:
         if not len(embeddings):
             return Probabilities(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32))
@@ -167,20 +144,6 @@ class Predictor:
     @staticmethod
     def _versions(heads: Heads) -> dict[Any, str]:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
-
-
-def _chosen(faces: Sequence[Face], options: FaceOptions) -> list[Face]:
-    kept = [
-        face
-        for face in faces
-        if face.det_score >= options.min_det_score and _shorter_side(face) >= options.min_face
-    ]
-    return kept[: options.max_faces]
-
-
-def _shorter_side(face: Face) -> float:
-    x1, y1, x2, y2 = face.bbox
-    return min(x2 - x1, y2 - y1)
 
 
 def _matrix(faces: Sequence[Face], space: Space) -> Array:
@@ -242,15 +205,19 @@ def _face_answer(face: Face, estimate: FaceEstimate, options: FaceOptions) -> Fa
     )
 
 
-def _by_image(
-    found: FacesAnswer, chosen: Sequence[Sequence[Face]], answers: Sequence[FaceAnswer]
-) -> list[ImageAnswer | ImageProblem]:
+def _by_image(found: FacesAnswer, answers: Sequence[FaceAnswer]) -> list[ImageAnswer | ImageProblem]:
     following = iter(answers)
     return [
-        ImageAnswer(width=image.width, height=image.height, faces=[next(following) for _ in faces])
+        ImageAnswer(
+            width=image.width,
+            height=image.height,
+            faces=[next(following) for _ in image.faces],
+            faces_found=image.faces_found,
+            truncated=image.truncated,
+        )
         if isinstance(image, ImageFaces)
         else image
-        for image, faces in zip(found.images, chosen, strict=True)
+        for image in found.images
     ]
 
 

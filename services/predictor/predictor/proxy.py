@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import FacesAnswer
+from agegender.faces import FacesAnswer, FaceSelection
 from agegender.problem_documents import problem_in
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
@@ -22,7 +22,7 @@ _SPACE_LIFE = 5.0  # seconds for which the space is taken as known
 
 
 class _ProxyLimits(BaseModel):
-    cache_ttl: int = 0
+    cache_ttl: int | None = None  # of a proxy that does not report it
 
 
 class ProxyInfo(BaseModel):
@@ -57,10 +57,10 @@ class ProxyClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def faces(self, images: Sequence[bytes], deadline: Deadline) -> Found:
+    async def faces(self, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline) -> Found:
         """Raises the proxy's own problems, ``proxy-unreachable`` 503, ``bad-answer`` 502, and 504."""
         files = [(IMAGE_FIELD, ("image", image, "application/octet-stream")) for image in images]
-        response = await self._send("POST", "/faces", deadline, files=files)
+        response = await self._send("POST", "/faces", deadline, files=files, params=selection.parameters)
         answer = await run_in_threadpool(_parsed, response.content, len(images))
         self._remember(answer.space)
         return Found(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
@@ -93,6 +93,7 @@ class ProxyClient:
         path: str,
         deadline: Deadline,
         files: list[tuple[str, tuple[str, bytes, str]]] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         headers = {**deadline.headers, REQUEST_ID_HEADER: request_id() or ""}
         for attempt in (1, 2):
@@ -101,7 +102,7 @@ class ProxyClient:
             timeout = httpx.Timeout(deadline.remaining, connect=self._connect_timeout)
             try:
                 response = await self._http.request(
-                    method, path, headers=headers, files=files, timeout=timeout
+                    method, path, headers=headers, files=files, params=params, timeout=timeout
                 )
             except httpx.ConnectTimeout as error:
                 if attempt == 2:  # where all CPUs are busy, a second may pass without anything amiss

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from agegender.cpus import available_cpus
 from agegender.images import ImageLimits
-from agegender.settings import ServiceSettings
+from agegender.network import ServiceUrl
+from agegender.settings import Port, ServiceSettings
 from agegender.web.uploads import UploadLimits
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
@@ -16,12 +17,12 @@ _SHIPPED = Path(__file__).parents[1] / "heads"
 class PredictorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(
+    port: Port = Field(
         10003, validation_alias=AliasChoices("PREDICTOR_PORT", "PORT"), description="port to listen on"
     )
 
-    proxy_url: str = Field(
-        "http://127.0.0.1:10002", pattern=r"^https?://", description="the embedder-proxy that finds the faces"
+    proxy_url: ServiceUrl = Field(
+        "http://127.0.0.1:10002", description="the embedder-proxy that finds the faces"
     )
     heads_dir: Path = Field(
         _SHIPPED, description="heads that came with the program; DATA_DIR/models goes first"
@@ -37,7 +38,9 @@ class PredictorSettings(ServiceSettings):
     )
     max_embeddings: int = Field(4096, gt=0, description="in one request")
 
-    timeout: float = Field(30, gt=0, description="seconds for an answer, 504 after it")
+    timeout: float = Field(
+        30, gt=0, description="seconds for an answer, one more for each further image; 504 after it"
+    )
     read_timeout: float = Field(
         30, gt=0, description="seconds for the request's body to arrive, 408 after it"
     )

@@ -2,7 +2,8 @@
 
 from typing import Literal, Self
 
-from agegender.settings import ServiceSettings
+from agegender.network import ServiceUrl
+from agegender.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -12,10 +13,10 @@ Device = Literal["auto", "cpu", "cuda"]
 class TrainerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TRAINER_", extra="ignore", populate_by_name=True)
 
-    port: int = Field(
+    port: Port = Field(
         10004, validation_alias=AliasChoices("TRAINER_PORT", "PORT"), description="port to listen on"
     )
-    proxy_url: str = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
+    proxy_url: ServiceUrl = Field("http://127.0.0.1:10002", description="the embedder-proxy, for extraction")
     extract_in_flight: int = Field(
         2, gt=0, le=64, description="requests to the proxy that one extraction job has on the way at once"
     )

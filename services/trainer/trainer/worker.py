@@ -2,6 +2,7 @@
 
 import os
 
+from agegender.settings import read_settings
 from agegender.web.logs import configure_logs
 
 from trainer.settings import TrainerSettings
@@ -9,7 +10,7 @@ from trainer.workers import make_worker, preload
 
 
 def main() -> None:
-    settings = TrainerSettings()
+    settings = read_settings(TrainerSettings)
     configure_logs(settings.log_format, settings.log_level)
     # Where jobs have several threads each, threads that spin for more work would take another worker's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

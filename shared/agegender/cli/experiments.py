@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import TaskID
 
-from agegender.cli.options import Folds, Sets, nested
+from agegender.cli.options import Folds, Overlap, Sets, nested
 from agegender.cli.output import AsJson, console, duration, errors, print_json, progress_bars, table
 from agegender.cli.searches import follow_search
 from agegender.client import Client
@@ -48,6 +49,7 @@ def train(
     ] = False,
     space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
     variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
+    overlap: Overlap = None,
     sets: Sets = None,
     key: Annotated[str | None, typer.Option(help="The same key never starts a second experiment.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
@@ -66,12 +68,15 @@ def train(
         "refit": refit or None,
         "space": space,
         "variant": variant,
+        "overlap": overlap,
         **nested(sets or []),
     }
     with Client() as client:
         experiment = client.create_experiment(request, key)
         if not as_json:
             errors.print(f"Experiment [bold]{experiment.id}[/] in space {experiment.space}")
+            for warning in experiment.warnings:
+                errors.print(f"[yellow]{escape(warning)}[/]")
         if wait:
             _follow(client, experiment.id, as_json=as_json)
         elif as_json:

@@ -24,6 +24,12 @@ Sets = Annotated[
         help="Any further option, such as optimizer.epochs=5 or 'head.hidden=[256,128]'. Repeatable.",
     ),
 ]
+Overlap = Annotated[
+    str | None,
+    typer.Option(
+        help="If one photograph or subject is in several folds or data sets: refuse, merge or allow."
+    ),
+]
 
 
 def nested(assignments: Sequence[str]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
+from rich.markup import escape
 
-from agegender.cli.options import Sets, nested
+from agegender.cli.options import Overlap, Sets, nested
 from agegender.cli.output import AsJson, console, errors, print_json, progress_bars, table
 from agegender.client import Client
 from agegender.client.training import Search
@@ -28,6 +29,7 @@ def search(
     preset: Annotated[str | None, typer.Option(help="Of what varies: default, or original.")] = None,
     space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
     variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
+    overlap: Overlap = None,
     sets: Sets = None,
     key: Annotated[str | None, typer.Option(help="The same key never starts a second search.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
@@ -42,12 +44,15 @@ def search(
         "preset": preset,
         "space": space,
         "variant": variant,
+        "overlap": overlap,
         **nested(sets or []),
     }
     with Client() as client:
         found = client.create_search(request, key)
         if not as_json:
             errors.print(f"Search [bold]{found.id}[/]")
+            for warning in found.warnings:
+                errors.print(f"[yellow]{escape(warning)}[/]")
         if wait:
             follow_search(client, found.id, as_json=as_json)
         elif as_json:

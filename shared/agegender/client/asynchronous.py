@@ -13,7 +13,7 @@ from agegender.client import calls
 from agegender.client.calls import Call
 from agegender.client.retries import problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
-from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
+from agegender.client.training import Dataset, DuplicateGroup, Experiment, Extraction, ReportFormat, Search
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
@@ -91,9 +91,21 @@ class AsyncClient:
         """Start an extraction or go on with it; `options` are the body of `POST /datasets/{name}/extract`."""
         return await self._send(calls.extract(name, options))
 
+    async def regroup(self, name: str, **options: Any) -> Extraction:
+        """Find subjects and folds anew; `options` are the body of `POST /datasets/{name}/regroup`."""
+        return await self._send(calls.regroup(name, options))
+
+    async def duplicates(self, name: str, **options: Any) -> list[DuplicateGroup]:
+        """The groups of near-duplicates, largest first; `options` are `space` and `variant`."""
+        return await self._send(calls.duplicates(name, options))
+
+    async def duplicates_sheet(self, name: str, **options: Any) -> bytes:
+        """Draw these groups as a JPEG; `options` are those of `duplicates`, and `first` and `groups`."""
+        return await self._send(calls.duplicates_sheet(name, options))
+
     async def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        async for event in self._events(f"/datasets/{name}/events"):
+        async for event in self._events(calls.dataset_path(name, "/events")):
             yield Extraction.model_validate(event)
 
     async def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:

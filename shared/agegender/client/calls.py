@@ -4,11 +4,20 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
 
-from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search, is_search
+from agegender.client.training import (
+    Dataset,
+    DuplicateGroup,
+    Experiment,
+    Extraction,
+    ReportFormat,
+    Search,
+    is_search,
+)
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
@@ -97,12 +106,29 @@ def datasets() -> Call[list[Dataset]]:
     return Call("trainer", "GET", "/datasets", _as(list[Dataset]))
 
 
+def dataset_path(name: str, part: str = "") -> str:
+    """The path of a data set's route; names may have blanks and other characters that a URL quotes."""
+    return f"/datasets/{quote(name, safe='')}{part}"
+
+
 def dataset(name: str) -> Call[Dataset]:
-    return Call("trainer", "GET", f"/datasets/{name}", _as(Dataset))
+    return Call("trainer", "GET", dataset_path(name), _as(Dataset))
 
 
 def extract(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
-    return Call("trainer", "POST", f"/datasets/{name}/extract", _as(Extraction), json=dict(options))
+    return Call("trainer", "POST", dataset_path(name, "/extract"), _as(Extraction), json=dict(options))
+
+
+def regroup(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
+    return Call("trainer", "POST", f"/datasets/{name}/regroup", _as(Extraction), json=dict(options))
+
+
+def duplicates(name: str, options: Mapping[str, Any]) -> Call[list[DuplicateGroup]]:
+    return Call("trainer", "GET", f"/datasets/{name}/duplicates", _as(list[DuplicateGroup]), params=options)
+
+
+def duplicates_sheet(name: str, options: Mapping[str, Any]) -> Call[bytes]:
+    return Call("trainer", "GET", f"/datasets/{name}/duplicates/sheet", _content, params=options)
 
 
 def create_experiment(request: Mapping[str, Any], key: str | None) -> Call[Experiment]:

@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ClientSettings(BaseSettings):
     """Each from an environment variable, `AGEGENDER_PREDICTOR_URL` and so on, or given by name."""
 
-    model_config = SettingsConfigDict(env_prefix="AGEGENDER_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AGEGENDER_", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
 
     predictor_url: str = Field("http://127.0.0.1:10003", pattern=r"^https?://")
     trainer_url: str = Field("http://127.0.0.1:10004", pattern=r"^https?://")

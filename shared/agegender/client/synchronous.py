@@ -13,7 +13,7 @@ from agegender.client import calls
 from agegender.client.calls import Call
 from agegender.client.retries import problem_of, problem_of_transport, retrying
 from agegender.client.settings import ClientSettings
-from agegender.client.training import Dataset, Experiment, Extraction, ReportFormat, Search
+from agegender.client.training import Dataset, DuplicateGroup, Experiment, Extraction, ReportFormat, Search
 from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
@@ -91,9 +91,23 @@ class Client:
         """Start an extraction or go on with it; `options` are the body of `POST /datasets/{name}/extract`."""
         return self._send(calls.extract(name, options))
 
+    def regroup(self, name: str, **options: Any) -> Extraction:
+        """Find subjects and folds anew; `options` are the body of `POST /datasets/{name}/regroup`."""
+        return self._send(calls.regroup(name, options))
+
+    def duplicates(self, name: str, **options: Any) -> list[DuplicateGroup]:
+        """The groups of near-duplicates, largest first; `options` are `space` and `variant`."""
+        return self._send(calls.duplicates(name, options))
+
+    def duplicates_sheet(self, name: str, **options: Any) -> bytes:
+        """Draw these groups as a JPEG; `options` are those of `duplicates`, and `first` and `groups`."""
+        return self._send(calls.duplicates_sheet(name, options))
+
     def watch_extraction(self, name: str) -> Iterator[Extraction]:
         """Each change of a data set's extractions, until none runs."""
-        yield from (Extraction.model_validate(event) for event in self._events(f"/datasets/{name}/events"))
+        yield from (
+            Extraction.model_validate(event) for event in self._events(calls.dataset_path(name, "/events"))
+        )
 
     def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
         """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""

@@ -36,6 +36,7 @@ class Extraction(_Answer):
     space: Space
     state: str
     images: int = 0
+    summary: str = ""
     progress: Progress = Progress()
     problem: dict[str, Any] | None = None
 
@@ -44,6 +45,7 @@ class ExtractedSet(_Answer):
     space: Space
     variant: str
     faces: int
+    summary: str = ""
     meta_data: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -54,6 +56,15 @@ class Dataset(_Answer):
     importable: list[str] = Field(default_factory=list)
     extracted: list[ExtractedSet] = Field(default_factory=list)
     extractions: list[Extraction] = Field(default_factory=list)
+
+
+class DuplicateGroup(_Answer):
+    """Faces that are one subject because they are near-duplicates."""
+
+    subject: str
+    found_by: str
+    files: list[str]
+    lowest_cosine: float | None = None
 
 
 class Fold(_Answer):
@@ -79,6 +90,7 @@ class Experiment(_Answer):
     folds: list[Fold] = Field(default_factory=list)
     refits: list[Fold] = Field(default_factory=list)
     promoted: dict[str, str] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -99,6 +111,7 @@ class Search(_Answer):
     datasets: list[str]
     trials: list[Trial] = Field(default_factory=list)
     best: dict[str, Any] | None = None
+    warnings: list[str] = Field(default_factory=list)
     problem: str | None = None
 
     @property

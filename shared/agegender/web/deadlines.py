@@ -1,5 +1,6 @@
 """How long a caller still waits travels with the request, as milliseconds left: clocks need not agree."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -16,11 +17,18 @@ DEADLINE_PARAMETER = {  # in OpenAPI
 }
 
 
+SECONDS_PER_IMAGE = 1.0  # that a request may take longer for each image after its first
+
+
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on this machine's monotonic clock, seconds."""
+    """A moment on this machine's monotonic clock, seconds.
+
+    latest : the caller's own deadline, which is never extended.
+    """
 
     at: float
+    latest: float = math.inf
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
@@ -36,7 +44,12 @@ class Deadline:
             raise Problem(
                 "bad-deadline", 400, f"{DEADLINE_HEADER} is the whole number of milliseconds still left."
             )
-        return cls.after(min(limit, int(given[:12]) / 1000))
+        latest = time.monotonic() + int(given[:12]) / 1000
+        return cls(min(time.monotonic() + limit, latest), latest)
+
+    def for_images(self, count: int) -> "Deadline":
+        """Return the deadline of a request with `count` images: `SECONDS_PER_IMAGE` more for each further."""
+        return Deadline(min(self.at + SECONDS_PER_IMAGE * max(0, count - 1), self.latest), self.latest)
 
     @property
     def remaining(self) -> float:
@@ -52,6 +65,7 @@ class Deadline:
         return Problem(
             "deadline-exceeded",
             504,
-            "The answer was not ready within the time allowed.",
+            "The answer was not ready within the time allowed. Send fewer images in one request, "
+            "ask for fewer faces (max_faces), or allow more time.",
             close_connection=close_connection,
         )

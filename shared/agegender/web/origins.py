@@ -53,7 +53,7 @@ class RefuseForeignPages:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        name = _PORT.sub("", host)
+        name = _PORT.sub("", host).lower()
         if "." not in name or name in self._hosts:
             return True
         try:

@@ -3,7 +3,7 @@
 import uvicorn
 from fastapi import FastAPI
 
-from agegender.settings import ServiceSettings
+from agegender.settings import ServiceSettings, UnusableSettings
 from agegender.web.connections import BoundedHeads
 from agegender.web.logs import configure_logs
 
@@ -11,11 +11,11 @@ from agegender.web.logs import configure_logs
 def serve(app: FastAPI, settings: ServiceSettings, port: int) -> None:
     """Serve until SIGTERM, then answer what was accepted and stop.
 
-    Raises `SystemExit` where strangers could reach the service and nothing would stop them.
+    Raises `UnusableSettings` if strangers could reach the service and nothing would stop them.
     """
     configure_logs(settings.log_format, settings.log_level)
     if (reason := settings.why_exposed()) is not None:
-        raise SystemExit(f"error: not started. {reason}")
+        raise UnusableSettings(reason)
     uvicorn.run(
         app,
         host=settings.host,

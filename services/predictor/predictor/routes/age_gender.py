@@ -9,14 +9,16 @@ from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
 from agegender.web.admission import read_in_time
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender.web.disconnects import while_awaited
+from agegender.web.timings import StageSeconds
 from agegender.web.uploads import read_body
 from fastapi import FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from predictor.drawing import annotated
 from predictor.intake import IMAGES_BODY, parsed, sent_images
+from predictor.metrics import STAGE_SECONDS
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Picture
-from predictor.prediction import Array, Stopwatch
+from predictor.prediction import Array
 from predictor.registry import Heads
 from predictor.rooms import Rooms
 
@@ -39,14 +41,16 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def age_gender(request: Request, options: Annotated[FaceOptions, Query()]) -> Response:
         """Images as multipart field `image` (repeatable), one as the raw body, or base64 in JSON.
 
-        `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Nothing is stored.
+        `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Images are not stored; the
+        embedder-proxy may keep embeddings in its cache (`embedding_cache_seconds` of `/info`).
         """
         deadline = Deadline.of_request(request, settings.timeout)
-        watch = Stopwatch()
+        watch = StageSeconds(STAGE_SECONDS)
         picture = wanted_picture(request.headers.get("accept", ""))
         with rooms.bodies.reserved(request, settings.max_request_bytes):
             with watch.stage("read"):
                 images = await sent_images(request, settings.uploads, settings.read_timeout, deadline)
+            deadline = deadline.for_images(len(images))
             if picture and len(images) > 1:
                 raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
             content = await while_awaited(
@@ -59,7 +63,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         images: Sequence[bytes | Problem],
         options: FaceOptions,
         deadline: Deadline,
-        watch: Stopwatch,
+        watch: StageSeconds,
         picture: Picture | None,
     ) -> bytes:
         answer = await predictor.images(images, options, deadline, watch)
@@ -83,7 +87,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def from_embeddings(request: Request, options: Annotated[HeadOptions, Query()]) -> Response:
         """Embeddings of unit length and of the space they name, in the order sent."""
         deadline = Deadline.of_request(request, settings.timeout)
-        watch = Stopwatch()
+        watch = StageSeconds(STAGE_SECONDS)
         most = min(settings.max_request_bytes, settings.max_embeddings * 65536 * _BYTES_A_NUMBER)
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
@@ -103,7 +107,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
         return predictor.checked(sent)
 
     async def answered_embeddings(
-        heads: Heads, embeddings: Array, options: HeadOptions, watch: Stopwatch
+        heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
     ) -> bytes:
         answer = await predictor.embeddings(heads, embeddings, options, watch)
         return await run_in_threadpool(_json, answer)

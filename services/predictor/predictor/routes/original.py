@@ -8,6 +8,7 @@ from agegender.heads.calibration import mean_years
 from agegender.web.admission import read_in_time
 from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender.web.disconnects import while_awaited
+from agegender.web.timings import StageSeconds
 from agegender.web.uploads import read_body
 from agegender.wire import (
     DIMENSION,
@@ -20,7 +21,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from predictor.batching import Probabilities
-from predictor.prediction import Stopwatch
+from predictor.metrics import STAGE_SECONDS
 from predictor.rooms import Rooms
 
 
@@ -43,7 +44,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
     async def original(request: Request) -> Response:
         """A JSON string holding jsonpickle of `{"embeddings": bytes}`, answered in kind; in 512-d spaces."""
         deadline = Deadline.of_request(request, settings.timeout)
-        watch = Stopwatch()
+        watch = StageSeconds(STAGE_SECONDS)
         with rooms.bodies.reserved(request, most):
             with watch.stage("read"):
                 body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
@@ -55,7 +56,7 @@ def add_routes(app: FastAPI, rooms: Rooms) -> None:
             content = await while_awaited(request, answered(embeddings, watch), deadline)
         return Response(content, media_type="application/json")
 
-    async def answered(embeddings: npt.NDArray[np.float32], watch: Stopwatch) -> bytes:
+    async def answered(embeddings: npt.NDArray[np.float32], watch: StageSeconds) -> bytes:
         space = await rooms.proxy.space()
         if space.dimension != DIMENSION:
             raise Problem(

@@ -5,7 +5,6 @@ import { faceCard } from "./cards.js";
 import { element } from "./elements.js";
 import { annotatedPicture, answerOf, curlLine } from "./predict.js";
 import { Stage } from "./stage.js";
-import { withKey } from "/web/key.js";
 
 const part = (id) => document.getElementById(id);
 const camera = new Camera(part("video"));
@@ -88,7 +87,8 @@ function drawAnswer(answer, error, source) {
   const { age, gender } = answer.models;
   part("told").textContent =
     `${Math.round(answer.timings.total)} ms · space ${answer.space.id} · heads ${age === gender ? age : `${age}, ${gender}`}`;
-  tell(`${image.faces.length} ${image.faces.length === 1 ? "face" : "faces"}`);
+  const count = image.faces.length;
+  tell(image.truncated ? `The ${count} largest of ${image.faces_found} faces` : `${count} ${count === 1 ? "face" : "faces"}`);
 }
 
 function choose(index) {
@@ -212,10 +212,3 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer.files.length) take(event.dataTransfer.files);
 });
-
-const info = await fetch("/info", { headers: withKey() }).then((response) => response.json()).catch(() => ({}));
-if (info.embedding_cache_seconds > 0) {
-  const minutes = Math.max(1, Math.round(info.embedding_cache_seconds / 60));
-  part("privacy").textContent = "The picture is sent to this server, answered and forgotten; it is not stored. "
-    + `Numbers that describe its faces stay in a cache for up to ${minutes} minutes, and are then gone.`;
-}

@@ -4,22 +4,33 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import Space
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis, RedisError
 
 from trainer.api.dependencies import Connection, Settings
-from trainer.datasets.catalog import Dataset, dataset_in, datasets
+from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_in, datasets
+from trainer.datasets.contact_sheet import contact_sheet
+from trainer.datasets.grouping import require_recogniser
 from trainer.datasets.original_files import KIND as ORIGINAL
 from trainer.datasets.original_files import original_variants
+from trainer.datasets.regrouping import read_groups
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.progress import Progress, read_progress
-from trainer.extraction.state import ACTIVE, Extraction, ExtractionRequest, read_state, states_of, write_state
+from trainer.extraction.state import (
+    ACTIVE,
+    Extraction,
+    ExtractionRequest,
+    RegroupRequest,
+    read_state,
+    states_of,
+    write_state,
+)
 from trainer.jobs.attempts import enqueue_first, has_jobs
 from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.queues import job_queue
@@ -31,7 +42,16 @@ _EVENT_SECONDS = 0.5
 _AWAY_SECONDS = 2.0
 _PROXY_PATIENCE = 3.0
 _START_SECONDS = 30.0
-_SHARED = ("kind", "mirrored", "shard_size", "min_det_score")
+_SHARED = (
+    "kind",
+    "mirrored",
+    "shard_size",
+    "min_det_score",
+    "genders",
+    "near_duplicates",
+    "subjects_from",
+    "regroup",
+)
 
 
 class ExtractionStatus(Extraction):
@@ -44,6 +64,20 @@ class DatasetStatus(Dataset):
     """A data set, with the progress of its extractions."""
 
     extractions: list[ExtractionStatus]  # type: ignore[assignment]
+
+
+class DuplicateGroup(BaseModel):
+    """Faces that are one subject because they were found to be near-duplicates."""
+
+    subject: str
+    found_by: Literal["photographs", "persons"] = Field(
+        description="photographs: all are copies of one photograph; persons: a recogniser takes them for one "
+        "person"
+    )
+    files: list[str]
+    lowest_cosine: float | None = Field(
+        None, description="of two of its faces, by the recogniser; null where the space has none"
+    )
 
 
 class ImportRequest(BaseModel):
@@ -109,12 +143,13 @@ def extract(
     folder: Folder, settings: Settings, redis: Connection, wanted: ExtractionRequest | None = None
 ) -> ExtractionStatus:
     wanted = wanted or ExtractionRequest()
-    kind = require_kind(folder)
+    kind = require_kind(folder).reading(wanted.genders)
     variant = _one_of(kind.variants(folder), wanted.variant)
     with FacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
     ) as client:
         space = client.space()
+    require_recogniser(space, wanted.near_duplicates, wanted.subjects_from)
     extraction = Extraction(
         dataset=folder.name,
         kind=kind.name,
@@ -123,9 +158,74 @@ def extract(
         mirrored=wanted.mirrored,
         shard_size=wanted.shard_size,
         min_det_score=kind.min_det_score if wanted.min_det_score is None else wanted.min_det_score,
+        genders=wanted.genders,
+        near_duplicates=wanted.near_duplicates,
+        subjects_from=wanted.subjects_from,
     )
     with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
         return start(settings, redis, extraction)
+
+
+@router.post(
+    "/{name}/regroup", status_code=202, summary="Find subjects and folds anew, without embedding again"
+)
+def regroup(
+    folder: Folder, settings: Settings, redis: Connection, options: RegroupRequest | None = None
+) -> ExtractionStatus:
+    """Complete data sets of an earlier release, or take over subjects that the labels name by now."""
+    options = options or RegroupRequest()
+    extracted = _extracted(folder, options.space, options.variant)
+    require_recogniser(extracted.space, options.near_duplicates, options.subjects_from)
+    last = read_state(settings.data_dir, folder.name, extracted.space.id, extracted.variant)
+    known = {} if last is None else last.model_dump(exclude={"id", "problem", "state"})
+    extraction = Extraction.model_validate(
+        {
+            "kind": extracted.meta_data.get("kind", "unknown"),
+            "mirrored": extracted.meta_data.get("mirrored", False),
+            "shard_size": 0,
+            "min_det_score": extracted.meta_data.get("min_det_score", 0.0),
+            **known,
+            "dataset": folder.name,
+            "variant": extracted.variant,
+            "space": extracted.space,
+            "near_duplicates": options.near_duplicates,
+            "subjects_from": options.subjects_from,
+            "regroup": True,
+            "images": extracted.faces,
+        }
+    )
+    with redis.lock(f"agegender:start:{extraction.id}", timeout=_START_SECONDS):
+        return start(settings, redis, extraction)
+
+
+@router.get("/{name}/duplicates", summary="Groups of near-duplicate faces, largest first")
+def duplicates(
+    folder: Folder, settings: Settings, space: str | None = None, variant: str | None = None
+) -> list[DuplicateGroup]:
+    extracted = _extracted(folder, space, variant)
+    groups = read_groups(settings.data_dir, folder.name, extracted.space, extracted.variant)
+    return [DuplicateGroup.model_validate(group) for group in groups]
+
+
+@router.get(
+    "/{name}/duplicates/sheet",
+    summary="The faces of these groups as one JPEG image, a row per group",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+def duplicates_sheet(
+    folder: Folder,
+    settings: Settings,
+    space: str | None = None,
+    variant: str | None = None,
+    first: Annotated[int, Query(ge=0, description="groups to skip")] = 0,
+    groups: Annotated[int, Query(ge=1, le=100, description="groups to draw")] = 30,
+) -> Response:
+    extracted = _extracted(folder, space, variant)
+    found = read_groups(settings.data_dir, folder.name, extracted.space, extracted.variant)
+    image_dir = require_kind(folder).image_dir(folder, extracted.variant)
+    content = contact_sheet(image_dir, found[first : first + groups])
+    return Response(content, media_type="image/jpeg")
 
 
 @router.delete("/{name}/extract", summary="Cancel the extractions of a data set; what is done stays")
@@ -175,6 +275,25 @@ def start(settings: TrainerSettings, redis: Redis, wanted: Extraction) -> Extrac
     extraction = write_state(settings.data_dir, wanted, attempt=attempt, run=secrets.token_hex(4))
     enqueue_first(queue, extraction)
     return _status(settings, redis, extraction)
+
+
+def _extracted(folder: Path, space: str | None, variant: str | None) -> ExtractedSet:
+    """The extracted set that a request names; it need not name what there is only one of."""
+    found = dataset_in(folder)
+    if found is None:
+        raise not_found("data set", folder.name)
+    fitting = [
+        one for one in found.extracted if space in (None, one.space.id) and variant in (None, one.variant)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    choices = ", ".join(f"{one.space.id}/{one.variant}" for one in found.extracted) or "nothing"
+    raise Problem(
+        "invalid-request",
+        422,
+        f"{len(fitting)} extracted sets of {folder.name!r} fit this space and variant; extracted are: "
+        f"{choices}.",
+    )
 
 
 def _one_of(variants: list[str], wanted: str | None) -> str:

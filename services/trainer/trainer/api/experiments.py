@@ -17,16 +17,21 @@ from trainer.experiments.experiment import Experiment, ExperimentRequest, Experi
 from trainer.experiments.faces import (
     choose_extraction,
     choose_folds,
+    exclusive_labels,
+    exclusiveness_warnings,
     labelled,
-    load_labels,
+    load_label_sets,
     require_labels,
     require_validation_parts,
+    validation_warnings,
+    write_merged,
 )
-from trainer.experiments.head_start import require_head_start
+from trainer.experiments.head_start import require_head_start, require_unseen
 from trainer.experiments.promote import promote
 from trainer.experiments.schedule import cancel_jobs, reconcile
 from trainer.experiments.store import (
     FAILURE,
+    MERGED,
     REPORT,
     delete_experiment,
     experiment_dir,
@@ -38,7 +43,7 @@ from trainer.experiments.store import (
     work_dirs,
 )
 from trainer.queues import job_queue
-from trainer.searches.best import chosen_options
+from trainer.searches.best import chosen_options, faces_seen_by_search
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 
@@ -71,12 +76,23 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
     chosen = None if wanted.search is None else chosen_options(data_dir, wanted.search)
     options = wanted.training_options(None if chosen is None else chosen[0])
     space, variant = choose_extraction(data_dir, wanted)
+    exclusive, exclusiveness = exclusive_labels(data_dir, wanted.datasets, space, variant, wanted.overlap)
+    sets = load_label_sets(data_dir, wanted.datasets, space, variant)
+    warnings = exclusiveness_warnings(exclusiveness)
     if wanted.start_from is not None:
         require_head_start(data_dir, wanted.start_from, wanted.datasets, space, options)
-    faces = labelled(load_labels(data_dir, wanted.datasets, space, variant), options)
+        warnings += require_unseen(data_dir, wanted.start_from, sets, wanted.overlap)
+    chosen_by = None if chosen is None else chosen[1]
+    if chosen_by is not None:
+        shared = faces_seen_by_search(data_dir, chosen_by, sets)
+        chosen_by = chosen_by.model_copy(update={"shared_faces": shared})
+    faces = labelled(exclusive, options)
     folds = choose_folds(faces, wanted.folds)
     require_labels(faces, faces.fold, folds, options)
-    require_validation_parts(faces, faces.fold, folds, options.validation)
+    require_validation_parts(faces, faces.fold, folds)
+    warnings += validation_warnings(faces, faces.fold, folds, options.validation)
+    if wanted.overlap == "merge":
+        write_merged(experiment_dir(data_dir, experiment_id) / MERGED, exclusive)
     return Experiment(
         id=experiment_id,
         created=datetime.now(UTC),
@@ -86,9 +102,12 @@ def _completed(data_dir: Path, experiment_id: str, wanted: ExperimentRequest) ->
         folds=folds,
         options=options,
         preset=wanted.preset,
-        chosen_by=None if chosen is None else chosen[1],
+        chosen_by=chosen_by,
         start_from=wanted.start_from,
         refit=wanted.refit,
+        overlap=wanted.overlap,
+        exclusiveness=exclusiveness,
+        warnings=warnings,
     )
 
 

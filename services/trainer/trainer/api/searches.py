@@ -12,16 +12,20 @@ from fastapi.sse import EventSourceResponse
 from trainer.api.dependencies import Connection, Settings
 from trainer.api.events import changes
 from trainer.api.experiments import FORMATS, report_response
+from trainer.datasets.folds import groups_of, unequal
 from trainer.experiments.faces import (
     choose_extraction,
     choose_folds,
+    exclusive_labels,
+    exclusiveness_warnings,
     labelled,
-    load_labels,
     require_labels,
     require_validation_parts,
+    validation_warnings,
+    write_merged,
 )
 from trainer.experiments.request import refused
-from trainer.experiments.store import FAILURE
+from trainer.experiments.store import FAILURE, MERGED
 from trainer.queues import job_queue
 from trainer.searches.faces import require_exact_ages, searched_faces
 from trainer.searches.parameters import preset_parameters, require_options
@@ -76,7 +80,7 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         raise refused("parameters", "Nothing varies; name an option, or leave parameters out.")
     require_options(options, parameters)
     space, variant = choose_extraction(data_dir, wanted)
-    faces = load_labels(data_dir, wanted.datasets, space, variant)
+    faces, exclusiveness = exclusive_labels(data_dir, wanted.datasets, space, variant, wanted.overlap)
     folds = choose_folds(labelled(faces, options), None)
     held_out = folds[-1:] if wanted.held_out is None else sorted(set(wanted.held_out))
     if not set(held_out) < set(folds):
@@ -96,6 +100,9 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         goal=wanted.goal,
         parts=wanted.parts,
         pruning=wanted.pruning,
+        overlap=wanted.overlap,
+        exclusiveness=exclusiveness,
+        warnings=exclusiveness_warnings(exclusiveness),
     )
     try:
         chosen, part_of = searched_faces(faces, search)
@@ -103,7 +110,13 @@ def _completed(data_dir: Path, search_id: str, wanted: SearchRequest) -> Search:
         raise refused("parts", problem.detail) from problem
     require_labels(chosen, part_of, range(search.parts), options, "part")
     require_exact_ages(chosen, part_of, search)
-    require_validation_parts(chosen, part_of, range(search.parts), options.validation)
+    require_validation_parts(chosen, part_of, range(search.parts))
+    parts = range(search.parts)
+    search.warnings.extend(validation_warnings(chosen, part_of, parts, options.validation, "part"))
+    if uneven := unequal(part_of, groups_of(chosen.subject)):
+        search.warnings.append(uneven.replace("folds", "parts"))
+    if wanted.overlap == "merge":
+        write_merged(search_dir(data_dir, search_id) / MERGED, faces)
     return search
 
 

@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+from agegender.datasets import is_dataset_name
 from agegender.files import read_json
-from agegender.spaces import NAME, Space
+from agegender.spaces import Space
 from pydantic import BaseModel, Field
 
 from trainer.datasets.original_files import original_variants
+from trainer.extraction.outcome import summary
 from trainer.extraction.state import Extraction, states_of
 from trainer.labels.kinds import kind_of
+
+log = structlog.get_logger(__name__)
 
 
 class ExtractedSet(BaseModel):
@@ -19,6 +24,7 @@ class ExtractedSet(BaseModel):
     space: Space
     variant: str
     faces: int
+    summary: str = Field("", description="faces of all rows of the labels; what was removed, and why")
     meta_data: dict[str, Any] = Field(description="counts of faces and of everything removed, and why")
 
 
@@ -38,10 +44,14 @@ def datasets(data_dir: Path) -> Iterator[Dataset]:
     if not data_dir.is_dir():
         return
     for folder in sorted(data_dir.iterdir()):
-        if folder.is_dir() and NAME.fullmatch(folder.name):
-            found = dataset_in(folder)
-            if found is not None:
-                yield found
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if not is_dataset_name(folder.name):
+            log.warning("folder not listed: its name is none of a data set", folder=folder.name)
+            continue
+        found = dataset_in(folder)
+        if found is not None:
+            yield found
 
 
 def dataset_in(folder: Path) -> Dataset | None:
@@ -69,7 +79,13 @@ def _extracted(folder: Path) -> Iterator[ExtractedSet]:
         try:
             meta_data = read_json(path)
             yield ExtractedSet(
-                space=meta_data["space"], variant=variant, faces=meta_data["faces"], meta_data=meta_data
+                space=meta_data["space"],
+                variant=variant,
+                faces=meta_data["faces"],
+                summary=meta_data.get("summary") or summary(meta_data["faces"], meta_data.get("removed", {})),
+                meta_data=meta_data,
             )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not written by us, or damaged: it is not offered
+        except (OSError, ValueError, KeyError, TypeError) as error:  # not written by us, or damaged
+            log.warning(
+                "extracted faces not offered: meta-data cannot be read", path=str(path), error=str(error)
+            )

@@ -1,133 +1,170 @@
-"""Near-duplicate faces: pictures so alike that a head which saw one has seen the other."""
+"""Faces that a head must not see on both sides of a split: copies of one photograph, and one person.
 
-from collections.abc import Iterator
+Copies are found by the images' hashes, persons by the part of the embedding that a face recogniser gives.
+Neither threshold is estimated from the data set at hand: both were validated once, on pairs of strangers and
+on copies (docs/datasets.md has the figures).
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from agegender.datasets import IMAGE_HASH_BYTES
+from agegender.spaces import Space
 
 Embeddings = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
+Pairs = npt.NDArray[np.int64]
 
+# Bits of 256 that may differ between copies. Of 96 million pairs of different photographs none came below 48.
+MAX_HASH_DISTANCE = 32
+HASH_BITS = 8 * IMAGE_HASH_BYTES // 2  # of each of the two hashes
 _BLOCK = 2048
 _MAX_PAIRS = 1_000_000
-
-
-# 60 degrees between two faces and less, in steps of 2.5.
-_ANGLES = np.arange(0.0, 60.1, 2.5)
-_MAX_DIFFERING = 0.1
-_MEASURED = 20_000
-_UNMEASURED = 0.7
-# A group of more faces than this share (or count, in small sets) is a chain of look-alikes, no person.
-_LARGEST_SHARE, _LARGEST_COUNT = 0.01, 100
+# A chain of more faces than this is divided, so that look-alikes never join into one group.
+_LONGEST_CHAIN = 30
+_MOST_LINKED = 2000
 
 
 @dataclass(frozen=True)
-class NearDuplicates:
-    """What was found, for the meta-data.
+class Recogniser:
+    """The part of a space's embedding that tells people apart.
 
-    threshold : cosine from which two faces count as the same picture or person.
-    groups, faces : groups of at least two faces, and the faces in them.
+    columns : of the embedding. threshold : cosine of these columns from which two faces are of one person.
     """
 
+    name: str
+    columns: slice
     threshold: float
-    groups: int
-    faces: int
+
+    def vectors(self, embedding: Embeddings) -> Embeddings:
+        """The recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
+        own = np.array(embedding[:, self.columns], dtype=np.float32)
+        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        return own
 
 
-def duplicate_cosine(embedding: Embeddings, gender: npt.NDArray[np.integer], block: int = _BLOCK) -> float:
-    """The lowest cosine from which faces may count as the same, measured by their gender labels.
+# By space: other spaces hold no recogniser's output whose threshold was validated.
+RECOGNISERS = {"human-2": Recogniser("mobileface", slice(2048, 2304), 0.8)}
 
-    Pairs of one person agree in gender but for errors in the labels, pairs of strangers do in half of the
-    cases. So: the lowest cosine, of angles up to 60 degrees in steps of 2.5, such that of all pairs at or
-    above it at most 10 % differ. It ends where look-alikes (babies, mostly) begin, and no space needs a
-    constant of its own. One pair more is forgiven, for small sets. At most 20,000 faces, evenly spaced, are
-    measured; where no gender is known, 0.7 is taken.
 
-    embedding : [faces, dimension], unit norm. gender : [faces], -1 where unknown.
+def recogniser_of(space: Space) -> Recogniser | None:
+    return RECOGNISERS.get(space.id)
+
+
+def photograph_groups(file_sha256: npt.NDArray[np.uint8], image_hash: npt.NDArray[np.uint8]) -> Groups:
+    """Number the copies of one photograph: [faces], the row of the first face of each group.
+
+    Copies have the same bytes, or hashes that differ in at most `MAX_HASH_DISTANCE` bits, one of them perhaps
+    mirrored. Memory is a few blocks, whatever the number of faces.
     """
-    known = np.flatnonzero(gender >= 0)
-    if len(known) == 0:
-        return _UNMEASURED
-    chosen = known[:: max(1, -(-len(known) // _MEASURED))]
-    embedding, gender = embedding[chosen], gender[chosen]
-    edges = np.cos(np.radians(_ANGLES[::-1]))
-    edges[-1] = np.inf  # rounding may take equal faces beyond 1
-    agreeing = np.zeros(len(edges) - 1, dtype=np.int64)
-    differing = np.zeros_like(agreeing)
-    for pairs, cosine in _similar_pairs(embedding, float(edges[0]), block):
-        differ = gender[pairs[0]] != gender[pairs[1]]
-        differing += np.histogram(cosine[differ], edges)[0]
-        agreeing += np.histogram(cosine[~differ], edges)[0]
-    above, differing_above = (np.cumsum(counts[::-1])[::-1] for counts in (agreeing + differing, differing))
-    alike = np.flatnonzero(differing_above <= _MAX_DIFFERING * above + 1)
-    return float(edges[alike[0]]) if len(alike) else 1.0
+    pairs = (found for found, _ in copies(image_hash, image_hash))
+    return join(same_bytes(file_sha256), pairs)
 
 
-def find_near_duplicates(
-    embedding: Embeddings, gender: npt.NDArray[np.integer], block: int = _BLOCK
-) -> tuple[Groups, NearDuplicates]:
-    """Groups of faces that count as the same, numbered as `near_duplicate_groups` does, and what was found.
+def same_bytes(file_sha256: npt.NDArray[np.uint8]) -> Groups:
+    """Number files of the same bytes: [faces], the row of the first of each."""
+    _, first, index = np.unique(file_sha256, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[index.reshape(-1)], dtype=np.int64)
 
-    Starts from `duplicate_cosine`. A space that was trained on gender puts strangers of one gender near each
-    other, and pair by pair they would chain into one group of nearly all faces: so the cosine is raised, by
-    2.5 degrees at a time, until the largest group is one that a person could have.
+
+def copies(
+    first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], block: int = _BLOCK
+) -> Iterator[tuple[Pairs, npt.NDArray[np.int64]]]:
+    """Yield pairs [2, found] of rows of `first` and `second` that are copies, and the bits that differ.
+
+    If both are the same array, each pair comes once. A mirrored copy is one whose hash is near the other's
+    mirrored hash.
     """
-    largest = max(_LARGEST_COUNT, int(_LARGEST_SHARE * len(embedding)))
-    lowest = duplicate_cosine(embedding, gender, block)
-    higher = [float(cosine) for cosine in np.cos(np.radians(_ANGLES[::-1])) if cosine > lowest]
-    for cosine in (lowest, *higher):
-        groups = near_duplicate_groups(embedding, cosine, block)
-        if np.bincount(groups, minlength=1).max() <= largest:
-            break
-    return groups, summarise(groups, cosine)
+    half = first.shape[1] // 2
+    same = first is second
+    for top in range(0, len(first), block):
+        rows = _signs(first[top : top + block, :half])
+        for left in range(top if same else 0, len(second), block):
+            columns = second[left : left + block]
+            agreeing = rows @ _signs(columns[:, :half]).T
+            np.maximum(agreeing, rows @ _signs(columns[:, half:]).T, out=agreeing)
+            row, column = np.nonzero(agreeing >= HASH_BITS - 2 * MAX_HASH_DISTANCE)
+            if same:
+                above_diagonal = row + top < column + left
+                row, column = row[above_diagonal], column[above_diagonal]
+            if len(row):
+                bits = (HASH_BITS - agreeing[row, column]) / 2
+                yield np.stack([row + top, column + left]), bits.astype(np.int64)
 
 
-def near_duplicate_groups(embedding: Embeddings, threshold: float, block: int = _BLOCK) -> Groups:
-    """Number the connected components of faces whose cosine is at least `threshold`.
+def person_groups(
+    vectors: Embeddings, threshold: float, block: int = _BLOCK, longest_chain: int = _LONGEST_CHAIN
+) -> Groups:
+    """Number the faces of one person: [faces], the row of the first face of each group.
 
-    embedding : [faces, dimension], unit norm. Gives [faces]: the row of the first face of each one's group.
-    Memory is a few blocks [block, block] and at most a million pairs, whatever the number of faces.
+    Faces whose cosine is at least `threshold` are joined, also along a chain. A chain of more than
+    `longest_chain` faces is divided into groups in which *all* cosines are at least `threshold` (complete
+    linkage), because a few look-alikes would otherwise join many people.
+
+    vectors : [faces, dimension], unit norm.
     """
-    faces = len(embedding)
-    label = np.arange(faces, dtype=np.int64)
-    pairs: list[npt.NDArray[np.int64]] = []
-    waiting = 0
-    for found, _ in _similar_pairs(embedding, threshold, block):
-        pairs.append(found)
-        waiting += found.shape[1]
-        if waiting > _MAX_PAIRS:
-            label, pairs, waiting = _joined(label, pairs), [], 0
-    return _joined(label, pairs)
+    label = np.arange(len(vectors), dtype=np.int64)
+    label = join(label, _similar_pairs(vectors, threshold, block))
+    names, sizes = np.unique(label, return_counts=True)
+    for name in names[sizes > longest_chain]:
+        rows = np.flatnonzero(label == name)
+        label[rows] = rows[_complete_linkage(vectors[rows], threshold, block)]
+    return label
 
 
-def summarise(groups: Groups, threshold: float) -> NearDuplicates:
-    _, sizes = np.unique(groups, return_counts=True)
-    several = sizes[sizes > 1]
-    return NearDuplicates(threshold, groups=len(several), faces=int(several.sum()))
+def join(label: Groups, pairs: Iterable[Pairs]) -> Groups:
+    """Join the groups of `label` that pairs [2, n] of rows connect; each is named by its first row."""
+    waiting: list[Pairs] = []
+    count = 0
+    for found in pairs:
+        waiting.append(found)
+        count += found.shape[1]
+        if count > _MAX_PAIRS:
+            label, waiting, count = _joined(label, waiting), [], 0
+    return _joined(label, waiting)
 
 
-def _similar_pairs(
-    embedding: Embeddings, threshold: float, block: int
-) -> Iterator[tuple[npt.NDArray[np.int64], Embeddings]]:
-    """Pairs [2, found] of rows and their cosines, block by block of the upper triangle of all cosines."""
-    for top in range(0, len(embedding), block):
-        rows = np.asarray(embedding[top : top + block])
-        for left in range(top, len(embedding), block):
-            cosine = rows @ np.asarray(embedding[left : left + block]).T
-            first, second = np.nonzero(cosine >= threshold)
+def _complete_linkage(vectors: Embeddings, threshold: float, block: int) -> Groups:
+    """As `person_groups`, without chains. Very many faces are first divided by a higher threshold."""
+    if len(vectors) > _MOST_LINKED and threshold < 0.999:
+        higher = threshold + (1 - threshold) / 4
+        return person_groups(vectors, higher, block)
+    if len(vectors) > _MOST_LINKED:  # all the same: nothing to divide
+        return np.zeros(len(vectors), dtype=np.int64)
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import pdist
+
+    distance = np.maximum(pdist(vectors, "cosine"), 0)
+    cluster = fcluster(linkage(distance, "complete"), 1 - threshold, "distance")
+    _, first, index = np.unique(cluster, return_index=True, return_inverse=True)
+    return np.asarray(first[index], dtype=np.int64)
+
+
+def _similar_pairs(vectors: Embeddings, threshold: float, block: int) -> Iterator[Pairs]:
+    """Yield pairs [2, found] of rows, block by block of the upper triangle of all cosines."""
+    for top in range(0, len(vectors), block):
+        rows = vectors[top : top + block]
+        for left in range(top, len(vectors), block):
+            first, second = np.nonzero(rows @ vectors[left : left + block].T >= threshold)
             above_diagonal = first + top < second + left
             if above_diagonal.any():
-                first, second = first[above_diagonal], second[above_diagonal]
-                yield np.stack([first + top, second + left]), cosine[first, second]
+                yield np.stack([first[above_diagonal] + top, second[above_diagonal] + left])
 
 
-def _joined(label: Groups, pairs: list[npt.NDArray[np.int64]]) -> Groups:
-    """Join the groups that pairs connect; each is named by its first row."""
+def _signs(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Bits as -1 and 1, whose product counts agreeing less differing bits."""
+    return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+
+
+def _joined(label: Groups, pairs: list[Pairs]) -> Groups:
     if not pairs:
         return label
+    # Costs a second, which the API need not wait for when it starts.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     first, second = label[np.concatenate(pairs, axis=1)]
     faces = len(label)
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(faces, faces))

@@ -1,6 +1,5 @@
 """Folds that no subject crosses, alike in ages and genders; and validation parts of the same kind."""
 
-import math
 import warnings
 
 import numpy as np
@@ -11,6 +10,9 @@ K = 5
 _DECADE = 10
 _AGE_STRATA = 12  # eleven decades, and unknown
 _ENOUGH = 20
+_UNEQUAL = 1.5
+_MUCH_LARGER = 1.5
+_FAR = 1.6
 
 Integers = npt.NDArray[np.int64]
 
@@ -70,36 +72,71 @@ def stratified_folds(strata: Integers, groups: Integers, k: int = K, seed: int =
     return fold
 
 
-def require_validation(groups: Integers, fraction: float) -> None:
-    """Raises ``too-few-subjects`` 422 where `validation_split` has too few groups for its fraction."""
-    there, needed = len(np.unique(groups)), _parts(fraction)
-    if there < 2:
-        told = "A single subject cannot be divided into training and validation; add faces of other people."
-        raise Problem("too-few-subjects", 422, told)
-    if there < needed:
-        raise Problem(
-            "too-few-subjects",
-            422,
-            f"Besides the left-out fold there are {there} subjects (or groups of near-duplicate faces); a "
-            f"validation part of {fraction:g} needs {needed}. Make validation at least "
-            f"{math.ceil(100 / there) / 100:g}, or add faces of more people.",
-        )
+def unequal(fold: npt.NDArray[np.integer], groups: Integers) -> str | None:
+    """A sentence if the largest fold has more than `_UNEQUAL` times the faces of the smallest, else None."""
+    sizes = np.unique(fold, return_counts=True)[1]
+    if sizes.max() <= max(_UNEQUAL * sizes.min(), sizes.min() + 2):
+        return None
+    _, faces = np.unique(groups, return_counts=True)
+    return (
+        f"The folds have {sizes.min()} to {sizes.max()} faces, because no subject is divided and the largest "
+        f"has {faces.max()} of {len(groups)} faces."
+    )
 
 
 def validation_split(
     strata: Integers, groups: Integers, fraction: float = 0.1, seed: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Mask of the faces that validate: about `fraction` of them, no group on both sides, alike in strata.
+    """Mask of the faces of the validation split: the part nearest to `fraction` that divides no group.
 
-    Raises ``too-few-subjects`` 422.
+    Groups that are much larger than the split should be stay in training. Only if what is left is too small
+    is one of them taken, the smallest; training always keeps at least as many faces as validate. Alike in
+    strata as far as groups allow; deterministic. `validation_note` says if the part is far from `fraction`.
+
+    Raises ``too-few-subjects`` 422 for a single group.
     """
-    require_validation(groups, fraction)
-    return np.asarray(stratified_folds(strata, groups, k=_parts(fraction), seed=seed) == 0)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    require_validation(groups)
+    aim = fraction * len(groups)
+    small = sizes <= max(1.0, _MUCH_LARGER * aim)
+    rows = np.flatnonzero(small[group])
+    parts = max(1 if not small.all() else 2, round(len(rows) / aim))
+    parts = min(parts, int(np.count_nonzero(small)))
+    candidates: list[npt.NDArray[np.int64]] = []
+    if parts > 1:
+        fold = stratified_folds(strata[rows], group[rows], parts, seed)
+        candidates += [rows[fold == number] for number in range(parts)]
+    elif parts == 1:
+        candidates.append(rows)
+    if not small.all():
+        large = np.flatnonzero(~small)
+        candidates.append(np.flatnonzero(group == large[np.argmin(sizes[large])]))
+    possible = [part for part in candidates if 2 * len(part) <= len(groups)]
+    chosen = min(possible, key=lambda part: abs(len(part) - aim))  # of equally near ones the first
+    mask = np.zeros(len(groups), dtype=np.bool_)
+    mask[chosen] = True
+    return mask
 
 
-def _parts(fraction: float) -> int:
-    """Of which one validates."""
-    return max(2, round(1 / fraction))
+def require_validation(groups: Integers) -> None:
+    """Raise ``too-few-subjects`` 422 if there is only one group, of which no split can be made."""
+    if len(np.unique(groups)) < 2:
+        raise Problem(
+            "too-few-subjects",
+            422,
+            "A single subject cannot be divided into training and validation; add faces of other people.",
+        )
+
+
+def validation_note(validation: int, training: int, fraction: float) -> str | None:
+    """A sentence if a validation split is much larger or smaller than `fraction` of all, else None."""
+    share = validation / (validation + training)
+    if fraction / _FAR <= share <= fraction * _FAR:
+        return None
+    return (
+        f"{validation} of {validation + training} faces validate ({share:.0%} where {fraction:.0%} was "
+        "requested), because no subject is divided; add faces of more people."
+    )
 
 
 def _without_rare(strata: Integers, k: int) -> Integers:

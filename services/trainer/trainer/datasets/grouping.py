@@ -1,47 +1,200 @@
-"""Who must stay together, and in which fold: completes a data set that was just extracted."""
+"""Which faces must stay together, and in which fold: completes a data set that was just extracted."""
 
-from dataclasses import asdict, replace
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
+from agegender.datasets import EmbeddingSet, FaceLabels
+from agegender.errors import Problem
+from agegender.spaces import Space
 
-from trainer.datasets.duplicates import find_near_duplicates
-from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
+from trainer.datasets.duplicates import (
+    HASH_BITS,
+    MAX_HASH_DISTANCE,
+    RECOGNISERS,
+    Groups,
+    join,
+    person_groups,
+    photograph_groups,
+    recogniser_of,
+)
+from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds, unequal
+from trainer.extraction.state import NearDuplicates
 from trainer.labels.labelled import NO_FOLD
 
+AUTOMATIC = "near-duplicates-"  # begins the names of subjects that were found, not labelled
 
-def with_folds(faces: EmbeddingSet) -> tuple[EmbeddingSet, dict[str, Any]]:
-    """The faces with a subject for near-duplicates of unknown subject, and a fold for each.
 
-    Folds are the data set's own where it has them, else five, stratified by decade of age × gender and
-    grouped by subject. Beside them goes what the meta-data tell of it. Deterministic.
+@dataclass(frozen=True)
+class Grouping:
+    """How faces of unknown subject are grouped.
+
+    near_duplicates : None is `persons` where the space has a recogniser or `subjects` are given, else
+        `photographs`.
+    subjects : file → subject, found in another space of the same data set; counts for faces without one.
+    subjects_from : that space's id.
     """
-    unknown = np.flatnonzero(faces.subject == "")
-    everyone = len(unknown) == len(faces)  # then no copy: the embeddings may be a mapped file
-    embedding = faces.embedding if everyone else faces.embedding[unknown]
-    groups, found = find_near_duplicates(embedding, faces.gender[unknown])
-    faces = replace(faces, subject=_named(faces.subject, unknown, groups))
-    told: dict[str, Any] = {
+
+    near_duplicates: NearDuplicates | None = None
+    subjects: Mapping[str, str] | None = None
+    subjects_from: str | None = None
+
+
+def require_recogniser(
+    space: Space, near_duplicates: NearDuplicates | None, subjects_from: str | None
+) -> None:
+    """Raise ``no-recogniser`` 422 if persons are asked for where none can be found."""
+    if near_duplicates == "persons" and subjects_from is None and recogniser_of(space) is None:
+        raise Problem(
+            "no-recogniser",
+            422,
+            f"The space {space.id} holds no face recogniser's output, so persons cannot be found in it; "
+            f"{', '.join(RECOGNISERS)} does. Extract the data set there and give subjects_from, add a column "
+            "subject to the labels, or take near_duplicates=photographs.",
+        )
+
+
+def with_folds(faces: EmbeddingSet, grouping: Grouping | None = None) -> tuple[EmbeddingSet, dict[str, Any]]:
+    """The faces with a subject for near-duplicates, and a fold for each; and meta-data about both.
+
+    Copies of one photograph become one subject, whatever their labels; faces of unknown subject that a
+    recogniser takes for one person become one, too. Folds are the data set's own if it has them, otherwise
+    five, stratified by decade of age × gender and grouped by subject. Deterministic.
+
+    Raises ``no-recogniser`` and ``too-few-subjects`` 422.
+    """
+    grouping = grouping or Grouping()
+    require_recogniser(faces.space, grouping.near_duplicates, grouping.subjects_from)
+    faces, found = _grouped(faces, grouping)
+    meta_data: dict[str, Any] = {
         "subjects": len(np.unique(groups_of(faces.subject))),
-        "near_duplicates": asdict(found),
+        "near_duplicates": found,
     }
     if (faces.fold != NO_FOLD).all():
-        return faces, {**told, "folds": "of the data set"}
+        return faces, {**meta_data, "folds": "of the data set"}
     strata = strata_of(faces.age_low, faces.age_high, faces.gender)
     fold = stratified_folds(strata, groups_of(faces.subject), K)
-    return replace(faces, fold=fold), {
-        **told,
-        "folds": f"{K}, stratified by age and gender, grouped by subject",
+    meta_data["folds"] = f"{K}, stratified by age and gender, grouped by subject"
+    if warning := unequal(fold, groups_of(faces.subject)):
+        meta_data["warning"] = warning
+    return replace(faces, fold=fold), meta_data
+
+
+def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dict[str, Any]]:
+    recogniser = recogniser_of(faces.space)
+    mode = grouping.near_duplicates
+    if mode is None:
+        mode = "persons" if recogniser or grouping.subjects_from else "photographs"
+    labelled = faces.subject
+    found: dict[str, Any] = {"method": mode}
+    if faces.has_hashes:
+        photograph = photograph_groups(faces.file_sha256, faces.image_hash)
+        faces = replace(faces, photograph=photograph.astype(np.int32))
+        found["photographs"] = {
+            **group_counts(photograph),
+            "bits": HASH_BITS,
+            "most_differing": MAX_HASH_DISTANCE,
+        }
+    else:
+        photograph = np.arange(len(faces))
+        found["photographs"] = "not sought: the images' hashes are not known"
+    if mode == "off":
+        return faces, found
+    if grouping.subjects is not None and mode == "persons":
+        labelled = _filled(labelled, faces.file, grouping.subjects)
+        found["persons"] = {"subjects_from": grouping.subjects_from}
+    elif recogniser is not None and mode == "persons":
+        unknown = np.flatnonzero(labelled == "")
+        embedding = faces.embedding if len(unknown) == len(faces) else faces.embedding[unknown]
+        persons = person_groups(recogniser.vectors(embedding), recogniser.threshold)
+        found["persons"] = {
+            **group_counts(persons),
+            "recogniser": recogniser.name,
+            "threshold": recogniser.threshold,
+        }
+        photograph = join(photograph, [np.stack([unknown, unknown[persons]])])
+    subject = joined_subjects(labelled, photograph, faces.file)
+    return replace(faces, subject=subject), {**found, **group_counts(_automatic(subject))}
+
+
+def joined_subjects(
+    subject: npt.NDArray[np.str_], group: Groups, file: npt.NDArray[np.str_]
+) -> npt.NDArray[np.str_]:
+    """One subject for each set of faces that share a subject or a group.
+
+    It takes the first of its labelled names, in alphabetical order, otherwise one that is derived from its
+    first file's name. A face alone that has no name gets none.
+    """
+    whole = join(np.asarray(group, np.int64), [_same_subject(subject)])
+    names = subject.astype(object)
+    for rows in _groups_of_several(whole):
+        known = sorted(set(subject[rows].tolist()) - {""})
+        digest = hashlib.sha256(str(file[rows[0]]).encode()).hexdigest()[:12]
+        names[rows] = known[0] if known else f"{AUTOMATIC}{digest}"
+    return names.astype(np.str_)
+
+
+def group_counts(group: Groups) -> dict[str, int]:
+    """Groups of at least two faces, the faces in them, and the faces of the largest."""
+    _, sizes = np.unique(group, return_counts=True)
+    several = sizes[sizes > 1]
+    return {
+        "groups": len(several),
+        "faces": int(several.sum()),
+        "largest": int(several.max()) if len(several) else 0,
     }
 
 
-def _named(
-    subject: npt.NDArray[np.str_], unknown: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
+def found_groups(faces: FaceLabels, vectors: npt.NDArray[np.float32] | None) -> Iterator[dict[str, Any]]:
+    """Describe each group of near-duplicates, largest first, for somebody who looks at them.
+
+    vectors : of the space's recogniser; None leaves the cosine unknown.
+    """
+    is_copy = len(faces.photograph) == len(faces)
+    photograph = faces.photograph if is_copy else np.arange(len(faces))
+    group = join(np.asarray(photograph, np.int64), [_same_subject(_only_automatic(faces.subject))])
+    for rows in sorted(_groups_of_several(group), key=len, reverse=True):
+        entry: dict[str, Any] = {
+            "subject": str(faces.subject[rows[0]]),
+            "found_by": "photographs" if len(set(photograph[rows].tolist())) == 1 else "persons",
+            "files": faces.file[rows].tolist(),
+        }
+        if vectors is not None:
+            # A group of copies may be of any size: the first hundred say enough.
+            own = vectors[rows[:100]]
+            entry["lowest_cosine"] = round(float((own @ own.T).min()), 4)
+        yield entry
+
+
+def _filled(
+    subject: npt.NDArray[np.str_], file: npt.NDArray[np.str_], subjects: Mapping[str, str]
 ) -> npt.NDArray[np.str_]:
-    names, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    several = sizes[index] > 1
-    named = subject.astype(object)
-    named[unknown[several]] = [f"near-duplicates-{names[group]:06d}" for group in index[several]]
-    return named.astype(np.str_)
+    return np.array(
+        [own or subjects.get(name, "") for own, name in zip(subject.tolist(), file.tolist(), strict=True)],
+        dtype=np.str_,
+    )
+
+
+def _same_subject(subject: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
+    """Pairs [2, faces] of each face and the first of its subject."""
+    group = groups_of(subject)
+    _, first, index = np.unique(group, return_index=True, return_inverse=True)
+    return np.stack([np.arange(len(subject)), first[index]])
+
+
+def _only_automatic(subject: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    return np.where(np.char.startswith(subject, AUTOMATIC), subject, "")
+
+
+def _automatic(subject: npt.NDArray[np.str_]) -> Groups:
+    return groups_of(_only_automatic(subject))
+
+
+def _groups_of_several(group: Groups) -> list[npt.NDArray[np.int64]]:
+    """Rows of each group that has more than one."""
+    order = np.argsort(group, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return [one for one in rows if len(one) > 1]

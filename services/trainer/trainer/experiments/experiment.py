@@ -1,11 +1,12 @@
 """What an experiment is: the request, completed, as `experiments/<id>/experiment.json` keeps it."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from agegender.spaces import Space
 from pydantic import BaseModel, Field, StrictInt
 
+from trainer.datasets.exclusiveness import Overlap
 from trainer.experiments.request import TrainingRequest
 from trainer.training.config import Objective, Preset, TrainingOptions
 
@@ -38,6 +39,10 @@ class ChosenBy(BaseModel):
     trials: int = Field(description="that were compared")
     datasets: list[str]
     held_out: list[int] = Field(description="folds that the search never looked at")
+    shared_faces: int | None = Field(
+        None,
+        description="of this experiment, in other data sets that the search looked at; null: not counted",
+    )
 
 
 class Experiment(BaseModel):
@@ -54,6 +59,11 @@ class Experiment(BaseModel):
     chosen_by: ChosenBy | None = None
     start_from: str | None = None
     refit: bool = False
+    overlap: Overlap = "allow"  # of records of earlier releases, which were not checked
+    exclusiveness: dict[str, Any] | None = Field(
+        None, description="what was checked when it was created, and found; null: nothing was checked"
+    )
+    warnings: list[str] = Field(default_factory=list)
     promote: bool = Field(False, description="serve the better one, once its refits are done")
     cancelled: bool = False
 
@@ -102,3 +112,6 @@ class ExperimentStatus(BaseModel):
     folds: list[FoldStatus]
     refits: list[RefitStatus] = Field(default_factory=list, description="where `refit` was asked for")
     promoted: dict[str, str] = Field(default_factory=dict, description="task → version, where promoted")
+    warnings: list[str] = Field(
+        default_factory=list, description="what to know of its folds and of what could not be checked"
+    )

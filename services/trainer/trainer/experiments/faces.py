@@ -1,8 +1,9 @@
 """Which extracted faces an experiment trains on."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,19 @@ from agegender.datasets import (
     read_labels,
 )
 from agegender.errors import Problem
+from agegender.files import read_npz, write_npz
 from agegender.heads.head import Task
 from agegender.spaces import Space
 
 from trainer.datasets.catalog import ExtractedSet, dataset_in
 from trainer.datasets.combine import combine, combine_labels
-from trainer.datasets.folds import groups_of, require_validation
+from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
+from trainer.datasets.folds import groups_of, require_validation, validation_note, validation_split
 from trainer.experiments.request import TrainingRequest, refused
 from trainer.labels.kinds import dataset_folder
 from trainer.training.config import TrainingOptions
 
+_FEW_SUBJECTS = 500
 Faces = TypeVar("Faces", bound=FaceLabels)
 
 
@@ -82,16 +86,88 @@ def _one_variant(name: str, there: list[str], wanted: str | None) -> str:
     raise refused("variant", f"{name} was extracted from {asked} {', '.join(there)}; choose one of these.")
 
 
-def load_faces(data_dir: Path, datasets: list[str], space: Space, variant: str) -> EmbeddingSet:
-    """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409."""
+def load_faces(
+    data_dir: Path, datasets: list[str], space: Space, variant: str, merged_subjects: Path | None = None
+) -> EmbeddingSet:
+    """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
+
+    merged_subjects : the file of `write_merged`, if overlapping faces were merged.
+    """
     sets = _read(read_embedding_set, data_dir, datasets, space, variant)
-    return next(iter(sets.values())) if len(sets) == 1 else combine(sets)
+    faces = next(iter(sets.values())) if len(sets) == 1 else combine(sets)
+    return faces if merged_subjects is None else _with_merged(faces, merged_subjects)
 
 
 def load_labels(data_dir: Path, datasets: list[str], space: Space, variant: str) -> FaceLabels:
     """The same without the embeddings, for who does not train."""
-    sets = _read(read_labels, data_dir, datasets, space, variant)
+    return as_one(load_label_sets(data_dir, datasets, space, variant))
+
+
+def load_label_sets(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, FaceLabels]:
+    """The labels of each data set, by name. Raises ``bad-dataset`` 409."""
+    return _read(read_labels, data_dir, datasets, space, variant)
+
+
+def as_one(sets: dict[str, FaceLabels]) -> FaceLabels:
     return next(iter(sets.values())) if len(sets) == 1 else combine_labels(sets)
+
+
+def exclusive_labels(
+    data_dir: Path, datasets: list[str], space: Space, variant: str, overlap: Overlap
+) -> tuple[FaceLabels, dict[str, Any]]:
+    """The labels of all data sets as one, checked, and what is kept of the check.
+
+    With `overlap` "merge" their subjects and folds are those that `write_merged` writes. Raises
+    ``overlapping-faces`` 409 with "refuse", and ``bad-dataset`` 409.
+    """
+    sets = load_label_sets(data_dir, datasets, space, variant)
+    faces = as_one(sets)
+    result = check(faces, sets)
+    if overlap == "refuse":
+        require_exclusive(result)
+    report = result.report(overlap)
+    if overlap == "merge":
+        subject, fold = merged(faces, result.group)
+        report["moved"] = int((fold != faces.fold).sum())
+        faces = replace(faces, subject=subject, fold=fold)
+    return faces, report
+
+
+def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
+    """What the check of `exclusive_labels` found without refusing it, and what it could not check."""
+    warnings = []
+    if report["found"] and report["overlap"] == "allow":
+        warnings.append(f"In several folds or under several subjects are {described(report['found'])}.")
+    if report["found"] and report["overlap"] == "merge":
+        warnings.append(
+            f"Merged were {described(report['found'])}; {report['moved']:,} faces changed their fold."
+        )
+    warnings += [
+        f"Copies of images in {name} were not sought, because it was extracted without their hashes; run "
+        f"`agegender regroup {name}`."
+        for name in report["not_checked"]
+    ]
+    return warnings
+
+
+def write_merged(path: Path, faces: FaceLabels) -> None:
+    """Keep the subjects and folds of merged data sets, so that all jobs use the same."""
+    write_npz(path, {"file": faces.file, "subject": faces.subject, "fold": faces.fold})
+
+
+def _with_merged(faces: EmbeddingSet, path: Path) -> EmbeddingSet:
+    try:
+        arrays = read_npz(path)
+        same = np.array_equal(arrays["file"], faces.file)
+    except (OSError, KeyError, ValueError) as error:
+        raise Problem("bad-dataset", 409, f"{path}: {error}; start the experiment again.") from error
+    if not same:
+        raise Problem(
+            "bad-dataset",
+            409,
+            "A data set was extracted again after its subjects were merged; start the experiment again.",
+        )
+    return replace(faces, subject=arrays["subject"], fold=arrays["fold"])
 
 
 def _read(
@@ -139,7 +215,7 @@ def choose_folds(faces: FaceLabels, wanted: list[int] | None) -> list[int]:
 
 
 def require_validation_parts(
-    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int], fraction: float
+    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int]
 ) -> None:
     """Raises ``invalid-request`` 422 where a validation part cannot be taken from all but one of `parts`.
 
@@ -147,9 +223,31 @@ def require_validation_parts(
     """
     for part in parts:
         try:
-            require_validation(groups_of(faces.subject[part_of != part]), fraction)
+            require_validation(groups_of(faces.subject[part_of != part]))
         except Problem as problem:
             raise refused("validation", problem.detail) from problem
+
+
+def validation_warnings(
+    faces: FaceLabels,
+    part_of: npt.NDArray[np.integer],
+    parts: Iterable[int],
+    fraction: float,
+    kind: str = "fold",
+) -> list[str]:
+    """Say beside which held-out parts the validation split will be far from `fraction`.
+
+    A look at the sizes alone, which is quick: it says nothing about data sets of more than a few subjects.
+    """
+    warnings = []
+    for part in parts:
+        groups = groups_of(faces.subject[part_of != part])
+        if len(np.unique(groups)) <= _FEW_SUBJECTS:
+            validates = validation_split(np.zeros_like(groups), groups, fraction)
+            note = validation_note(int(validates.sum()), int((~validates).sum()), fraction)
+            if note is not None:
+                warnings.append(f"{kind.capitalize()} {part}: {note}")
+    return warnings
 
 
 def require_labels(

@@ -11,7 +11,7 @@ from agegender.datasets import EmbeddingSet
 from agegender.files import write_json, write_npz, write_safetensors
 from agegender.heads.head import Task, over_years
 
-from trainer.datasets.folds import groups_of, strata_of, validation_split
+from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
 from trainer.experiments.head_start import WEIGHTS, read_head_start
@@ -79,6 +79,7 @@ def run_fold(
     metrics = {
         "fold": fold,
         "faces": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
+        "validation_note": validation_note(len(parts.validation), len(parts.train), options.validation),
         "best_epochs": bank.best_epochs,
         "curve": bank.curve,
         "splits": {

@@ -3,8 +3,8 @@
 import json
 from typing import Any, Literal
 
+from agegender.datasets import is_dataset_name
 from agegender.errors import Problem
-from agegender.spaces import NAME
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from trainer.datasets.exclusiveness import Overlap
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
 _GROUPS = ("head", "optimizer", "loss", "augmentation")
@@ -42,6 +43,11 @@ class TrainingRequest(BaseModel):
     optimizer: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
     augmentation: dict[str, Any] | None = None
+    overlap: Overlap = Field(
+        "refuse",
+        description="if faces of one photograph or subject are in several folds, or in several data sets: "
+        "`refuse`; `merge` them into one subject, in one fold; or `allow` it, which the report states",
+    )
 
     @field_validator("dataset")
     @classmethod
@@ -50,7 +56,7 @@ class TrainingRequest(BaseModel):
         if not names or len(set(names)) != len(names):
             raise ValueError("one or more different data sets")
         for name in names:
-            if not NAME.fullmatch(name):
+            if not is_dataset_name(name):
                 raise ValueError(f"{name!r} is no name of a data set")
         return names
 

@@ -25,6 +25,7 @@ from trainer.experiments.experiment import (
 METRICS, PROGRESS, FAILURE = "metrics.json", "progress.json", "failure.json"
 BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
 REPORT, PROMOTED = "report.json", "promoted.json"
+MERGED = "merged-subjects.npz"
 
 
 def new_id(idempotency_key: str | None) -> str:
@@ -39,6 +40,11 @@ def experiment_dir(data_dir: Path, experiment_id: str) -> Path:
     if not NAME.fullmatch(experiment_id):
         raise not_found("experiment", experiment_id)
     return data_dir / "experiments" / experiment_id
+
+
+def merged_subjects(data_dir: Path, experiment: Experiment) -> Path | None:
+    """Where its merged subjects are, for `load_faces`; None if none were merged."""
+    return experiment_dir(data_dir, experiment.id) / MERGED if experiment.overlap == "merge" else None
 
 
 def fold_dir(data_dir: Path, experiment_id: str, fold: int) -> Path:
@@ -143,6 +149,7 @@ def experiment_status(data_dir: Path, experiment: Experiment) -> ExperimentStatu
         folds=folds,
         refits=refits,
         promoted=read_optional(directory / PROMOTED) or {},
+        warnings=experiment.warnings,
     )
 
 

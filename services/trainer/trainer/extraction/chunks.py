@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from agegender.datasets import IMAGE_HASH_BYTES, SHA256_BYTES
 from agegender.files import read_npz, write_npz
 
-from trainer.extraction.state import CHUNK, Extraction, shard_path
+from trainer.extraction.state import CHUNK, Extraction
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Chunk:
     faces : [kept], int32; how many were found in the image.
     chosen : [kept], int32; which of them was taken, in the proxy's order (largest first).
     mirror_found : [kept], bool; where False, embedding_mirrored repeats the embedding.
+    file_sha256, image_hash : [kept, 32] and [kept, 64], uint8; as in `agegender.datasets.FaceLabels`. They
+        have no rows in chunks that an earlier release wrote.
     removed_row : [removed], int32. reason : [removed], the `Reason`.
     """
 
@@ -29,19 +32,20 @@ class Chunk:
     faces: npt.NDArray[np.int32]
     chosen: npt.NDArray[np.int32]
     mirror_found: npt.NDArray[np.bool_]
+    file_sha256: npt.NDArray[np.uint8]
+    image_hash: npt.NDArray[np.uint8]
     removed_row: npt.NDArray[np.int32]
     reason: npt.NDArray[np.str_]
 
 
-def chunk_dir(work: Path, extraction: Extraction, shard: int) -> Path:
-    """Named by everything that its chunks depend on, so that one of other labels is never taken."""
+def chunk_paths(work: Path, extraction: Extraction, shard: bytes, images: int) -> list[Path]:
+    """Return the files of all chunks of a shard, whether they exist or not.
+
+    shard : the content of its file, with so many images. The folder is named by everything that the chunks
+    depend on, so that a chunk made from other labels is never taken.
+    """
     depends = [str(extraction.space), extraction.mirrored, extraction.min_det_score, extraction.kind, CHUNK]
-    content = repr(depends).encode() + shard_path(work, shard).read_bytes()
-    return work / hashlib.sha256(content).hexdigest()[:16]
-
-
-def chunk_paths(directory: Path, images: int) -> list[Path]:
-    """Of all chunks that a shard of so many images has."""
+    directory = work / hashlib.sha256(repr(depends).encode() + shard).hexdigest()[:16]
     return [directory / f"chunk-{number:04d}.npz" for number in range(-(-images // CHUNK))]
 
 
@@ -50,5 +54,9 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
 
 
 def read_chunk(path: Path) -> Chunk:
-    arrays = read_npz(path)
+    none = {
+        "file_sha256": np.zeros((0, SHA256_BYTES), np.uint8),
+        "image_hash": np.zeros((0, IMAGE_HASH_BYTES), np.uint8),
+    }
+    arrays = {**none, **read_npz(path)}
     return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})

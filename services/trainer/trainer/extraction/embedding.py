@@ -1,9 +1,11 @@
 """From images to the embeddings of their labelled faces, through the embedder-proxy."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from agegender.errors import Problem
@@ -11,6 +13,7 @@ from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
+from trainer.datasets.image_hashes import hash_image, stacked_hashes
 from trainer.extraction.chunks import Chunk
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.selection import labelled_face, same_face_mirrored
@@ -25,6 +28,7 @@ def embed_images(
     client: FacesClient,
     extraction: Extraction,
     image_dir: Path,
+    data_dir: Path,
     images: Sequence[LabelledImage],
     first_row: int,
     *,
@@ -32,12 +36,21 @@ def embed_images(
 ) -> Chunk:
     """Send the images of one chunk and choose the labelled face of each.
 
+    data_dir : links may lead to files below it, or below the image folder.
     first_row : position of the first image in its shard. The requests depend on the images alone, never on
     what else is in flight. Raises what `FacesClient.faces` raises.
     """
-    root = image_dir.resolve()
-    checked = [_readable(root, image.file) for image in images]
-    contents = (path.read_bytes() for path in checked if isinstance(path, Path))
+    roots = (image_dir.resolve(), data_dir.resolve())
+    checked = [_readable(roots, image.file) for image in images]
+    hashes: dict[Path, tuple[bytes, bytes]] = {}
+
+    def read(path: Path) -> bytes:
+        """The bytes that are embedded; hashed as they pass, so that the hashes belong to them."""
+        content = path.read_bytes()
+        hashes[path] = _hashes(content)
+        return content
+
+    contents = (read(path) for path in checked if isinstance(path, Path))
     answers = iter(client.faces(contents, extraction.space))
     kept: list[tuple[int, Path, ImageFaces, int]] = []
     removed: list[tuple[int, Reason]] = []
@@ -53,6 +66,7 @@ def embed_images(
     faces = [found.faces[chosen] for _, _, found, chosen in kept]
     mirrors = _mirrored_faces(client, extraction, [path for _, path, *_ in kept], faces)
     shape = (-1, extraction.space.dimension)
+    hashed = stacked_hashes([hashes[path] for _, path, *_ in kept])
     return Chunk(
         row=np.array([row for row, *_ in kept], dtype=np.int32),
         embedding=np.array([face.embedding for face in faces], dtype=np.float32).reshape(shape),
@@ -60,22 +74,41 @@ def embed_images(
             [(mirror or face).embedding for mirror, face in zip(mirrors, faces, strict=False)],
             dtype=np.float32,
         ).reshape(shape),
-        faces=np.array([len(found.faces) for _, _, found, _ in kept], dtype=np.int32),
+        faces=np.array([found.faces_found for _, _, found, _ in kept], dtype=np.int32),
         chosen=np.array([chosen for *_, chosen in kept], dtype=np.int32),
         mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
+        file_sha256=hashed.file_sha256,
+        image_hash=hashed.image_hash,
         removed_row=np.array([row for row, _ in removed], dtype=np.int32),
         reason=np.array([reason.value for _, reason in removed], dtype=np.str_),
     )
 
 
-def _readable(root: Path, file: str) -> Path | Reason:
-    path = (root / file).resolve()
-    if not path.is_relative_to(root):  # a link that leads out of the data set
-        return Reason.BAD_FILE_NAME
-    if not path.is_file():
+def _hashes(content: bytes) -> tuple[bytes, bytes]:
+    """An image that only the embedder can read is like no other: its bytes' hash stands for what it shows."""
+    try:
+        return hash_image(content)
+    except Problem:
+        digest = hashlib.sha256(content).digest()
+        return digest, digest + digest
+
+
+def _readable(roots: Sequence[Path], file: str) -> Path | Reason:
+    """The file behind a name in the first folder; links may lead to any of the folders."""
+    try:
+        # Archives made on a Mac have é as two characters where a table has one, or the other way round.
+        forms = [roots[0] / form for form in (file, normalize("NFC", file), normalize("NFD", file))]
+        path = next((form for form in forms if form.exists()), forms[0]).resolve()
+        if not any(path.is_relative_to(root) for root in roots):
+            return Reason.LINK_OUTSIDE
+        if not path.is_file():
+            return Reason.IMAGE_MISSING
+        if path.stat().st_size > _LIMITS.max_bytes:
+            return Reason.IMAGE_TOO_LARGE
+    except RuntimeError:  # links in a circle
         return Reason.IMAGE_MISSING
-    if path.stat().st_size > _LIMITS.max_bytes:
-        return Reason.IMAGE_TOO_LARGE
+    except OSError:
+        return Reason.UNREADABLE_IMAGE
     return path if os.access(path, os.R_OK) else Reason.UNREADABLE_IMAGE
 
 
@@ -86,7 +119,7 @@ def _chosen(
         return Reason.IMAGE_TOO_LARGE if answer.slug in _TOO_LARGE else Reason.UNREADABLE_IMAGE
     if not answer.faces:
         return Reason.NO_FACE
-    if one_face_only and len(answer.faces) > 1:
+    if one_face_only and answer.faces_found > 1:
         return Reason.SEVERAL_FACES
     chosen = labelled_face(answer)
     if answer.faces[chosen].det_score < min_det_score:

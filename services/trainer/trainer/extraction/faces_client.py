@@ -1,7 +1,7 @@
 """The embedder-proxy as extraction sees it: images in, faces out, waiting where it says so."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Self
 
 import httpx
@@ -23,7 +23,7 @@ IMAGE_PROBLEMS = frozenset(
         "body-too-large",
     }
 )
-_WAIT_AND_ASK_AGAIN = frozenset({429, 502, 503, 504})
+_AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT = 30.0
 _REQUEST_BYTES = 32 * 1024**2  # what one thread holds in memory; below the proxy's limit
 _REQUEST_IMAGES = 8  # done before the proxy gives up, also with several workers on a slow machine
@@ -73,9 +73,10 @@ class FacesClient:
     def _faces(self, images: Sequence[bytes], space: Space) -> Sequence[ImageFaces | Problem]:
         files = [("image", (str(number), image)) for number, image in enumerate(images)]
         try:
-            answer = self._ask("POST", "/faces", files=files)
+            answer = self._ask("POST", "/faces", files, again=_AGAIN if len(images) == 1 else _AGAIN - {504})
         except Problem as problem:
-            if problem.slug not in IMAGE_PROBLEMS:
+            # What is too much work for one request may be answered one by one.
+            if problem.slug not in IMAGE_PROBLEMS and (problem.status != 504 or len(images) == 1):
                 raise
             if len(images) == 1:
                 return [problem]
@@ -93,7 +94,11 @@ class FacesClient:
         ]
 
     def _ask(
-        self, method: str, path: str, files: list[tuple[str, tuple[str, bytes]]] | None = None
+        self,
+        method: str,
+        path: str,
+        files: list[tuple[str, tuple[str, bytes]]] | None = None,
+        again: Set[int] = _AGAIN,
     ) -> httpx.Response:
         waited, backoff = 0.0, 0.5
         while True:
@@ -103,7 +108,7 @@ class FacesClient:
                     return answer
                 problem = _problem_of(answer)
                 told = problem.retry_after
-                if answer.status_code not in _WAIT_AND_ASK_AGAIN:
+                if answer.status_code not in again:
                     raise problem
             except httpx.TransportError as error:
                 problem = not_ready(f"The embedder-proxy does not answer: {error or type(error).__name__}.")

@@ -1,6 +1,7 @@
 """From chunks to the extracted data set, in the order of the labels."""
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,56 +10,62 @@ from agegender.datasets import EmbeddingSet, FaceLabels, data_path, write_embedd
 from agegender.errors import Problem
 
 from trainer.datasets.grouping import with_folds
+from trainer.datasets.image_hashes import ImageHashes, hash_files
 from trainer.datasets.meta_data import face_counts
-from trainer.extraction.chunks import chunk_dir, chunk_paths, read_chunk
+from trainer.datasets.regrouping import grouping_for, write_groups
+from trainer.extraction.chunks import chunk_paths, read_chunk
 from trainer.extraction.notes import Notes
-from trainer.extraction.planning import read_plan, read_removed, read_shard
-from trainer.extraction.state import Extraction, work_dir
+from trainer.extraction.outcome import Outcome
+from trainer.extraction.planning import read_plan, read_removed, shard_images
+from trainer.extraction.state import Extraction, shard_path, work_dir
+from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.labels.labelled import LabelledImage
 
-
-def unfinished_shards(work: Path, extraction: Extraction) -> list[int]:
-    """Shards of which a chunk is missing."""
-    return [
-        shard
-        for shard in range(extraction.shards)
-        if not all(path.is_file() for path in _chunk_files(work, extraction, shard))
-    ]
+_LABELLED = ("file", "age_low", "age_high", "gender", "subject", "fold")
 
 
-def merge(data_dir: Path, extraction: Extraction) -> int:
-    """Write the data set, its notes and its meta-data; gives the number of faces.
+def merge(data_dir: Path, extraction: Extraction) -> Outcome:
+    """Write the data set, its notes and its meta-data; return what came of it.
 
-    Embeddings go through memory-mapped files, so that memory does not grow with them.
-    Raises ``extraction-incomplete`` 409 and ``no-faces`` 422.
+    Each shard and each chunk is read once. Embeddings go through memory-mapped files, so that memory does not
+    grow with them. Raises ``extraction-incomplete`` 409 and ``no-faces`` 422.
     """
     work = work_dir(data_dir, extraction)
-    if missing := unfinished_shards(work, extraction):
-        raise Problem(
-            "extraction-incomplete",
-            409,
-            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again to "
-            "go on from what is.",
-            shards=missing[:50],
-            cause=extraction.problem,
-        )
-    kept = sum(
-        len(read_chunk(path).row)
-        for shard in range(extraction.shards)
-        for path in _chunk_files(work, extraction, shard)
-    )
-    if kept == 0:
-        raise Problem("no-faces", 422, f"No face was found in the images of {extraction.dataset!r}.")
-    dimension = extraction.space.dimension
-    embedding = _memory_mapped(work / "embedding.npy", kept, dimension)
-    mirrored = _memory_mapped(work / "mirrored.npy", kept if extraction.mirrored else 0, dimension)
-    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.variant).parent
     plan = read_plan(work)
+    dimension = extraction.space.dimension
+    # Room for all images: what is not written takes no disk.
+    embedding = _memory_mapped(work / "embedding.npy", plan.images, dimension)
+    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if extraction.mirrored else 0, dimension)
+    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.variant).parent
     with Notes(folder, extraction.variant, read_removed(work)) as notes:
         labels = _fill(work, extraction, notes, embedding, mirrored)
-    faces, told = with_folds(
-        EmbeddingSet(**vars(labels), space=extraction.space, embedding=embedding, embedding_mirrored=mirrored)
+    kept = len(labels)
+    removals = plan.removals + notes.removals
+    outcome = removals.outcome(kept, [*notes.remarks(), *_unlabelled(labels)])
+    if kept == 0:
+        detail = f"No face of {extraction.dataset!r} can be used: {outcome.summary}.{removals.advice()}"
+        raise Problem("no-faces", 422, detail, **vars(outcome))
+    if not labels.has_hashes:  # some chunks are an earlier release's
+        labels = _hashed_anew(data_dir, extraction, labels)
+    unfolded = EmbeddingSet(
+        **vars(labels),
+        space=extraction.space,
+        embedding=embedding[:kept],
+        embedding_mirrored=mirrored[:kept],
     )
+    try:
+        grouping = grouping_for(
+            data_dir,
+            extraction.dataset,
+            extraction.variant,
+            extraction.near_duplicates,
+            extraction.subjects_from,
+        )
+        faces, told = with_folds(unfolded, grouping)
+    except Problem as problem:
+        problem.extra |= vars(outcome)
+        raise
+    write_groups(data_dir, extraction.dataset, extraction.variant, faces)
     meta_data = {
         "dataset": extraction.dataset,
         "kind": extraction.kind,
@@ -67,18 +74,14 @@ def merge(data_dir: Path, extraction: Extraction) -> int:
         "mirrored": extraction.mirrored,
         "images": sum(plan.rows_of_fold.values()),
         "images_of_fold": {str(fold): rows for fold, rows in sorted(plan.rows_of_fold.items()) if fold >= 0},
-        "removed": dict(sorted((plan.removed + notes.removed).items())),
+        **vars(outcome),
         "several_faces": notes.several_faces,
         "mirrored_not_found": notes.mirrored_not_found,
         **told,
         **face_counts(faces),
     }
     write_embedding_set(data_dir, extraction.dataset, extraction.variant, faces, meta_data)
-    return kept
-
-
-def _chunk_files(work: Path, extraction: Extraction, shard: int) -> list[Path]:
-    return chunk_paths(chunk_dir(work, extraction, shard), len(read_shard(work, shard)))
+    return outcome
 
 
 def _memory_mapped(path: Path, rows: int, dimension: int) -> npt.NDArray[np.float32]:
@@ -94,13 +97,24 @@ def _fill(
     embedding: npt.NDArray[np.float32],
     mirrored: npt.NDArray[np.float32],
 ) -> FaceLabels:
-    """Copy the embeddings, write the notes; gives the labels of the faces in the same order."""
+    """Copy the embeddings, write the notes; return the labels of the faces in the same order.
+
+    They have no hashes if some chunks have none.
+    """
     parts: list[FaceLabels] = []
+    missing: list[int] = []
+    hashes: list[ImageHashes] = []
     filled = 0
     for shard in range(extraction.shards):
-        images = read_shard(work, shard)
+        content = shard_path(work, shard).read_bytes()
+        images = shard_images(content)
+        paths = chunk_paths(work, extraction, content, len(images))
+        if not all(path.is_file() for path in paths):
+            missing.append(shard)
+        if missing:  # nothing will be written; the other shards are only looked at
+            continue
         kept: list[LabelledImage] = []
-        for path in chunk_paths(chunk_dir(work, extraction, shard), len(images)):
+        for path in paths:
             chunk = read_chunk(path)
             rows = slice(filled, filled + len(chunk.row))
             embedding[rows] = chunk.embedding
@@ -108,14 +122,43 @@ def _fill(
                 mirrored[rows] = chunk.embedding_mirrored
             notes.add(images, chunk)
             kept += [images[row] for row in chunk.row]
+            hashes.append(ImageHashes(chunk.file_sha256, chunk.image_hash))
             filled = rows.stop
         parts.append(_columns(kept))
+    if missing:
+        raise Problem(
+            "extraction-incomplete",
+            409,
+            f"{len(missing)} of {extraction.shards} shards are not done; start the extraction again to "
+            "go on from what is.",
+            shards=missing[:50],
+            cause=extraction.problem,
+        )
+    known = sum(len(part.file_sha256) for part in hashes) == filled
     return FaceLabels(
-        **{
-            column.name: np.concatenate([getattr(part, column.name) for part in parts])
-            for column in fields(FaceLabels)
-        }
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _LABELLED},
+        **(
+            {
+                "file_sha256": np.concatenate([part.file_sha256 for part in hashes]),
+                "image_hash": np.concatenate([part.image_hash for part in hashes]),
+            }
+            if known
+            else {}
+        ),
     )
+
+
+def _unlabelled(labels: FaceLabels) -> Iterator[str]:
+    for name, has in (("age", labels.has_age), ("gender", labels.has_gender)):
+        if without := len(labels) - int(has.sum()):
+            yield f"{without:,} without {name}, e.g. {labels.file[~has][0]}"
+
+
+def _hashed_anew(data_dir: Path, extraction: Extraction, labels: FaceLabels) -> FaceLabels:
+    folder = dataset_folder(data_dir, extraction.dataset)
+    images = require_kind(folder).image_dir(folder, extraction.variant)
+    hashes = hash_files(images, labels.file.tolist())
+    return replace(labels, file_sha256=hashes.file_sha256, image_hash=hashes.image_hash)
 
 
 def _columns(images: list[LabelledImage]) -> FaceLabels:

@@ -12,13 +12,14 @@ from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 from agegender.labels import Gender
 
+from trainer.extraction.outcome import Removals
 from trainer.extraction.state import removed_path, shard_path
 from trainer.labels.labelled import (
     NO_FOLD,
+    REPEATED,
     UNKNOWN_AGE,
     DatasetKind,
     LabelledImage,
-    Reason,
     Removed,
     checked_rows,
 )
@@ -30,8 +31,12 @@ class Plan:
 
     shards: int = 0
     images: int = 0
-    removed: Counter[str] = field(default_factory=Counter)
+    removals: Removals = field(default_factory=Removals)
     rows_of_fold: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def removed(self) -> Counter[str]:
+        return self.removals.counts
 
 
 def write_plan(kind: DatasetKind, folder: Path, variant: str, shard_size: int, work: Path) -> Plan:
@@ -39,21 +44,24 @@ def write_plan(kind: DatasetKind, folder: Path, variant: str, shard_size: int, w
 
     Memory: one shard, and the file names. Raises ``bad-labels``, ``missing-images``, ``some-folds`` 422.
     """
-    if not kind.image_dir(folder, variant).is_dir():
+    image_dir = kind.image_dir(folder, variant)
+    if not image_dir.is_dir():
         raise Problem("missing-images", 422, f"There is no folder of images {folder.name}/{variant}.")
     plan = Plan()
     shard: list[LabelledImage] = []
     own_folds = 0
+    without_fold = ""
     with atomic_file(removed_path(work)) as removed:
-        for row in checked_rows(kind.read(folder, variant)):
-            if not (isinstance(row, Removed) and row.reason is Reason.REPEATED_ROW):
+        for row in checked_rows(kind.read(folder, variant), image_dir):
+            if not (isinstance(row, Removed) and row.reason in REPEATED):
                 plan.rows_of_fold[row.fold] += 1
             if isinstance(row, Removed):
-                plan.removed[row.reason.value] += 1
+                plan.removals.add(row.reason.value, row.file)
                 _write_line(removed, row)
                 continue
             plan.images += 1
             own_folds += row.fold != NO_FOLD
+            without_fold = without_fold or (row.file if row.fold == NO_FOLD else "")
             shard.append(row)
             if len(shard) == shard_size:
                 _write_shard(shard_path(work, plan.shards), shard)
@@ -66,13 +74,29 @@ def write_plan(kind: DatasetKind, folder: Path, variant: str, shard_size: int, w
         raise Problem(
             "some-folds",
             422,
-            f"{own_folds} of {plan.images} images have a fold; give all of them one, or none.",
+            f"{own_folds} of {plan.images} images have a fold, others such as {without_fold!r} have none; "
+            "give all of them one, or none.",
         )
     if plan.images == 0:
+        outcome = plan.removals.outcome(0)
         raise Problem(
-            "no-images", 422, f"The labels of {folder.name!r} leave no image.", removed={**plan.removed}
+            "no-images",
+            422,
+            f"No row of the labels of {folder.name!r} can be used: {outcome.summary}.{plan.removals.advice()}"
+            if plan.removed
+            else f"The labels of {folder.name!r} have no rows; write one for each image.",
+            **vars(outcome),
         )
-    write_json(plan_path(work), vars(plan))
+    write_json(
+        plan_path(work),
+        {
+            "shards": plan.shards,
+            "images": plan.images,
+            "removed": plan.removed,
+            "removed_examples": plan.removals.examples,
+            "rows_of_fold": plan.rows_of_fold,
+        },
+    )
     return plan
 
 
@@ -85,12 +109,17 @@ def read_plan(work: Path) -> Plan:
     return Plan(
         stored["shards"],
         stored["images"],
-        Counter(stored["removed"]),
+        Removals(Counter(stored["removed"]), stored.get("removed_examples", {})),
         Counter({int(fold): rows for fold, rows in stored["rows_of_fold"].items()}),
     )
 
 
 def read_shard(work: Path, shard: int) -> list[LabelledImage]:
+    return shard_images(shard_path(work, shard).read_bytes())
+
+
+def shard_images(content: bytes) -> list[LabelledImage]:
+    """The images in the content of a shard file."""
     return [
         LabelledImage(
             row["file"],
@@ -100,7 +129,7 @@ def read_shard(work: Path, shard: int) -> list[LabelledImage]:
             row["subject"],
             row["fold"],
         )
-        for row in read_json(shard_path(work, shard))
+        for row in json.loads(content)
     ]
 
 
@@ -119,4 +148,4 @@ def _write_shard(path: Path, images: list[LabelledImage]) -> None:
 
 def _write_line(file: IO[bytes], row: Removed) -> None:
     line = json.dumps({"file": row.file, "reason": row.reason.value}, ensure_ascii=False)
-    file.write(line.encode() + b"\n")
+    file.write(line.encode(errors="backslashreplace") + b"\n")  # a name on disk may be no Unicode

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from agegender.errors import Problem
 
-from trainer.extraction.chunks import chunk_dir, chunk_paths, write_chunk
+from trainer.extraction.chunks import chunk_paths, write_chunk
 from trainer.extraction.embedding import embed_images
 from trainer.extraction.faces_client import FacesClient
-from trainer.extraction.planning import read_shard
-from trainer.extraction.state import CHUNK, Extraction, work_dir
+from trainer.extraction.planning import shard_images
+from trainer.extraction.state import CHUNK, Extraction, shard_path, work_dir
 from trainer.labels.kinds import dataset_folder, require_kind
 
 
@@ -38,8 +38,9 @@ def embed_shard(
     kind = require_kind(folder)
     image_dir = kind.image_dir(folder, extraction.variant)
     work = work_dir(data_dir, extraction)
-    images = read_shard(work, shard)
-    paths = chunk_paths(chunk_dir(work, extraction, shard), len(images))
+    content = shard_path(work, shard).read_bytes()
+    images = shard_images(content)
+    paths = chunk_paths(work, extraction, content, len(images))
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
 
     def portion(number: int) -> slice:
@@ -53,6 +54,7 @@ def embed_shard(
             client,
             extraction,
             image_dir,
+            data_dir,
             chunk_images,
             first_row=number * CHUNK,
             one_face_only=kind.one_face_only,

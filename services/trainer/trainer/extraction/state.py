@@ -19,6 +19,29 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
 CHUNK = 32
+NearDuplicates = Literal["off", "photographs", "persons"]
+
+
+NEAR_DUPLICATES = (
+    "which faces become one subject besides those that the labels name: `photographs`, copies of one "
+    "photograph; `persons`, also what a face recogniser takes for one person; `off`, none. Default: persons "
+    "where the space holds a recogniser's output or subjects_from is given, otherwise photographs"
+)
+SUBJECTS_FROM = (
+    "id of another space in which these images were extracted; its subjects are taken for faces whose labels "
+    "name none"
+)
+
+
+class RegroupRequest(BaseModel):
+    """`POST /datasets/{name}/regroup`: find subjects and folds anew, without embedding."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str | None = Field(None, description="the image folder, if several were extracted")
+    space: str | None = Field(None, description="id of the space, if the images were extracted in several")
+    near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
+    subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
 
 
 class ExtractionRequest(BaseModel):
@@ -38,6 +61,13 @@ class ExtractionRequest(BaseModel):
         strict=True,
         description="faces with a lower detection score are removed; default: that of the kind of data set",
     )
+    genders: dict[str, Literal["female", "male"]] = Field(
+        default_factory=dict,
+        description="labels.csv only: what other words, or numbers, in its column `gender` mean",
+        examples=[{"0": "male", "1": "female"}],
+    )
+    near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
+    subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
 
 
 class Extraction(BaseModel):
@@ -50,11 +80,23 @@ class Extraction(BaseModel):
     mirrored: bool
     shard_size: int
     min_det_score: float
+    genders: dict[str, Literal["female", "male"]] = Field(default_factory=dict)
+    near_duplicates: NearDuplicates | None = None
+    subjects_from: str | None = None
+    regroup: bool = Field(False, description="only subjects and folds are found anew; nothing is embedded")
     attempt: int = Field(1, description="counts the times it was started or resumed")
     run: str = Field("", description="sets this attempt apart from those of another volume in the same Redis")
     state: State = "planning"
     images: int = Field(0, description="to be embedded; more may have been removed by their labels")
     shards: int = 0
+    faces: int | None = Field(None, description="extracted; null until it has ended")
+    removed: dict[str, int] = Field(
+        default_factory=dict, description="rows by reason; until it has ended those that labels removed"
+    )
+    removed_examples: dict[str, str] = Field(
+        default_factory=dict, description="the first file of each reason"
+    )
+    summary: str = Field("", description="the same in one sentence, from when the labels have been read")
     problem: dict[str, Any] | None = Field(None, description="why it failed, or what it waits for")
     changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

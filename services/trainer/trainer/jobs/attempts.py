@@ -1,5 +1,6 @@
 """Attempts of an extraction, as its jobs see them: is mine still wanted, what follows, what went wrong."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
 from trainer.datasets.original_files import KIND as ORIGINAL
+from trainer.extraction.outcome import Outcome
 from trainer.extraction.state import ACTIVE, Extraction, read_state, write_state
 
 log = structlog.get_logger(__name__)
@@ -18,6 +20,8 @@ _KEPT_SECONDS = 24 * 3600
 _PLAN_SECONDS = 3600
 _IMPORT_SECONDS = 6 * 3600
 _OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
+
+_OUTCOME = tuple(field.name for field in fields(Outcome))
 
 
 def current(data_dir: Path, dataset: str, space_id: str, variant: str, attempt: str) -> Extraction | None:
@@ -30,15 +34,20 @@ def current(data_dir: Path, dataset: str, space_id: str, variant: str, attempt: 
 
 def fail(data_dir: Path, extraction: Extraction, problem: Problem) -> None:
     """End an extraction with a problem that trying again does not cure."""
-    log.warning("extraction failed", dataset=extraction.dataset, detail=problem.detail)
-    write_state(data_dir, extraction, state="failed", problem=problem.document())
+    log.warning(
+        "extraction failed", dataset=extraction.dataset, detail=problem.detail, summary=extraction.summary
+    )
+    outcome = {name: problem.extra[name] for name in _OUTCOME if name in problem.extra}
+    write_state(data_dir, extraction, state="failed", problem=problem.document(), **outcome)
 
 
 def enqueue_first(queue: Queue, extraction: Extraction) -> None:
     """Enqueue the job with which an attempt begins."""
-    if extraction.kind == ORIGINAL:
+    if extraction.kind == ORIGINAL and not extraction.regroup:
         function = "trainer.jobs.import_original.import_original_faces"
         enqueue_part(queue, function, extraction, "import", _IMPORT_SECONDS)
+    elif extraction.regroup:
+        enqueue_part(queue, "trainer.jobs.merge.regroup_faces", extraction, "merge", _IMPORT_SECONDS)
     else:
         enqueue_part(queue, "trainer.jobs.extract.plan_extraction", extraction, "plan", _PLAN_SECONDS)
 

@@ -36,14 +36,23 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> 
         return
     folder = dataset_folder(data_dir, dataset)
     try:
-        kind = require_kind(folder)
+        kind = require_kind(folder).reading(extraction.genders)
         plan = write_plan(kind, folder, variant, extraction.shard_size, work_dir(data_dir, extraction))
     except Problem as problem:
         fail(data_dir, extraction, problem)
         return
     if current(data_dir, dataset, space_id, variant, attempt) is None:  # cancelled meanwhile
         return
-    extraction = write_state(data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards)
+    labels = plan.removals.outcome(plan.images, noun="rows can be read")
+    extraction = write_state(
+        data_dir,
+        extraction,
+        state="extracting",
+        images=plan.images,
+        shards=plan.shards,
+        **{**vars(labels), "faces": None},
+    )
+    log.info("labels read", dataset=dataset, variant=variant, space=space_id, summary=labels.summary)
     queue = job_queue(connect(settings), settings)
     seconds = _SHARD_SECONDS + _IMAGE_SECONDS * extraction.shard_size
     shards = [

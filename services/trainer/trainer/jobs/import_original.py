@@ -1,11 +1,15 @@
 """The queue job that imports faces which the original extracted."""
 
+import structlog
 from agegender.errors import Problem
 
 from trainer.datasets.original import import_original
+from trainer.extraction.outcome import Removals
 from trainer.extraction.state import write_state
 from trainer.jobs.attempts import current, fail
 from trainer.settings import TrainerSettings
+
+log = structlog.get_logger(__name__)
 
 
 def import_original_faces(dataset: str, space_id: str, variant: str, attempt: str) -> None:
@@ -20,4 +24,6 @@ def import_original_faces(dataset: str, space_id: str, variant: str, attempt: st
     except Problem as problem:
         fail(data_dir, extraction, problem)
         return
-    write_state(data_dir, extraction, state="finished", images=faces, problem=None)
+    outcome = Removals().outcome(faces)
+    write_state(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
+    log.info("import finished", dataset=dataset, variant=variant, space=space_id, summary=outcome.summary)

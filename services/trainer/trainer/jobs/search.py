@@ -10,7 +10,7 @@ from trainer.jobs.interruptions import raising_where_unwanted, succeeds
 from trainer.queues import connect, job_queue
 from trainer.searches.schedule import reconcile_search
 from trainer.searches.search import Search
-from trainer.searches.store import RESULT, load_search, trial_dir
+from trainer.searches.store import RESULT, load_search, merged_search_subjects, trial_dir
 from trainer.searches.trial import fail_trial, run_trial
 from trainer.settings import TrainerSettings
 from trainer.training.machine import prepared_machine
@@ -27,7 +27,8 @@ def judge_trial(search_id: str, number: int) -> None:
 
     def run() -> None:
         machine = prepared_machine(settings.device, settings.amp, settings.threads)
-        faces = load_faces(data_dir, search.datasets, search.space, search.variant)
+        merged = merged_search_subjects(data_dir, search)
+        faces = load_faces(data_dir, search.datasets, search.space, search.variant, merged)
         run_trial(data_dir, search, number, faces, raising_where_unwanted(wanted), machine)
 
     fail = partial(fail_trial, data_dir, search, number)

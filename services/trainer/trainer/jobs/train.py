@@ -13,7 +13,7 @@ from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.refit import run_refit
 from trainer.experiments.schedule import reconcile
-from trainer.experiments.store import METRICS, fold_dir, load_experiment, refit_dir
+from trainer.experiments.store import METRICS, fold_dir, load_experiment, merged_subjects, refit_dir
 from trainer.jobs.interruptions import noting_failure, raising_where_unwanted, succeeds
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
@@ -59,7 +59,8 @@ def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) 
 
     def run() -> None:
         machine = prepared_machine(settings.device, settings.amp, settings.threads)
-        faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant)
+        merged = merged_subjects(data_dir, experiment)
+        faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
         work(data_dir, experiment, faces, tell=raising_where_unwanted(wanted), machine=machine)
 
     of = str(directory.relative_to(data_dir))

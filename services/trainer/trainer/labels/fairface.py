@@ -12,6 +12,7 @@ VARIANT = "images"
 # Training and validation parts of the data set are no folds: everything is divided anew.
 _LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
 _GENDERS = {"male": Gender.MALE, "female": Gender.FEMALE}
+_IMAGE_FOLDERS = "fairface-img-margin*"  # into which each of the two archives unpacks
 _AGES = {
     "0-2": (0, 2),
     "3-9": (3, 9),
@@ -22,9 +23,10 @@ _AGES = {
     "50-59": (50, 59),
     "60-69": (60, 69),
     "more than 70": (70, 100),
-    # A spreadsheet takes these two for dates; copies of the files are about in which it did.
-    "3-Sep": (3, 9),
-    "19-Oct": (10, 19),
+    "70+": (70, 100),
+    # A spreadsheet takes two of them for dates; copies of the files are about in which it did.
+    **dict.fromkeys(("3-sep", "03-sep", "sep-03", "sep-3", "9-mar", "09-mar", "mar-09", "mar-9"), (3, 9)),
+    **dict.fromkeys(("19-oct", "oct-19"), (10, 19)),
 }
 
 
@@ -38,7 +40,7 @@ def read(folder: Path, variant: str) -> Iterator[LabelRow]:
 
 def _labelled(row: dict[str, str]) -> LabelRow:
     file = row["file"]
-    if (age := _AGES.get(row["age"])) is None:
+    if (age := _AGES.get(row["age"].lower())) is None:
         return Removed(file, Reason.NO_AGE)
     if (gender := _GENDERS.get(row["gender"].lower())) is None:
         return Removed(file, Reason.NO_GENDER)
@@ -46,13 +48,18 @@ def _labelled(row: dict[str, str]) -> LabelRow:
 
 
 def variants(folder: Path) -> list[str]:
-    return [VARIANT] if any((folder / name).is_file() for name in _LABEL_FILES) else []
+    """`images` if train/ or val/ lies in the folder, and the folders into which the archives unpack."""
+    if not any((folder / name).is_file() for name in _LABEL_FILES):
+        return []
+    unpacked = sorted(path.name for path in folder.glob(_IMAGE_FOLDERS) if path.is_dir())
+    here = any((folder / name).is_dir() for name in ("train", "val"))
+    return [VARIANT, *unpacked] if here or not unpacked else unpacked
 
 
 KIND = DatasetKind(
     name="fairface",
     looks_for="FairFace: fairface_label_train.csv or fairface_label_val.csv, and images in train/ and val/",
     variants=variants,
-    image_dir=lambda folder, variant: folder,
+    image_dir=lambda folder, variant: folder if variant == VARIANT else folder / variant,
     read=read,
 )

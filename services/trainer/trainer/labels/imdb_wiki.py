@@ -31,8 +31,8 @@ _COLUMNS = {"full_path": "O", "dob": "iuf", "gender": "iuf", "photo_taken": "iuf
 _MATLAB_DAYS = 366  # MATLAB counts days from year 0, Python from year 1
 
 
-def label_file(folder: Path) -> Path | None:
-    return next((path for part in _PARTS if (path := folder / f"{part}.mat").is_file()), None)
+def label_files(folder: Path) -> list[Path]:
+    return [path for part in _PARTS if (path := folder / f"{part}.mat").is_file()]
 
 
 def age_when_taken(birth: float, year: float) -> int:
@@ -45,9 +45,12 @@ def age_when_taken(birth: float, year: float) -> int:
 
 
 def read(folder: Path, variant: str) -> Iterator[LabelRow]:
-    """Rows in the order of the `.mat` file. The subject is the person named."""
-    path = label_file(folder)
-    assert path is not None
+    """Yield rows in the order of the `.mat` file, or of both. The subject is the person named."""
+    for path in label_files(folder):
+        yield from _rows(path)
+
+
+def _rows(path: Path) -> Iterator[LabelRow]:
     try:
         table = read_mat(path, path.stem)[0, 0]
         columns = {name: _column(table, name, kinds) for name, kinds in _COLUMNS.items()}
@@ -82,7 +85,7 @@ def _labelled(file: str, birth: float, gender: float, taken: float, name: str) -
 
 
 def variants(folder: Path) -> list[str]:
-    return [VARIANT] if label_file(folder) else []
+    return [VARIANT] if label_files(folder) else []
 
 
 KIND = DatasetKind(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from agegender.datasets import is_dataset_name
 from agegender.errors import Problem, not_found
-from agegender.spaces import NAME
 
 from trainer.labels import adience, fairface, imdb_wiki, labels_csv, utkface
 from trainer.labels.labelled import DatasetKind
@@ -19,8 +19,14 @@ KINDS: tuple[DatasetKind, ...] = (
 
 
 def dataset_folder(data_dir: Path, name: str) -> Path:
-    """The folder of a data set. Raises ``not-found`` 404; a name never leaves the data folder."""
-    if not NAME.fullmatch(name) or not (data_dir / name).is_dir():
+    """Return the folder of a data set. Raises ``not-found`` 404; a name never leaves the data folder."""
+    if not is_dataset_name(name):
+        rule = (
+            "The name of its folder must have up to 100 letters, digits, blanks and any of ._-()+,&'@, "
+            "and begin with a letter or a digit."
+        )
+        raise Problem("not-found", 404, f"There is no data set named {name!r}. {rule}")
+    if not (data_dir / name).is_dir():
         raise not_found("data set", name)
     return data_dir / name
 
@@ -35,11 +41,13 @@ def require_kind(folder: Path) -> DatasetKind:
     if (kind := kind_of(folder)) is not None:
         return kind
     looked_for = [kind.looks_for for kind in KINDS]
+    nested = next((path.name for path in sorted(folder.iterdir()) if path.is_dir() and kind_of(path)), None)
     raise Problem(
         "unknown-dataset",
         422,
         f"Nothing in the folder {folder.name!r} is a data set that can be read. Looked for "
         + "; ".join(looked_for)
-        + ".",
+        + "."
+        + (f" The folder {nested!r} in it is one: move it up into the data folder." if nested else ""),
         looked_for=looked_for,
     )

@@ -1,7 +1,9 @@
 """Any folder of images with a `labels.csv`: file, age, gender, and optionally subject and fold."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
@@ -15,49 +17,100 @@ from trainer.labels.labelled import (
     Reason,
     Removed,
 )
-from trainer.labels.tables import read_table
+from trainer.labels.tables import SURPLUS, read_table
 
 VARIANT = "images"
-_GENDERS = {"m": Gender.MALE, "male": Gender.MALE, "f": Gender.FEMALE, "female": Gender.FEMALE}
-_AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)(?:\s*-\s*(\d{1,3}(?:\.\d+)?))?")
-_FOLD = re.compile(r"\d{1,2}")
+_OPTIONAL = ("age", "gender", "subject", "fold")
+# A column of labels under another name is an error: read without it, all faces would lack that label.
+_SYNONYMS = {
+    "file": ("filename", "file_name", "file name", "filepath", "file_path", "path", "image", "image_path",
+             "image_name", "img", "img_path", "img_name", "name"),
+    "age": ("ages", "years", "age_years", "age (years)", "age_group"),
+    "gender": ("sex", "genders"),
+    "subject": ("subject_id", "subjectid", "subjects", "person", "person_id", "identity", "identity_id",
+                "user_id"),
+    "fold": ("folds", "fold_id", "kfold"),
+}  # fmt: skip
+_UNKNOWN = frozenset({"", "unknown", "none", "nan", "null", "na", "n/a"})  # spreadsheets' and pandas' words
+_GENDERS = {
+    **dict.fromkeys(("m", "male", "man"), Gender.MALE),
+    **dict.fromkeys(("f", "female", "woman"), Gender.FEMALE),
+}
+_YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
+_AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
+_ADIENCE_AGE = re.compile(rf"\({_YEARS}, {_YEARS}\)")
+_AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
+_NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # a column of numbers with gaps is written 0.0 by pandas
+_FOLDS = range(100)
 
 
 def label_file(folder: Path) -> Path:
     return folder / "labels.csv"
 
 
-def read(folder: Path, variant: str) -> Iterator[LabelRow]:
-    """Rows in their order. A face needs one label: an empty age or gender is unknown, not an error."""
-    for row in read_table(label_file(folder), required=("file",)):
-        yield _labelled(row)
+def read(folder: Path, variant: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
+    """Yield rows in their order. A face needs one label: an empty age or gender is unknown, not an error.
+
+    genders : what other words, or numbers, in the column `gender` mean.
+    """
+    words = {**_GENDERS, **{_plain(text): gender for text, gender in (genders or {}).items()}}
+    for row in read_table(label_file(folder), ("file",), _OPTIONAL, _SYNONYMS):
+        yield _labelled(row, words)
 
 
-def _labelled(row: dict[str, str]) -> LabelRow:
-    file, age, subject = row["file"], row.get("age", ""), row.get("subject", "")
-    fold_text, gender_text = row.get("fold", ""), row.get("gender", "").lower()
-    if fold_text and not _FOLD.fullmatch(fold_text):
+def _plain(text: str) -> str:
+    """In lower case, and 1.0 as 1."""
+    return match[1] if (match := _NUMBER.fullmatch(text)) else text.strip().lower()
+
+
+def _labelled(row: dict[str, str], words: Mapping[str, Gender]) -> LabelRow:
+    file, age, subject = row["file"], row.get("age", "").lower(), row.get("subject", "")
+    fold_text, gender_text = _plain(row.get("fold", "")), _plain(row.get("gender", ""))
+    if row[SURPLUS]:  # a delimiter in a name or a number, so that the cells are not those of their columns
+        return Removed(file, Reason.BAD_ROW)
+    if fold_text not in _UNKNOWN and not (fold_text.isascii() and fold_text.isdigit()):
         return Removed(file, Reason.BAD_FOLD)
-    fold = int(fold_text) if fold_text else NO_FOLD
+    fold = NO_FOLD if fold_text in _UNKNOWN else int(fold_text[:9])
+    if fold != NO_FOLD and fold not in _FOLDS:
+        return Removed(file, Reason.BAD_FOLD)
     low = high = UNKNOWN_AGE
-    if age:
-        if (match := _AGE.fullmatch(age)) is None:
+    if age not in _UNKNOWN:
+        if (interval := age_interval(age)) is None:
             return Removed(file, Reason.NO_AGE, fold)
-        low, high = float(match[1]), float(match[2] or match[1])
+        low, high = interval
         if not low <= high <= MAX_AGE:
             return Removed(file, Reason.AGE_OUT_OF_RANGE, fold)
-    if gender_text and gender_text not in _GENDERS:
-        return Removed(file, Reason.NO_GENDER, fold)
-    gender = _GENDERS.get(gender_text, Gender.UNKNOWN)
-    if gender is Gender.UNKNOWN and not age:
+    gender = words.get(gender_text)
+    if gender is None and gender_text not in _UNKNOWN:
+        is_number = _NUMBER.fullmatch(gender_text) is not None
+        return Removed(file, Reason.GENDER_NOT_MAPPED if is_number else Reason.NO_GENDER, fold)
+    if gender is None and age in _UNKNOWN:
         return Removed(file, Reason.NO_AGE, fold)
     if not subject.isprintable():
         return Removed(file, Reason.BAD_ROW, fold)
-    return LabelledImage(file, low, high, gender, subject, fold)
+    return LabelledImage(file, low, high, Gender.UNKNOWN if gender is None else gender, subject, fold)
+
+
+def age_interval(text: str) -> tuple[float, float] | None:
+    """Return the years of an age as people write it, None if it is none.
+
+    >>> age_interval("34,5"), age_interval("25 - 32"), age_interval("(25, 32)"), age_interval("more than 70")
+    ((34.5, 34.5), (25.0, 32.0), (25.0, 32.0), (70.0, 100.0))
+    """
+    if match := _AGE.fullmatch(text) or _ADIENCE_AGE.fullmatch(text):
+        low, high = match[1], match[2] or match[1]
+        return float(low.replace(",", ".")), float(high.replace(",", "."))
+    if match := _AT_LEAST.fullmatch(text):
+        return float(match[1].replace(",", ".")), float(MAX_AGE)
+    return None
 
 
 def variants(folder: Path) -> list[str]:
     return [VARIANT] if label_file(folder).is_file() else []
+
+
+def _with_genders(genders: Mapping[str, Gender]) -> DatasetKind:
+    return replace(KIND, read=partial(read, genders=genders))
 
 
 KIND = DatasetKind(
@@ -66,4 +119,5 @@ KIND = DatasetKind(
     variants=variants,
     image_dir=lambda folder, variant: folder,
     read=read,
+    with_genders=_with_genders,
 )

@@ -1,6 +1,8 @@
 """UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423): labels stand in the file names.
 
-`[age]_[gender]_[race]_[time].jpg`, with gender 0 for male and 1 for female.
+`[age]_[gender]_[race]_[time].jpg`, with gender 0 for male and 1 for female. Names that circulate and are read
+as well: another ending (`.JPG`, `.jpeg`, `.png`, `.pg`), none (`55_0_0_20170116232725357jpg`), a blank before
+it, and times of 16 and 18 digits. Four images lack their gender or their race.
 """
 
 import os
@@ -13,40 +15,86 @@ from agegender.labels import MAX_AGE, Gender
 from trainer.labels.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
 
 VARIANT = "images"
-# Where the archives of the data set put the images: the folder itself, UTKFace/, or part1/ to part3/.
-_FOLDERS = ("", "UTKFace", "utkface", "crop_part1", "part1", "part2", "part3")
-_IMAGE = re.compile(r"(\d+)_.*\.jpe?g", re.IGNORECASE)
-# A few names lack the race (39_1_20170116174525125.jpg.chip.jpg); the gender still stands second.
-_AGE_AND_GENDER = re.compile(r"(\d{1,3})_([01])_(?:\d_)?\d+\.jpg", re.IGNORECASE)
+# Where the archives of the data set put the images, in lower case: aligned crops before photographs.
+_FOLDERS = (
+    "utkface",
+    "crop_part1",
+    "utkface_aligned_cropped",
+    "part1",
+    "part2",
+    "part3",
+    "utkface_inthewild",
+)
+_DEPTH = 3
+_NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)(?P<time>\d+)", re.ASCII)
+_TIME_DIGITS = 14  # shorter: a number in its place, as in sets that imitate UTKFace, and no label is missing
+_ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
+_IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE)
+_OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
 _GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 
 
 def read(folder: Path, variant: str) -> Iterator[LabelRow]:
-    """Images in the order of their names. Nobody knows the subjects."""
-    for place in _FOLDERS:
-        directory = folder / place
-        if not directory.is_dir():
-            continue
-        for name in sorted(entry.name for entry in os.scandir(directory) if _IMAGE.fullmatch(entry.name)):
-            yield _labelled(f"{place}/{name}" if place else name, name)
+    """Yield images in the order of their names, folder by folder. Nobody knows the subjects.
+
+    The archives overlap: an image whose name, without its ending, was read before is removed as repeated.
+    """
+    seen: set[str] = set()
+    for place in _places(folder):
+        names = sorted(entry.name for entry in os.scandir(folder / place) if entry.is_file())
+        for name in names:
+            match = _match(name)
+            if match is None and not _IMAGE.fullmatch(name):
+                continue
+            file = f"{place}/{name}" if place else name
+            stem = _ENDING.split(name, maxsplit=1)[0]
+            if match is not None and stem in seen:
+                yield Removed(file, Reason.REPEATED_IMAGE)
+                continue
+            seen.add(stem)
+            yield _labelled(file, match)
 
 
-def _labelled(file: str, name: str) -> LabelRow:
-    match = _AGE_AND_GENDER.match(name)
+def _match(name: str) -> "re.Match[str] | None":
+    return None if _OTHER_FILE.fullmatch(name) else _NAME.match(name)
+
+
+def _places(folder: Path, place: str = "", depth: int = _DEPTH) -> Iterator[str]:
+    """The folder itself, and those in it that have the names of the archives' folders, also nested."""
+    yield place
+    if depth == 0:
+        return
+    with os.scandir(folder / place) as entries:
+        found = [entry.name for entry in entries if entry.name.lower() in _FOLDERS and entry.is_dir()]
+    for name in sorted(found, key=lambda name: (_FOLDERS.index(name.lower()), name)):
+        yield from _places(folder, f"{place}/{name}" if place else name, depth - 1)
+
+
+def _labels_in(name: str) -> LabelRow:
+    return _labelled(name, _match(name))
+
+
+def _labelled(file: str, match: "re.Match[str] | None") -> LabelRow:
     if match is None:
-        return Removed(file, Reason.NO_GENDER)
-    years = float(match[1])
-    if years > MAX_AGE:
+        return Removed(file, Reason.NO_AGE)
+    if int(match["age"][:9]) > MAX_AGE:
         return Removed(file, Reason.AGE_OUT_OF_RANGE)
-    return LabelledImage(file, years, years, _GENDERS[match[2]])
+    years = float(match["age"])
+    labels = match["labels"][:-1].split("_")
+    if labels[0] == "" or (len(labels) == 1 and len(match["time"]) >= _TIME_DIGITS):
+        # One label is missing, and the name does not say which: in 61_1_20170109142408075 the 1 is the
+        # gender; in 39_1_20170116174525125 it is the race to most people who looked at the image.
+        return LabelledImage(file, years, years, Gender.UNKNOWN)
+    if (gender := _GENDERS.get(labels[0])) is None:
+        return Removed(file, Reason.NO_GENDER)
+    return LabelledImage(file, years, years, gender)
 
 
 def variants(folder: Path) -> list[str]:
-    for directory in (folder / place for place in _FOLDERS):
-        if directory.is_dir():
-            with os.scandir(directory) as entries:
-                if any(_AGE_AND_GENDER.match(entry.name) for entry in entries):
-                    return [VARIANT]
+    for place in _places(folder):
+        with os.scandir(folder / place) as entries:
+            if any(isinstance(_labels_in(entry.name), LabelledImage) for entry in entries):
+                return [VARIANT]
     return []
 
 

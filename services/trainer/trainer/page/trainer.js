@@ -10,10 +10,43 @@ const cards = new Map(); // experiment id -> { card, followed }
 const colours = ["#2a78c8", "#c8502a", "#2a9d6a", "#9a4fc8", "#c8a02a", "#5a5a5a"];
 
 async function loadDatasets() {
-  const extracted = (await ask("/datasets")).filter((dataset) => dataset.extracted.length);
+  const found = await ask("/datasets");
+  const extracted = found.filter((dataset) => dataset.extracted.length);
+  const selected = form.elements.dataset.value;
   form.elements.dataset.replaceChildren(...extracted.map((one) => new Option(one.name, one.name)));
+  if (extracted.some((one) => one.name === selected)) form.elements.dataset.value = selected;
   if (!extracted.length)
     hint.textContent = "No data set has been extracted yet: agegender extract NAME, or POST /datasets/NAME/extract.";
+  document.querySelector("#datasets ul").replaceChildren(...found.flatMap(datasetRows));
+  document.querySelector("#datasets").hidden = !found.length;
+  return found;
+}
+
+// A line for each extraction: what came of it, or how far it is, or why it failed.
+function datasetRows({ name, extracted, extractions }) {
+  const row = (one, text) => {
+    const item = document.createElement("li");
+    item.textContent = `${name}/${one.variant} in ${one.space.id}: ${text}`;
+    return item;
+  };
+  const others = extractions.filter((one) => one.state !== "finished");
+  return [
+    ...extracted.map((one) => row(one, one.summary)),
+    ...others.map((one) => row(one, [one.state, one.problem?.detail, one.summary].filter(Boolean).join(". "))),
+  ];
+}
+
+// The list is read again at each change of state, until nothing is extracted any more.
+async function followExtractions(found) {
+  const active = (one) => ["planning", "extracting", "merging"].includes(one.state);
+  for (const { name, extractions } of found.filter((one) => one.extractions.some(active))) {
+    const states = new Map(extractions.map((one) => [one.id, one.state]));
+    eachEvent(`/datasets/${encodeURIComponent(name)}/events`, (one) => {
+      if (states.get(one.id) === one.state) return;
+      states.set(one.id, one.state);
+      loadDatasets().catch(() => {});
+    }).catch(() => {}); // the server is away; the list is as it was
+  }
 }
 
 form.addEventListener("submit", async (event) => {
@@ -159,6 +192,8 @@ async function drawTable(place, id) {
   }
 }
 
-await loadDatasets().catch((error) => (hint.textContent = error.message));
+await loadDatasets()
+  .then(followExtractions)
+  .catch((error) => (hint.textContent = error.message));
 for (const status of await ask("/experiments")) show(status);
 await listSearches((status) => show(status, true));

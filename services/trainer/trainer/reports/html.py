@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from trainer.reports.plots import report_plots
-from trainer.reports.tables import Table, failed_folds, origins, report_tables, served
+from trainer.reports.tables import Table, exclusiveness, failed_folds, origins, report_tables, served
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -24,7 +24,7 @@ def as_html(summary: dict[str, Any]) -> str:
         f"{experiment['options']['task']} on {' and '.join(experiment['datasets'])}, space "
         f"{experiment['space']['id']}, {experiment['options']['seeds']} seeds a fold."
     ]
-    told += failed_folds(summary) + origins(summary) + served(summary)
+    told += failed_folds(summary) + origins(summary) + exclusiveness(summary) + served(summary)
     return as_page(f"Experiment {experiment['id']}", told, report_plots(summary), report_tables(summary))
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.reports.tables import Table, failed_folds, origins, report_tables, served
+from trainer.reports.tables import Table, exclusiveness, failed_folds, origins, report_tables, served
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
@@ -15,7 +15,7 @@ def as_markdown(summary: dict[str, Any]) -> str:
         f"({experiment['space']['dimension']}-d), {len(experiment['folds'])} left-out folds, "
         f"{options['seeds']} seeds a fold, preset {experiment['preset']}.",
     ]
-    told = [*failed_folds(summary), *origins(summary), *served(summary)]
+    told = [*failed_folds(summary), *origins(summary), *exclusiveness(summary), *served(summary)]
     return "\n".join([*lines, *(f"\n{text}" for text in told), *table_lines(report_tables(summary))]) + "\n"
 
 

@@ -14,7 +14,7 @@ from agegender.heads.head import Classes, Task, over_years
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.store import OUT_OF_FOLD
+from trainer.experiments.store import OUT_OF_FOLD, merged_subjects
 from trainer.training.classes import age_bounds
 
 Array = npt.NDArray[np.float32]
@@ -30,9 +30,9 @@ class OutOfFold:
 
 def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
     """directories : of the banks that predicted; each face by at most one of them."""
-    faces = labelled(
-        load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant), experiment.options
-    )
+    merged = merged_subjects(data_dir, experiment)
+    faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
+    faces = labelled(faces, experiment.options)
     rows: list[npt.NDArray[np.int64]] = []
     parts: dict[Task, list[Array]] = {task: [] for task, _ in experiment.options.tasks}
     for directory in directories:

@@ -50,6 +50,11 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
             if fold not in done
         },
         "faces": {str(fold): metrics["faces"] for fold, metrics in done.items()},
+        "validation_notes": {
+            str(fold): metrics["validation_note"]
+            for fold, metrics in done.items()
+            if metrics.get("validation_note")
+        },
         "best_epochs": {str(fold): metrics["best_epochs"] for fold, metrics in done.items()},
         "tables": {task.value: _table(done, task) for task, _ in experiment.options.tasks},
         "members": {task.value: _spread(done, task) for task, _ in experiment.options.tasks},

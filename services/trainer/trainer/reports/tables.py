@@ -59,6 +59,29 @@ def origins(summary: dict[str, Any]) -> list[str]:
     return told
 
 
+def exclusiveness(summary: dict[str, Any]) -> list[str]:
+    """Say what was checked so that no face is judged by networks that have seen it, and what was found."""
+    experiment = summary["experiment"]
+    checked = experiment.get("exclusiveness")
+    if checked is None:
+        first = (
+            "Not checked: whether copies of one photograph, or one subject, are in several folds (it was "
+            "created by an earlier release)."
+        )
+    elif checked["found"]:
+        first = "Checked: files, photographs and subjects, over all data sets."
+    else:
+        first = "Checked: no file, no photograph and no subject is in several folds, over all data sets" + (
+            " whose images have hashes." if checked["not_checked"] else "."
+        )
+    notes = summary.get("validation_notes", {})
+    return [
+        first,
+        *experiment.get("warnings", []),
+        *(f"Fold {fold}: {note}" for fold, note in notes.items()),
+    ]
+
+
 def served(summary: dict[str, Any]) -> list[str]:
     """What `promote` serves, and the comparison by which it was chosen."""
     if "served" not in summary:
@@ -98,7 +121,15 @@ def _chosen_by(experiment: dict[str, Any]) -> str:
         f"{chosen['search']} on {' and '.join(chosen['datasets'])}."
     )
     if not set(chosen["datasets"]) & set(experiment["datasets"]):
-        return f"{told} It saw none of these data sets: the figures are independent of that choice."
+        shared = chosen.get("shared_faces")
+        if shared:
+            return (
+                f"{told} It saw {shared} of these faces in other data sets: the figures flatter the options."
+            )
+        unknown = (
+            " by name (their images were not compared)" if shared is None else " and none of their faces"
+        )
+        return f"{told} It saw none of these data sets{unknown}: the figures are independent of that choice."
     held_out = [fold for fold in experiment["folds"] if fold in chosen["held_out"]]
     if chosen["datasets"] != experiment["datasets"] or not held_out:
         return f"{told} It saw faces of every fold: the figures flatter the options a little."

@@ -1,15 +1,35 @@
 """The best trial of a search, for an experiment to take over."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agegender.datasets import FaceLabels
 from agegender.errors import Problem
 
+from trainer.datasets.exclusiveness import shared_faces
 from trainer.experiments.experiment import ChosenBy
+from trainer.experiments.faces import load_label_sets
 from trainer.experiments.request import refused
 from trainer.searches.store import load_search, read_trial, search_status, trial_dir
 
 _OF_THE_TRIAL = ("seed", "seeds")  # an experiment has its own
+
+
+def faces_seen_by_search(data_dir: Path, chosen_by: ChosenBy, sets: Mapping[str, FaceLabels]) -> int | None:
+    """Count the faces of `sets` that the search has in other data sets; None if these cannot be read.
+
+    Data sets that both name are the report's concern: it knows which folds were held out.
+    """
+    search = load_search(data_dir, chosen_by.search)
+    try:
+        seen = load_label_sets(data_dir, search.datasets, search.space, search.variant)
+    except Problem:
+        return None
+    others = {name: faces for name, faces in seen.items() if name not in sets}
+    if not all(faces.has_hashes for faces in (*others.values(), *sets.values())):
+        return None if others else 0
+    return shared_faces(others, sets)[0]
 
 
 def chosen_options(data_dir: Path, search_id: str) -> tuple[dict[str, Any], ChosenBy]:

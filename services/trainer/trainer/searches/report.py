@@ -58,6 +58,7 @@ def _told(search: Search, status: SearchStatus) -> list[str]:
         f"{search.options.task} on {' and '.join(search.datasets)} in space {search.space.id}: "
         f"{counts['finished']} trials judged on all {search.parts} parts, {counts['pruned']} given up, "
         f"{counts['failed']} failed; {search.options.seeds} networks a bank.",
+        *search.warnings,
         "",
         f"Trials were judged by cross-validation within folds {seen}. "
         + (

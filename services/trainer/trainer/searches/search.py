@@ -6,6 +6,7 @@ from typing import Any, Literal
 from agegender.spaces import Space
 from pydantic import BaseModel, Field, model_validator
 
+from trainer.datasets.exclusiveness import Overlap
 from trainer.experiments.experiment import State
 from trainer.experiments.request import TrainingRequest
 from trainer.searches.parameters import Parameters
@@ -63,6 +64,11 @@ class Search(BaseModel):
     goal: Goal
     parts: int
     pruning: bool
+    overlap: Overlap = "allow"  # of records of earlier releases, which were not checked
+    exclusiveness: dict[str, Any] | None = Field(
+        None, description="what was checked when it was created, and found; null: nothing was checked"
+    )
+    warnings: list[str] = Field(default_factory=list)
     cancelled: bool = False
 
     @property
@@ -122,4 +128,5 @@ class SearchStatus(BaseModel):
     held_out: list[int]
     trials: list[TrialStatus]
     best: Best | None
+    warnings: list[str] = Field(default_factory=list)
     problem: str | None = None

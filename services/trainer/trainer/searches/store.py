@@ -9,7 +9,7 @@ from agegender.files import read_json, write_json
 from agegender.spaces import NAME
 
 from trainer.experiments.experiment import State
-from trainer.experiments.store import FAILURE, PROGRESS, REPORT, new_id, read_optional
+from trainer.experiments.store import FAILURE, MERGED, PROGRESS, REPORT, new_id, read_optional
 from trainer.searches.search import Best, Search, SearchStatus, Trial, TrialResult, TrialStatus
 
 PREFIX = "search-"  # so that an id tells what it is of
@@ -25,6 +25,11 @@ def search_dir(data_dir: Path, search_id: str) -> Path:
     if not NAME.fullmatch(search_id):
         raise not_found("search", search_id)
     return data_dir / "searches" / search_id
+
+
+def merged_search_subjects(data_dir: Path, search: Search) -> Path | None:
+    """Where its merged subjects are, for `load_faces`; None if none were merged."""
+    return search_dir(data_dir, search.id) / MERGED if search.overlap == "merge" else None
 
 
 def trial_dir(data_dir: Path, search_id: str, trial: int) -> Path:
@@ -96,6 +101,7 @@ def search_status(data_dir: Path, search: Search) -> SearchStatus:
         held_out=search.held_out,
         trials=trials,
         best=best_of(search, trials),
+        warnings=search.warnings,
         problem=failure.get("detail"),
     )
 

@@ -1,0 +1,215 @@
+"""Every documented setting works as an environment variable, as users and Compose give it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from agegender.keys import ApiKey, Scope
+from agegender.network import NetworkSettings
+from agegender.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
+from embedder.settings import EmbedderSettings
+from embedder_proxy.settings import ProxySettings
+from predictor.settings import PredictorSettings
+from pydantic_settings import BaseSettings
+from trainer.settings import TrainerSettings
+
+from tools import configuration
+from tools.stack import ROOT
+
+KEY = str(ApiKey.new("camera", [Scope.PREDICT, Scope.TRAIN])[0])
+SECRET = "twenty characters or more"
+# What a user would write, where the type alone does not say it; and what comes of it.
+PLAUSIBLE: dict[str, tuple[str, Any]] = {
+    "HOST": ("192.0.2.7", "192.0.2.7"),
+    "PUBLISHED_ON": ("192.0.2.8", "192.0.2.8"),
+    "API_KEYS": (f"{KEY},\n{KEY}", (ApiKey.parse(KEY), ApiKey.parse(KEY))),
+    "RATE_LIMIT": ("10/second;1000/hour", "10/second;1000/hour"),
+    "WRONG_KEY_LIMIT": ("7/minute", "7/minute"),
+    "CORS_ORIGINS": (
+        "http://x.example, https://Y.example:8443/",
+        ("http://x.example", "https://y.example:8443"),
+    ),
+    "ALLOWED_HOSTS": ("faces.example.org,Localhost", ("faces.example.org", "localhost")),
+    "REDIS_URL": ("rediss://:word@redis.example:6380/1", "rediss://:word@redis.example:6380/1"),
+    "EMBEDDER_PACK": ("human+buffalo_sc", "human+buffalo_sc"),
+    "PROXY_EMBEDDER_URLS": ("http://one:10001/, https://two/embedder,", ["http://one:10001", "https://two/embedder"]),
+    "PROXY_EMBEDDER_SPACE": ("buffalo_sc-5", "buffalo_sc-5"),
+    "PREDICTOR_PROXY_URL": ("https://proxy.example/faces/", "https://proxy.example/faces"),
+    "TRAINER_PROXY_URL": ("http://proxy.example:10002/", "http://proxy.example:10002"),
+    "AGEGENDER_PREDICTOR_URL": ("https://faces.example", "https://faces.example"),
+    "AGEGENDER_TRAINER_URL": ("https://train.example", "https://train.example"),
+    "AGEGENDER_PROXY_URL": ("https://proxy.example", "https://proxy.example"),
+}  # fmt: skip
+SETTINGS = [
+    (settings, name) for settings in configuration.SECTIONS.values() for name in settings.model_fields
+]
+
+
+def plausible(settings: type[BaseSettings], name: str, variable: str, tmp_path: Path) -> tuple[str, Any]:
+    """The text for a variable that is not its default, and the value that must come of it."""
+    if variable in PLAUSIBLE:
+        return PLAUSIBLE[variable]
+    field = settings.model_fields[name]
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        other = next(choice for choice in get_args(kind) if choice != field.default)
+        return other, other
+    if kind is bool:
+        return ("0", False) if field.default else ("1", True)
+    if kind in (int, float):
+        return "7", 7
+    if "Path" in str(kind):
+        (tmp_path / "word").write_text("word\n")
+        return str(tmp_path / "word"), tmp_path / "word"
+    assert "Secret" in str(kind), f"{variable}: say here what a user would write for it"
+    return SECRET, SECRET
+
+
+def value_of(settings: BaseSettings, name: str) -> Any:
+    value = getattr(settings, name)
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment in which no setting is given."""
+    for settings, name in SETTINGS:
+        for variable in variables(settings, name):
+            monkeypatch.delenv(variable, raising=False)
+    yield monkeypatch
+
+
+@pytest.mark.parametrize("title", configuration.SECTIONS)
+def test_every_documented_setting_is_taken_from_the_environment(
+    title: str, bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = configuration.SECTIONS[title]
+    for name in settings.model_fields:
+        for variable in variables(settings, name):
+            text, value = plausible(settings, name, variable, tmp_path)
+            with bare.context() as environment:
+                environment.setenv("SERVICE_KEY", SECRET)  # keys and limits need it
+                environment.setenv(variable, text)
+                read = read_settings(settings)
+                assert value_of(read, name) == value, variable
+                assert value != settings.model_fields[name].default, f"{variable}: that is its default"
+
+
+@pytest.mark.parametrize("title", configuration.SECTIONS)
+def test_all_documented_settings_are_taken_together(
+    title: str, bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = configuration.SECTIONS[title]
+    expected = {}
+    for name in settings.model_fields:
+        variable = variables(settings, name)[0]
+        text, expected[name] = plausible(settings, name, variable, tmp_path)
+        bare.setenv(variable, text)
+    read = read_settings(settings)
+    assert {name: value_of(read, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("title", configuration.SECTIONS)
+def test_an_empty_variable_means_the_default(title: str, bare: pytest.MonkeyPatch) -> None:
+    settings = configuration.SECTIONS[title]
+    default = settings()
+    for name in settings.model_fields:
+        for variable in variables(settings, name):
+            bare.setenv(variable, "")
+    assert settings() == default
+
+
+def test_no_settings_class_replaces_a_validator_of_its_parent() -> None:
+    def below(settings: type[BaseSettings]) -> set[type[BaseSettings]]:
+        return {settings}.union(*(below(child) for child in settings.__subclasses__()))
+
+    classes = below(NetworkSettings) | set(configuration.SECTIONS.values())
+    assert len(classes) >= 7
+    for settings in classes:
+        decorators = settings.__pydantic_decorators__
+        own = {*decorators.field_validators, *decorators.model_validators} & set(vars(settings))
+        for parent in settings.__mro__[1:]:
+            replaced = {name for name in own if name in vars(parent)}
+            assert not replaced, f"{settings.__name__} replaces {replaced} of {parent.__name__}"
+
+
+REFUSED = [
+    (ProxySettings, "PROXY_TIMEOUT", "-1", "PROXY_TIMEOUT='-1': Input should be greater than 0"),
+    (ProxySettings, "PROXY_MAX_IMAGE_BYTES", "20MiB", "PROXY_MAX_IMAGE_BYTES='20MiB': "),
+    (ProxySettings, "PORT", "65536", "PORT='65536': "),
+    (ProxySettings, "ALLOW_ANONYMOUS", "perhaps", "ALLOW_ANONYMOUS='perhaps': "),
+    (ProxySettings, "LOG_FORMAT", "xml", "LOG_FORMAT='xml': Input should be 'console' or 'json'"),
+    (ProxySettings, "PROXY_EMBEDDER_URLS", "insightface:10001", "expected one such as http://"),
+    (ProxySettings, "CORS_ORIGINS", "x.example", "expected one such as https://example.org"),
+    (ProxySettings, "CORS_ORIGINS", "https://x.example/page", "expected one such as https://example.org"),
+    (ProxySettings, "CORS_ORIGINS", "*", "CORS_ORIGINS=* needs API_KEYS"),
+    (ProxySettings, "ALLOWED_HOSTS", "https://x.example", "expected one such as faces.example.org"),
+    (ProxySettings, "ALLOWED_HOSTS", "x.example:10003", "expected one such as faces.example.org"),
+    (ProxySettings, "RATE_LIMIT", "5/minute", "need SERVICE_KEY"),
+    (ProxySettings, "RATE_LIMIT", "often", "RATE_LIMIT='often': "),
+    (ProxySettings, "REDIS_URL", "redis.example:6379", "REDIS_URL: expected a URL such as redis://"),
+    (PredictorSettings, "PREDICTOR_PROXY_URL", "proxy:10002", "PREDICTOR_PROXY_URL='proxy:10002': "),
+    (TrainerSettings, "TRAINER_PROXY_URL", "proxy:10002", "TRAINER_PROXY_URL='proxy:10002': "),
+    (TrainerSettings, "TRAINER_DEVICE", "gpu", "TRAINER_DEVICE='gpu': "),
+]
+
+
+@pytest.mark.parametrize(("settings", "variable", "text", "said"), REFUSED)
+def test_unusable_value_ends_the_program_with_one_line_that_names_it(
+    settings: type[BaseSettings],
+    variable: str,
+    text: str,
+    said: str,
+    bare: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bare.setenv(variable, text)
+    with pytest.raises(UnusableSettings) as raised:
+        read_settings(settings)
+    assert raised.value.code == UNUSABLE_SETTINGS
+    line = capsys.readouterr().err
+    assert line.startswith("error: not started. ") and line.count("\n") == 1
+    assert said in line
+
+
+@pytest.mark.parametrize("variable", ["SERVICE_KEY", "API_KEYS", "REDIS_URL"])
+def test_value_of_a_secret_is_never_shown(
+    variable: str, bare: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare.setenv(variable, "hush")
+    with pytest.raises(UnusableSettings):
+        read_settings(ProxySettings)
+    line = capsys.readouterr().err
+    assert variable in line and "hush" not in line
+
+
+# What Compose gives the containers itself: their ports, folders and each other's addresses.
+OF_COMPOSE = {
+    "HOST", "PORT", "EMBEDDER_PORT", "PREDICTOR_PORT", "TRAINER_PORT", "PUBLISHED_ON", "DATA_DIR",
+    "REDIS_URL", "REDIS_PASSWORD_FILE", "EMBEDDER_HUMAN_DIR", "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL",
+    "TRAINER_PROXY_URL",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("container", "settings"),
+    [
+        ("insightface", EmbedderSettings),
+        ("embedder-proxy", ProxySettings),
+        ("predictor", PredictorSettings),
+        ("trainer", TrainerSettings),
+        ("trainer-worker", TrainerSettings),
+    ],
+)
+def test_compose_passes_every_documented_setting_to_its_container(
+    container: str, settings: type[BaseSettings]
+) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    passed = services[container]["environment"]
+    documented = {variable for name in settings.model_fields for variable in variables(settings, name)}
+    redis = {"REDIS_PASSWORD"} if container == "insightface" else set()  # which reaches no Redis
+    for variable in documented - OF_COMPOSE - redis:
+        assert passed[variable].startswith(f"${{{variable}:-"), variable
+    assert set(passed) <= documented | {"FORWARDED_ALLOW_IPS"}  # uvicorn's own
