@@ -61,7 +61,6 @@ class System:
             redis_url=self.redis.url,
             proxy_url=url,
             heartbeat_seconds=1,
-            presumed_dead_seconds=3,
         )
         app = create_app(
             self.settings,

@@ -37,8 +37,7 @@ TWO_FOLDS = {**ONE_FOLD, "folds": [0, 1]}
 
 # A worker's death is noticed within seconds; tests/contract/test_trainer_liveness.py has the real values.
 SOON = {
-    "TRAINER_HEARTBEAT_SECONDS": "1",
-    "TRAINER_PRESUMED_DEAD_SECONDS": "3",
+    "TRAINER_HEARTBEAT_SECONDS": "1",  # so a worker is presumed dead after 3
     "TRAINER_RECONCILE_SECONDS": "1",
 }
 

@@ -1,10 +1,10 @@
 """Settings of the trainer's API and of its workers, each from an environment variable."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from agegender.network import ServiceUrl
 from agegender.settings import Port, ServiceSettings
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -34,22 +34,14 @@ class TrainerSettings(ServiceSettings):
         5, gt=0, le=60, description="how often the queue is compared with the files"
     )
     heartbeat_seconds: int = Field(
-        5, ge=1, le=60, description="how often a worker renews the heartbeat of its job"
-    )
-    presumed_dead_seconds: int = Field(
-        15,
-        ge=3,
-        le=600,
-        description="a worker whose job has had no heartbeat for so long is presumed dead, and another gets "
-        "the job; at least three heartbeats; the same for the trainer and all workers",
+        5,
+        ge=1,
+        le=60,
+        description="how often a worker renews its job's heartbeat; after three times as long without one "
+        "it is presumed dead, and another gets the job. The same for the trainer and all workers",
     )
 
-    @model_validator(mode="after")
-    def _late_heartbeat_is_no_death(self) -> Self:
-        if self.presumed_dead_seconds < 3 * self.heartbeat_seconds:
-            raise ValueError(
-                f"TRAINER_PRESUMED_DEAD_SECONDS is {self.presumed_dead_seconds}, but must be at least three "
-                f"times TRAINER_HEARTBEAT_SECONDS, which is {self.heartbeat_seconds}: a worker that renews "
-                "its heartbeat late is not dead."
-            )
-        return self
+    @property
+    def presumed_dead_seconds(self) -> int:
+        """Return how long a worker may be silent: a heartbeat may be late, and one may be lost."""
+        return 3 * self.heartbeat_seconds
