@@ -19,10 +19,18 @@ down:  ## stop what `make up` started
 demo: setup  ## predict, train five folds, promote, predict again
 	@$(PY) -m tools.demo
 
-# Tests of the running system have the machine for themselves: they tell seconds, memory and load.
-test: setup  ## every test that this machine can run
-	@OMP_WAIT_POLICY=passive $(PY) -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract
-	@$(PY) -m pytest tests/stack tests/browser
+# As many processes as cores, at most four; the longest tests first, so that the short ones fill the end.
+BESIDE := -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder -m "not alone"
+
+# Tests that are marked `alone` measure seconds, memory or load: nothing runs beside them.
+test: setup  ## every test that this machine can run; ends with what was skipped
+	@mkdir -p .run && rm -f .run/skipped; export SKIPPED=.run/skipped; failed=0; \
+	$(PY) $(BESIDE) $(PYTEST) tests/stack tests/browser tests/contract tests/unit || failed=1; \
+	$(PY) -m pytest -m alone $(PYTEST) tests/stack || failed=1; \
+	if [ -s .run/skipped ]; then echo "Skipped:"; sort .run/skipped; fi; exit $$failed
+
+quick: setup  ## unit and contract tests, in less than a minute
+	@$(PY) $(BESIDE) $(PYTEST) tests/contract tests/unit
 
 lint: setup  ## ruff and mypy --strict
 	@.venv/bin/ruff check .
@@ -62,4 +70,4 @@ clean:  ## delete what can be made again; data and models stay
 	 { echo "make up runs here, and works in .run: make down first"; exit 1; }
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test lint mypy openapi reference bench soak compose-test sbom audit doctor clean
+.PHONY: help setup up down demo test quick lint mypy openapi reference bench soak compose-test sbom audit doctor clean

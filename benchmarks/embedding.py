@@ -15,8 +15,8 @@ from embedder.sessions import pictures_at_once
 from insightface.app import FaceAnalysis
 
 from benchmarks.packs import BUFFALO_SC, HUMAN, human, standard_buffalo_sc
-from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.table import Goal, Row, compared
+from tools.stack import PHOTOGRAPH
 
 BATCH = 64
 LIBRARY = ("buffalo_sc, t1.jpg (six faces)", "insightface's FaceAnalysis.get, same pack and size")

@@ -21,11 +21,10 @@ import psutil
 from PIL import Image
 
 from benchmarks.packs import human
-from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.report import line
 from benchmarks.serving import PATIENT, running
 from benchmarks.table import Goal, Row, seconds_of
-from tools.stack import Stack
+from tools.stack import PHOTOGRAPH, Stack
 
 FEW, MANY, WANTED = 200, 1_000, 10_000  # images
 SMALL, LARGE = 1_000, 10_000  # images whose faces are known already
@@ -136,7 +135,7 @@ class _Memory:
 @contextmanager
 def _peak(stack: Stack) -> Iterator[_Memory]:
     """The most that the worker and its jobs had at once; known when the block ends."""
-    worker = psutil.Process(int(stack.control("pid", "trainer-worker-1").strip()))
+    worker = psutil.Process(stack.pids()["trainer-worker-1"])
     ended, peak = threading.Event(), _Memory()
 
     def watch() -> None:

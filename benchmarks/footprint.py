@@ -51,9 +51,9 @@ def _memories(at_rest: dict[str, int], loaded: dict[str, int]) -> list[Row]:
 
 def _memory(stack: Stack) -> dict[str, int]:
     """Resident megabytes by program."""
-    found = {}
+    found, pids = {}, stack.pids()
     for name in (*SERVICES, "trainer-worker-1"):
-        status = Path("/proc", stack.control("pid", name).strip(), "status").read_text()
+        status = Path("/proc", str(pids[name]), "status").read_text()
         found[name] = int(status.split("VmRSS:")[1].split()[0]) // 1024
     return found
 

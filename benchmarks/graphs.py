@@ -19,10 +19,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.packs import HUMAN, human
-from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.processor import has_vnni
 from benchmarks.table import Goal, Row, compared
-from tools.stack import RESEARCH_DATA
+from tools.stack import PHOTOGRAPH, RESEARCH_DATA
 
 Array = npt.NDArray[np.float32]
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from benchmarks.curves import Curve
 from benchmarks.packs import human
-from benchmarks.photographs import PHOTOGRAPH, pictures
+from benchmarks.photographs import pictures
 from benchmarks.serving import PATIENT, UNCACHED, at_once, running
 from benchmarks.table import seconds_of
 from benchmarks.training import made_up, train
+from tools.stack import PHOTOGRAPH
 
 REPEATS = 5
 CANVAS = (1280, 886)  # pixels; the photograph's

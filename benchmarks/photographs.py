@@ -1,14 +1,13 @@
 """Pictures with one to six faces, cut from the photograph that the insightface package brings along."""
 
 from io import BytesIO
-from pathlib import Path
 
-import insightface
 from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 from PIL import Image
 
-PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"  # six faces
+from tools.stack import PHOTOGRAPH
+
 _ONE_FACE = (720, 340, 870, 500)
 
 

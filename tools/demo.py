@@ -11,7 +11,6 @@ import tarfile
 import time
 from pathlib import Path
 
-import insightface
 import numpy as np
 from agegender.client import Client, ClientSettings
 from agegender.client.training import Extraction, Fold
@@ -20,9 +19,8 @@ from agegender.errors import Problem
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 
-from tools.stack import RESEARCH_DATA, ROOT, Stack, StackError, free_ports
+from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT, Stack, StackError, free_ports
 
-PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 RUN = ROOT / ".run" / "demo"
 FACES = 1500
 SYNTHETIC = "synthetic"

@@ -6,6 +6,7 @@ Imports nothing but the standard library: it runs on any Python from 3.7 on, bef
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -145,6 +146,18 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def free_port() -> int:
+    """Return a port below those that Linux gives to connections, on which nothing listens.
+
+    Two processes that ask at once hardly ever get the same one.
+    """
+    draws = random.SystemRandom()  # no seed of a test makes two processes draw the same
+    while True:
+        port = draws.randrange(20_000, 32_000)
+        if not is_taken(port):
+            return port
 
 
 def package_index() -> Finding:

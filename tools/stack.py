@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import xmlrpc.client
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
 # The environment's proxy is for other machines; the services are on this one.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# Six adults, of the insightface package; importing it to find the file would take seconds.
+_INSIGHTFACE = find_spec("insightface")
+PHOTOGRAPH = Path((_INSIGHTFACE and _INSIGHTFACE.origin) or ".").parent / "data" / "images" / "t1.jpg"
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 _ENDS = 3  # that a program may come to during the start; one may end as Redis is not there yet
 _LAST_LINES = 8
@@ -43,14 +46,11 @@ class NotReady(StackError):
 
 
 def free_ports() -> dict[str, int]:
-    """Ports that nothing listens on, one a process."""
-    probes = [socket.socket() for _ in machine.PORTS]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = {name: probe.getsockname()[1] for name, probe in zip(machine.PORTS, probes, strict=True)}
-    for probe in probes:
-        probe.close()
-    return ports
+    """Return ports that nothing listens on, one for each process."""
+    ports: set[int] = set()
+    while len(ports) < len(machine.PORTS):
+        ports.add(machine.free_port())
+    return dict(zip(machine.PORTS, ports, strict=True))
 
 
 @dataclass
@@ -198,7 +198,11 @@ class Stack:
 
     def kill(self, program: str) -> None:
         """SIGKILL a program; supervisor starts it again."""
-        os.kill(int(self.control("pid", program).strip()), signal.SIGKILL)
+        os.kill(self.pids()[program], signal.SIGKILL)
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ID of each program that has run for a second, without starting a process."""
+        return {one["name"]: one["pid"] for one in self._programs() if one["statename"] == "RUNNING"}
 
     def _why_not_ready(self, name: str) -> str | None:
         try:

@@ -6,11 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import insightface
 from dotenv import load_dotenv
 
 from tools import machine
-from tools.stack import ROOT, NotReady, Stack, StackError
+from tools.stack import PHOTOGRAPH, ROOT, NotReady, Stack, StackError
 
 TRAINING = ("embedder", "embedder-proxy", "trainer")
 
@@ -53,12 +52,11 @@ def _tell_of_predictions(stack: Stack) -> None:
 
 
 def _tell(stack: Stack) -> None:
-    photograph = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
     print(
         f"\nready. Predictor and its page: {stack.url('predictor')}\n"
         f"       Trainer and its page:   {stack.url('trainer')}\n"
         f"       Faces and embeddings:   {stack.url('embedder-proxy')}/docs\n\n"
-        f'try:   curl -F "image=@{photograph}" {stack.url("predictor")}/age-gender\n\n'
+        f'try:   curl -F "image=@{PHOTOGRAPH}" {stack.url("predictor")}/age-gender\n\n'
         "Ctrl-C stops everything.",
         flush=True,
     )

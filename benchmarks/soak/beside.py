@@ -36,7 +36,7 @@ class Beside:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def restarted(self) -> list[str]:
-        now = pids(self.stack)
+        now = self.stack.pids()
         return [name for name, pid in self.pids.items() if now.get(name) != pid]
 
     def train(self) -> None:
@@ -71,7 +71,7 @@ class Beside:
 def beside(stack: Stack, space: Space) -> Iterator[Beside]:
     """Both go on until the block ends; then the last experiment is waited for."""
     write_embedding_set(stack.data_dir, "made", "images", made_up(2000, space, folds=5), {"kind": "made up"})
-    own = Beside(stack, pids(stack))
+    own = Beside(stack, stack.pids())
     threads = [threading.Thread(target=own.train), threading.Thread(target=own.look)]
     for thread in threads:
         thread.start()
@@ -81,12 +81,6 @@ def beside(stack: Stack, space: Space) -> Iterator[Beside]:
         own._stop.set()
         for thread in threads:
             thread.join(300)
-
-
-def pids(stack: Stack) -> dict[str, int]:
-    """Of the programs that run now."""
-    lines = [line.split() for line in stack.control("status").splitlines()]
-    return {words[0]: int(words[3].rstrip(",")) for words in lines if words[1] == "RUNNING"}
 
 
 def _resident(pid: int) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from agegender.spaces import Space
 
-from benchmarks.photographs import PHOTOGRAPH, one_face
+from benchmarks.photographs import one_face
+from tools.stack import PHOTOGRAPH
 
 _JPEG, _JSON = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/json"}
 _FACES_A_REQUEST = 16

@@ -28,7 +28,7 @@ NewPage = Callable[..., "Page"]
 def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NASA's portrait of Eileen Collins, in the public domain."""
     data = pytest.importorskip(
-        "skimage.data", reason="scikit-image, which has the photograph, is not installed"
+        "skimage.data", reason="no scikit-image, which has the photograph: pip install scikit-image"
     )
     path = tmp_path_factory.mktemp("pictures") / "astronaut.png"
     Image.fromarray(data.astronaut()).save(path)

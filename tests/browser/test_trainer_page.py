@@ -24,7 +24,7 @@ _LONG = 400_000  # ms; a worker shares the machine with the browser
 def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) -> None:
     complaints: list[str] = []
     with running_trainer(tmp_path) as trainer, chromium() as browser:
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(60_000)
         page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)

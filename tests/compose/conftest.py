@@ -11,7 +11,7 @@ from tests.support.compose_system import ComposeSystem, docker
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSystem]:
     if shutil.which("docker") is None or docker("info").returncode:
-        pytest.skip("no Docker engine runs here")
+        pytest.skip("no Docker engine: apt-get install docker.io docker-compose, and start it")
     started = ComposeSystem(tmp_path_factory.mktemp("compose") / "data")
     started.data_dir.mkdir()
     try:

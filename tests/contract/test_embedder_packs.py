@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import cv2
-import insightface
 import numpy as np
 import pytest
 from agegender.faces import Face
@@ -11,8 +10,7 @@ from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
-
-PHOTOGRAPH = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+from tools.stack import PHOTOGRAPH
 
 
 @pytest.fixture(scope="module")

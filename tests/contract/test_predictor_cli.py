@@ -155,7 +155,7 @@ def test_bad_picture_is_told_beside_the_good_ones_and_ends_with_one(
 
 
 def test_video_is_answered_frame_by_frame(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("cv2", reason="OpenCV, which reads webcams, is not installed")
+    pytest.importorskip("cv2", reason="no OpenCV, which reads webcams: pip install opencv-python-headless")
     frame = io.BytesIO()
     Image.new("RGB", (64, 48), "grey").save(frame, "JPEG")
     video = tmp_path / "video.mjpeg"

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import insightface
 import jsonpickle
 import numpy as np
 import pytest
@@ -24,10 +23,9 @@ from tests.support.packs import buffalo_sc_dir
 from tests.support.proxies import post, problem_of, proxy, ready_embedders
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
+from tools.stack import PHOTOGRAPH
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonpickle announces version 5
-
-T1 = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"  # six adults
 
 
 @contextmanager
@@ -91,12 +89,12 @@ def faces(client: httpx.Client, *images: bytes) -> list[ImageFaces]:
 
 
 def test_six_faces_are_found_and_answered_the_same_from_the_cache(client: httpx.Client) -> None:
-    (first,) = faces(client, T1.read_bytes())
+    (first,) = faces(client, PHOTOGRAPH.read_bytes())
     assert (first.width, first.height, len(first.faces)) == (1280, 886, 6)
     embeddings = np.array([face.embedding for face in first.faces])
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
     metrics = client.get("/metrics").text
-    (again,) = faces(client, T1.read_bytes())
+    (again,) = faces(client, PHOTOGRAPH.read_bytes())
     assert again == first
     asked = 'proxy_images_total{source="embedder"}'
     (before,) = [line for line in metrics.splitlines() if line.startswith(asked)]
@@ -104,8 +102,8 @@ def test_six_faces_are_found_and_answered_the_same_from_the_cache(client: httpx.
 
 
 def test_the_proxy_tells_what_the_embedder_tells(client: httpx.Client, embedder_url: str) -> None:
-    direct = httpx.post(f"{embedder_url}/faces", timeout=60, files={"image": T1.read_bytes()})
-    through = client.post("/faces", files={"image": T1.read_bytes()})
+    direct = httpx.post(f"{embedder_url}/faces", timeout=60, files={"image": PHOTOGRAPH.read_bytes()})
+    through = client.post("/faces", files={"image": PHOTOGRAPH.read_bytes()})
     assert FacesAnswer.model_validate_json(through.content) == FacesAnswer.model_validate_json(direct.content)
     assert client.get("/info").json()["space"] == httpx.get(f"{embedder_url}/info").json()["space"]
 
@@ -113,7 +111,7 @@ def test_the_proxy_tells_what_the_embedder_tells(client: httpx.Client, embedder_
 def test_orientation_is_applied_by_whoever_decodes(client: httpx.Client) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright = Image.open(T1).resize((640, 443))
+    upright = Image.open(PHOTOGRAPH).resize((640, 443))
     lying = saved(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
     assert ImageOps.exif_transpose(Image.open(io.BytesIO(lying))).size == upright.size
     by_exif, by_pixels = faces(client, lying, saved(upright, "PNG"))
@@ -121,7 +119,7 @@ def test_orientation_is_applied_by_whoever_decodes(client: httpx.Client) -> None
 
 
 def animation() -> bytes:
-    photograph = Image.open(T1).resize((640, 443))
+    photograph = Image.open(PHOTOGRAPH).resize((640, 443))
     return saved(photograph, "GIF", save_all=True, append_images=[Image.new("RGB", photograph.size)])
 
 
@@ -140,8 +138,8 @@ def test_no_face_is_an_empty_list(client: httpx.Client) -> None:
     [
         (b"", 400, "empty-image"),
         (b"Dear sir or madam", 415, "unreadable-image"),
-        (T1.read_bytes()[:60_000], 422, "damaged-image"),
-        (T1.read_bytes() + bytes(50_000_000), 413, "image-too-large"),
+        (PHOTOGRAPH.read_bytes()[:60_000], 422, "damaged-image"),
+        (PHOTOGRAPH.read_bytes() + bytes(50_000_000), 413, "image-too-large"),
     ],
     ids=["0 bytes", "text", "truncated", "50 MB"],
 )
@@ -158,7 +156,7 @@ def test_bad_images_are_told_and_the_embedder_stays_in_use(
 
 def test_the_originals_client_gets_its_arrays(client: httpx.Client) -> None:
     # Request by request what tae898/age-gender's client.py does, with its libraries.
-    data = jsonpickle.encode({"image": T1.read_bytes()})
+    data = jsonpickle.encode({"image": PHOTOGRAPH.read_bytes()})
     response = requests.post(f"{client.base_url}/", json=data, timeout=60)
     found = jsonpickle.decode(response.text)["face_detection_recognition"]
     assert len(found) == 6
@@ -174,13 +172,12 @@ def test_the_originals_client_gets_its_arrays(client: httpx.Client) -> None:
     sent = body.prepare().body
     assert isinstance(sent, bytes)
     np.testing.assert_array_equal(decode_embeddings_request(sent), embeddings)
-    (ours,) = faces(client, T1.read_bytes())
+    (ours,) = faces(client, PHOTOGRAPH.read_bytes())
     np.testing.assert_array_equal(
         embeddings, np.array([face.embedding for face in ours.faces], dtype=np.float32)
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_an_embedder_that_dies_or_hangs_while_it_works_costs_no_request(
     sent: signal.Signals, embedder_url: str, tmp_path: Path
@@ -190,7 +187,7 @@ def test_an_embedder_that_dies_or_hangs_while_it_works_costs_no_request(
         proxy(embedder_urls=f"{dying_url},{embedder_url}", attempt_timeout=3) as client,
     ):
         until(lambda: len(ready_embedders(client)) == 2, "both embedders are found")
-        photograph = Image.open(T1).resize((640, 443))
+        photograph = Image.open(PHOTOGRAPH).resize((640, 443))
         statuses = []
         for number in range(12):
             if number == 4:

@@ -3,14 +3,13 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.packs import human_pack_dir
 from tests.support.system import (
     SIX_ADULTS,
     assert_six_adults,
@@ -22,16 +21,15 @@ from tests.support.system import (
     wait_until_served,
 )
 from tools.screenshots import photograph
-from tools.stack import ROOT, Stack, StackError, running_stack
+from tools.stack import ROOT, Stack, StackError
 
 PROBLEM = "application/problem+json"
+pytestmark = pytest.mark.xdist_group("human-system")
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    root = tmp_path_factory.mktemp("stack")
-    with running_stack(root, EMBEDDER_HUMAN_DIR=str(human_pack_dir()), LOG_FORMAT="json") as started:
-        yield started
+@pytest.fixture
+def stack(human_system: Stack) -> Stack:
+    return human_system
 
 
 def test_photograph_is_answered_with_the_shipped_heads(stack: Stack) -> None:
@@ -115,11 +113,15 @@ def test_embeddings_of_a_space_without_heads_are_refused_naming_both(stack: Stac
 
 
 def test_experiment_is_trained_promoted_and_served_without_a_restart(stack: Stack) -> None:
-    before = stack.control("pid", "predictor")
+    before = stack.pids()["predictor"]
     with client_of(stack) as client:
-        space = predict(client).space
-        wait_until_served(client, train_and_promote(client, stack.data_dir, space))
-    assert stack.control("pid", "predictor") == before
+        shipped = predict(client)
+        try:
+            wait_until_served(client, train_and_promote(client, stack.data_dir, shipped.space))
+        finally:  # other tests ask for the heads that come with the program
+            shutil.rmtree(stack.data_dir / "models", ignore_errors=True)
+            wait_until_served(client, {task.value: version for task, version in shipped.models.items()})
+    assert stack.pids()["predictor"] == before
 
 
 def test_embedder_that_is_down_is_a_503_with_retry_after(stack: Stack) -> None:

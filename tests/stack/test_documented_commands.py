@@ -83,7 +83,6 @@ def test_place_that_runs_a_command_is_there(place: str) -> None:
     assert (ROOT / place).is_file()
 
 
-@pytest.mark.slow
 def test_make_demo() -> None:
     done = subprocess.run(
         ["make", "demo"],
@@ -236,7 +235,6 @@ EXPECTED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_the_page_work_as_they_stand(terminal: Terminal, page: str) -> None:
     for command in documented_commands():

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 from agegender.datasets import meta_data_path, read_embedding_set
 from agegender.spaces import Space
 from PIL import Image
-from rq.registry import StartedJobRegistry
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
 
@@ -124,13 +122,11 @@ def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[...
     disturbed = start(EmbedderDouble(seconds=0.2))
     worker = disturbed.start_worker()
     disturbed.extract(mirrored=True)
-    until(lambda: disturbed.chunks() > 0, "a chunk is done", 60)
+    until(lambda: disturbed.chunks() > 0, "a chunk is done", 60, 0.05)
     worker.kill()
     done = disturbed.chunks()
     assert 0 < done < 5
-    # What every worker does each maintenance interval, done at once: give up what the dead one had.
-    queue = job_queue(connect(disturbed.settings))
-    StartedJobRegistry(queue=queue).cleanup(timestamp=time.time() + 3600)
+    disturbed.until_dead_workers_are_noticed()
     disturbed.start_worker()
     disturbed.start_worker()
     assert disturbed.ended()["state"] == "finished"
@@ -150,7 +146,7 @@ def test_an_extraction_that_lost_its_queue_goes_on_from_its_chunks(
     system = start(double)
     worker = system.start_worker()
     system.extract()
-    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    until(lambda: system.chunks() > 0, "a chunk is done", 60, 0.05)
     worker.kill()
     done = system.chunks()
     system.redis.client.flushall()
@@ -177,7 +173,7 @@ def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]
     system = start(EmbedderDouble(seconds=0.15))
     system.start_worker()
     system.extract()
-    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    until(lambda: system.chunks() > 0, "a chunk is done", 60, 0.05)
     (cancelled,) = system.client.delete("/datasets/faces/extract").json()
     assert cancelled["state"] == "cancelled"
     until(lambda: job_queue(connect(system.settings)).count == 0, "the jobs give up", 30)
@@ -193,7 +189,7 @@ def test_a_change_of_space_in_the_middle_ends_it_with_both_names(
     system = start(double)
     system.start_worker()
     system.extract()
-    until(lambda: system.chunks() > 0, "a chunk is done", 60)
+    until(lambda: system.chunks() > 0, "a chunk is done", 60, 0.05)
     double.space = Space(id="other-2", dimension=512)
     ended = system.ended()
     assert ended["state"] == "failed"
@@ -327,7 +323,6 @@ def real_embedder(data_dir: Path) -> Iterator[str]:
         process.wait(20)
 
 
-@pytest.mark.slow
 def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_killed_one(tmp_path: Path) -> None:
     if not (research_data() / "utkface.tar").is_file():
         pytest.skip(f"there is no utkface.tar in {research_data()}")
@@ -343,10 +338,9 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
                 system.start_worker()
             system.extract(shard_size=CHUNK, mirrored=True)
             if disturbed:
-                until(lambda: system.chunks() > 0, "a chunk is done", 60)  # noqa: B023
+                until(lambda: system.chunks() > 0, "a chunk is done", 60, 0.05)  # noqa: B023
                 first.kill()
-                queue = job_queue(connect(system.settings))
-                StartedJobRegistry(queue=queue).cleanup(timestamp=time.time() + 3600)
+                system.until_dead_workers_are_noticed(running=1)
             assert system.ended(seconds=180)["state"] == "finished"
             space = Space.model_validate(system.extraction()["space"])
             results.append(system.result(space))

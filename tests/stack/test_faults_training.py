@@ -3,6 +3,7 @@
 import signal
 import time
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import httpx
 import psutil
 import pytest
 from redis import Redis
-from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from trainer.queues import WantedJob, ensure_job, job_queue
+from trainer.settings import TrainerSettings
+from trainer.workers import make_worker
 
 from tests.support.fault_record import record
 from tests.support.jumping_clock import jumping_clock
 from tests.support.network_namespaces import island
-from tests.support.recovery import recovery_seconds
+from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server
 from tests.support.relay import relay
 from tests.support.serving import free_port, until
@@ -42,19 +44,19 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
     (job,) = cut_off.children()
     if overtaken:
         job.suspend()
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         until(lambda: server.client.scard("rq:workers") == 2, "the other worker is there", 240)
         network.cut()
         cut = time.monotonic()
         until(lambda: trainer.attempts(experiment) == 2, "the other worker has the fold", 240)
         seconds = time.monotonic() - cut
         record("partition, overtaken", seconds=round(seconds, 1))
-        assert seconds < recovery_seconds()
+        assert seconds < PROMISED
         with suppress(psutil.NoSuchProcess):  # its worker may have given up, and it with that
             job.resume()
     else:
         network.cut()
-        trainer.start("trainer.worker")  # for the report
+        trainer.start_worker()  # for the report
     trainer.wait(experiment)
     record("partition", overtaken=overtaken, attempts=trainer.attempts(experiment))
     assert trainer.figures(experiment) == undisturbed
@@ -80,9 +82,9 @@ def test_clocks_that_jump_by_hours_lose_nothing(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start("trainer.worker")  # in a process that has begun with this clock
     experiment = trainer.create(ONE_FOLD)
-    for epoch, seconds in ((5, 3600), (40, -3600)):
+    for epoch, seconds in ((5, 3600), (30, -3600)):
         trainer.wait_for_epoch(experiment, epoch)
         clock.jump(seconds)
     trainer.wait(experiment)
@@ -98,13 +100,13 @@ def test_two_workers_with_the_same_job_give_one_result(
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    held = psutil.Process(trainer.start("trainer.worker").pid)
+    held = psutil.Process(trainer.start_worker().pid)
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
     held_processes = [held, *held.children()]
     for process in held_processes:
         process.suspend()  # as a machine is that sleeps
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     until(lambda: trainer.attempts(experiment) == 2, "the other has begun too", 240)
     for process in held_processes:
         process.resume()
@@ -118,17 +120,18 @@ def test_two_workers_with_the_same_job_give_one_result(
 def test_job_whose_worker_is_long_dead_is_enqueued_again(tmp_path: Path, life: ExitStack) -> None:
     """Even where RQ has forgotten half of what it knew of it, as after hours without power."""
     server = life.enter_context(redis_server(tmp_path))
-    queue = job_queue(server.client)
+    settings = TrainerSettings(redis_url=server.url)
+    worker, queue = make_worker(settings), job_queue(server.client, settings)
+    worker.presumed_dead_seconds, queue.presumed_dead = 1, timedelta(seconds=1)  # below what a setting allows
     wanted = WantedJob("fold", "trainer.jobs.train.train_fold", ["experiment", 0], 600)
     ensure_job(queue, wanted)
     taken = queue.dequeue_any([queue], None, connection=server.client, serializer=queue.serializer)
     assert taken is not None
     job, _ = taken
-    with server.client.pipeline() as pipeline:
-        execution = Execution.create(job, 1, pipeline)
-        job.prepare_for_execution("dead", pipeline)
-        pipeline.execute()
-    server.client.hset(job.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+    execution = worker.prepare_execution(job)
+    worker.prepare_job_execution(job)
+    ensure_job(queue, wanted)
+    assert queue.get_job_ids() == []
     until(lambda: not server.client.exists(execution.key), "its record expires")
     ensure_job(queue, wanted)
     assert queue.get_job_ids() == ["fold"]
@@ -143,7 +146,7 @@ def test_slow_redis_makes_training_slow_and_no_more(
     trainer = Trainer(tmp_path, f"redis://127.0.0.1:{wire.port}/0", free_port())
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     wire.delay = 0.3
     started = time.monotonic()
     experiment = trainer.create(ONE_FOLD)
@@ -171,7 +174,7 @@ def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) ->
     assert ready.status_code == 503
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) > 0
-    assert max(told, seconds) < recovery_seconds()
+    assert max(told, seconds) < PROMISED
     until(trainer.ready, "Redis is back", 30)
 
 

@@ -31,7 +31,7 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
     trainer = Trainer(tmp_path, server.url, free_port(), data_dir=volume.path)
     life.callback(trainer.stop)
     trainer.start_api()
-    trainer.start("trainer.worker")
+    trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     directory = experiment_dir(volume.path, experiment)
     checkpoint = directory / "folds" / "0" / "checkpoint.safetensors"
@@ -46,7 +46,7 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
     refused = httpx.post(f"{trainer.url}/experiments", json=REQUEST)
     assert (refused.status_code, problem_of(refused)) == (503, "volume-not-writable")
     assert fault in refused.json()["detail"] and refused.headers["retry-after"]
-    time.sleep(3)  # for the job to come upon it
+    until(lambda: not trainer.jobs(), "the job has come upon it and given up", 60)
     assert checkpoint.read_bytes() == kept
     assert load_safetensors(kept)["state.epoch"] > 0
 

@@ -25,6 +25,8 @@ from tests.support.system import SIX_ADULTS
 from tests.support.watched import WORKERS, watching
 from tools.stack import running_stack
 
+pytestmark = pytest.mark.alone  # it measures seconds and memory
+
 READ_SECONDS = 3.0  # given to a body; the default is 30
 
 

@@ -1,24 +1,21 @@
 """The original's client against the system as `make up` starts it, in a space of 512 dimensions."""
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.support.packs import buffalo_sc_dir
 from tests.support.system import SIX_ADULTS, picture
 from tools.original_client import ask_ages_and_genders, ask_faces, recorded
-from tools.stack import Stack, running_stack
+from tools.stack import Stack
+
+pytestmark = pytest.mark.xdist_group("buffalo-system")
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    root = tmp_path_factory.mktemp("original")
-    pack = {"EMBEDDER_PACK": "buffalo_sc", "EMBEDDER_PACK_DIR": str(buffalo_sc_dir())}
-    with running_stack(root, **pack) as started:
-        yield started
+@pytest.fixture
+def stack(buffalo_system: Stack) -> Stack:
+    return buffalo_system
 
 
 def test_client_gets_arrays_and_dicts_that_agree_with_our_own_answer(stack: Stack) -> None:

@@ -14,12 +14,12 @@ import pytest
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
 
-from tests.support import packs
-from tests.support.chain import SIX_ADULTS, served_chain
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.fault_record import record
 from tests.support.made_heads import made_head, make_answer_wrongly, promoted_heads
 from tests.support.serving import free_port, until
+from tests.support.system import SIX_ADULTS
+from tools.stack import Stack
 
 SWAPS = 200
 CLIENTS = 4
@@ -143,14 +143,10 @@ def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
     assert statuses == [200]
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served_chain(tmp_path_factory.mktemp("data"), "buffalo_sc", packs.buffalo_sc_dir()) as url:
-        yield url
-
-
-def test_six_adults_are_found_through_the_whole_chain(chain: str) -> None:
-    answer = httpx.post(f"{chain}/age-gender", files={"image": SIX_ADULTS.read_bytes()}, timeout=60).json()
+@pytest.mark.xdist_group("buffalo-system")
+def test_six_adults_are_found_through_the_whole_chain(buffalo_system: Stack) -> None:
+    url = f"{buffalo_system.url('predictor')}/age-gender"
+    answer = httpx.post(url, files={"image": SIX_ADULTS.read_bytes()}, timeout=60).json()
     (image,) = answer["images"]
     assert (image["width"], image["height"], len(image["faces"])) == (1280, 886, 6)
     assert answer["space"]["dimension"] == 512

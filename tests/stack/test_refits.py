@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import HeadManifest, Task
 from trainer.experiments.store import BANK, refit_dir
@@ -49,7 +50,7 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
     tmp_path: Path,
 ) -> None:
     with running_trainer(tmp_path) as trainer:
-        worker = trainer.start("trainer.worker")
+        worker = trainer.start_worker()
         undisturbed = trainer.create({**SLOW, "refit": True})
         assert [refit["fold"] for refit in trainer.wait(undisturbed)["refits"]] == [0, 1, None]
 
@@ -63,7 +64,7 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
         for row in (0, 2):  # a fold's, and the last: on all faces
             wait_for_refit(trainer, experiment, row, 10)
             trainer.kill(worker)
-            worker = trainer.start("trainer.worker")
+            worker = trainer.start_worker()
         status = trainer.wait(experiment)
         assert [refit["attempts"] for refit in status["refits"]] == [2, 1, 2]
 
@@ -84,20 +85,20 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
             assert manifest.card["metrics"]["nll"] == refitted["nll"]
 
 
-def test_refits_given_up_leave_the_experiment_as_it_was(tmp_path: Path) -> None:
-    with running_trainer(tmp_path) as trainer:
-        trainer.start("trainer.worker")
-        experiment = trainer.create(SLOW)
-        trainer.wait(experiment)
-        figures = trainer.figures(experiment)
-        httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
-        wait_for_refit(trainer, experiment, 0, 5)
-        stopped = httpx.post(f"{trainer.url}/experiments/{experiment}/cancel").json()
-        assert (stopped["state"], stopped["refits"]) == ("finished", [])
-        assert trainer.figures(experiment) == figures
-        for manifest in promoted(trainer, experiment, refit=False).values():
-            assert manifest.members == 4 and "served" not in manifest.card
-        after = httpx.post(f"{trainer.url}/experiments/{experiment}/refit").json()["refits"][0]
-        assert after["state"] == "running" and after["epoch"] >= 5  # it goes on from there
-        trainer.wait(experiment)
-        assert trainer.figures(experiment)["served"]["nll"]["folds"] > 0
+@pytest.mark.xdist_group("trainer")
+def test_refits_given_up_leave_the_experiment_as_it_was(trainer: Trainer) -> None:
+    trainer.start_worker()
+    experiment = trainer.create(SLOW)
+    trainer.wait(experiment)
+    figures = trainer.figures(experiment)
+    httpx.post(f"{trainer.url}/experiments/{experiment}/refit")
+    wait_for_refit(trainer, experiment, 0, 5)
+    stopped = httpx.post(f"{trainer.url}/experiments/{experiment}/cancel").json()
+    assert (stopped["state"], stopped["refits"]) == ("finished", [])
+    assert trainer.figures(experiment) == figures
+    for manifest in promoted(trainer, experiment, refit=False).values():
+        assert manifest.members == 4 and "served" not in manifest.card
+    after = httpx.post(f"{trainer.url}/experiments/{experiment}/refit").json()["refits"][0]
+    assert after["state"] == "running" and after["epoch"] >= 5  # it goes on from there
+    trainer.wait(experiment)
+    assert trainer.figures(experiment)["served"]["nll"]["folds"] > 0

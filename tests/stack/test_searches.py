@@ -1,7 +1,6 @@
 """Searches through HTTP, a real Redis and real RQ workers; and what is left of one after a kill."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from trainer.training.machine import prepared_machine
 
 from tests.support.made_faces import made_faces
 from tests.support.serving import until
-from tests.support.trainer_processes import Trainer, running_trainer
+from tests.support.trainer_processes import Trainer
 
 REQUEST = {
     "task": "age-gender",
@@ -33,10 +32,7 @@ REQUEST = {
 }
 
 
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    with running_trainer(tmp_path_factory.mktemp("trainer")) as started:
-        yield started
+pytestmark = pytest.mark.xdist_group("trainer")
 
 
 def create(trainer: Trainer, **headers: str) -> str:
@@ -71,11 +67,11 @@ def judged(found: dict[str, Any]) -> list[Any]:
 
 
 def test_search_outlives_its_worker_and_its_best_setting_trains_an_experiment(trainer: Trainer) -> None:
-    worker = trainer.start("trainer.worker")
+    worker = trainer.start_worker()
     search = create(trainer)
     wait_for_epoch(trainer, search, 20)
     trainer.kill(worker)
-    trainer.start("trainer.worker"), trainer.start("trainer.worker")
+    trainer.start_worker(), trainer.start_worker()
     until(lambda: status(trainer, search)["state"] not in ("queued", "running"), "it ends", 600, 0.2)
     found = status(trainer, search)
     assert found["state"] == "finished", found
@@ -104,8 +100,7 @@ def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:
     key = {"Idempotency-Key": "once"}
     search = create(trainer, **key)
     assert create(trainer, **key) == search
-    if len(trainer.processes) == 1:
-        trainer.start("trainer.worker")
+    trainer.start_worker()
     wait_for_epoch(trainer, search, 5)
     url = f"/searches/{search}"
     assert trainer.http.get(f"{url}/report").status_code == 409

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.soak.run import soak
 from benchmarks.soak.verdict import BEGIN, END, write_into
 from tests.support.fault_record import record
 from tools.stack import ROOT
 
 
+@pytest.mark.alone  # it measures what the machine can do
 def test_overload_is_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
     verdict = soak(12)
     record("soak", sent=len(verdict.answers), refused=verdict.refused, p99=round(verdict.p99, 1))

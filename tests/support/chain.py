@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import insightface
 from agegender.spaces import Space
 from embedder.app import make_app
 from embedder.settings import EmbedderSettings
@@ -20,8 +19,9 @@ from predictor.settings import PredictorSettings
 
 from tests.support.made_heads import promoted_heads
 from tests.support.serving import serving, until
+from tools.stack import PHOTOGRAPH
 
-SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+SIX_ADULTS = PHOTOGRAPH
 
 
 @contextmanager

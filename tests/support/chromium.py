@@ -27,7 +27,7 @@ _ARGUMENTS = (
 @contextmanager
 def chromium(webcam: Path | None = None) -> Iterator["Browser"]:
     """A browser; `webcam` is a motion JPEG file. Skips with the reason where there is no browser."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("no chromium: apt-get install chromium")

@@ -1,15 +1,13 @@
 """A trainer's API with Redis, proxy and real workers, for tests of extraction."""
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from agegender.datasets import EmbeddingSet, read_embedding_set
 from agegender.keys import Scope
 from agegender.spaces import Space
@@ -20,27 +18,29 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from trainer.api.datasets import router
 from trainer.extraction.state import CHUNK
-from trainer.queues import connect
+from trainer.queues import connect, give_up_dead_jobs, job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.serving import serving, until
+from tests.support.trainer_processes import SOON
+from tests.support.worker_nursery import nursery
 
 SHARD = 2 * CHUNK
 
 
 class Worker:
-    """A real RQ worker process, with its job processes in one process group."""
+    """A real RQ worker process, and the processes of its jobs."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.worker"], env=environment, start_new_session=True
-        )
+        self.process = nursery().fork(environment)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it is dead already
-            os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # it is dead already
+            for job in psutil.Process(self.process.pid).children(recursive=True):
+                job.kill()
+            self.process.kill()
         self.process.wait(10)
 
 
@@ -56,7 +56,12 @@ class System:
     def start_proxy(self, embedder_url: str) -> None:
         proxy = create_proxy(ProxySettings(embedder_urls=[embedder_url], cache_ttl=0, probe_interval=0.1))
         url = self.stack.enter_context(serving(proxy))
-        self.settings = TrainerSettings(data_dir=self.data_dir, redis_url=self.redis.url, proxy_url=url)
+        self.settings = TrainerSettings(
+            data_dir=self.data_dir,
+            redis_url=self.redis.url,
+            proxy_url=url,
+            heartbeat_seconds=1,
+        )
         app = create_app(
             self.settings,
             name="trainer",
@@ -77,7 +82,7 @@ class System:
             "DATA_DIR": str(self.data_dir),
             "REDIS_URL": self.redis.url,
             "TRAINER_PROXY_URL": self.settings.proxy_url,
-            "OMP_NUM_THREADS": "1",
+            **SOON,
         }
         worker = Worker(environment)
         self.stack.callback(worker.kill)
@@ -96,6 +101,16 @@ class System:
         over = ("finished", "failed", "cancelled")
         until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
         return self.extraction(name)
+
+    def until_dead_workers_are_noticed(self, running: int = 0) -> None:
+        """Do what the API's loop does until no more than `running` jobs count as running."""
+        queue = job_queue(connect(self.settings), self.settings)
+
+        def noticed() -> bool:
+            give_up_dead_jobs(queue)
+            return bool(queue.started_job_registry.count <= running)
+
+        until(noticed, "the jobs of dead workers are given up", 60)
 
     def chunks(self) -> int:
         return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))

@@ -119,7 +119,7 @@ def labels(system: System) -> set[str]:
 
 
 def tables(system: System) -> set[str]:
-    return system.jobs("extract", system.folders("tables", data.TABLES, "wiki.mat"))
+    return system.jobs("extract", system.folders("tables", data.tables(), "wiki.mat"))
 
 
 def original_files(system: System) -> set[str]:

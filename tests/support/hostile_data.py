@@ -49,14 +49,16 @@ def _wiki(gender: Any) -> bytes:
     return file.getvalue()
 
 
-TABLES: dict[str, bytes] = {
-    "dimensions of 2^60": mat_file(matrix(6, (2**30, 2**30), element(9, bytes(8)))),
-    "cells of nothing": mat_file(compressed(matrix(1, (2**24, 1), bytes(2**27)))),
-    "bytes that become numbers": mat_file(compressed(matrix(6, (2**28, 1), element(2, bytes(2**28))))),
-    "zip bomb": mat_file(compressed(matrix(6, (2**29, 1), element(2, bytes(2**29))))),
-    "cells within cells": mat_file(compressed(nested_cells(2000))),
-    "text for numbers": _wiki(np.array([["1"]], dtype=object)),
-}
+def tables() -> dict[str, bytes]:
+    """`wiki.mat` of IMDB-WIKI; making them takes seconds and a gigabyte."""
+    return {
+        "dimensions of 2^60": mat_file(matrix(6, (2**30, 2**30), element(9, bytes(8)))),
+        "cells of nothing": mat_file(compressed(matrix(1, (2**24, 1), bytes(2**27)))),
+        "bytes that become numbers": mat_file(compressed(matrix(6, (2**28, 1), element(2, bytes(2**28))))),
+        "zip bomb": mat_file(compressed(matrix(6, (2**29, 1), element(2, bytes(2**29))))),
+        "cells within cells": mat_file(compressed(nested_cells(2000))),
+        "text for numbers": _wiki(np.array([["1"]], dtype=object)),
+    }
 
 
 def _npy(shape: str, descr: str, content: bytes) -> bytes:

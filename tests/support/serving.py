@@ -9,6 +9,8 @@ from typing import Any
 
 import uvicorn
 
+from tools import machine
+
 
 @contextmanager
 def serving(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
@@ -30,14 +32,17 @@ def serving(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on, and that the kernel gives to no connection meanwhile."""
+    return machine.free_port()
 
 
-def until(holds: Any, what: str, seconds: float = 10, every: float = 0.01) -> None:
-    """Wait until `holds()`; fail with `what` after that many seconds."""
-    end = time.monotonic() + seconds
+def until(holds: Any, what: str, seconds: float = 10, every: float = 0.25) -> None:
+    """Wait until `holds()`; fail with `what` after that many seconds.
+
+    every : the longest pause between two questions, in seconds; the first pauses are shorter.
+    """
+    end, pause = time.monotonic() + seconds, 0.005
     while not holds():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(2 * pause, every)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import insightface
 import numpy as np
 from agegender.client import Client, ClientSettings
 from agegender.datasets import write_embedding_set
@@ -16,8 +15,9 @@ from PIL import Image
 from pydantic import SecretStr
 
 from tests.support.made_faces import made_faces
+from tools.stack import PHOTOGRAPH
 
-SIX_ADULTS = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+SIX_ADULTS = PHOTOGRAPH
 EXPERIMENT = {
     "task": "age-gender",
     "dataset": "made",

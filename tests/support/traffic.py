@@ -39,11 +39,13 @@ class Traffic:
     clients: int = 2
     outcomes: list[Outcome] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _flows: threading.Event = field(default_factory=threading.Event)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def _ask(self) -> None:
         picture = one_face()
         while not self._stop.is_set():
+            self._flows.wait()
             # A connection each, as a kept one may be closed by a service that stops.
             self.outcomes.append(ask(self.url, picture + str(next(self._numbers)).encode()))
             self._stop.wait(_PAUSE)
@@ -51,14 +53,29 @@ class Traffic:
     @contextmanager
     def flowing(self) -> Iterator["Traffic"]:
         threads = [threading.Thread(target=self._ask) for _ in range(self.clients)]
+        self._flows.set()
         for thread in threads:
             thread.start()
         try:
             yield self
         finally:
             self._stop.set()
+            self._flows.set()
             for thread in threads:
                 thread.join(SECONDS + 5)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the machine to what happens meanwhile."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
+
+    def answered(self, since: float) -> bool:
+        """Whether a request that began since then has been answered with a prediction."""
+        return any(outcome.began >= since and outcome.status == 200 for outcome in self.outcomes)
 
     def after(self, moment: float) -> list[Outcome]:
         """Of the requests that ended since then."""

@@ -18,6 +18,7 @@ from rq.worker import Worker
 from tests.support.made_faces import made_faces
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
+from tests.support.worker_nursery import ForkedWorker, nursery
 
 REQUEST = {
     "task": "age-gender",
@@ -26,8 +27,21 @@ REQUEST = {
     "head": {"hidden": [32]},
     "optimizer": {"epochs": 6, "batch_size": 64},
 }
-ONE_FOLD = {**REQUEST, "optimizer": {"epochs": 100, "patience": 100, "batch_size": 16}, "folds": [0]}
+ONE_FOLD_EPOCHS = 70
+ONE_FOLD = {
+    **REQUEST,
+    "folds": [0],
+    "optimizer": {"epochs": ONE_FOLD_EPOCHS, "patience": ONE_FOLD_EPOCHS, "batch_size": 16},
+}
 TWO_FOLDS = {**ONE_FOLD, "folds": [0, 1]}
+
+# A worker's death is noticed within seconds; tests/contract/test_trainer_liveness.py has the real values.
+SOON = {
+    "TRAINER_HEARTBEAT_SECONDS": "1",  # so a worker is presumed dead after 3
+    "TRAINER_RECONCILE_SECONDS": "1",
+}
+
+Process = subprocess.Popen[bytes] | ForkedWorker
 
 
 class Trainer:
@@ -43,11 +57,11 @@ class Trainer:
             "DATA_DIR": str(self.data_dir),
             "REDIS_URL": redis_url,
             "TRAINER_PORT": str(port),
-            "TRAINER_RECONCILE_SECONDS": "1",
+            **SOON,
             "LOG_LEVEL": "WARNING",
             **environment,
         }
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
         self.api: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=60)
         write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
@@ -55,7 +69,10 @@ class Trainer:
     def start(
         self, module: str, *prefix: str, environment: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """prefix : a command that runs the process, such as one that enters a network namespace."""
+        """Start a program of the trainer.
+
+        prefix : a command that runs the process, such as one that enters a network namespace.
+        """
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", module],
             env={**self.environment, **(environment or {})},
@@ -63,6 +80,12 @@ class Trainer:
         )
         self.processes.append(process)
         return process
+
+    def start_worker(self) -> ForkedWorker:
+        """Start a worker from the session's nursery, which saves the seconds of its imports."""
+        worker = nursery().fork(self.environment)
+        self.processes.append(worker)
+        return worker
 
     def start_api(self) -> subprocess.Popen[bytes]:
         process = self.api = self.start("trainer")
@@ -85,13 +108,13 @@ class Trainer:
 
         until(lambda: started <= listening(), "the workers listen", 240, 0.1)
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: Process) -> None:
         """With its children, at once; a job's process has a process group of its own."""
         try:
             children = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             children = []
-        victims: list[psutil.Process | subprocess.Popen[bytes]] = [*children, process]
+        victims: list[psutil.Process | Process] = [*children, process]
         for victim in victims:
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 victim.kill()
@@ -99,8 +122,16 @@ class Trainer:
         self.processes.remove(process)
 
     @property
-    def workers(self) -> list[subprocess.Popen[bytes]]:
+    def workers(self) -> list[Process]:
         return [process for process in self.processes if process is not self.api]
+
+    def jobs(self) -> list[psutil.Process]:
+        """Return the processes of the jobs that run now."""
+        found: list[psutil.Process] = []
+        for worker in self.workers:
+            with suppress(psutil.NoSuchProcess):
+                found += psutil.Process(worker.pid).children(recursive=True)
+        return [job for job in found if job.is_running() and job.status() != psutil.STATUS_ZOMBIE]
 
     def stop(self) -> None:
         for process in list(self.processes):

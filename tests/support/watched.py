@@ -31,16 +31,18 @@ class Watched:
 @contextmanager
 def watching(stack: Stack) -> Iterator[Watched]:
     """A system with two workers; filled in when the block ends."""
-    before = {name: stack.control("pid", name).strip() for name in PROGRAMS}
+    running = stack.pids()
+    before = {name: running[name] for name in PROGRAMS}
     resident = {}
     for name, pid in before.items():
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is the present from now on
         resident[name] = _status(pid, "VmRSS")
     watched = Watched()
-    with _watching_jobs([int(before[name]) for name in WORKERS], watched):
+    with _watching_jobs([before[name] for name in WORKERS], watched):
         yield watched
+    running = stack.pids()
     for name, pid in before.items():
-        if stack.control("pid", name).strip() != pid:
+        if running.get(name) != pid:
             watched.restarted.append(name)
         else:
             watched.growth[name] = (_status(pid, "VmHWM") - resident[name]) // _MIB
@@ -54,9 +56,9 @@ def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
         while not over.wait(_LOOK_SECONDS):
             for worker in workers:
                 with suppress(OSError, StopIteration, psutil.Error):  # it ended while we looked
-                    inherited = _status(str(worker), "RssAnon")
+                    inherited = _status(worker, "RssAnon")
                     for job in psutil.Process(worker).children(recursive=True):
-                        growth = (_status(str(job.pid), "VmHWM") - inherited) // _MIB
+                        growth = (_status(job.pid, "VmHWM") - inherited) // _MIB
                         watched.growth[JOBS] = max(growth, watched.growth.get(JOBS, 0))
 
     looking = threading.Thread(target=look)
@@ -68,7 +70,7 @@ def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
         looking.join()
 
 
-def _status(pid: str, name: str) -> int:
+def _status(pid: int, name: str) -> int:
     """A size of /proc/PID/status, KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

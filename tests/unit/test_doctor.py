@@ -24,6 +24,15 @@ def listener() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+@pytest.fixture
+def ports_of_our_own(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables by which nothing listens on the ports looked at, though `make up` may run on this machine."""
+    variables = {machine.variable(name): str(port) for name, port in free_ports().items()}
+    for name, port in variables.items():
+        monkeypatch.setenv(name, port)
+    return variables
+
+
 def program(folder: Path, name: str, *lines: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("\n".join(["#!/bin/sh", *lines, ""]))
@@ -31,7 +40,7 @@ def program(folder: Path, name: str, *lines: str) -> None:
 
 
 def test_port_in_use_is_named_with_its_program_and_another_is_offered(
-    listener: int, monkeypatch: pytest.MonkeyPatch
+    listener: int, ports_of_our_own: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREDICTOR_PORT", str(listener))
     found = machine.ports()
@@ -47,6 +56,7 @@ def test_make_up_refuses_a_port_in_use_with_the_same_sentence(listener: int, tmp
 
 
 def test_redis_of_ones_own_needs_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
     assert "redis" in machine.chosen_ports()
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere/0")
     assert "redis" not in machine.chosen_ports()
@@ -80,7 +90,7 @@ def test_docker_that_cannot_be_used_is_told_with_the_reason(
 
 def test_real_docker_without_its_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("docker") is None:
-        pytest.skip("there is no docker here")
+        pytest.skip("no docker: apt-get install docker.io")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     assert machine.docker().what == "Docker is installed, but its engine does not answer"
 
@@ -125,8 +135,10 @@ def test_memory_is_that_of_the_control_group_where_it_has_less(
     assert machine.memory_limit() == 1e9
 
 
-def test_doctor_lists_everything_and_fails_where_something_needed_is_missing(listener: int) -> None:
-    environment = {**os.environ, **NO_NETWORK, "TRAINER_PORT": str(listener)}
+def test_doctor_lists_everything_and_fails_where_something_needed_is_missing(
+    listener: int, ports_of_our_own: dict[str, str]
+) -> None:
+    environment = {**os.environ, **ports_of_our_own, **NO_NETWORK, "TRAINER_PORT": str(listener)}
     done = subprocess.run(
         [sys.executable, "-m", "tools.doctor"],
         cwd=ROOT,
@@ -170,7 +182,7 @@ def test_setup_without_network_says_so_before_it_makes_anything(tmp_path: Path) 
 def test_other_pythons_on_this_machine_can_run_the_doctor() -> None:
     others = [path for minor in (8, 9, 10, 12, 13) if (path := shutil.which(f"python3.{minor}"))]
     if not others:
-        pytest.skip("there is no other Python here")
+        pytest.skip("no Python but this one: pyenv install 3.12, for one")
     for other in others:
         done = subprocess.run(
             [other, "-c", "from tools import machine; print(machine.disk(1e9).what)"],

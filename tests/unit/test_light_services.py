@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "onnxruntime", "tensorboard"}
-PRELOADED = "from trainer.workers import preload; preload()"
 JOBS = """
+from trainer.workers import preload
+preload()
+print(*sys.modules)
 from pathlib import Path
 from agegender.datasets import write_embedding_set
 from tests.support.made_experiment import made_experiment
@@ -33,19 +35,20 @@ write_reports(data, experiment, summarise(data, experiment))
 
 @pytest.mark.parametrize("module", ["trainer.app", "predictor.app", "embedder_proxy.app"])
 def test_service_starts_without_heavy_libraries(module: str) -> None:
-    assert not HEAVY & modules_after(f"import {module}")
+    (modules,) = modules_in(f"import {module}")
+    assert not HEAVY & modules
 
 
 def test_jobs_find_everything_heavy_imported_by_their_worker(tmp_path: Path) -> None:
-    before = modules_after(PRELOADED)
+    before, after = modules_in(JOBS, str(tmp_path))
     assert {"torch", "sklearn"} <= before
-    late = modules_after(PRELOADED + JOBS, str(tmp_path)) - before
+    late = after - before
     heavy = sorted(name for name in late if name.partition(".")[0] in HEAVY)
     assert len(heavy) < 20, heavy  # a few are imported by the first computation or drawing alone
 
 
-def modules_after(program: str, *arguments: str) -> set[str]:
-    """Names of all that a new interpreter has imported after the program."""
+def modules_in(program: str, *arguments: str) -> list[set[str]]:
+    """Names of all that a new interpreter has imported whenever the program prints them, and after it."""
     program = f"import sys\n{program}\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -54,4 +57,4 @@ def modules_after(program: str, *arguments: str) -> set[str]:
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]

@@ -89,7 +89,7 @@ async def _tell_that_redis_is_away(request: Request, error: Exception) -> Respon
 
 async def _keep_in_step(settings: TrainerSettings) -> None:
     """Every few seconds, enqueue what Redis or a dead worker lost."""
-    queue = job_queue(connect(settings))
+    queue = job_queue(connect(settings), settings)
     steps: dict[str, Callable[[], None]] = {
         "dead jobs": partial(give_up_dead_jobs, queue),
         "experiments": partial(reconcile_all, settings.data_dir, queue),

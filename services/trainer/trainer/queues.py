@@ -19,8 +19,6 @@ from trainer.settings import TrainerSettings
 log = structlog.get_logger(__name__)
 
 QUEUE = "trainer"
-HEARTBEAT_SECONDS = 5  # a living worker renews its job's heartbeat this often
-DEAD_AFTER = timedelta(seconds=15)  # three of them; another worker shall have the job within 30
 _KEPT_SECONDS = 3600
 _PATIENCE_SECONDS = 3
 _RETRY_AFTER_SECONDS = 5
@@ -67,11 +65,20 @@ def queue_away(error: Exception) -> Problem:
     )
 
 
-def job_queue(connection: Redis, name: str = QUEUE) -> Queue:
-    return Queue(name, connection=connection, serializer=JSONSerializer)
+class JobQueue(Queue):
+    """RQ's queue, and how long a worker may be silent before it is presumed dead."""
+
+    presumed_dead = timedelta(0)  # `job_queue` sets it
 
 
-def ensure_jobs(queue: Queue, of: str, wanted: Iterable[WantedJob]) -> None:
+def job_queue(connection: Redis, settings: TrainerSettings | None = None) -> JobQueue:
+    """Return the queue of all the trainer's jobs; without `settings` those of the environment apply."""
+    queue = JobQueue(QUEUE, connection=connection, serializer=JSONSerializer)
+    queue.presumed_dead = timedelta(seconds=(settings or TrainerSettings()).presumed_dead_seconds)
+    return queue
+
+
+def ensure_jobs(queue: JobQueue, of: str, wanted: Iterable[WantedJob]) -> None:
     """Enqueue jobs unless those of their ids wait or run; one that failed or lost its worker is replaced.
 
     of : the experiment or search whose jobs they are; one caller at a time looks after them.
@@ -82,7 +89,7 @@ def ensure_jobs(queue: Queue, of: str, wanted: Iterable[WantedJob]) -> None:
             ensure_job(queue, job, waiting)
 
 
-def ensure_job(queue: Queue, wanted: WantedJob, waiting: set[str] | None = None) -> None:
+def ensure_job(queue: JobQueue, wanted: WantedJob, waiting: set[str] | None = None) -> None:
     """The same for one job, without a lock.
 
     waiting : ids of the jobs that wait, where the caller has them already.
@@ -108,7 +115,7 @@ def ensure_job(queue: Queue, wanted: WantedJob, waiting: set[str] | None = None)
     )
 
 
-def give_up_dead_jobs(queue: Queue) -> None:
+def give_up_dead_jobs(queue: JobQueue) -> None:
     """Jobs whose worker has been silent for too long wait again, or have failed where no retry is left.
 
     Workers do this as well, but only while they have nothing to do.
@@ -116,21 +123,21 @@ def give_up_dead_jobs(queue: Queue) -> None:
     queue.started_job_registry.cleanup()
 
 
-def drop_waiting_job(queue: Queue, job_id: str) -> None:
+def drop_waiting_job(queue: JobQueue, job_id: str) -> None:
     """Take a job from the queue unless a worker has begun it."""
     job = _job(queue, job_id)
     if job is not None and not job.is_started:
         _delete(queue, job)
 
 
-def _job(queue: Queue, job_id: str) -> Job | None:
+def _job(queue: JobQueue, job_id: str) -> Job | None:
     try:
         return Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
     except NoSuchJobError:
         return None
 
 
-def _delete(queue: Queue, job: Job) -> None:
+def _delete(queue: JobQueue, job: Job) -> None:
     """RQ alone cannot delete a job whose worker is long dead: the records of its executions have expired."""
     executions = job.execution_registry
     for execution in executions.get_execution_ids():
@@ -139,7 +146,7 @@ def _delete(queue: Queue, job: Job) -> None:
     job.delete()
 
 
-def _is_alive(queue: Queue, job: Job, waiting: set[str]) -> bool:
+def _is_alive(queue: JobQueue, job: Job, waiting: set[str]) -> bool:
     # Status and heartbeat as they were fetched together: RQ writes both in one transaction.
     status = job.get_status(refresh=False)
     if status == JobStatus.QUEUED:
@@ -147,14 +154,14 @@ def _is_alive(queue: Queue, job: Job, waiting: set[str]) -> bool:
             return True
         # A worker took it and is starting a process for it, which takes a second or more.
         queue.intermediate_queue.set_first_seen(job.id)
-        return _is_recent(queue.intermediate_queue.get_first_seen(job.id))
+        return _is_recent(queue.intermediate_queue.get_first_seen(job.id), queue.presumed_dead)
     if status == JobStatus.STARTED:
-        return _is_recent(job.last_heartbeat)
+        return _is_recent(job.last_heartbeat, queue.presumed_dead)
     return False
 
 
-def _is_recent(moment: datetime | None) -> bool:
+def _is_recent(moment: datetime | None, within: timedelta) -> bool:
     if moment is None:
         return False
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return datetime.now(UTC) - moment < DEAD_AFTER
+    return datetime.now(UTC) - moment < within

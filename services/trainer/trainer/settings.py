@@ -40,3 +40,15 @@ class TrainerSettings(ServiceSettings):
         _SHIPPED,
         description="heads that came with the predictor, to compare with before others replace them",
     )
+    heartbeat_seconds: int = Field(
+        5,
+        ge=1,
+        le=60,
+        description="how often a worker renews its job's heartbeat; after three times as long without one "
+        "it is presumed dead, and another gets the job. The same for the trainer and all workers",
+    )
+
+    @property
+    def presumed_dead_seconds(self) -> int:
+        """Return how long a worker may be silent: a heartbeat may be late, and one may be lost."""
+        return 3 * self.heartbeat_seconds

@@ -11,10 +11,9 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from trainer.queues import DEAD_AFTER, HEARTBEAT_SECONDS, connect, job_queue
+from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 
-_MAINTENANCE_SECONDS = 10
 _PRELOADED = (
     "trainer.jobs.train",
     "trainer.jobs.report",
@@ -37,9 +36,11 @@ def preload() -> None:
 class TrainerWorker(Worker):
     """Runs each job in a process forked from its own, in which `preload` has imported everything.
 
-    It is held for dead `DEAD_AFTER` its last heartbeat, not RQ's minute later, and gives a Redis up that does
-    not answer within 20 seconds, not seven minutes.
+    It is presumed dead `presumed_dead_seconds` after its job's last heartbeat, not RQ's minute later, and
+    gives up a Redis that does not answer within 20 seconds, not seven minutes.
     """
+
+    presumed_dead_seconds = 0  # `make_worker` sets it
 
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
@@ -77,17 +78,21 @@ class TrainerWorker(Worker):
             pipeline.execute()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        return int(DEAD_AFTER.total_seconds())
+        return self.presumed_dead_seconds
 
 
 def make_worker(settings: TrainerSettings) -> TrainerWorker:
     connection = connect(settings)
-    return TrainerWorker(
-        [job_queue(connection)],
+    worker = TrainerWorker(
+        [job_queue(connection, settings)],
         connection=connection,
         serializer=JSONSerializer,
         worker_ttl=_WORKER_TTL,
-        job_monitoring_interval=HEARTBEAT_SECONDS,
-        maintenance_interval=_MAINTENANCE_SECONDS,
+        job_monitoring_interval=settings.heartbeat_seconds,
+        maintenance_interval=2 * settings.heartbeat_seconds,
         log_job_description=False,
     )
+    worker.presumed_dead_seconds = settings.presumed_dead_seconds
+    # RQ waits up to a minute between attempts to reach a Redis that is away.
+    worker.max_connection_wait_time = float(settings.presumed_dead_seconds)
+    return worker

@@ -268,7 +268,7 @@ def start(
 
     replace : whether one that finished with other options may be replaced; else ``extraction-exists`` 409.
     """
-    queue = job_queue(redis)
+    queue = job_queue(redis, settings)
     last = read_state(settings.data_dir, wanted.dataset, wanted.space.id, wanted.variant)
     if last is not None and last.state in ACTIVE and has_jobs(queue, last):
         if any(getattr(last, name) != getattr(wanted, name) for name in _SHARED):
@@ -331,7 +331,7 @@ def _one_of(variants: list[str], wanted: str | None) -> str:
 
 
 def _status(settings: TrainerSettings, redis: Redis, extraction: Extraction) -> ExtractionStatus:
-    return _shown(redis, settled(settings.data_dir, job_queue(redis), extraction))
+    return _shown(redis, settled(settings.data_dir, job_queue(redis, settings), extraction))
 
 
 def _shown(redis: Redis, extraction: Extraction) -> ExtractionStatus:

@@ -75,7 +75,7 @@ def create(
         return experiment_status(data_dir, load_experiment(data_dir, experiment_id))
     experiment = _completed(data_dir, experiment_id, wanted)
     save_experiment(data_dir, experiment)
-    reconcile(data_dir, job_queue(redis), experiment)
+    reconcile(data_dir, job_queue(redis, settings), experiment)
     return experiment_status(data_dir, experiment)
 
 
@@ -181,7 +181,7 @@ def resume(experiment_id: str, settings: Settings, redis: Connection) -> Experim
     for directory in (experiment_dir(data_dir, experiment_id), *work_dirs(data_dir, experiment)):
         (directory / FAILURE).unlink(missing_ok=True)
     save_experiment(data_dir, experiment)
-    reconcile(data_dir, job_queue(redis), experiment)
+    reconcile(data_dir, job_queue(redis, settings), experiment)
     return experiment_status(data_dir, experiment)
 
 
@@ -194,7 +194,7 @@ def refit(experiment_id: str, settings: Settings, redis: Connection) -> Experime
     data_dir = settings.data_dir
     experiment = load_experiment(data_dir, experiment_id).model_copy(update={"refit": True})
     save_experiment(data_dir, experiment)
-    reconcile(data_dir, job_queue(redis), experiment)
+    reconcile(data_dir, job_queue(redis, settings), experiment)
     return experiment_status(data_dir, experiment)
 
 
@@ -211,7 +211,7 @@ def cancel(experiment_id: str, settings: Settings, redis: Connection) -> Experim
         change = {"refit": False, "promote": False} if reported else {"cancelled": True}
         stopped = experiment.model_copy(update=change)
         save_experiment(data_dir, stopped)
-        cancel_jobs(job_queue(redis), experiment)
+        cancel_jobs(job_queue(redis, settings), experiment)
         experiment = stopped
     return experiment_status(data_dir, experiment)
 

@@ -65,7 +65,7 @@ def create(
         return search_status(data_dir, load_search(data_dir, search_id))
     search = _completed(data_dir, search_id, wanted)
     save_search(data_dir, search)
-    reconcile_search(data_dir, job_queue(redis), search)
+    reconcile_search(data_dir, job_queue(redis, settings), search)
     return search_status(data_dir, search)
 
 
@@ -169,7 +169,7 @@ def resume(search_id: str, settings: Settings, redis: Connection) -> SearchStatu
             (directory / RESULT).unlink(missing_ok=True)
     (search_dir(data_dir, search_id) / FAILURE).unlink(missing_ok=True)
     save_search(data_dir, search)
-    reconcile_search(data_dir, job_queue(redis), search)
+    reconcile_search(data_dir, job_queue(redis, settings), search)
     return search_status(data_dir, search)
 
 
@@ -181,7 +181,7 @@ def cancel(search_id: str, settings: Settings, redis: Connection) -> SearchStatu
     if search_status(data_dir, search).state in ("queued", "running"):
         search = search.model_copy(update={"cancelled": True})
         save_search(data_dir, search)
-        cancel_search_jobs(job_queue(redis), search)
+        cancel_search_jobs(job_queue(redis, settings), search)
     return search_status(data_dir, search)
 
 

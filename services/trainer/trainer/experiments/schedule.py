@@ -8,8 +8,6 @@ no harm: it writes the same numbers to the same names, and the older of two give
 from collections.abc import Iterator
 from pathlib import Path
 
-from rq import Queue
-
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.promote import awaits_promotion
 from trainer.experiments.store import (
@@ -22,20 +20,20 @@ from trainer.experiments.store import (
     is_finished,
     refit_dir,
 )
-from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
+from trainer.queues import JobQueue, WantedJob, drop_waiting_job, ensure_jobs
 from trainer.records import skipping_damage
 
 FOLD_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
 
 
-def reconcile_all(data_dir: Path, queue: Queue) -> None:
+def reconcile_all(data_dir: Path, queue: JobQueue) -> None:
     """Reconcile every experiment that can be read. Raises `RedisError`."""
     for experiment in experiments(data_dir):
         with skipping_damage(experiment_dir(data_dir, experiment.id)):
             reconcile(data_dir, queue, experiment)
 
 
-def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:
+def reconcile(data_dir: Path, queue: JobQueue, experiment: Experiment) -> None:
     """Enqueue the experiment's missing jobs: its folds, its report, and its refits where they are wanted."""
     failed = (experiment_dir(data_dir, experiment.id) / FAILURE).exists()
     if experiment.cancelled or failed:
@@ -46,7 +44,7 @@ def reconcile(data_dir: Path, queue: Queue, experiment: Experiment) -> None:
         ensure_jobs(queue, experiment.id, [_promotion_job(experiment)])
 
 
-def cancel_jobs(queue: Queue, experiment: Experiment) -> None:
+def cancel_jobs(queue: JobQueue, experiment: Experiment) -> None:
     """Take waiting jobs from the queue; a running one sees the cancellation within a few epochs."""
     jobs = [_fold_job(experiment, fold) for fold in experiment.folds]
     jobs += [_refit_job(experiment, fold) for fold in experiment.refits]

@@ -53,7 +53,7 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> 
         **{**vars(labels), "faces": None},
     )
     log.info("labels read", dataset=dataset, variant=variant, space=space_id, summary=labels.summary)
-    queue = job_queue(connect(settings))
+    queue = job_queue(connect(settings), settings)
     seconds = _SHARD_SECONDS + _IMAGE_SECONDS * extraction.shard_size
     shards = [
         enqueue_part(queue, _SHARD, extraction, f"shard-{shard}", seconds, shard)

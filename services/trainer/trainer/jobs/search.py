@@ -34,7 +34,7 @@ def judge_trial(search_id: str, number: int) -> None:
     fail = partial(fail_trial, data_dir, search, number)
     over = (trial_dir(data_dir, search_id, number) / RESULT).exists()
     if over or attempt(run, fail, search=search_id, trial=number).is_over:
-        reconcile_search(data_dir, job_queue(connect(settings)), search)
+        reconcile_search(data_dir, job_queue(connect(settings), settings), search)
 
 
 def wanted_search(data_dir: Path, search_id: str) -> Search | None:

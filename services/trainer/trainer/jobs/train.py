@@ -65,7 +65,7 @@ def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) 
 
     of = str(directory.relative_to(data_dir))
     if (directory / METRICS).exists() or attempt(run, noting_failure(directory), of=of).is_over:
-        reconcile(data_dir, job_queue(connect(settings)), experiment)
+        reconcile(data_dir, job_queue(connect(settings), settings), experiment)
 
 
 def wanted_experiment(data_dir: Path, experiment_id: str) -> Experiment | None:

@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rq import Queue
-
 from trainer.experiments.schedule import FOLD_SECONDS, REPORT_SECONDS
 from trainer.experiments.store import FAILURE, REPORT
-from trainer.queues import WantedJob, drop_waiting_job, ensure_jobs
+from trainer.queues import JobQueue, WantedJob, drop_waiting_job, ensure_jobs
 from trainer.records import skipping_damage
 from trainer.searches.search import Search
 from trainer.searches.store import RESULT, search_dir, searches, trial_dir
@@ -15,14 +13,14 @@ from trainer.searches.store import RESULT, search_dir, searches, trial_dir
 _JUDGE, _REPORT = "trainer.jobs.search.judge_trial", "trainer.jobs.report.write_search_report"
 
 
-def reconcile_searches(data_dir: Path, queue: Queue) -> None:
+def reconcile_searches(data_dir: Path, queue: JobQueue) -> None:
     """Reconcile every search that can be read. Raises `RedisError`."""
     for search in searches(data_dir):
         with skipping_damage(search_dir(data_dir, search.id)):
             reconcile_search(data_dir, queue, search)
 
 
-def reconcile_search(data_dir: Path, queue: Queue, search: Search) -> None:
+def reconcile_search(data_dir: Path, queue: JobQueue, search: Search) -> None:
     """Enqueue the search's missing jobs: its trials, then its report."""
     directory = search_dir(data_dir, search.id)
     if search.cancelled or (directory / REPORT).exists() or (directory / FAILURE).exists():
@@ -30,7 +28,7 @@ def reconcile_search(data_dir: Path, queue: Queue, search: Search) -> None:
     ensure_jobs(queue, search.id, _missing_jobs(data_dir, search))
 
 
-def cancel_search_jobs(queue: Queue, search: Search) -> None:
+def cancel_search_jobs(queue: JobQueue, search: Search) -> None:
     """Take waiting jobs from the queue; a running one sees the cancellation within a few epochs."""
     for number in range(search.trials):
         drop_waiting_job(queue, _trial_job(search, number).id)

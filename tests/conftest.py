@@ -1,0 +1,36 @@
+"""How the suite shares one machine: what runs beside what, with how many threads, and what was skipped."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+STACK = Path(__file__).parent / "stack"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores compute at once: threads of their own would take each other's cores.
+    # Set before NumPy and torch are imported, and inherited by every process that a test starts.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("EMBEDDER_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would take another process's core
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file's tests in one process, whose fixtures they share, unless a mark names another group."""
+    for item in items:
+        if item.get_closest_marker("alone") and STACK not in item.path.parents:
+            raise pytest.UsageError(f"{item.nodeid}: only tests in tests/stack may be marked `alone`.")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Append what was skipped, and why, to the file that SKIPPED names: `make test` ends with it."""
+    if (path := os.environ.get("SKIPPED")) is None:
+        return
+    with Path(path).open("a") as file:
+        for report in terminalreporter.getreports("skipped"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            file.write(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}\n")
