@@ -1,17 +1,26 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agegender.landmarks import turned_box, turned_points
 from agegender.spaces import Space
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # text is no number
 Point = tuple[Number, Number]
+Rotation = Annotated[
+    Literal[0, 90, 180, 270],
+    Field(
+        description="clockwise turn in degrees that makes the image upright, found from its faces after the "
+        "EXIF orientation was applied; 0 if none is needed. All coordinates are those of the image before "
+        "this turn",
+    ),
+]
 
 
 class FaceGeometry(BaseModel):
-    """Where a face is. Coordinates are pixels of the upright image (EXIF orientation applied)."""
+    """Where a face is. Coordinates are pixels of the image as sent, with its EXIF orientation applied."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,13 +29,25 @@ class FaceGeometry(BaseModel):
     )
     det_score: Number = Field(description="the detector's confidence, 0 to 1", examples=[0.87])
     landmarks: list[Point] = Field(
-        description="left eye, right eye, nose, left and right mouth corner, as seen in the image",
+        description="left eye, right eye, nose, left and right mouth corner, as seen in the upright image "
+        "(turned by `rotation`)",
         min_length=5,
         max_length=5,
     )
     sharpness: Number | None = Field(
         None,
         description="variance of the Laplacian of the aligned grey face crop (112 pixels); low means blurred",
+    )
+    outside: Number = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the aligned face crop (112 pixels) that lies beyond the image's edges",
+    )
+    border: bool = Field(
+        False,
+        description="the image cuts into the face: it was found only after a border was added around the "
+        "image, or `outside` is at least 0.05",
     )
 
 
@@ -37,9 +58,18 @@ class Face(FaceGeometry):
 class ImageFaces(BaseModel):
     """The faces of one image, largest first."""
 
-    width: int = Field(description="of the upright image, pixels")
+    width: int = Field(description="pixels, EXIF orientation applied")
     height: int
+    rotation: Rotation = 0
     faces: list[Face]
+
+    def upright(self, face: FaceGeometry) -> FaceGeometry:
+        """Return where a face is in the image turned by `rotation`, with all else as it is."""
+        if not self.rotation:
+            return face
+        turn = (self.rotation, self.width, self.height)
+        moved = {"bbox": turned_box(face.bbox, *turn), "landmarks": turned_points(face.landmarks, *turn)}
+        return face.model_copy(update=moved)
 
 
 class ImageProblem(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
@@ -82,9 +82,10 @@ class Predictor:
             _chosen(image.faces, options) if isinstance(image, ImageFaces) else [] for image in found.images
         ]
         faces = [face for of_image in chosen for face in of_image]
+        upright = _upright(found, chosen)
         embeddings = await run_in_threadpool(_matrix, faces, found.space)
         probabilities = await self._ask(heads, embeddings, options, watch)
-        entries = await run_in_threadpool(_face_answers, heads, faces, probabilities, options)
+        entries = await run_in_threadpool(_face_answers, heads, faces, upright, probabilities, options)
         _count(found, len(faces))
         return AgeGenderAnswer(
             space=found.space,
@@ -183,6 +184,16 @@ def _shorter_side(face: Face) -> float:
     return min(x2 - x1, y2 - y1)
 
 
+def _upright(found: FacesAnswer, chosen: Sequence[Sequence[Face]]) -> list[FaceGeometry]:
+    """Return where the chosen faces are in their images turned upright, in order."""
+    return [
+        image.upright(face)
+        for image, faces in zip(found.images, chosen, strict=True)
+        if isinstance(image, ImageFaces)
+        for face in faces
+    ]
+
+
 def _matrix(faces: Sequence[Face], space: Space) -> Array:
     if any(len(face.embedding) != space.dimension for face in faces):
         raise Problem("bad-answer", 502, f"The embedder-proxy answered an embedding that is not of {space}.")
@@ -223,14 +234,23 @@ def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions)
 
 
 def _face_answers(
-    heads: Heads, faces: Sequence[Face], probabilities: Probabilities, options: FaceOptions
+    heads: Heads,
+    faces: Sequence[Face],
+    upright: Sequence[FaceGeometry],
+    probabilities: Probabilities,
+    options: FaceOptions,
 ) -> list[FaceAnswer]:
     estimates = _estimates(heads, probabilities, options)
-    return [_face_answer(face, estimate, options) for face, estimate in zip(faces, estimates, strict=True)]
+    return [
+        _face_answer(face, geometry, estimate, options)
+        for face, geometry, estimate in zip(faces, upright, estimates, strict=True)
+    ]
 
 
-def _face_answer(face: Face, estimate: FaceEstimate, options: FaceOptions) -> FaceAnswer:
-    quality = face_quality(face)
+def _face_answer(
+    face: Face, upright: FaceGeometry, estimate: FaceEstimate, options: FaceOptions
+) -> FaceAnswer:
+    quality = face_quality(upright)
     return FaceAnswer(
         bbox=face.bbox,
         det_score=face.det_score,
@@ -247,7 +267,12 @@ def _by_image(
 ) -> list[ImageAnswer | ImageProblem]:
     following = iter(answers)
     return [
-        ImageAnswer(width=image.width, height=image.height, faces=[next(following) for _ in faces])
+        ImageAnswer(
+            width=image.width,
+            height=image.height,
+            rotation=image.rotation,
+            faces=[next(following) for _ in faces],
+        )
         if isinstance(image, ImageFaces)
         else image
         for image, faces in zip(found.images, chosen, strict=True)
