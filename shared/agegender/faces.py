@@ -38,16 +38,10 @@ class FaceGeometry(BaseModel):
         None,
         description="variance of the Laplacian of the aligned grey face crop (112 pixels); low means blurred",
     )
-    outside: Number = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the aligned face crop (112 pixels) that lies beyond the image's edges",
-    )
     border: bool = Field(
         False,
-        description="the image cuts into the face: it was found only after a border was added around the "
-        "image, or `outside` is at least 0.05",
+        description="the face was found only with a border added around the image: it fills the image or is "
+        "cut off by its edges",
     )
 
 

@@ -1,7 +1,7 @@
 """Check five facial landmarks against their box, and turn faces between an image and its upright form.
 
-Landmarks are left eye, right eye, nose, left and right mouth corner as seen in the upright image, in pixels. y
-points down.
+Landmarks are left eye, right eye, nose, left and right mouth corner as seen in the upright image, in pixels;
+y points down.
 """
 
 import math

@@ -17,7 +17,8 @@ from agegender.images import ImageLimits, decode
 from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
-from embedder.packs.pack import Detections, Image, Pack
+from embedder.detection.search import Detections
+from embedder.packs.pack import Image, Pack
 
 FACES = Counter("embedder_faces_total", "Faces embedded")
 QUEUED = Histogram("embedder_queue_seconds", "Waiting for the models")
@@ -152,7 +153,7 @@ def _searched(pack: Pack, request: _Request, limits: ImageLimits) -> Iterator[_P
             request.answers[number] = problem
             continue
         with request.spent.stage("detect"):
-            found = pack.detect([pixels])[0]
+            found = pack.detect([pixels], lambda: not request.given_up)[0]
         yield _Picture(request, number, pixels, found)
 
 
@@ -175,7 +176,7 @@ def _embed(pack: Pack, searched: Sequence[_Picture]) -> None:
         request.spent.seconds["embed"] += together.seconds["embed"]
     for picture, of_picture in zip(wanted, faces, strict=True):
         if not picture.request.given_up:
-            picture.request.answers[picture.number] = _image_faces(picture.pixels, of_picture)
+            picture.request.answers[picture.number] = _image_faces(picture, of_picture)
     FACES.inc(sum(map(len, faces)))
 
 
@@ -209,8 +210,9 @@ def _portions(wanted: Sequence[_Picture]) -> Iterator[list[tuple[int, Detections
         yield portion
 
 
-def _image_faces(pixels: Image, faces: list[Face]) -> ImageFaces:
-    return ImageFaces(width=pixels.shape[1], height=pixels.shape[0], faces=faces)
+def _image_faces(picture: _Picture, faces: list[Face]) -> ImageFaces:
+    height, width = picture.pixels.shape[:2]
+    return ImageFaces(width=width, height=height, rotation=picture.found.rotation, faces=faces)
 
 
 def _hand_out(request: _Request) -> None:
