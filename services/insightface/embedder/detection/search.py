@@ -24,6 +24,7 @@ _BORDER, _WIDE_BORDER = 1, 3  # thirds of the long side, on each side of the ima
 _MAX_ROLL = 60.0  # degrees; detectors are made for less
 _LARGE = 0.25  # of the largest face's area; smaller faces do not decide which way up the image is
 _MIN_EVIDENCE = 0.5  # of a face that is found in the further searches only
+_GOOD_EVIDENCE = 0.6  # with a border, from which a wider one is not preferred
 # Further searches see the image at this long side, so that a large image without faces costs little more.
 _FURTHER_LONG_SIDE = 1600
 
@@ -104,16 +105,19 @@ def search(detector: Detector, image: Image, wanted: Callable[[], bool] = lambda
     attempts += _attempts(
         detector, small, [(turn, border) for turn in TURNS[1:] for border in borders], wanted
     )
-    if not any(attempt.best for attempt in attempts):
+    if not any(attempt.upright for attempt in attempts):
         attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], wanted)
     best = max(attempts, key=lambda attempt: attempt.strength)
-    if best.found.rotation == 0:
-        return given.found if given.best >= _MIN_EVIDENCE else _in_given(best, image)
-    # As a person would have sent the image: what it gives upright counts, with a border only if needed.
-    for again in _attempts(detector, image, [(best.found.rotation, 0)], wanted):
-        if again.upright or (again.best and not best.upright):
-            best = again
-    return _in_given(best, image)
+    if (
+        best.found.rotation == 0
+    ):  # the first search that did well enough, so that ordinary faces stay the same
+        if given.best >= _MIN_EVIDENCE:
+            return given.found
+        first = attempts[1] if len(attempts) > 1 and attempts[1].best >= _GOOD_EVIDENCE else best
+        return _in_given(first, image)
+    # A turned image gives what it would have given upright: a border counts only if nothing is found without.
+    again = _attempts(detector, image, [(best.found.rotation, 0)], wanted)
+    return _in_given(again[0] if again and again[0].best else best, image)
 
 
 def _attempts(
