@@ -104,10 +104,11 @@ def _add_rows(shown: Table, file: Path, answer: ImageAnswer | ImageProblem) -> N
     if isinstance(answer, ImageProblem):
         shown.add_row(file.name, "", f"[red]{answer.problem['detail']}")
         return
+    name = f"{file.name} [dim]turned {answer.rotation}°" if answer.rotation else file.name
     if not answer.faces:
-        shown.add_row(file.name, "", "[dim]no face")
+        shown.add_row(name, "", "[dim]no face")
     for number, face in enumerate(answer.faces, 1):
-        shown.add_row(file.name if number == 1 else "", str(number), *cells(face))
+        shown.add_row(name if number == 1 else "", str(number), *cells(face))
 
 
 def cells(face: FaceAnswer) -> tuple[str, str, str, str]:
