@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from agegender.heads.calibration import tempered
 from agegender.heads.head import Task
+from embedder.detection.search import Detections
 from embedder.packs.load import load_pack
-from embedder.packs.pack import Detections, Pack
+from embedder.packs.pack import Pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
 from trainer.experiments.experiment import Experiment

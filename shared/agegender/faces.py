@@ -1,18 +1,27 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agegender.landmarks import turned_box, turned_points
 from agegender.spaces import Space
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # text is no number
 Point = tuple[Number, Number]
+Rotation = Annotated[
+    Literal[0, 90, 180, 270],
+    Field(
+        description="clockwise turn in degrees that makes the image upright, found from its faces after the "
+        "EXIF orientation was applied; 0 if none is needed. All coordinates are those of the image before "
+        "this turn",
+    ),
+]
 
 
 class FaceGeometry(BaseModel):
-    """Where a face is. Coordinates are pixels of the upright image (EXIF orientation applied)."""
+    """Where a face is. Coordinates are pixels of the image as sent, with its EXIF orientation applied."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,13 +30,19 @@ class FaceGeometry(BaseModel):
     )
     det_score: Number = Field(description="the detector's confidence, 0 to 1", examples=[0.87])
     landmarks: list[Point] = Field(
-        description="left eye, right eye, nose, left and right mouth corner, as seen in the image",
+        description="left eye, right eye, nose, left and right mouth corner, as seen in the upright image "
+        "(turned by `rotation`)",
         min_length=5,
         max_length=5,
     )
     sharpness: Number | None = Field(
         None,
         description="variance of the Laplacian of the aligned grey face crop (112 pixels); low means blurred",
+    )
+    border: bool = Field(
+        False,
+        description="the face was found only with a border added around the image: it fills the image or is "
+        "cut off by its edges",
     )
 
 
@@ -38,8 +53,9 @@ class Face(FaceGeometry):
 class ImageFaces(BaseModel):
     """The faces of one image, largest first."""
 
-    width: int = Field(description="of the upright image, pixels")
+    width: int = Field(description="pixels, EXIF orientation applied")
     height: int
+    rotation: Rotation = 0
     faces: list[Face]
     faces_found: int = Field(0, description="faces detected in the image, the ones left out included")
     truncated: bool = Field(
@@ -56,6 +72,14 @@ class ImageFaces(BaseModel):
     def ok(self) -> bool:
         """True: the image could be read. An `ImageProblem` in its place has False."""
         return True
+
+    def upright(self, face: FaceGeometry) -> FaceGeometry:
+        """Return where a face is in the image turned by `rotation`, with all else as it is."""
+        if not self.rotation:
+            return face
+        turn = (self.rotation, self.width, self.height)
+        moved = {"bbox": turned_box(face.bbox, *turn), "landmarks": turned_points(face.landmarks, *turn)}
+        return face.model_copy(update=moved)
 
 
 class FaceSelection(BaseModel):

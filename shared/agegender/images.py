@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from agegender.deep_images import deep_pixels, has_separate_planes, is_deep
 from agegender.errors import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -68,6 +69,13 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             f"The image has {image.width}x{image.height} pixels; "
             f"at most {limits.max_pixels} in all are taken.",
         )
+    if has_separate_planes(image):
+        raise Problem(
+            "unreadable-image",
+            415,
+            "A TIFF of more than 8 bits per sample must have interleaved colours, and this one has a plane "
+            "per colour; save it with planar configuration 1, or as PNG.",
+        )
     return image
 
 
@@ -91,10 +99,13 @@ def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
 def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
     """Decode to upright RGB pixels [height, width, 3]; of an animation, the first frame.
 
-    Raises what `read_header` raises, and ``damaged-image`` 422 where the pixels cannot be decoded.
+    Images of more than 8 bits a sample are scaled by their content (see `agegender.deep_images`). Raises what
+    `read_header` raises, and ``damaged-image`` 422 where the pixels cannot be decoded.
     """
     with _open(content, limits) as image:
         try:
+            if is_deep(image):
+                return deep_pixels(image, lambda: _open(content, limits))
             image.load()
         except Exception as error:
             raise Problem(
@@ -116,10 +127,6 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey to white; scale it instead.
-        grey = np.asarray(image, dtype=np.uint32) >> 8
-        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         background = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")

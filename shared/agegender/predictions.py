@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from agegender.faces import ImageProblem, Point
+from agegender.faces import ImageProblem, Point, Rotation
 from agegender.heads.answers import AgeAnswer, GenderAnswer
 from agegender.heads.head import Task
 from agegender.spaces import Space
@@ -27,7 +27,9 @@ class Quality(BaseModel):
     )
     pixels: float = Field(description="shorter side of the box")
     yaw: float = Field(description="degrees turned from the camera, from the landmarks; 0 is frontal")
-    roll: float = Field(description="degrees that the eyes' line is tilted, clockwise in the picture")
+    roll: float = Field(
+        description="degrees that the eyes' line is tilted, clockwise, in the image turned by `rotation`"
+    )
     sharpness: float | None = Field(None, description="variance of the Laplacian of the aligned face")
 
 
@@ -47,10 +49,11 @@ class FaceAnswer(FaceEstimate):
 
 
 class ImageAnswer(BaseModel):
-    """The faces of one image, largest first. Coordinates are pixels of the upright image."""
+    """The faces of one image, largest first. Coordinates are pixels, EXIF orientation applied."""
 
     width: int = Field(examples=[1280])
     height: int = Field(examples=[886])
+    rotation: Rotation = 0
     faces: list[FaceAnswer]
     faces_found: int = Field(0, description="faces detected in the image, the ones left out included")
     truncated: bool = Field(

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,7 +16,8 @@ from agegender.web.deadlines import Deadline
 from embedder import batching
 from embedder import service as service_module
 from embedder.app import make_app
-from embedder.packs.pack import Detections, Image, Pack
+from embedder.detection.search import Detections
+from embedder.packs.pack import Image, Pack
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
 from PIL import Image as Picture
@@ -40,7 +41,7 @@ class WaitingPack(Pack):
         self.embed_on = threading.Event()
         self.embed_on.set()
 
-    def detect(self, images: list[Image]) -> list[Detections]:
+    def detect(self, images: list[Image], wanted: Callable[[], bool] = lambda: True) -> list[Detections]:
         self.looked_at += [image.shape[1] for image in images]
         self.go_on.wait(20)
         boxes = np.zeros((self.found, 4), np.float32)

@@ -96,4 +96,4 @@ class FaceCache:
 
 
 def _key(space: Space, digest: str) -> str:
-    return f"agegender:faces:3:{space.id}:{space.dimension}:{digest}"
+    return f"agegender:faces:4:{space.id}:{space.dimension}:{digest}"

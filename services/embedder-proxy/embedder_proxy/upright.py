@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 
+from agegender.deep_images import is_deep
 from agegender.images import FORMATS, ImageLimits, decode
 from PIL import Image
 
@@ -18,7 +19,7 @@ class UprightImage:
 
 
 def upright_rgb(content: bytes, limits: ImageLimits) -> UprightImage:
-    """The file itself where it is an upright RGB JPEG or PNG, else its pixels as PNG (lossless).
+    """The file itself where it is an upright 8-bit RGB JPEG or PNG, else its pixels as PNG (lossless).
 
     Raises what `agegender.images.decode` raises: a damaged file is found here, as the original container
     answers it with a bare 500.
@@ -35,6 +36,8 @@ def upright_rgb(content: bytes, limits: ImageLimits) -> UprightImage:
 def _is_plain(content: bytes) -> bool:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.format not in _PLAIN_FORMATS or image.mode != "RGB" or "transparency" in image.info:
+            return False
+        if is_deep(image):  # its mode is RGB too
             return False
         try:
             return bool(image.getexif().get(_ORIENTATION, 1) == 1)

@@ -17,7 +17,8 @@ from agegender.images import ImageLimits, decode
 from agegender.web.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
-from embedder.packs.pack import Detections, Image, Pack
+from embedder.detection.search import Detections
+from embedder.packs.pack import Image, Pack
 from embedder.sessions import PROGRESS
 
 FACES = Counter("embedder_faces_total", "Faces embedded")
@@ -155,7 +156,8 @@ class FaceBatches:
                 continue
             PROGRESS.step()
             with request.spent.stage("detect"):
-                found = pack.detect([pixels])[0].selected(request.selection, self._max_faces)
+                found = pack.detect([pixels], lambda: not request.given_up)[0]
+                found = found.selected(request.selection, self._max_faces)
             PROGRESS.step()
             yield _Picture(request, number, pixels, found)
 
@@ -218,7 +220,12 @@ def _image_faces(picture: _Picture, faces: list[Face]) -> ImageFaces:
     height, width = picture.pixels.shape[:2]
     found = picture.found
     return ImageFaces(
-        width=width, height=height, faces=faces, faces_found=found.found, truncated=found.truncated
+        width=width,
+        height=height,
+        rotation=found.rotation,
+        faces=faces,
+        faces_found=found.found,
+        truncated=found.truncated,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
+from agegender.faces import Face, FaceGeometry, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
 from agegender.spaces import Space
@@ -51,9 +51,10 @@ class Predictor:
             found = await self._faces(images, options.selection, deadline, watch)
         heads = self._registry.heads(found.space)
         faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
+        upright = _upright(found)
         embeddings = await run_in_threadpool(_matrix, faces, found.space)
         probabilities = await self._ask(heads, embeddings, options, watch)
-        entries = await run_in_threadpool(_face_answers, heads, faces, probabilities, options)
+        entries = await run_in_threadpool(_face_answers, heads, faces, upright, probabilities, options)
         _count(found, len(faces))
         return AgeGenderAnswer(
             space=found.space,
@@ -146,6 +147,13 @@ class Predictor:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
 
 
+def _upright(found: FacesAnswer) -> list[FaceGeometry]:
+    """Return where the faces are in their images turned upright, in order."""
+    return [
+        image.upright(face) for image in found.images if isinstance(image, ImageFaces) for face in image.faces
+    ]
+
+
 def _matrix(faces: Sequence[Face], space: Space) -> Array:
     if any(len(face.embedding) != space.dimension for face in faces):
         raise Problem("bad-answer", 502, f"The embedder-proxy answered an embedding that is not of {space}.")
@@ -186,14 +194,23 @@ def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions)
 
 
 def _face_answers(
-    heads: Heads, faces: Sequence[Face], probabilities: Probabilities, options: FaceOptions
+    heads: Heads,
+    faces: Sequence[Face],
+    upright: Sequence[FaceGeometry],
+    probabilities: Probabilities,
+    options: FaceOptions,
 ) -> list[FaceAnswer]:
     estimates = _estimates(heads, probabilities, options)
-    return [_face_answer(face, estimate, options) for face, estimate in zip(faces, estimates, strict=True)]
+    return [
+        _face_answer(face, geometry, estimate, options)
+        for face, geometry, estimate in zip(faces, upright, estimates, strict=True)
+    ]
 
 
-def _face_answer(face: Face, estimate: FaceEstimate, options: FaceOptions) -> FaceAnswer:
-    quality = face_quality(face)
+def _face_answer(
+    face: Face, upright: FaceGeometry, estimate: FaceEstimate, options: FaceOptions
+) -> FaceAnswer:
+    quality = face_quality(upright)
     return FaceAnswer(
         bbox=face.bbox,
         det_score=face.det_score,
@@ -211,6 +228,7 @@ def _by_image(found: FacesAnswer, answers: Sequence[FaceAnswer]) -> list[ImageAn
         ImageAnswer(
             width=image.width,
             height=image.height,
+            rotation=image.rotation,
             faces=[next(following) for _ in image.faces],
             faces_found=image.faces_found,
             truncated=image.truncated,

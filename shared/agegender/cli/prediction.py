@@ -158,6 +158,10 @@ def _add_rows(shown: Table, file: ImageFile, answer: ImageAnswer | ImageProblem)
     if isinstance(answer, ImageProblem):
         shown.add_row(name, "", f"[red]{escape(str(answer.problem['detail']))}")
         return
+    if answer.rotation:
+        name += f" [dim]turned {answer.rotation}°"
+    if answer.truncated:
+        name += f" [dim]the {len(answer.faces)} largest of {answer.faces_found} faces"
     if not answer.faces:
         shown.add_row(name, "", "[dim]no face")
     for number, face in enumerate(answer.faces, 1):

@@ -42,6 +42,15 @@ class _Window:
     side: float
 
 
+@dataclass(frozen=True)
+class WindowOutput:
+    """Scores [896] and offsets [896, 16] of the anchors in one window."""
+
+    window: _Window
+    scores: Array
+    values: Array
+
+
 class BlazeFace:
     def __init__(self, model: Path, threads: int) -> None:
         outputs = ["scores_16", "scores_8", "boxes_16", "boxes_8"]
@@ -49,20 +58,25 @@ class BlazeFace:
         self._anchors = _anchors()
 
     def detect(self, image: Image, min_score: float) -> list[Detection]:
-        """Faces of one RGB picture [height, width, 3], best first.
+        """Faces of one RGB picture [height, width, 3], best first."""
+        return self.decode(self.run(image), min_score)
 
-        The whole picture is searched and, where it is large, overlapping parts of it for small faces.
-        """
+    def run(self, image: Image) -> list[WindowOutput]:
+        """Search the whole image and, if it is large, overlapping parts of it for small faces."""
         windows = _windows(image.shape[1], image.shape[0])
         inputs = np.stack([_pixels(image, window) for window in windows])
         scores_16, scores_8, boxes_16, boxes_8 = self._network(inputs)
         logits = np.concatenate([scores_16, scores_8], axis=1)[..., 0]
         scores = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
         values = np.concatenate([boxes_16, boxes_8], axis=1)
+        return [WindowOutput(*output) for output in zip(windows, scores, values, strict=True)]
+
+    def decode(self, outputs: list[WindowOutput], min_score: float) -> list[Detection]:
+        """Return the faces with at least this score, best first, each once."""
         found: list[Detection] = []
-        for window, window_scores, window_values in zip(windows, scores, values, strict=True):
-            keep = window_scores >= min_score
-            found += _decode(window, window_scores[keep], window_values[keep], self._anchors[keep])
+        for output in outputs:
+            keep = output.scores >= min_score
+            found += _decode(output.window, output.scores[keep], output.values[keep], self._anchors[keep])
         return _suppress(found)
 
 

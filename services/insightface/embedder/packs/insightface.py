@@ -14,8 +14,9 @@ from agegender.spaces import Space
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
+from embedder.detection.search import Detections
 from embedder.packs.mirrored import MirroredEmbedder
-from embedder.packs.pack import Detections, Embedder, Pack
+from embedder.packs.pack import Embedder, Pack
 from embedder.packs.projection import load_projection, projected_model
 from embedder.packs.store import BadPack
 from embedder.sessions import PROGRESS, Network, open_session, pictures_at_once
@@ -26,6 +27,8 @@ Array = npt.NDArray[np.float32]
 # The library's default size is automatic, and embeddings would differ between its versions.
 DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
+# Landmarks of an upside-down face are put as if it were upright, with scores below this (docs/embedding.md).
+_SURE = 0.75
 LICENCE = "non-commercial research"
 SPACE_VERSION = 5
 
@@ -36,25 +39,15 @@ class ScrfdDetector:
         self._scrfd.prepare(0, input_size=DET_SIZE, det_thresh=DET_THRESHOLD)
 
     def detect(self, image: Image) -> Detections:
-        """A face that fills the picture is missed at first; then the picture is searched with a margin."""
-        found = self._search(image, 0)
-        if len(found.score) == 0:
-            found = self._search(image, max(image.shape[:2]) // 3)
-        return found
-
-    def _search(self, image: Image, margin: int) -> Detections:
-        picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)  # as the library takes it
-        if margin:
-            border = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
-            picture = np.asarray(border, dtype=np.uint8)
-        if min(picture.shape[:2]) * min(DET_SIZE) < max(picture.shape[:2]):
-            return Detections(
-                np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32)
-            )
-        boxes, landmarks = self._scrfd.detect(picture, input_size=DET_SIZE)
-        boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
-        landmarks = np.asarray(landmarks, dtype=np.float32).reshape(-1, 5, 2)
-        return Detections(boxes[:, :4] - margin, boxes[:, 4], landmarks - margin)
+        """Faces with a score of at least `DET_THRESHOLD`; none in an image too narrow to be scaled."""
+        if min(image.shape[:2]) * min(DET_SIZE) < max(image.shape[:2]):
+            boxes, landmarks = np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
+        else:
+            bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)  # as the library takes it
+            found = self._scrfd.detect(bgr, input_size=DET_SIZE)
+            boxes, landmarks = (np.asarray(values, dtype=np.float32) for values in found)
+        boxes, landmarks = boxes.reshape(-1, 5), landmarks.reshape(-1, 5, 2)
+        return Detections(boxes[:, :4], boxes[:, 4], landmarks, sure=boxes[:, 4] >= _SURE)
 
 
 class ArcFaceEmbedder:

@@ -1,59 +1,18 @@
 """What a pack is: a detector and one or more embedders whose outputs stand side by side."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from agegender.faces import Face, FaceSelection
+from agegender.faces import Face
 from agegender.spaces import Space
 
 from embedder.alignment import crop, sharpness, similarity, template
+from embedder.detection.search import Detections, Detector, search
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the image.
-
-    found : faces that there were before a selection; truncated : whether a limit left some out.
-    """
-
-    bbox: Array
-    score: Array
-    landmarks: Array
-    found: int = 0
-    truncated: bool = False
-
-    def selected(self, selection: FaceSelection, limit: int) -> "Detections":
-        """Return the first `limit` that the selection accepts, or fewer if it wants fewer."""
-        passing = [
-            index
-            for index, (bbox, score) in enumerate(zip(self.bbox, self.score, strict=True))
-            if selection.accepts(_rounded(bbox), round(float(score), 4))
-        ]
-        kept = passing[: min(limit, selection.max_faces or limit)]
-        truncated = len(kept) < len(passing)
-        return Detections(
-            self.bbox[kept],
-            self.score[kept],
-            self.landmarks[kept],
-            found=len(self.score),
-            truncated=truncated,
-        )
-
-    def portions(self, size: int) -> Iterator["Detections"]:
-        """In their order, so many at once; none where there are none."""
-        for start in range(0, len(self.score), size):
-            part = slice(start, start + size)
-            yield Detections(self.bbox[part], self.score[part], self.landmarks[part])
-
-
-class Detector(Protocol):
-    def detect(self, image: Image) -> Detections: ...
 
 
 class Embedder(Protocol):
@@ -89,9 +48,12 @@ class Pack:
         """The faces of each RGB picture [height, width, 3], largest first."""
         return self.embed(images, self.detect(images))
 
-    def detect(self, images: list[Image]) -> list[Detections]:
-        """Where the faces of each picture are, largest first."""
-        return [_largest_first(self._detector.detect(image)) for image in images]
+    def detect(self, images: list[Image], wanted: Callable[[], bool] = lambda: True) -> list[Detections]:
+        """Return where the faces of each image are, largest first.
+
+        wanted : see `embedder.detection.search.search`.
+        """
+        return [_largest_first(search(self._detector, image, wanted)) for image in images]
 
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
         """What was found in each picture, with embeddings."""
@@ -111,6 +73,7 @@ class Pack:
                     det_score=round(float(score), 4),
                     landmarks=_rounded(landmarks),
                     sharpness=round(next(sharp), 2),
+                    border=detections.border,
                     embedding=next(embeddings).tolist(),
                 )
                 for bbox, score, landmarks in zip(
@@ -148,4 +111,4 @@ def _rounded(pixels: Array) -> list[Any]:
 def _largest_first(detections: Detections) -> Detections:
     bbox = detections.bbox
     order = np.argsort(-(bbox[:, 2] - bbox[:, 0]) * (bbox[:, 3] - bbox[:, 1]), kind="stable")
-    return Detections(bbox[order], detections.score[order], detections.landmarks[order])
+    return detections.rows(order)

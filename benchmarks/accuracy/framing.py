@@ -1,0 +1,160 @@
+"""`python -m benchmarks.accuracy.framing CROPS --pack human`: turned and tight images, as a Markdown table.
+
+CROPS has the folders `utkface` and `all-age-faces`, each with images and `labels.csv` (file, age, gender).
+Thresholds may only be fitted on development crops, whose file name has a SHA-256 that starts with 0 to 7. By
+default the others are measured, in the order of that hash. The shipped heads were trained on these faces, so
+compare rows with each other: the absolute figures are too good.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from agegender.heads.checkpoints import heads_directory, load_head, read_current
+from agegender.heads.head import Head, Task
+from agegender.images import ImageLimits, decode
+from agegender.spaces import Space
+from embedder.packs.load import load_pack
+from embedder.packs.pack import Image, Pack
+
+from benchmarks.accuracy.tables import Table
+from tools.stack import RESEARCH_DATA, ROOT
+
+SETS = ("utkface", "all-age-faces")
+COLUMNS = ["crops", "framing", "found", "turn right", "gender accuracy", "age MAE, years", "border"]
+_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Crop:
+    path: Path
+    age: float
+    female: bool
+
+
+def turned(degrees: int) -> Callable[[Image], Image]:
+    """Return a function that turns an image clockwise."""
+    return lambda image: np.ascontiguousarray(np.rot90(image, -(degrees // 90)))
+
+
+def middle(share: float) -> Callable[[Image], Image]:
+    """Return a function that cuts an image to its middle: a share of its width and of its height."""
+
+    def cut(image: Image) -> Image:
+        height, width = image.shape[:2]
+        y, x = round(height * (1 - share) / 2), round(width * (1 - share) / 2)
+        return np.ascontiguousarray(image[y : height - y, x : width - x])
+
+    return cut
+
+
+# Framing, and the clockwise turn that makes such an image upright again.
+FRAMINGS: dict[str, tuple[Callable[[Image], Image], int]] = {
+    "as it is": (turned(0), 0),
+    "turned by 90°": (turned(90), 270),
+    "turned by 180°": (turned(180), 180),
+    "turned by 270°": (turned(270), 90),
+    "middle 80 %": (middle(0.8), 0),
+    "middle 70 %": (middle(0.7), 0),
+    "middle 60 %": (middle(0.6), 0),
+}
+
+
+def crops(folder: Path, *, development: bool, count: int) -> list[Crop]:
+    """Return the first crops of a half of a folder, in the order of their names' hashes."""
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = [(sha256(row["file"].encode()).hexdigest(), row) for row in csv.DictReader(file)]
+    half = sorted((hash_, row["file"], row) for hash_, row in rows if (hash_[0] in "01234567") is development)
+    return [Crop(folder / name, float(row["age"]), row["gender"] == "f") for _, name, row in half[:count]]
+
+
+def shipped_heads(space: Space) -> dict[Task, Head]:
+    heads = {}
+    for task in Task:
+        directory = heads_directory(ROOT / "services" / "predictor" / "heads", task, space)
+        current = read_current(directory)
+        if current is None:
+            raise SystemExit(f"No head is shipped for {task} in the space {space}.")
+        heads[task] = load_head(directory / current.version)
+    return heads
+
+
+def measure(
+    pack: Pack, folder: Path, framings: list[str], *, development: bool, count: int
+) -> Iterator[list[str]]:
+    """Yield one row of the table per framing."""
+    heads = shipped_heads(pack.space)
+    chosen = crops(folder, development=development, count=count)
+    for framing in framings:
+        frame, upright = FRAMINGS[framing]
+        embeddings, found, right, border = [], [], 0, 0
+        for start in range(0, len(chosen), _TOGETHER):
+            batch = chosen[start : start + _TOGETHER]
+            images = [frame(decode(crop.path.read_bytes(), ImageLimits())) for crop in batch]
+            detected = pack.detect(images)
+            largest = [detections.rows(slice(0, 1)) for detections in detected]
+            for crop, detections, faces in zip(batch, largest, pack.embed(images, largest), strict=True):
+                if faces:
+                    found.append(crop)
+                    embeddings.append(faces[0].embedding)
+                    border += faces[0].border
+                    right += detections.rotation == upright
+        yield [
+            folder.name,
+            framing,
+            *_metrics(heads, np.array(embeddings, np.float32), found, len(chosen), right, border),
+        ]
+
+
+def _metrics(
+    heads: dict[Task, Head], embeddings: np.ndarray, found: list[Crop], all_: int, right: int, border: int
+) -> list[str]:
+    if not found:
+        return ["0.000", "–", "–", "–", "–"]
+    years = heads[Task.AGE].probabilities(embeddings) @ np.arange(101)
+    female = heads[Task.GENDER].probabilities(embeddings)[:, 0] > 0.5
+    return [
+        f"{len(found) / all_:.3f}",
+        f"{right / len(found):.3f}",
+        f"{np.mean(female == np.array([crop.female for crop in found])):.3f}",
+        f"{np.mean(np.abs(years - np.array([crop.age for crop in found]))):.2f}",
+        f"{border / len(found):.3f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.accuracy.framing", description=__doc__)
+    parser.add_argument("crops", type=Path)
+    parser.add_argument("--pack", default="human")
+    parser.add_argument("--faces", type=int, default=500, help="of each folder")
+    parser.add_argument("--development", action="store_true", help="the half to fit thresholds on")
+    parser.add_argument("--framings", nargs="+", choices=list(FRAMINGS), default=list(FRAMINGS))
+    arguments = parser.parse_args()
+    human = ROOT / "data" / "packs" / "human"
+    pack_dir = human if arguments.pack == "human" else RESEARCH_DATA / "packs" / arguments.pack
+    pack = load_pack(arguments.pack, pack_dir.parent, pack_dir, human, 1)
+    rows = [
+        row
+        for name in SETS
+        for row in measure(
+            pack,
+            arguments.crops / name,
+            arguments.framings,
+            development=arguments.development,
+            count=arguments.faces,
+        )
+    ]
+    half = "development" if arguments.development else "confirmation"
+    print(
+        Table(
+            f"Framing: {arguments.pack}, {arguments.faces} {half} crops of each set", COLUMNS, rows
+        ).markdown()
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Search an image for faces: as it is first, then with a border around it and turned by quarters.
+
+A detector finds a face that fills the image only if there is a border around it, and puts the landmarks of an
+upright face on a face that is upside down. So an image whose faces are doubtful or absent is searched again,
+and the turn with the strongest evidence is kept. docs/embedding.md has the measurements.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from agegender.faces import FaceSelection, Rotation
+from agegender.landmarks import eye_roll, plausible, turned_box, turned_points
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+TURNS: tuple[Rotation, ...] = (0, 90, 180, 270)
+_BORDER, _WIDE_BORDER = 1, 3  # thirds of the long side, on each side of the image
+_MAX_ROLL = 60.0  # degrees; detectors are made for less
+_LARGE = 0.25  # of the largest face's area; smaller faces do not decide which way up the image is
+_MIN_EVIDENCE = 0.5  # of a face that is found in the further searches only
+_GOOD_EVIDENCE = 0.6  # with a border, from which a wider one is not preferred
+# Further searches see the image at this long side, so that a large image without faces costs little more.
+_FURTHER_LONG_SIDE = 1600
+
+
+@dataclass(frozen=True)
+class Detections:
+    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the image as it was given.
+
+    evidence : [n], 0 to 1, that the landmarks are where they should be; the score if None.
+    sure : [n], whether that evidence needs no confirmation by another search; all are if None.
+    rotation : clockwise turn in degrees that makes the image upright; landmarks are named after it.
+    border : the faces were found only with a border around the image.
+    found : faces that there were before a selection; truncated : whether a limit left some out.
+    """
+
+    bbox: Array
+    score: Array
+    landmarks: Array
+    evidence: Array | None = None
+    sure: Mask | None = None
+    rotation: Rotation = 0
+    border: bool = False
+    found: int = 0
+    truncated: bool = False
+
+    def selected(self, selection: FaceSelection, limit: int) -> "Detections":
+        """Return the first `limit` that the selection accepts, or fewer if it wants fewer."""
+        boxes = np.round(self.bbox.astype(np.float64), 2).tolist()
+        scores = np.round(self.score.astype(np.float64), 4).tolist()
+        accepted = [selection.accepts(box, score) for box, score in zip(boxes, scores, strict=True)]
+        passing = np.flatnonzero(accepted)
+        kept = passing[: min(limit, selection.max_faces or limit)]
+        return replace(
+            self.rows(kept),
+            found=len(self.score),
+            truncated=len(kept) < len(passing),
+        )
+
+    def rows(self, index: npt.NDArray[np.generic] | slice) -> "Detections":
+        """Return some of the faces: a slice, a mask or positions."""
+        return replace(
+            self,
+            bbox=self.bbox[index],
+            score=self.score[index],
+            landmarks=self.landmarks[index],
+            evidence=None if self.evidence is None else self.evidence[index],
+            sure=None if self.sure is None else self.sure[index],
+        )
+
+    def portions(self, size: int) -> Iterator["Detections"]:
+        """In their order, so many at once; none where there are none."""
+        for start in range(0, len(self.score), size):
+            yield self.rows(slice(start, start + size))
+
+
+class Detector(Protocol):
+    def detect(self, image: Image) -> Detections: ...
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Faces that one search found, in pixels of an upright image of width x height.
+
+    upright : sum of the evidence of faces that are upright beyond doubt.
+    best : the strongest evidence of any face with plausible landmarks.
+    """
+
+    found: Detections
+    width: int
+    height: int
+    upright: float
+    best: float
+
+    @property
+    def strength(self) -> tuple[float, float]:
+        return self.upright, self.best
+
+
+def search(detector: Detector, image: Image, wanted: Callable[[], bool] = lambda: True) -> Detections:
+    """Find the faces of an RGB image [height, width, 3], whichever way up it is.
+
+    An image whose large faces are mostly upright with plausible landmarks is searched once.
+
+    wanted : asked before each further search; once it is false, the best that was found so far is returned.
+    """
+    given = _judged(detector.detect(image), image)
+    if _mostly_upright(given.found):
+        return given.found
+    attempts = [given, *_attempts(detector, image, [(0, _BORDER)], wanted)]
+    if not len(given.found.score) and _mostly_upright(attempts[-1].found):
+        return _in_given(attempts[-1], image)
+    small = _shrunk(image)
+    borders = (0, _BORDER) if len(given.found.score) else (_BORDER,)
+    attempts += _attempts(
+        detector, small, [(turn, border) for turn in TURNS[1:] for border in borders], wanted
+    )
+    if not any(attempt.upright for attempt in attempts):
+        attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], wanted)
+    best = max(attempts, key=lambda attempt: attempt.strength)
+    if best.found.rotation == 0:  # the first search that did well enough: ordinary faces stay the same
+        if given.best >= _MIN_EVIDENCE:
+            return given.found
+        first = attempts[1] if len(attempts) > 1 and attempts[1].best >= _GOOD_EVIDENCE else best
+        return _in_given(first, image)
+    # A turned image gives what it would have given upright: a border counts only if nothing is found without.
+    again = _attempts(detector, image, [(best.found.rotation, 0)], wanted)
+    return _in_given(again[0] if again and again[0].best else best, image)
+
+
+def _attempts(
+    detector: Detector, image: Image, plans: Iterable[tuple[Rotation, int]], wanted: Callable[[], bool]
+) -> list[_Attempt]:
+    """Search the image with each turn and border, until nobody waits for it any more."""
+    return [_attempt(detector, image, turn, border) for turn, border in plans if wanted()]
+
+
+def _attempt(detector: Detector, image: Image, rotation: Rotation, border: int) -> _Attempt:
+    turned = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
+    margin = max(image.shape[:2]) * border // 3
+    if margin == 0:
+        found = detector.detect(turned)
+    else:
+        bordered = cv2.copyMakeBorder(turned, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
+        found = detector.detect(np.asarray(bordered, dtype=np.uint8))
+        found = replace(found, bbox=found.bbox - margin, landmarks=found.landmarks - margin)
+        centre = (found.bbox[:, :2] + found.bbox[:, 2:]) / 2  # a box in the border is no face of the image
+        inside = ((centre >= 0) & (centre <= np.array(turned.shape[1::-1]))).all(axis=1)
+        found = found.rows(np.flatnonzero(inside))
+    found = found.rows(_evidence(found) >= _MIN_EVIDENCE)
+    return _judged(replace(found, rotation=rotation, border=margin > 0), turned)
+
+
+def _judged(found: Detections, upright: Image) -> _Attempt:
+    evidence = _evidence(found) * _shaped(found)
+    sure = float(evidence[_upright(found)].sum())
+    return _Attempt(found, upright.shape[1], upright.shape[0], sure, float(evidence.max(initial=0.0)))
+
+
+def _mostly_upright(found: Detections) -> bool:
+    if not len(found.score):
+        return False
+    area = (found.bbox[:, 2:] - found.bbox[:, :2]).prod(axis=1)
+    large = area >= _LARGE * area.max()
+    return bool(_upright(found)[large].mean() >= 0.5)
+
+
+def _upright(found: Detections) -> Mask:
+    """Faces [n] with strong evidence, plausible landmarks, and no more roll than detectors are made for."""
+    rolls = np.array([abs(eye_roll(points)) for points in found.landmarks.tolist()], dtype=np.float32)
+    sure = np.ones(len(rolls), np.bool_) if found.sure is None else found.sure
+    return np.asarray(sure & (rolls <= _MAX_ROLL) & _shaped(found), dtype=np.bool_)
+
+
+def _shaped(found: Detections) -> Mask:
+    pairs = zip(found.landmarks.tolist(), found.bbox.tolist(), strict=True)
+    return np.array([plausible(points, box) for points, box in pairs], dtype=np.bool_)
+
+
+def _evidence(found: Detections) -> Array:
+    return found.score if found.evidence is None else found.evidence
+
+
+def _in_given(attempt: _Attempt, image: Image) -> Detections:
+    """Return the faces in pixels of the image as it was given, boxes clipped to it."""
+    found = attempt.found
+    height, width = image.shape[:2]
+    turned = (height, width) if found.rotation in (90, 270) else (width, height)
+    scale = np.array([turned[0] / attempt.width, turned[1] / attempt.height], dtype=np.float32)
+    back = (360 - found.rotation) % 360
+    boxes = [turned_box(box, back, *turned) for box in (found.bbox * np.tile(scale, 2)).tolist()]
+    points = [turned_points(face, back, *turned) for face in (found.landmarks * scale).tolist()]
+    return replace(
+        found,
+        bbox=np.clip(
+            np.array(boxes, np.float32).reshape(-1, 4), 0, np.tile([width, height], 2).astype(np.float32)
+        ),
+        landmarks=np.array(points, np.float32).reshape(-1, 5, 2),
+    )
+
+
+def _shrunk(image: Image) -> Image:
+    long_side = max(image.shape[:2])
+    if long_side <= _FURTHER_LONG_SIDE:
+        return image
+    scale = _FURTHER_LONG_SIDE / long_side
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
