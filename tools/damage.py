@@ -1,7 +1,7 @@
 """Damage made on labelled crops, in the coordinates of the face: cut, covered, dark, overexposed, tight.
 
-Each function takes an RGB image, the five landmarks of its face and a generator of random numbers, and returns
-a damaged copy. Covers are drawn in the aligned crop's coordinates (112 units, `embedder.alignment`), so
+Each function takes an RGB image, the five landmarks of its face and a generator of random numbers, and
+returns a damaged copy. Covers are drawn in the aligned crop's coordinates (112 units, `embedder.alignment`), so
 that they lie on the same part of every face.
 """
 

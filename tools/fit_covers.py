@@ -1,10 +1,10 @@
 """`python -m tools.fit_covers IMAGES…`: fit the network that recognises a face that something covers.
 
-Takes faces from each folder of crops (UTKFace, All-Age-Faces), no labels, and covers them in two ways: with the
-covers of `tools.damage`, after which the face is detected again, and with random shapes drawn on the aligned crop.
-Undamaged crops and crops with other light, blur and framing are the counterexamples. Writes
-services/insightface/embedder/covers.safetensors. Only files whose SHA-256 of the name starts with 0 to 3 are used,
-so that `python -m benchmarks.quality_intervals` judges on others.
+Take faces from each folder of crops (UTKFace, All-Age-Faces), no labels, and cover them in two ways: with the
+covers of `tools.damage`, after which the face is detected again, and with random shapes on the aligned crop.
+Undamaged crops and crops with other light, blur and framing are the counterexamples. Write
+services/insightface/embedder/covers.safetensors. Only files whose SHA-256 of the name starts with 0 to 3 are
+used, so that `python -m benchmarks.quality_intervals` judges on others.
 """
 
 import argparse

@@ -38,6 +38,15 @@ class Measures:
     clipped: float
     covered: float
 
+    def rounded(self) -> dict[str, float]:
+        """Return the measures by name, with as many digits as they are worth."""
+        return {
+            "sharpness": round(self.sharpness, 2),
+            "brightness": round(self.brightness, 1),
+            "clipped": round(self.clipped, 3),
+            "covered": round(self.covered, 3),
+        }
+
 
 def measure(aligned: Image) -> Measures:
     """Measure one aligned RGB crop [112, 112, 3]."""

@@ -11,7 +11,14 @@ import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
+from agegender.predictions import (
+    AgeGenderAnswer,
+    EmbeddingsAnswer,
+    FaceAnswer,
+    FaceEstimate,
+    ImageAnswer,
+    Quality,
+)
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import request_id
@@ -26,6 +33,7 @@ from predictor.registry import HeadRegistry, Heads
 from predictor.widening import widened
 
 Array = npt.NDArray[np.float32]
+_Upright = tuple[FaceGeometry, tuple[int, int]]  # a face in its image turned upright, and that image's size
 
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
 
@@ -184,10 +192,10 @@ def _shorter_side(face: Face) -> float:
     return min(x2 - x1, y2 - y1)
 
 
-def _upright(found: FacesAnswer, chosen: Sequence[Sequence[Face]]) -> list[FaceGeometry]:
-    """Return where the chosen faces are in their images turned upright, in order."""
+def _upright(found: FacesAnswer, chosen: Sequence[Sequence[Face]]) -> list[_Upright]:
+    """Return where the chosen faces are in their images turned upright, and the images' sizes, in order."""
     return [
-        image.upright(face)
+        (image.upright(face), image.upright_size)
         for image, faces in zip(found.images, chosen, strict=True)
         if isinstance(image, ImageFaces)
         for face in faces
@@ -236,21 +244,18 @@ def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions)
 def _face_answers(
     heads: Heads,
     faces: Sequence[Face],
-    upright: Sequence[FaceGeometry],
+    upright: Sequence[_Upright],
     probabilities: Probabilities,
     options: FaceOptions,
 ) -> list[FaceAnswer]:
     estimates = _estimates(heads, probabilities, options)
     return [
-        _face_answer(face, geometry, estimate, options)
-        for face, geometry, estimate in zip(faces, upright, estimates, strict=True)
+        _face_answer(face, face_quality(*placed), estimate, options)
+        for face, placed, estimate in zip(faces, upright, estimates, strict=True)
     ]
 
 
-def _face_answer(
-    face: Face, upright: FaceGeometry, estimate: FaceEstimate, options: FaceOptions
-) -> FaceAnswer:
-    quality = face_quality(upright)
+def _face_answer(face: Face, quality: Quality, estimate: FaceEstimate, options: FaceOptions) -> FaceAnswer:
     return FaceAnswer(
         bbox=face.bbox,
         det_score=face.det_score,
