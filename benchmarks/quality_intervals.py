@@ -102,9 +102,7 @@ def chosen(faces: EmbeddingSet, confirm: bool, count: int) -> list[tuple[str, fl
     return [(file, ages[file]) for pair in zip(*sets, strict=True) for file in pair]
 
 
-def samples(
-    pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], every: int
-) -> Iterator[Sample]:
+def samples(pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], every: int) -> Iterator[Sample]:
     """Each face undamaged, and damaged in one of `every` kinds of damage, in turn."""
     for number, (file, years) in enumerate(track(files, "faces")):
         image = decode((data_dir / file).read_bytes(), ImageLimits())
@@ -140,7 +138,9 @@ def older_quality(face: Face) -> Quality:
 
 def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
     kinds = list(dict.fromkeys(sample.damage for sample in everything))
-    print("| damage | faces | found | MAE | inside | width | inside, older reasons | width | named | flagged |")
+    print(
+        "| damage | faces | found | MAE | inside | width | inside, older reasons | width | named | flagged |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     found = [sample for sample in everything if sample.face]
     mean, low, high = heads.intervals(found)
@@ -157,7 +157,9 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
             inside = np.abs(years[own] - (low + high)[own] / 2) <= half
             cells += [f"{inside.mean():.3f}", f"{2 * half.mean():.1f}"]
         reasons = [now[index].reasons for index in own]
-        right = {"tight": {"tight", "cut"}}.get(DAMAGE[kind][0], {DAMAGE[kind][0]}) if kind in DAMAGE else set()
+        right = (
+            {"tight": {"tight", "cut"}}.get(DAMAGE[kind][0], {DAMAGE[kind][0]}) if kind in DAMAGE else set()
+        )
         cells.append(f"{np.mean([bool(right & set(one)) for one in reasons]):.3f}" if right else "")
         counts = {reason: sum(reason in one for one in reasons) for one in reasons for reason in one}
         worst = sorted(counts, key=lambda reason: -counts[reason])
@@ -212,7 +214,9 @@ def main() -> None:
     parser.add_argument("--confirm", action="store_true", help="judge on the faces kept for confirmation")
     parser.add_argument("--count", type=int, default=500, help="faces of each set")
     parser.add_argument("--every", type=int, default=10, help="damage each face in one of so many kinds")
-    parser.add_argument("--samples", type=Path, help="file to keep the embedded samples in, or to read them from")
+    parser.add_argument(
+        "--samples", type=Path, help="file to keep the embedded samples in, or to read them from"
+    )
     arguments = parser.parse_args()
     own = ROOT / "data" / "packs" / "human"
     directory = own if arguments.pack == "human" else RESEARCH_DATA / "packs" / arguments.pack

@@ -45,9 +45,7 @@ class Quality(BaseModel):
     missing: float | None = Field(
         None, description="largest share of the face, from eyebrows to chin, beyond one edge of the image"
     )
-    covered: float | None = Field(
-        None, description="how likely something covers a part of the face, 0 to 1"
-    )
+    covered: float | None = Field(None, description="how likely something covers a part of the face, 0 to 1")
     brightness: float | None = Field(
         None, description="95th percentile of the luminance of the aligned face, 0 to 255"
     )
