@@ -1,11 +1,11 @@
 """`python -m benchmarks.quality_intervals DATA_DIR`: reasons and intervals of damaged faces.
 
-DATA_DIR has `utkface` and `all-age-faces` as extracted by the trainer in the pack's space, beside their images.
+DATA_DIR has `utkface` and `all-age-faces` as extracted by the trainer in the pack's space, with their images.
 Heads are trained on faces whose file name's SHA-256 starts with 0 to 3, and calibrated on a fifth of these.
-Faces that these heads never saw are judged, as they are and damaged (`tools.damage`): those with 4 to 7, for the
-choice of limits, or with --confirm the first 500 of each set with 8 to f. For each damage the tables give the
-share found, the mean absolute error, the share of ages inside the 90 % interval and its mean width, each by the
-five older reasons alone and by all, and the share that each reason names.
+Faces that these heads never saw are judged, as they are and damaged (`tools.damage`): those with 4 to 7, for
+the choice of limits, or with --confirm the first 500 of each set with 8 to f. For each damage the table gives
+the share found, the mean absolute error, the share of ages inside the 90 % interval and its mean width (by all
+reasons, and by size, blur, pose and detection score alone), and the share that each reason names.
 """
 
 import argparse
@@ -42,6 +42,18 @@ SETS = ("utkface", "all-age-faces")
 TRAINED, DEVELOPMENT, CONFIRMATION = "0123", "4567", "89abcdef"
 COVERAGE = 0.9
 UNDAMAGED = "undamaged"
+COLUMNS = (
+    "damage",
+    "faces",
+    "found",
+    "MAE",
+    "inside",
+    "width",
+    "inside by older reasons",
+    "width by older reasons",
+    "right reason",
+    "reasons",
+)
 OLDER = ("blurred, radius 4 pixels", "shrunk to 50 pixels")  # damage that the older reasons see
 RACES = ("White", "Black", "Asian", "Indian", "other")  # of UTKFace's file names
 
@@ -138,10 +150,7 @@ def older_quality(face: Face) -> Quality:
 
 def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
     kinds = list(dict.fromkeys(sample.damage for sample in everything))
-    print(
-        "| damage | faces | found | MAE | inside | width | inside, older reasons | width | named | flagged |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     found = [sample for sample in everything if sample.face]
     mean, low, high = heads.intervals(found)
     kind_of = np.array([sample.damage for sample in found])
@@ -157,9 +166,7 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
             inside = np.abs(years[own] - (low + high)[own] / 2) <= half
             cells += [f"{inside.mean():.3f}", f"{2 * half.mean():.1f}"]
         reasons = [now[index].reasons for index in own]
-        right = (
-            {"tight": {"tight", "cut"}}.get(DAMAGE[kind][0], {DAMAGE[kind][0]}) if kind in DAMAGE else set()
-        )
+        right = _right_reasons(kind)
         cells.append(f"{np.mean([bool(right & set(one)) for one in reasons]):.3f}" if right else "")
         counts = {reason: sum(reason in one for one in reasons) for one in reasons for reason in one}
         worst = sorted(counts, key=lambda reason: -counts[reason])
@@ -173,6 +180,14 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
             for reason in ("cut", "tight", "covered", "dark", "overexposed", "doubtful")
         }
         print(f"undamaged, {label}, {len(members)} faces: ", {name: f"{x:.3f}" for name, x in wrong.items()})
+
+
+def _right_reasons(kind: str) -> set[str]:
+    """A tight crop may be called cut, too: where it ends within the face, both are true."""
+    if kind not in DAMAGE:
+        return set()
+    reason = DAMAGE[kind][0]
+    return {"tight", "cut"} if reason == "tight" else {reason}
 
 
 def _groups(undamaged: Sequence[int], found: Sequence[Sample]) -> Iterator[tuple[str, list[int]]]:
@@ -190,7 +205,10 @@ def factors(
     found: Sequence[Sample],
     quality: Sequence[Quality],
 ) -> None:
-    """Print the factor on the half-width with which the stated share of ages lies inside, by score and by reason."""
+    """Print the factor on the half-width with which the stated share of ages lies inside.
+
+    For faces of about the same score, of the same reason, and of the same damage.
+    """
     needed = np.abs(years - (low + high) / 2) / np.maximum((high - low) / 2, 0.5)
     scores = np.array([one.score for one in quality])
     groups = {

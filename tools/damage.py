@@ -1,8 +1,8 @@
 """Damage made on labelled crops, in the coordinates of the face: cut, covered, dark, overexposed, tight.
 
 Each function takes an RGB image, the five landmarks of its face and a generator of random numbers, and
-returns a damaged copy. Covers are drawn in the aligned crop's coordinates (112 units, `embedder.alignment`), so
-that they lie on the same part of every face.
+returns a damaged copy. Covers are drawn in the aligned crop's coordinates (112 units, `embedder.alignment`),
+so that they lie on the same part of every face.
 """
 
 import hashlib

@@ -118,7 +118,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _sharpness(face: FaceGeometry) -> float | None:
-    """Return the sharpness that a dark face would have in better light; it falls with the square of the light."""
+    """Return the sharpness as it would be in better light: it falls with the square of the light."""
     if face.sharpness is None or not face.brightness or face.brightness >= _BRIGHTNESS[1]:
         return face.sharpness
     return face.sharpness * (_BRIGHTNESS[1] / face.brightness) ** 2

@@ -11,9 +11,9 @@ from agegender.predictions import QualityReason
 
 _Table = tuple[tuple[float, float], ...]
 
-# What a measure leaves of the score → factor on the interval's half-width; linear in between. Any table will do that
-# rises in its first column, falls in the factor and ends at (1, 1). Measured by
-# `python -m benchmarks.quality_intervals`. A head's own distribution widens with most damage. It does not in poor
+# What a measure leaves of the score → factor on the interval's half-width; linear in between. Any table will
+# do that rises in its first column, falls in the factor and ends at (1, 1). Measured by
+# `python -m benchmarks.quality_intervals`. A head's own distribution widens with most damage, but not in poor
 # light, where heads are wrong without being less certain.
 REASON_FACTORS: Final[Mapping[QualityReason, _Table]] = {
     "cut": ((0.0, 1.05), (0.75, 1.0), (1.0, 1.0)),
