@@ -4,20 +4,20 @@ DATA_DIR has `utkface` and `all-age-faces` as extracted by the trainer in the pa
 Heads are trained on faces whose file name's SHA-256 starts with 0 to 3, and calibrated on a fifth of these.
 Faces that these heads never saw are judged, as they are and damaged (`tools.damage`): those with 4 to 7, for
 the choice of limits, or with --confirm the first 500 of each set with 8 to f. For each damage the table gives
-the share found, the mean absolute error, the share of ages inside the 90 % interval and its mean width (by all
-reasons, and by size, blur, pose and detection score alone), and the share that each reason names.
+the share found, the mean absolute error, the share of ages inside the 90 % interval and its mean width (by
+all reasons, and by size, blur, pose and detection score alone), and the share that each reason names.
 """
 
 import argparse
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from agegender.datasets import EmbeddingSet
-from agegender.faces import Face
+from agegender.faces import Face, ImageFaces
 from agegender.heads.calibration import tempered
 from agegender.heads.head import Classes, Task
 from agegender.images import ImageLimits, decode
@@ -68,14 +68,17 @@ class Sample(BaseModel):
     face: Face | None
 
 
+Numbers = npt.NDArray[np.floating]
+
+
 @dataclass(frozen=True)
 class TrainedHeads:
     options: TrainingOptions
-    tensors: Mapping[str, npt.NDArray[np.float32]]
+    tensors: dict[str, npt.NDArray[np.float32]]
     calibration: Calibration
     like: EmbeddingSet
 
-    def intervals(self, samples: Sequence[Sample]) -> tuple[npt.NDArray[np.float64], ...]:
+    def intervals(self, samples: Sequence[Sample]) -> tuple[Numbers, Numbers, Numbers]:
         """Mean, low and high end in years of each sample's age, without any widening."""
         embedding = np.array([sample.face.embedding for sample in samples if sample.face], np.float32)
         rows = self.like.rows(np.zeros(len(embedding), dtype=np.int64))
@@ -122,7 +125,7 @@ def samples(pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], ever
         yield undamaged
         if undamaged.face is None:
             continue
-        landmarks = np.array(undamaged.face.landmarks, np.float32)
+        landmarks = pack.detect([image])[0].landmarks[0]
         for name in list(DAMAGE)[number // len(SETS) % every :: every]:
             worse = damaged(image, landmarks, name, Path(file).name)
             yield _sample(pack, worse, file, years, name)
@@ -137,9 +140,16 @@ def _older(image: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def _sample(pack: Pack, image: npt.NDArray[np.uint8], file: str, years: float, damage: str) -> Sample:
-    found = pack.faces([image])[0]
-    size = (image.shape[1], image.shape[0])
-    return Sample(file=file, damage=damage, years=years, size=size, face=found[0] if found else None)
+    found = pack.detect([image])
+    height, width = image.shape[:2]
+    answer = ImageFaces(
+        width=width, height=height, rotation=found[0].rotation, faces=pack.embed([image], found)[0]
+    )
+    face = None
+    if answer.faces:
+        upright = answer.upright(answer.faces[0])
+        face = Face(**{**vars(answer.faces[0]), "bbox": upright.bbox, "landmarks": upright.landmarks})
+    return Sample(file=file, damage=damage, years=years, size=answer.upright_size, face=face)
 
 
 def older_quality(face: Face) -> Quality:
@@ -199,9 +209,9 @@ def _groups(undamaged: Sequence[int], found: Sequence[Sample]) -> Iterator[tuple
 
 
 def factors(
-    years: npt.NDArray[np.float64],
-    low: npt.NDArray[np.float64],
-    high: npt.NDArray[np.float64],
+    years: Numbers,
+    low: Numbers,
+    high: Numbers,
     found: Sequence[Sample],
     quality: Sequence[Quality],
 ) -> None:

@@ -30,6 +30,7 @@ from tools.stack import ROOT
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 FACES = 800  # of each folder
 RANDOM, VARIED = 9000, 6000
@@ -104,7 +105,7 @@ def _randomly_covered(image: Image, others: Sequence[Image], draws: np.random.Ge
         shape = _shape(draws)
         if 0.12 <= (shape[face] > 0).mean() <= 0.6:
             break
-    alpha = shape.astype(np.float32)[..., None] / 255 * draws.uniform(0.88, 1)
+    alpha: Floats = shape.astype(np.float32)[..., None] / 255 * draws.uniform(0.88, 1)
     soft = draws.uniform(0, 1.5)
     if soft > 0.4:
         alpha = cv2.GaussianBlur(alpha, (0, 0), soft)[..., None]
@@ -129,9 +130,8 @@ def _surface(image: Image, others: Sequence[Image], draws: np.random.Generator) 
         skin = np.median(image[y - 4 : y + 4, x - 4 : x + 4].reshape(-1, 3), axis=0)
         surface = np.broadcast_to(skin * draws.uniform(0.75, 1.15), (*_SIZE, 3)).astype(np.float32)
     else:
-        turn = cv2.getRotationMatrix2D((56, 56), draws.uniform(0, 360), draws.uniform(0.8, 3))
-        turn[:, 2] += draws.uniform(-30, 30, 2)
-        other = others[draws.integers(0, len(others))]
+        turn = _turn(draws.uniform(0, 360), draws.uniform(0.8, 3), draws.uniform(-30, 30, 2))
+        other = others[int(draws.integers(0, len(others)))]
         surface = cv2.warpAffine(other, turn, _SIZE, borderMode=cv2.BORDER_REFLECT).astype(np.float32)
         surface *= draws.uniform(0.5, 1.3)
     cells = (int(draws.integers(3, 20)),) * 2
@@ -173,13 +173,20 @@ def _shape(draws: np.random.Generator) -> Image:
     return shape
 
 
-def _point(values: npt.NDArray[np.floating]) -> tuple[int, int]:
+def _turn(degrees: float, scale: float, shift: Floats) -> Floats:
+    """Return a turn about the middle of the crop [2, 3], then a shift in pixels."""
+    turn = np.asarray(cv2.getRotationMatrix2D((56, 56), degrees, scale), np.float64)
+    turn[:, 2] += shift
+    return turn
+
+
+def _point(values: Floats) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
 def _varied(image: Image, draws: np.random.Generator) -> Image:
     """Change the light, colour, sharpness and position of a crop, and what lies beyond the image's edge."""
-    varied = image.astype(np.float32)
+    varied: Floats = image.astype(np.float32)
     if draws.random() < 0.5:
         varied = varied[:, ::-1]
     if draws.random() < 0.5:
@@ -197,8 +204,7 @@ def _varied(image: Image, draws: np.random.Generator) -> Image:
     if draws.random() < 0.25:
         varied = np.repeat(varied.mean(axis=-1, keepdims=True), 3, axis=-1)
     if draws.random() < 0.3:
-        turn = cv2.getRotationMatrix2D((56, 76), draws.uniform(-10, 10), draws.uniform(0.92, 1.08))
-        turn[:, 2] += draws.uniform(-3, 3, 2)
+        turn = _turn(draws.uniform(-10, 10), draws.uniform(0.92, 1.08), draws.uniform(-3, 3, 2))
         varied = cv2.warpAffine(varied, turn, _SIZE, borderMode=cv2.BORDER_REPLICATE)
     if draws.random() < 0.2:
         varied = _beyond_edge(varied, draws)
@@ -211,7 +217,7 @@ def _varied(image: Image, draws: np.random.Generator) -> Image:
     return pixels
 
 
-def _beyond_edge(crop: npt.NDArray[np.floating], draws: np.random.Generator) -> npt.NDArray[np.floating]:
+def _beyond_edge(crop: Floats, draws: np.random.Generator) -> Floats:
     """Repeat the crop's last row or column, as alignment does beyond the edge of an image."""
     count, side = int(draws.integers(3, 45)), draws.integers(0, 4)
     crop = crop.copy()
