@@ -21,6 +21,7 @@ from agegender.faces import Face, ImageFaces
 from agegender.heads.calibration import tempered
 from agegender.heads.head import Classes, Task
 from agegender.images import ImageLimits, decode
+from agegender.labels import MAX_AGE
 from agegender.predictions import Quality
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
@@ -172,9 +173,11 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
         total = sum(sample.damage == kind for sample in everything)
         cells = [f"{total}", f"{len(own) / total:.3f}", f"{np.abs(years - mean)[own].mean():.2f}"]
         for quality in (now, before):
+            middle = (low + high)[own] / 2
             half = np.array([quality[index].widening for index in own]) * (high - low)[own] / 2
-            inside = np.abs(years[own] - (low + high)[own] / 2) <= half
-            cells += [f"{inside.mean():.3f}", f"{2 * half.mean():.1f}"]
+            ends = np.maximum(middle - half, 0), np.minimum(middle + half, MAX_AGE)
+            inside = (ends[0] <= years[own]) & (years[own] <= ends[1])
+            cells += [f"{inside.mean():.3f}", f"{(ends[1] - ends[0]).mean():.1f}"]
         reasons = [now[index].reasons for index in own]
         right = _right_reasons(kind)
         cells.append(f"{np.mean([bool(right & set(one)) for one in reasons]):.3f}" if right else "")

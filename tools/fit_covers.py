@@ -108,7 +108,7 @@ def _randomly_covered(image: Image, others: Sequence[Image], draws: np.random.Ge
     alpha: Floats = shape.astype(np.float32)[..., None] / 255 * draws.uniform(0.88, 1)
     soft = draws.uniform(0, 1.5)
     if soft > 0.4:
-        alpha = cv2.GaussianBlur(alpha, (0, 0), soft)[..., None]
+        alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), soft), np.float32)[..., None]
     surface = _surface(image, others, draws)
     if draws.random() < 0.3:
         shade = cv2.resize(draws.normal(0.8, 0.25, (5, 5)).astype(np.float32), _SIZE)
@@ -200,12 +200,12 @@ def _varied(image: Image, draws: np.random.Generator) -> Image:
     if draws.random() < 0.2:
         varied = varied * draws.uniform(0.8, 1.2, 3)
     if draws.random() < 0.3:
-        varied = cv2.GaussianBlur(varied, (0, 0), draws.uniform(0.5, 4))
+        varied = np.asarray(cv2.GaussianBlur(varied, (0, 0), draws.uniform(0.5, 4)), np.float32)
     if draws.random() < 0.25:
         varied = np.repeat(varied.mean(axis=-1, keepdims=True), 3, axis=-1)
     if draws.random() < 0.3:
         turn = _turn(draws.uniform(-10, 10), draws.uniform(0.92, 1.08), draws.uniform(-3, 3, 2))
-        varied = cv2.warpAffine(varied, turn, _SIZE, borderMode=cv2.BORDER_REPLICATE)
+        varied = np.asarray(cv2.warpAffine(varied, turn, _SIZE, borderMode=cv2.BORDER_REPLICATE), np.float32)
     if draws.random() < 0.2:
         varied = _beyond_edge(varied, draws)
     pixels = np.ascontiguousarray(np.clip(varied, 0, 255).astype(np.uint8))

@@ -16,11 +16,11 @@ _Table = tuple[tuple[float, float], ...]
 # `python -m benchmarks.quality_intervals`. A head's own distribution widens with most damage, but not in poor
 # light, where heads are wrong without being less certain.
 REASON_FACTORS: Final[Mapping[QualityReason, _Table]] = {
-    "cut": ((0.0, 1.05), (0.75, 1.0), (1.0, 1.0)),
-    "tight": ((0.0, 1.15), (0.6, 1.1), (0.75, 1.05), (1.0, 1.0)),
-    "covered": ((0.0, 1.05), (0.75, 1.0), (1.0, 1.0)),
-    "dark": ((0.0, 1.75), (0.03, 1.7), (0.17, 1.45), (0.45, 1.15), (0.75, 1.0), (1.0, 1.0)),
-    "overexposed": ((0.0, 1.9), (0.05, 1.8), (0.22, 1.25), (0.5, 1.0), (1.0, 1.0)),
+    "cut": ((0.0, 1.15), (0.75, 1.05), (1.0, 1.0)),
+    "tight": ((0.0, 1.25), (0.6, 1.2), (0.75, 1.1), (1.0, 1.0)),
+    "covered": ((0.0, 1.1), (0.25, 1.1), (0.75, 1.05), (1.0, 1.0)),
+    "dark": ((0.0, 2.4), (0.03, 2.2), (0.17, 1.55), (0.45, 1.15), (0.75, 1.0), (1.0, 1.0)),
+    "overexposed": ((0.0, 2.6), (0.03, 2.5), (0.22, 1.4), (0.53, 1.15), (0.75, 1.05), (1.0, 1.0)),
 }
 # The same for the product of what all other measures leave.
 FACTORS: Final[_Table] = ((0.0, 1.5), (0.05, 1.1), (0.25, 1.06), (0.75, 1.05), (1.0, 1.0))
