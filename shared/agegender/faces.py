@@ -39,6 +39,17 @@ class FaceGeometry(BaseModel):
         None,
         description="variance of the Laplacian of the aligned grey face crop (112 pixels); low means blurred",
     )
+    brightness: Number | None = Field(
+        None,
+        description="95th percentile of the luminance of the aligned face crop (112 pixels), 0 to 255; "
+        "low means dark",
+    )
+    clipped: Number | None = Field(
+        None, description="share of white pixels in the aligned face crop (112 pixels), 0 to 1"
+    )
+    covered: Number | None = Field(
+        None, description="how likely something covers a part of the face, such as a mask or a hand, 0 to 1"
+    )
     border: bool = Field(
         False,
         description="the face was found only with a border added around the image: it fills the image or is "
@@ -72,6 +83,11 @@ class ImageFaces(BaseModel):
     def ok(self) -> bool:
         """True: the image could be read. An `ImageProblem` in its place has False."""
         return True
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the image turned by `rotation`, in pixels."""
+        return (self.height, self.width) if self.rotation in (90, 270) else (self.width, self.height)
 
     def upright(self, face: FaceGeometry) -> FaceGeometry:
         """Return where a face is in the image turned by `rotation`, with all else as it is."""

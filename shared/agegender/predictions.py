@@ -9,7 +9,18 @@ from agegender.heads.answers import AgeAnswer, GenderAnswer
 from agegender.heads.head import Task
 from agegender.spaces import Space
 
-QualityReason = Literal["small", "blurred", "turned", "tilted", "doubtful"]
+QualityReason = Literal[
+    "small",
+    "blurred",
+    "turned",
+    "tilted",
+    "doubtful",
+    "cut",
+    "tight",
+    "covered",
+    "dark",
+    "overexposed",
+]
 RequestId = Annotated[
     str | None, Field(description="stands in every log line about this request", examples=["trace-7"])
 ]
@@ -31,6 +42,14 @@ class Quality(BaseModel):
         description="degrees that the eyes' line is tilted, clockwise, in the image turned by `rotation`"
     )
     sharpness: float | None = Field(None, description="variance of the Laplacian of the aligned face")
+    missing: float | None = Field(
+        None, description="largest share of the face, from eyebrows to chin, beyond one edge of the image"
+    )
+    covered: float | None = Field(None, description="how likely something covers a part of the face, 0 to 1")
+    brightness: float | None = Field(
+        None, description="95th percentile of the luminance of the aligned face, 0 to 255"
+    )
+    clipped: float | None = Field(None, description="share of white pixels in the aligned face, 0 to 1")
 
 
 class FaceEstimate(BaseModel):

@@ -8,6 +8,7 @@ import pytest
 from agegender.faces import Face
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
+from predictor.quality import face_quality
 
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
 from tools.stack import PHOTOGRAPH
@@ -74,3 +75,17 @@ def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray) -> No
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (64, 64), (700, 30)])
 def test_picture_without_a_face_gives_none(pack: Pack, shape: tuple[int, int]) -> None:
     assert pack.faces([np.full((*shape, 3), 127, np.uint8)]) == [[]]
+
+
+def test_face_cut_off_by_the_image_is_named_and_its_interval_widened() -> None:
+    """Of the astronaut only what is above the mouth remains; it was answered with quality 1 and no reason."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    pack = load_pack("human", Path("unused"), human_pack_dir(), None, 2)
+    whole = np.asarray(data.astronaut(), np.uint8)
+    qualities = {}
+    for height in (512, 138):
+        (face,) = pack.faces([np.ascontiguousarray(whole[:height])])[0][:1]
+        qualities[height] = face_quality(face, (512, height))
+    assert (qualities[512].score, qualities[512].reasons) == (1.0, [])
+    assert qualities[138].reasons[0] == "cut"
+    assert qualities[138].score < 0.3 and qualities[138].widening > 1.1

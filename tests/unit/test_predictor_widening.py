@@ -1,11 +1,14 @@
 """Low quality widens the age interval: by a table, monotonely, and never out of the years there are."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from agegender.heads.answers import AgeAnswer
+from agegender.predictions import QualityReason
 from hypothesis import given
 from hypothesis import strategies as st
-from predictor.widening import FACTORS, widened, widening_factor
+from predictor.widening import FACTORS, REASON_FACTORS, widened, widening_factor
 
 SCORES = st.floats(0, 1)
 YEARS = st.floats(0, 100)
@@ -17,22 +20,34 @@ def age(low: float, high: float) -> AgeAnswer:
     )
 
 
-def test_table_rises_in_the_score_falls_in_the_factor_and_leaves_good_faces_alone() -> None:
-    scores, factors = np.array(FACTORS).T
-    assert scores[0] == 0 and (np.diff(scores) > 0).all()
-    assert (np.diff(factors) < 0).all() and tuple(FACTORS[-1]) == (1, 1)
+@pytest.mark.parametrize("table", [FACTORS, *REASON_FACTORS.values()])
+def test_tables_rise_in_what_is_left_fall_in_the_factor_and_leave_good_faces_alone(
+    table: tuple[tuple[float, float], ...],
+) -> None:
+    left, factors = np.array(table).T
+    assert left[0] == 0 and (np.diff(left) > 0).all()
+    assert (np.diff(factors) <= 0).all() and tuple(table[-1]) == (1, 1)
 
 
+@pytest.mark.parametrize("reason", get_args(QualityReason))
 @given(SCORES, SCORES)
-def test_lower_score_never_means_a_smaller_factor(one: float, other: float) -> None:
+def test_less_left_never_means_a_smaller_factor(reason: QualityReason, one: float, other: float) -> None:
     worse, better = sorted((one, other))
-    assert widening_factor(worse) >= widening_factor(better) >= 1
+    assert widening_factor({reason: worse}) >= widening_factor({reason: better}) >= 1
+
+
+def test_each_reason_widens_when_nothing_is_left() -> None:
+    assert all(widening_factor({reason: 0.0}) > 1 for reason in get_args(QualityReason))
+
+
+def test_largest_factor_counts_not_the_product() -> None:
+    assert widening_factor({"dark": 0.1, "covered": 0.1, "small": 0.5}) == widening_factor({"dark": 0.1})
 
 
 @given(YEARS, YEARS, SCORES, SCORES)
 def test_interval_of_a_worse_face_holds_the_better(one: float, other: float, a: float, b: float) -> None:
     answer = age(*(round(end, 1) for end in sorted((one, other))))
-    worse, better = (widened(answer, widening_factor(score)).interval for score in sorted((a, b)))
+    worse, better = (widened(answer, widening_factor({"small": score})).interval for score in sorted((a, b)))
     assert 0 <= worse[0] <= better[0] <= answer.interval[0]
     assert answer.interval[1] <= better[1] <= worse[1] <= 100
 
@@ -44,4 +59,4 @@ def test_interval_grows_about_its_own_middle() -> None:
 
 @pytest.mark.parametrize("interval", [(20.0, 30.0), (0.0, 0.0), (0.0, 100.0), (99.9, 100.0)])
 def test_face_that_lacks_nothing_keeps_its_interval(interval: tuple[float, float]) -> None:
-    assert widened(age(*interval), widening_factor(1)).interval == interval
+    assert widened(age(*interval), widening_factor({"small": 1})).interval == interval

@@ -8,7 +8,14 @@ import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.heads.answers import age_answers, gender_answers
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, FaceAnswer, FaceEstimate, ImageAnswer
+from agegender.predictions import (
+    AgeGenderAnswer,
+    EmbeddingsAnswer,
+    FaceAnswer,
+    FaceEstimate,
+    ImageAnswer,
+    Quality,
+)
 from agegender.spaces import Space
 from agegender.web.deadlines import Deadline
 from agegender.web.requests import request_id
@@ -24,6 +31,7 @@ from predictor.registry import HeadRegistry, Heads
 from predictor.widening import widened
 
 Array = npt.NDArray[np.float32]
+_Upright = tuple[FaceGeometry, tuple[int, int]]  # a face in its image turned upright, and that image's size
 
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
 
@@ -147,10 +155,13 @@ class Predictor:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
 
 
-def _upright(found: FacesAnswer) -> list[FaceGeometry]:
-    """Return where the faces are in their images turned upright, in order."""
+def _upright(found: FacesAnswer) -> list[_Upright]:
+    """Return where the faces are in their images turned upright, and the images' sizes, in order."""
     return [
-        image.upright(face) for image in found.images if isinstance(image, ImageFaces) for face in image.faces
+        (image.upright(face), image.upright_size)
+        for image in found.images
+        if isinstance(image, ImageFaces)
+        for face in image.faces
     ]
 
 
@@ -196,21 +207,18 @@ def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions)
 def _face_answers(
     heads: Heads,
     faces: Sequence[Face],
-    upright: Sequence[FaceGeometry],
+    upright: Sequence[_Upright],
     probabilities: Probabilities,
     options: FaceOptions,
 ) -> list[FaceAnswer]:
     estimates = _estimates(heads, probabilities, options)
     return [
-        _face_answer(face, geometry, estimate, options)
-        for face, geometry, estimate in zip(faces, upright, estimates, strict=True)
+        _face_answer(face, face_quality(*placed), estimate, options)
+        for face, placed, estimate in zip(faces, upright, estimates, strict=True)
     ]
 
 
-def _face_answer(
-    face: Face, upright: FaceGeometry, estimate: FaceEstimate, options: FaceOptions
-) -> FaceAnswer:
-    quality = face_quality(upright)
+def _face_answer(face: Face, quality: Quality, estimate: FaceEstimate, options: FaceOptions) -> FaceAnswer:
     return FaceAnswer(
         bbox=face.bbox,
         det_score=face.det_score,

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from agegender.faces import Face
 from agegender.spaces import Space
 
-from embedder.alignment import crop, sharpness, similarity, template
+from embedder.alignment import crop, similarity, template
 from embedder.detection.search import Detections, Detector, search
+from embedder.measures import SIZE, measure
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -63,17 +64,16 @@ class Pack:
             for landmarks in detections.landmarks
         ]
         embeddings = iter(self._embed(flat))
-        sharp = iter(
-            [sharpness(_aligned(image, landmarks, template(112, 1.0), 112)) for image, landmarks in flat]
-        )
+        places = template(SIZE, 1.0)
+        measured = iter([measure(_aligned(image, landmarks, places, SIZE)) for image, landmarks in flat])
         return [
             [
                 Face(
                     bbox=tuple(_rounded(bbox)),
                     det_score=round(float(score), 4),
                     landmarks=_rounded(landmarks),
-                    sharpness=round(next(sharp), 2),
                     border=detections.border,
+                    **next(measured).rounded(),
                     embedding=next(embeddings).tolist(),
                 )
                 for bbox, score, landmarks in zip(

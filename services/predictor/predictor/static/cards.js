@@ -9,6 +9,11 @@ const REASONS = {
   turned: "The face is turned away.",
   tilted: "The face is tilted.",
   doubtful: "It may not be a face.",
+  cut: "Part of the face lies beyond the edge of the picture.",
+  tight: "The picture ends close around the face.",
+  covered: "Something may cover part of the face.",
+  dark: "The face is dark.",
+  overexposed: "Part of the face is too bright to be seen.",
 };
 const [WIDTH, HEIGHT, FOOT, YEARS] = [320, 74, 16, 100];
 
