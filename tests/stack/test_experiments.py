@@ -227,7 +227,7 @@ def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -
     ],
 )
 def test_wrong_request_names_its_field(trainer: Trainer, change: dict[str, Any], field: str) -> None:
-    write_embedding_set(trainer.data_dir, "few", "images", made_faces(20, folds=2), {})
+    write_embedding_set(trainer.data_dir, "few", "images", made_faces(4, folds=2), {})  # a person each
     ages = replace(made_faces(200), gender=np.full(200, -1, np.int8))
     write_embedding_set(trainer.data_dir, "ages", "images", ages, {})
     answer = httpx.post(f"{trainer.url}/experiments", json={**REQUEST, **change})

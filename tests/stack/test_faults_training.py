@@ -1,6 +1,5 @@
 """Faults in the middle of a fold: a network cut, clocks that jump, two workers with one job, a slow Redis."""
 
-import signal
 import time
 from contextlib import ExitStack, suppress
 from datetime import timedelta
@@ -181,17 +180,17 @@ def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) ->
 def test_fold_of_a_worker_that_was_told_twice_to_stop_goes_on_elsewhere(tmp_path: Path) -> None:
     """After the second SIGTERM, RQ 3.0 kills the job and ends, and calls the job started ever after."""
     with running_trainer(tmp_path) as trainer:
-        worker = trainer.start("trainer.worker")
+        worker = trainer.start_worker()
         experiment = trainer.create(ONE_FOLD)
         trainer.wait_for_epoch(experiment, 5)
-        worker.send_signal(signal.SIGTERM)
+        worker.terminate()
         time.sleep(1.2)  # RQ ignores a second one within a second
-        worker.send_signal(signal.SIGTERM)
+        worker.terminate()
         worker.wait(20)
         trainer.processes.remove(worker)
         redis = Redis.from_url(trainer.environment["REDIS_URL"])
         job = Job.fetch(f"{experiment}-fold-0", connection=redis, serializer=JSONSerializer)
         assert job.get_status() == JobStatus.STARTED
-        trainer.start("trainer.worker")
+        trainer.start_worker()
         trainer.wait(experiment)
         assert trainer.attempts(experiment) == 2
