@@ -83,7 +83,17 @@ def service_url(value: str) -> str:
     return text.rstrip("/")
 
 
-ServiceUrl = Annotated[str, AfterValidator(service_url)]
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError(
+            f"{_without_user(url)!r} was given with a user name; services show each other SERVICE_KEY alone"
+        )
+    return url
+
+
+UserUrl = Annotated[str, AfterValidator(service_url)]  # a gateway may ask a user for a name and a password
+ServiceUrl = Annotated[str, AfterValidator(service_url), AfterValidator(_without_credentials)]
 
 
 def is_private(host: str) -> bool:

@@ -165,13 +165,13 @@ def test_base64_is_decoded_without_copies_beyond_need(header: str, copies: float
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """URLs of a trainer without data, an embedder without its pack, and a proxy before a double."""
+    """URLs of a trainer without data, an embedder that loads no pack, and a proxy before a double."""
     folder = tmp_path_factory.mktemp("services")
     with (
         redis_server(folder) as redis,
         EmbedderDouble().served() as double,
         serving(create_proxy(ProxySettings(embedder_urls=[double.url], cache_ttl=0))) as proxy,
-        serving(make_app(EmbedderSettings(human_dir=folder / "none"))) as embedder,
+        serving(make_app(EmbedderSettings()), lifespan="off") as embedder,
         serving(create_trainer(TrainerSettings(data_dir=folder, redis_url=redis.url))) as trainer,
     ):
         until(lambda: httpx.get(f"{proxy}/health/ready").is_success, "the proxy is ready")
@@ -181,9 +181,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
 @pytest.mark.parametrize(
     ("service", "method", "path", "arguments", "said"),
     [
-        ("proxy", "POST", "/faces?max_faces=1", {"content": png()}, "query parameter 'max_faces'"),
+        ("proxy", "POST", "/faces?coverage=1", {"content": png()}, "query parameter 'coverage'"),
         ("proxy", "POST", "/faces", {"files": {"image": png()}, "data": {"coverage": "1"}}, "'coverage'"),
-        ("embedder", "POST", "/faces?max_faces=1", {"content": png()}, "query parameter 'max_faces'"),
+        ("embedder", "POST", "/faces?coverage=1", {"content": png()}, "query parameter 'coverage'"),
         ("trainer", "GET", "/experiments?limit=3", {}, "query parameter 'limit'"),
         ("trainer", "GET", "/experiments/a-1/report?fromat=md", {}, "did you mean 'format'?"),
         ("trainer", "GET", "/experiments/a-1/report?format=md&format=json", {}, "sent more than once"),

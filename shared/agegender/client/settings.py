@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from agegender.http_clients import ServiceUrl, bad_settings
+from agegender.http_clients import UserUrl, bad_settings
 
 _PREFIX = "AGEGENDER_"
 
@@ -25,9 +25,9 @@ class ClientSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    predictor_url: ServiceUrl = Field("http://127.0.0.1:10003")
-    trainer_url: ServiceUrl = Field("http://127.0.0.1:10004")
-    proxy_url: ServiceUrl = Field("http://127.0.0.1:10002")
+    predictor_url: UserUrl = Field("http://127.0.0.1:10003")
+    trainer_url: UserUrl = Field("http://127.0.0.1:10004")
+    proxy_url: UserUrl = Field("http://127.0.0.1:10002")
     api_key: SecretStr | None = Field(None, description="sent with every request")
     timeout: float = Field(60, gt=0, description="seconds for one answer")
     attempts: int = Field(5, ge=1, description="of one request, where the service asks to come again")
