@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("EMBEDDER_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # xdist's, or a terminal's: tables would be cut to that width
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would take another process's core
 
 

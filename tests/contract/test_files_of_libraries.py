@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from trainer.queues import WantedJob, ensure_jobs, job_queue
 from trainer.reports.tensorboard import write_events
+from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server
 from tests.unit.test_tensorboard import METRICS, read
+
+SOON = TrainerSettings(heartbeat_seconds=1)  # a lock that the log brings back is held for 6 s, not for 30
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])
@@ -21,13 +24,13 @@ def test_redis_starts_with_what_is_whole_of_its_cut_log_and_the_rest_is_enqueued
         WantedJob(f"job-{number}", "trainer.jobs.train.train_fold", ["x", number], 60) for number in range(3)
     ]
     with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
-        ensure_jobs(job_queue(server.client), "x", jobs)
+        ensure_jobs(job_queue(server.client, SOON), "x", jobs)
         server.process.kill()
         server.process.wait(10)
     (log,) = tmp_path.rglob("*.aof")
     log.write_bytes(log.read_bytes()[:-cut])
     with redis_server(tmp_path, "--appendonly", "yes") as server:
-        queue = job_queue(server.client)
+        queue = job_queue(server.client, SOON)
         ensure_jobs(queue, "x", jobs)
         assert queue.get_job_ids() == ["job-0", "job-1", "job-2"]
 

@@ -110,6 +110,7 @@ def test_wait_for_drawing_ends_with_the_deadline(pictures: Held, predictor: http
     headers = {"Accept": "image/png", "X-Deadline-Ms": "300"}
     answer = predictor.post("/age-gender", content=png(), headers=headers)
     assert (answer.status_code, slug(answer)) == (504, "deadline-exceeded")
+    pictures.go_on.set()  # a service that stops waits for its threads
 
 
 def hung_up(predictor: httpx.Client, route: str) -> bool:

@@ -22,7 +22,6 @@ QUEUE = "trainer"
 _KEPT_SECONDS = 3600
 _PATIENCE_SECONDS = 3
 _RETRY_AFTER_SECONDS = 5
-_LOCK_SECONDS = 30  # a caller that dies holds up the others no longer than this
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,11 @@ def job_queue(connection: Redis, settings: TrainerSettings | None = None) -> Job
 def ensure_jobs(queue: JobQueue, of: str, wanted: Iterable[WantedJob]) -> None:
     """Enqueue jobs unless those of their ids wait or run; one that failed or lost its worker is replaced.
 
-    of : the experiment or search whose jobs they are; one caller at a time looks after them.
+    of : the experiment or search whose jobs they are; one caller at a time looks after them. One that dies
+        holds up the others for twice `JobQueue.presumed_dead`.
     """
-    with queue.connection.lock(f"trainer:reconcile:{of}", timeout=_LOCK_SECONDS):
+    seconds = 2 * queue.presumed_dead.total_seconds()
+    with queue.connection.lock(f"trainer:reconcile:{of}", timeout=seconds):
         waiting = set(queue.get_job_ids())
         for job in wanted:
             ensure_job(queue, job, waiting)
