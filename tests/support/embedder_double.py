@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem, Rotation
+from agegender.landmarks import turned_box, turned_points
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
 
@@ -44,6 +45,17 @@ def faces_of(
     )
 
 
+def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
+    """The same faces in the square image that a clockwise turn by `rotation` makes upright."""
+    back = (360 - rotation) % 360, upright.width, upright.height
+    moved = [
+        {"bbox": turned_box(face.bbox, *back), "landmarks": turned_points(face.landmarks, *back)}
+        for face in upright.faces
+    ]
+    faces = [face.model_copy(update=one) for face, one in zip(upright.faces, moved, strict=True)]
+    return upright.model_copy(update={"rotation": rotation, "faces": faces})
+
+
 @dataclass
 class EmbedderDouble:
     """`fault` names what it does wrong; None for nothing."""
@@ -54,6 +66,7 @@ class EmbedderDouble:
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
     sharpness: float | None = None
+    rotation: Rotation = 0
     broken: Callable[[bytes], bool] = lambda image: False
     batches: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -123,7 +136,8 @@ class EmbedderDouble:
                     return self._problem(422, "on purpose")
                 entries.append(ImageProblem(problem=problem.document()))
             else:
-                entries.append(faces_of(image, self.space, self.faces, self.sharpness))
+                upright = faces_of(image, self.space, self.faces, self.sharpness)
+                entries.append(delivered(upright, self.rotation))
         answer = FacesAnswer(space=self.space, images=entries)
         text = answer.model_dump_json()
         match self.fault:
