@@ -137,23 +137,18 @@ def main() -> None:
     human = ROOT / "data" / "packs" / "human"
     pack_dir = human if arguments.pack == "human" else RESEARCH_DATA / "packs" / arguments.pack
     pack = load_pack(arguments.pack, pack_dir.parent, pack_dir, human, 1)
-    rows = [
-        row
-        for name in SETS
+    half = "development" if arguments.development else "confirmation"
+    title = f"Framing: {arguments.pack}, {arguments.faces} {half} crops of each set"
+    print(Table(title, COLUMNS, []).markdown(), end="", flush=True)
+    for name in SETS:
         for row in measure(
             pack,
             arguments.crops / name,
             arguments.framings,
             development=arguments.development,
             count=arguments.faces,
-        )
-    ]
-    half = "development" if arguments.development else "confirmation"
-    print(
-        Table(
-            f"Framing: {arguments.pack}, {arguments.faces} {half} crops of each set", COLUMNS, rows
-        ).markdown()
-    )
+        ):
+            print("| " + " | ".join(row) + " |", flush=True)  # as they come: the last ones take minutes
 
 
 if __name__ == "__main__":

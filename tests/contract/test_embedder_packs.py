@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from agegender.faces import Face
+from agegender.landmarks import turned_points
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality
@@ -70,6 +71,71 @@ def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray) -> No
         x1, y1, x2, y2 = (round(value) for value in face.bbox)
         tight = np.ascontiguousarray(photograph[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
         assert len(pack.faces([tight])[0]) >= 1
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_scene_on_its_side_is_answered_as_if_it_were_upright(
+    pack: Pack, photograph: np.ndarray, rotation: int
+) -> None:
+    back = 360 - rotation
+    given = np.ascontiguousarray(np.rot90(photograph, -(back // 90)))
+    found = pack.detect([given])
+    faces, upright = pack.embed([given], found)[0], pack.faces([photograph])[0]
+    assert (found[0].rotation, found[0].border, len(faces)) == (rotation, False, 6)
+    height, width = photograph.shape[:2]
+    for face in faces:
+        same = max(upright, key=lambda other: cosine(face, other))
+        assert cosine(face, same) > 0.999
+        truth = turned_points(same.landmarks, back, width, height)
+        np.testing.assert_allclose(face.landmarks, truth, atol=1)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_turned_crop_of_a_face_is_answered_as_if_it_were_upright(
+    pack: Pack, photograph: np.ndarray, rotation: int
+) -> None:
+    right = 0
+    for face in pack.faces([photograph])[0]:
+        x1, y1, x2, y2 = (round(value) for value in face.bbox)
+        margin = (x2 - x1) // 3
+        crop = photograph[max(y1 - margin, 0) : y2 + margin, max(x1 - margin, 0) : x2 + margin]
+        given = np.ascontiguousarray(np.rot90(crop, rotation // 90))  # needs a clockwise turn by `rotation`
+        found = pack.detect([given])
+        faces = pack.embed([given], found)[0]
+        right += found[0].rotation == rotation and cosine(faces[0], face) > 0.7
+    assert right == 6
+
+
+def test_face_cut_to_eyes_and_mouth_is_found_with_a_border(pack: Pack, photograph: np.ndarray) -> None:
+    found = []
+    for face in pack.faces([photograph])[0]:
+        x1, y1, x2, y2 = face.bbox
+        x, y = round((x2 - x1) * 0.15), round((y2 - y1) * 0.15)
+        cut = photograph[round(y1) + y : round(y2) - y, round(x1) + x : round(x2) - x]
+        found += [(cut.shape, one) for one in pack.faces([np.ascontiguousarray(cut)])[0]]
+    assert len(found) >= 5  # without a border there is none
+    for (height, width, _), face in found:
+        assert face.border
+        assert min(face.bbox) >= 0 and face.bbox[2] <= width and face.bbox[3] <= height
+
+
+IMAGES_WITHOUT_FACES = ("brick", "chelsea", "coffee", "gravel", "grass", "page", "text")
+
+
+@pytest.mark.parametrize("name", IMAGES_WITHOUT_FACES)
+def test_further_searches_find_no_face_in_an_image_without_one(pack: Pack, name: str) -> None:
+    data = pytest.importorskip("skimage.data")
+    image = np.asarray(getattr(data, name)(), np.uint8)
+    image = np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
+    for pixels in (image, image[: image.shape[0] // 2], image[: image.shape[0] // 4, : image.shape[1] // 4]):
+        assert pack.faces([np.ascontiguousarray(pixels)]) == [[]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_further_searches_find_no_face_in_noise(pack: Pack, seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    texture = np.asarray(cv2.resize(noise, (600, 600), interpolation=cv2.INTER_CUBIC), np.uint8)
+    assert pack.faces([texture]) == [[]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (64, 64), (700, 30)])

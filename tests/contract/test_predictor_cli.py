@@ -74,6 +74,16 @@ def test_folder_is_answered_picture_by_picture(run: Run, pictures: Path) -> None
     assert lines[0]["faces"][0]["age"]["coverage"] == 0.5
 
 
+def test_turned_pictures_are_shown_with_their_rotation(
+    run: Run, pictures: Path, proxy: EmbedderDouble
+) -> None:
+    proxy.rotation = 270
+    _, out, _ = run("predict", str(pictures / "one.png"))
+    assert "one.png turned 270°" in out
+    _, out, _ = run("predict", str(pictures / "one.png"), "--json")
+    assert '"rotation": 270' in out
+
+
 def test_annotated_pictures_are_written(run: Run, pictures: Path, tmp_path: Path) -> None:
     code, _, _ = run("predict", str(pictures / "one.png"), "--annotate", str(tmp_path / "out"))
     assert code == 0

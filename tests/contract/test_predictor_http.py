@@ -76,6 +76,19 @@ def test_many_images_keep_their_order_and_one_bad_one_spoils_none(
         assert image["faces"][0]["embedding"] == faces_of(png(colour)).faces[0].embedding
 
 
+def test_turned_image_is_answered_with_its_rotation_and_its_faces_are_not_tilted(
+    predictor: httpx.Client, proxy: EmbedderDouble
+) -> None:
+    upright = predictor.post("/age-gender", content=png("red")).json()["images"][0]
+    proxy.rotation = 90
+    image = predictor.post("/age-gender", content=png("blue")).json()["images"][0]
+    assert (upright["rotation"], image["rotation"]) == (0, 90)
+    face, other = image["faces"][0], upright["faces"][0]
+    assert face["landmarks"] == [[y, 100 - x] for x, y in other["landmarks"]]  # as the client sent it
+    assert face["quality"] == other["quality"]
+    assert face["quality"]["roll"] == 0
+
+
 def test_bad_base64_is_the_problem_of_its_image_alone(predictor: httpx.Client, proxy: EmbedderDouble) -> None:
     good = base64.b64encode(png()).decode()
     bad, fine = predictor.post("/age-gender", json={"images": ["~", good]}).json()["images"]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem, Rotation
+from agegender.landmarks import turned_box, turned_points
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
 
@@ -45,6 +46,17 @@ def faces_of(
     )
 
 
+def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
+    """The same faces in the square image that a clockwise turn by `rotation` makes upright."""
+    back = (360 - rotation) % 360, upright.width, upright.height
+    moved = [
+        {"bbox": turned_box(face.bbox, *back), "landmarks": turned_points(face.landmarks, *back)}
+        for face in upright.faces
+    ]
+    faces = [face.model_copy(update=one) for face, one in zip(upright.faces, moved, strict=True)]
+    return upright.model_copy(update={"rotation": rotation, "faces": faces})
+
+
 @dataclass
 class EmbedderDouble:
     """`fault` names what it does wrong; None for nothing.
@@ -61,6 +73,7 @@ class EmbedderDouble:
     faces: int = 1
     faces_found: int = 0  # with more than `faces`, it says that it left out the others
     sharpness: float | None = None
+    rotation: Rotation = 0
     broken: Callable[[bytes], bool] = lambda image: False
     batches: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -134,10 +147,10 @@ class EmbedderDouble:
                     return self._problem(422, "on purpose")
                 entries.append(ImageProblem(problem=problem.document()))
             else:
-                found = faces_of(image, self.space, self.faces, self.sharpness)
+                upright = faces_of(image, self.space, self.faces, self.sharpness)
                 if self.faces_found > self.faces:
-                    found = found.model_copy(update={"faces_found": self.faces_found, "truncated": True})
-                entries.append(found)
+                    upright = upright.model_copy(update={"faces_found": self.faces_found, "truncated": True})
+                entries.append(delivered(upright, self.rotation))
         answer = FacesAnswer(space=self.space, images=entries)
         text = answer.model_dump_json()
         match self.fault:

@@ -25,8 +25,9 @@ _MAX_ROLL = 60.0  # degrees; detectors are made for less
 _LARGE = 0.25  # of the largest face's area; smaller faces do not decide which way up the image is
 _MIN_EVIDENCE = 0.5  # of a face that is found in the further searches only
 _GOOD_EVIDENCE = 0.6  # with a border, from which a wider one is not preferred
-# Further searches see the image at this long side, so that a large image without faces costs little more.
-_FURTHER_LONG_SIDE = 1600
+# Pixels of the long side, border included, that turned images are searched with, so that a large image
+# without faces costs little more. A wide border is for a face that fills the image, which may be small.
+_LONG_SIDE = {0: 1600, _BORDER: 1600, _WIDE_BORDER: 400}
 
 
 @dataclass(frozen=True)
@@ -116,15 +117,17 @@ def search(detector: Detector, image: Image, wanted: Callable[[], bool] = lambda
     attempts = [given, *_attempts(detector, image, [(0, _BORDER)], wanted)]
     if not len(given.found.score) and _mostly_upright(attempts[-1].found):
         return _in_given(attempts[-1], image)
-    small = _shrunk(image)
     borders = (0, _BORDER) if len(given.found.score) else (_BORDER,)
-    attempts += _attempts(
-        detector, small, [(turn, border) for turn in TURNS[1:] for border in borders], wanted
-    )
+    for border in borders:
+        attempts += _attempts(
+            detector, _shrunk(image, border), [(turn, border) for turn in TURNS[1:]], wanted
+        )
     if not any(attempt.upright for attempt in attempts):
+        small = _shrunk(image, _WIDE_BORDER)
         attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], wanted)
     best = max(attempts, key=lambda attempt: attempt.strength)
-    if best.found.rotation == 0:  # the first search that did well enough: ordinary faces stay the same
+    if best.found.rotation == 0:
+        # The first search that did well enough counts, so that ordinary faces keep their embeddings.
         if given.best >= _MIN_EVIDENCE:
             return given.found
         first = attempts[1] if len(attempts) > 1 and attempts[1].best >= _GOOD_EVIDENCE else best
@@ -205,10 +208,11 @@ def _in_given(attempt: _Attempt, image: Image) -> Detections:
     )
 
 
-def _shrunk(image: Image) -> Image:
+def _shrunk(image: Image, border: int) -> Image:
+    """Return the image at a size at which it may be searched with this border."""
     long_side = max(image.shape[:2])
-    if long_side <= _FURTHER_LONG_SIDE:
+    scale = _LONG_SIDE[border] * 3 / (3 + 2 * border) / long_side
+    if scale >= 1:
         return image
-    scale = _FURTHER_LONG_SIDE / long_side
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from agegender.faces import Face
+from agegender.landmarks import turned_points
 from agegender.spaces import Space
 
 from embedder.alignment import crop, similarity, template
@@ -59,9 +60,9 @@ class Pack:
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
         """What was found in each picture, with embeddings."""
         flat = [
-            (image, landmarks)
+            (upright, landmarks)
             for image, detections in zip(images, found, strict=True)
-            for landmarks in detections.landmarks
+            for upright, landmarks in _upright(image, detections)
         ]
         embeddings = iter(self._embed(flat))
         places = template(SIZE, 1.0)
@@ -92,6 +93,19 @@ class Pack:
             crops = np.stack([_aligned(image, points, places, embedder.size) for image, points in faces])
             parts.append(unit(embedder.embed(crops)))
         return unit(np.concatenate(parts, axis=1))
+
+
+def _upright(image: Image, found: Detections) -> list[tuple[Image, Array]]:
+    """Return the image turned upright with the landmarks [5, 2] of each face in it.
+
+    So the crops of a turned image are exactly those of the same image upright.
+    """
+    height, width = image.shape[:2]
+    upright = np.ascontiguousarray(np.rot90(image, -(found.rotation // 90)))
+    return [
+        (upright, np.array(turned_points(points, found.rotation, width, height), np.float32))
+        for points in found.landmarks.tolist()
+    ]
 
 
 def _aligned(image: Image, landmarks: Array, places: Array, size: int) -> Image:
