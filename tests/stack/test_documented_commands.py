@@ -170,8 +170,8 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
     (folder / ".venv").symlink_to(ROOT / ".venv")
     (folder / "docs").symlink_to(ROOT / "docs")
-    (folder / "folder-of-pictures").mkdir()
-    for name in ("photo.jpg", "other.jpg", "folder-of-pictures/one.jpg"):
+    (folder / "folder-of-images").mkdir()
+    for name in ("photo.jpg", "other.jpg", "folder-of-images/one.jpg"):
         shutil.copy(SIX_ADULTS, folder / name)
     log = (folder / "up.log").open("w+")
     up = subprocess.Popen(
@@ -199,7 +199,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def write_faces(data_dir: Path, predictor: int) -> None:
-    """`Adience` and `mine`: faces of one photograph, brighter and darker, each a person of its own here."""
+    """Make `Adience`, `mine` and `My faces`: six people of one photograph, each brighter and darker in one fold."""
     with SIX_ADULTS.open("rb") as file:
         answer = httpx.post(f"http://127.0.0.1:{predictor}/age-gender", files={"image": file}, timeout=300)
     photograph = Image.open(SIX_ADULTS)
@@ -209,21 +209,30 @@ def write_faces(data_dir: Path, predictor: int) -> None:
         margin = (x2 - x1) / 2
         crop = photograph.crop((int(x1 - margin), int(y1 - margin), int(x2 + margin), int(y2 + margin)))
         for number in range(TRIES):
-            subject, name = f"person{person}{number}", f"landmark_aligned_face.1.{number}.jpg"
-            for place in (data_dir / "Adience" / "aligned" / subject, data_dir / "mine" / subject):
-                place.mkdir(parents=True)
+            subject, name = f"person{person}", f"landmark_aligned_face.1.{number}.jpg"
+            for folder in ("Adience/aligned", "mine", "My faces"):
+                place = data_dir / folder / subject
+                place.mkdir(parents=True, exist_ok=True)
                 ImageEnhance.Brightness(crop).enhance(0.8 + 0.1 * number).save(place / name)
             labels.append((subject, name, AGES[person], face["gender"]["label"][0]))
     for fold in range(adience.FOLDS):
         with adience.label_file(data_dir / "Adience", fold).open("w", newline="") as table:
             writer = csv.writer(table, delimiter="\t")
             writer.writerow(("user_id", "original_image", "face_id", "age", "gender"))
-            for subject, name, (low, high), gender in labels[fold :: adience.FOLDS]:
+            for subject, name, (low, high), gender in labels:
+                if int(subject.removeprefix("person")) % adience.FOLDS != fold:
+                    continue
                 writer.writerow((subject, name.split(".", 2)[2], 1, f"({low}, {high})", gender))
     with (data_dir / "mine" / "labels.csv").open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(("file", "age", "gender", "subject"))
         writer.writerows((f"{subject}/{name}", low, sex, subject) for subject, name, (low, _), sex in labels)
+    with (data_dir / "My faces" / "labels.csv").open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(("file", "age", "gender", "subject"))
+        writer.writerows(
+            (f"{subject}/{name}", low, int(sex == "f"), subject) for subject, name, (low, _), sex in labels
+        )
 
 
 PAGES = list(dict.fromkeys(command.page for command in documented_commands() if how(command.text) is None))
