@@ -199,7 +199,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def write_faces(data_dir: Path, predictor: int) -> None:
-    """Make `Adience`, `mine` and `My faces`: six people of one photograph, each in one fold, in four lights."""
+    """Make `Adience`, `mine` and `My faces`: six people of a photograph, each in one fold, four lights."""
     with SIX_ADULTS.open("rb") as file:
         answer = httpx.post(f"http://127.0.0.1:{predictor}/age-gender", files={"image": file}, timeout=300)
     photograph = Image.open(SIX_ADULTS)
