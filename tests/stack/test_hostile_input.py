@@ -250,12 +250,13 @@ CASES = {
     ),
     "URLs for pictures, names and files": Case(
         attacks.addresses,
-        {"415 unreadable-image", "422 bad-base64", "409 no-head", "404 not-found", *JSON_REFUSED},
+        {"415 unreadable-image", "422 url-not-supported", "422 bad-base64", "409 no-head", "404 not-found",
+         *JSON_REFUSED},
     ),
     "labels.csv: formulas, names elsewhere, 10 MB cells, other encodings": Case(
         attacks.labels,
         {"failed bad-labels", "failed no-images", "failed no-faces",
-         "no-age", "no-gender", "bad-fold", "bad-file-name"},
+         "no-age", "no-gender", "bad-fold", "bad-file-name", "image-missing", "link-outside"},
         64,  # jobs had 17 beyond their worker
         seconds=240,
     ),

@@ -163,3 +163,13 @@ def test_scene_in_which_half_of_the_large_faces_are_upright_is_not_turned(
     assert detector.searches == searches
     if searches == 1:
         assert search(CrowdDetector(sure), scene()).rotation == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 30_000, 3), (30_000, 1, 3), (100, 400_000, 3), (7_000, 7_000, 3)])
+def test_borders_take_bounded_memory_whatever_the_shape_of_the_image(shape: tuple[int, ...]) -> None:
+    """A border of a third of the long side around a line of pixels would be gigabytes."""
+    detector = MarkDetector()
+    search(detector, np.zeros(shape, np.uint8))
+    searched = [int(np.prod(seen)) for seen in detector.shapes]
+    assert len(searched) == 9
+    assert max(searched[1:]) <= max(int(np.prod(shape)), 4_000 * 4_000 * 3)

@@ -28,6 +28,8 @@ _GOOD_EVIDENCE = 0.6  # with a border, from which a wider one is not preferred
 # Pixels of the long side, border included, that turned images are searched with, so that a large image
 # without faces costs little more. A wide border is for a face that fills the image, which may be small.
 _LONG_SIDE = {0: 1600, _BORDER: 1600, _WIDE_BORDER: 400}
+# The same for the first search with a border, which sees the image as it is unless it is large or elongated.
+_FIRST_LONG_SIDE = 4000
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def search(detector: Detector, image: Image, wanted: Callable[[], bool] = lambda
     given = _judged(detector.detect(image), image)
     if _mostly_upright(given.found):
         return given.found
-    attempts = [given, *_attempts(detector, image, [(0, _BORDER)], wanted)]
+    bordered = _shrunk(image, _BORDER, _FIRST_LONG_SIDE)
+    attempts = [given, *_attempts(detector, bordered, [(0, _BORDER)], wanted)]
     if not len(given.found.score) and _mostly_upright(attempts[-1].found):
         return _in_given(attempts[-1], image)
     borders = (0, _BORDER) if len(given.found.score) else (_BORDER,)
@@ -208,10 +211,13 @@ def _in_given(attempt: _Attempt, image: Image) -> Detections:
     )
 
 
-def _shrunk(image: Image, border: int) -> Image:
-    """Return the image at a size at which it may be searched with this border."""
+def _shrunk(image: Image, border: int, most: int | None = None) -> Image:
+    """Return the image at a size at which it may be searched with this border.
+
+    most : pixels of the long side, border included; that of further searches if None.
+    """
     long_side = max(image.shape[:2])
-    scale = _LONG_SIDE[border] * 3 / (3 + 2 * border) / long_side
+    scale = (most or _LONG_SIDE[border]) * 3 / (3 + 2 * border) / long_side
     if scale >= 1:
         return image
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
