@@ -5,11 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agegender.faces import Face
+from agegender.faces import Face, ImageFaces
 from agegender.landmarks import turned_points
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality
+from trainer.extraction.selection import same_face_mirrored
 
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
 from tools.stack import PHOTOGRAPH
@@ -88,6 +89,23 @@ def test_scene_on_its_side_is_answered_as_if_it_were_upright(
         assert cosine(face, same) > 0.999
         truth = turned_points(same.landmarks, back, width, height)
         np.testing.assert_allclose(face.landmarks, truth, atol=1)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_extraction_finds_each_face_of_a_turned_image_in_its_mirror_image(
+    pack: Pack, photograph: np.ndarray, rotation: int
+) -> None:
+    given = np.ascontiguousarray(np.rot90(photograph, rotation // 90))
+    mirrored = np.ascontiguousarray(given[:, ::-1])
+    found, turns = [], []
+    for image in (given, mirrored):
+        detections = pack.detect([image])
+        turns.append(detections[0].rotation)
+        faces = pack.embed([image], detections)[0]
+        found.append(ImageFaces(width=image.shape[1], height=image.shape[0], rotation=turns[-1], faces=faces))
+    assert turns == [rotation, (360 - rotation) % 360]
+    matches = [same_face_mirrored(face, found[1]) for face in found[0].faces]
+    assert len(matches) == 6 and None not in matches
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
