@@ -1,7 +1,7 @@
 # The front door. Nothing beyond Python 3.11, make and the package registries' clients is needed.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-PACKAGES := shared/agegender services/insightface/embedder services/embedder-proxy/embedder_proxy \
+PACKAGES := shared/agegender shared/agegender_service shared/agegender_client services/insightface/embedder services/embedder-proxy/embedder_proxy \
             services/trainer/trainer services/predictor/predictor tools benchmarks tests
 
 help:  ## this list

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from agegender.client.settings import ClientSettings
-from agegender.settings import ServiceSettings, variables
+from agegender_client.settings import ClientSettings
+from agegender_service.settings import ServiceSettings, variables
 from annotated_types import Ge, Gt, Le, Lt
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from agegender.settings import UNUSABLE_SETTINGS
+from agegender_service.settings import UNUSABLE_SETTINGS
 from supervisor.xmlrpc import SupervisorTransport
 
 from tools import machine

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from agegender.keys import ApiKey, Scope
-from agegender.settings import UNUSABLE_SETTINGS, ServiceSettings
-from agegender.web import connections
-from agegender.web.access import needs
-from agegender.web.app import create_app
+from agegender_service import connections
+from agegender_service.access import needs
+from agegender_service.app import create_app
+from agegender_service.settings import UNUSABLE_SETTINGS, ServiceSettings
 from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel, SecretStr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender.cli.app import main
+from agegender_client.cli.app import main
 from PIL import Image
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings

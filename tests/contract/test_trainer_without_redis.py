@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from agegender.datasets import write_embedding_set
-from agegender.web.openapi import operations
+from agegender_service.openapi import operations
 from trainer.app import create_trainer
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.store import load_experiment, save_experiment

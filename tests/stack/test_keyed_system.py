@@ -6,10 +6,10 @@ import httpx
 import psutil
 import pytest
 import redis
-from agegender.client import Client
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
+from agegender_client import Client
 from PIL import Image
 
 from tests.support.packs import human_pack_dir

@@ -11,7 +11,7 @@ import psutil
 from agegender.datasets import EmbeddingSet, read_embedding_set
 from agegender.keys import Scope
 from agegender.spaces import Space
-from agegender.web.app import create_app
+from agegender_service.app import create_app
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from fastapi import FastAPI

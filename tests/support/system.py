@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from agegender.client import Client, ClientSettings
 from agegender.datasets import write_embedding_set
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
+from agegender_client import Client, ClientSettings
 from PIL import Image
 from pydantic import SecretStr
 

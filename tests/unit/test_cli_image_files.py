@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from agegender.cli import image_files
-from agegender.cli.image_files import found_files, planned_outputs, why_no_image
+from agegender_client.cli import image_files
+from agegender_client.cli.image_files import found_files, planned_outputs, why_no_image
 from PIL import Image
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(20)

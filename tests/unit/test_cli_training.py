@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender.cli.app import main
-from agegender.cli.experiments import cross_validation
-from agegender.cli.options import nested
 from agegender.errors import Problem, not_found
+from agegender_client.cli.app import main
+from agegender_client.cli.experiments import cross_validation
+from agegender_client.cli.options import nested
 from fastapi import Response
 from typer import BadParameter
 

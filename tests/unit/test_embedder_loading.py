@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender.settings import UNUSABLE_SETTINGS
 from agegender.spaces import Space
+from agegender_service.settings import UNUSABLE_SETTINGS
 from embedder import service as service_module
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack

@@ -12,7 +12,7 @@ import pytest
 from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
+from agegender_service.deadlines import Deadline
 from embedder import batching
 from embedder import service as service_module
 from embedder.app import make_app

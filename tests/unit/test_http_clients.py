@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-from agegender.cli.app import main
-from agegender.client import AsyncClient, Client, ClientSettings
 from agegender.errors import Problem
 from agegender.faces import EVERY_FACE
 from agegender.http_clients import direct_options, environment_proxy, is_private, service_url
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
+from agegender_client import AsyncClient, Client, ClientSettings
+from agegender_client.cli.app import main
+from agegender_service.deadlines import Deadline
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from predictor.proxy import ProxyClient

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from agegender.keys import ApiKey, Scope, key_of
-from agegender.network import NetworkSettings
-from agegender.settings import ServiceSettings
+from agegender_service.network import NetworkSettings
+from agegender_service.settings import ServiceSettings
 from pydantic import SecretStr, ValidationError
 
 SECRET = "s" * 32

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from agegender.web.openapi import operations, route_examples
+from agegender_service.openapi import operations, route_examples
 from jsonschema_rs import Draft202012Validator
 
 from tools.openapi import FOLDER, applications, openapi_text

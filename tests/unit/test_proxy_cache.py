@@ -9,8 +9,8 @@ import httpx
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
-from agegender.web.timings import stage_seconds
 from agegender.wire import encode_image_request
+from agegender_service.timings import stage_seconds
 from embedder_proxy.encoded import EncodedFaces
 from embedder_proxy.entries import sealed
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
-from agegender.web.timings import stage_seconds
+from agegender_service.timings import stage_seconds
 from PIL import Image
 
 from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of

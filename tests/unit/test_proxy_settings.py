@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from agegender.settings import ServiceSettings
+from agegender_service.settings import ServiceSettings
 from embedder_proxy.discovery import addresses
 from embedder_proxy.settings import ProxySettings
 from pydantic import ValidationError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 from agegender.errors import Problem
-from agegender.web.deadlines import Deadline
+from agegender_service.deadlines import Deadline
 from embedder_proxy.slots import Slots
 from hypothesis import given, settings
 from hypothesis import strategies as st

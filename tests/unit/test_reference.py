@@ -1,7 +1,7 @@
 """The pages that are made from the code say what the code says."""
 
 import pytest
-from agegender.settings import ServiceSettings, variables
+from agegender_service.settings import ServiceSettings, variables
 from pydantic_settings import BaseSettings
 
 from tools import api_reference, configuration

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import yaml  # type: ignore[import-untyped]
 from agegender.keys import ApiKey, Scope
-from agegender.network import NetworkSettings
-from agegender.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
+from agegender_service.network import NetworkSettings
+from agegender_service.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.settings import PredictorSettings

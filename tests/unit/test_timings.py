@@ -1,7 +1,7 @@
 """Time by stage travels from service to service in the `Server-Timing` header."""
 
 import pytest
-from agegender.web.timings import StageSeconds, server_timing, stage_seconds
+from agegender_service.timings import StageSeconds, server_timing, stage_seconds
 from prometheus_client import CollectorRegistry, Histogram
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from agegender.errors import Problem
-from agegender.web.admission import read_in_time
-from agegender.web.deadlines import Deadline
-from agegender.web.disconnects import while_awaited
-from agegender.web.uploads import UploadLimits, read_body, read_images, read_upload
+from agegender_service.admission import read_in_time
+from agegender_service.deadlines import Deadline
+from agegender_service.disconnects import while_awaited
+from agegender_service.uploads import UploadLimits, read_body, read_images, read_upload
 from fastapi import Request
 
 LIMITS = UploadLimits(max_bytes=1000, max_images=3, max_body_bytes=2000)

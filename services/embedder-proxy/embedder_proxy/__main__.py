@@ -1,7 +1,7 @@
 """`python -m embedder_proxy` serves on :10002."""
 
-from agegender.settings import read_settings
-from agegender.web.serve import serve
+from agegender_service.serve import serve
+from agegender_service.settings import read_settings
 
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings

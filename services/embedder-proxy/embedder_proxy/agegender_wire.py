@@ -9,8 +9,8 @@ from agegender.errors import Problem
 from agegender.faces import FacesAnswer, FaceSelection, ImageFaces
 from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
-from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
-from agegender.web.uploads import IMAGE_FIELD
+from agegender_service.timings import SERVER_TIMING_HEADER, stage_seconds
+from agegender_service.uploads import IMAGE_FIELD
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Probed, check_faces, exchange

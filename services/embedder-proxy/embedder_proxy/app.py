@@ -13,14 +13,14 @@ from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection
 from agegender.http_clients import direct_options
 from agegender.keys import Scope
 from agegender.spaces import Space
-from agegender.web.admission import BodyMemory, read_in_time
-from agegender.web.app import create_app
-from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import while_awaited
-from agegender.web.requests import REQUEST_ID_HEADER, request_id
-from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
-from agegender.web.uploads import IMAGES_CONTENT, read_body, read_images
 from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
+from agegender_service.admission import BodyMemory, read_in_time
+from agegender_service.app import create_app
+from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender_service.disconnects import while_awaited
+from agegender_service.requests import REQUEST_ID_HEADER, request_id
+from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
+from agegender_service.uploads import IMAGES_CONTENT, read_body, read_images
 from fastapi import FastAPI, Query, Request, Response
 
 from embedder_proxy.agegender_wire import AgegenderWire

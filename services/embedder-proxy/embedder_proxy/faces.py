@@ -9,7 +9,7 @@ from agegender.errors import Problem, not_ready
 from agegender.faces import EVERY_FACE, FaceSelection
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
+from agegender_service.deadlines import Deadline
 
 from embedder_proxy.cache import FaceCache
 from embedder_proxy.encoded import EncodedFaces, encode_each

@@ -11,7 +11,7 @@ import structlog
 from agegender.errors import Problem
 from agegender.faces import FaceSelection
 from agegender.spaces import Space
-from agegender.web.deadlines import SECONDS_PER_IMAGE, Deadline
+from agegender_service.deadlines import SECONDS_PER_IMAGE, Deadline
 
 from embedder_proxy.discovery import addresses
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Wire

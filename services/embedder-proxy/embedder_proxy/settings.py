@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from agegender.http_clients import ServiceUrl
 from agegender.images import ImageLimits
-from agegender.network import listed
-from agegender.settings import Port, ServiceSettings
 from agegender.spaces import NAME
-from agegender.web.uploads import UploadLimits
+from agegender_service.network import listed
+from agegender_service.settings import Port, ServiceSettings
+from agegender_service.uploads import UploadLimits
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agegender.errors import busy
-from agegender.web.deadlines import Deadline
+from agegender_service.deadlines import Deadline
 
 from embedder_proxy.metrics import IN_FLIGHT, QUEUE_SECONDS, REFUSED, WAITING
 

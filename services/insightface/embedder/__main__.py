@@ -1,7 +1,7 @@
 """`python -m embedder`"""
 
-from agegender.settings import read_settings
-from agegender.web.serve import serve
+from agegender_service.serve import serve
+from agegender_service.settings import read_settings
 
 from embedder.app import make_app
 from embedder.settings import EmbedderSettings

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from agegender.faces import FacesAnswer, FaceSelection
 from agegender.keys import Scope
-from agegender.web.app import create_app
-from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import while_awaited
-from agegender.web.timings import SERVER_TIMING_HEADER, server_timing
-from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_images
+from agegender_service.app import create_app
+from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender_service.disconnects import while_awaited
+from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
+from agegender_service.uploads import IMAGES_CONTENT, UploadLimits, read_images
 from fastapi import FastAPI, Query, Request, Response
 
 from embedder.service import EmbeddingService

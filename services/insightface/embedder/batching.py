@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from agegender.errors import Problem
 from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.images import ImageLimits, decode
-from agegender.web.timings import StageSeconds
+from agegender_service.timings import StageSeconds
 from prometheus_client import Counter, Histogram
 
 from embedder.detection.search import Detections

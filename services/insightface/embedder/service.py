@@ -11,9 +11,9 @@ from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
 from agegender.images import ImageLimits
-from agegender.settings import UNUSABLE_SETTINGS
-from agegender.web.deadlines import Deadline
-from agegender.web.timings import StageSeconds
+from agegender_service.deadlines import Deadline
+from agegender_service.settings import UNUSABLE_SETTINGS
+from agegender_service.timings import StageSeconds
 from prometheus_client import Histogram
 
 from embedder.batching import FaceBatches

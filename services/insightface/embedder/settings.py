@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agegender.settings import Port, ServiceSettings
+from agegender_service.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 

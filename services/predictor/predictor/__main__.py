@@ -1,7 +1,7 @@
 """`python -m predictor` serves on :10003."""
 
-from agegender.settings import read_settings
-from agegender.web.serve import serve
+from agegender_service.serve import serve
+from agegender_service.settings import read_settings
 
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from agegender.errors import Problem
 from agegender.keys import Scope
-from agegender.web.app import create_app
+from agegender_service.app import create_app
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from agegender.errors import Problem
-from agegender.web.admission import read_in_time
-from agegender.web.deadlines import Deadline
-from agegender.web.uploads import IMAGES_CONTENT, UploadLimits, read_body, read_upload, url_problem
+from agegender_service.admission import read_in_time
+from agegender_service.deadlines import Deadline
+from agegender_service.uploads import IMAGES_CONTENT, UploadLimits, read_body, read_upload, url_problem
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -48,7 +48,7 @@ async def sent_images(
     """Images of multipart field `image`, the raw body, or JSON `{"images": [base64, …]}`, and the options.
 
     Options are query parameters, form fields or JSON members. Text that is not base64 is the problem of that
-    one image. Raises the problems of `agegender.web.uploads.read_upload` and `predictor.options.merged`.
+    one image. Raises the problems of `agegender_service.uploads.read_upload` and `predictor.options.merged`.
     """
     query = request.query_params.multi_items()
     if not _is_json(request):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from agegender.errors import Problem
 from agegender.faces import FaceSelection, Number
-from agegender.web.inputs import contradicting, unknown_input, unknown_name
+from agegender_service.inputs import contradicting, unknown_input, unknown_name
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)

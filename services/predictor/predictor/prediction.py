@@ -17,9 +17,9 @@ from agegender.predictions import (
     Quality,
 )
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
-from agegender.web.requests import request_id
-from agegender.web.timings import StageSeconds
+from agegender_service.deadlines import Deadline
+from agegender_service.requests import request_id
+from agegender_service.timings import StageSeconds
 from starlette.concurrency import run_in_threadpool
 
 from predictor.batching import HeadBatches, Probabilities

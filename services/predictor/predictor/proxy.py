@@ -10,10 +10,10 @@ from agegender.faces import FacesAnswer, FaceSelection
 from agegender.http_clients import direct_options
 from agegender.problem_documents import problem_in
 from agegender.spaces import Space
-from agegender.web.deadlines import Deadline
-from agegender.web.requests import REQUEST_ID_HEADER, request_id
-from agegender.web.timings import SERVER_TIMING_HEADER, stage_seconds
-from agegender.web.uploads import IMAGE_FIELD
+from agegender_service.deadlines import Deadline
+from agegender_service.requests import REQUEST_ID_HEADER, request_id
+from agegender_service.timings import SERVER_TIMING_HEADER, stage_seconds
+from agegender_service.uploads import IMAGE_FIELD
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agegender.web.admission import BodyMemory
+from agegender_service.admission import BodyMemory
 
 from predictor.batching import HeadBatches
 from predictor.prediction import Predictor

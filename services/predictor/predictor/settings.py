@@ -5,8 +5,8 @@ from pathlib import Path
 from agegender.cpus import available_cpus
 from agegender.http_clients import ServiceUrl
 from agegender.images import ImageLimits
-from agegender.settings import Port, ServiceSettings
-from agegender.web.uploads import UploadLimits
+from agegender_service.settings import Port, ServiceSettings
+from agegender_service.uploads import UploadLimits
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 

@@ -1,7 +1,7 @@
 """`python -m trainer`: the HTTP API."""
 
-from agegender.settings import read_settings
-from agegender.web.serve import serve
+from agegender_service.serve import serve
+from agegender_service.settings import read_settings
 
 from trainer.app import create_trainer
 from trainer.settings import TrainerSettings

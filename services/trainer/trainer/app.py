@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from agegender.keys import Scope
 from agegender.volume import why_not_writable
-from agegender.web.app import create_app
-from agegender.web.problems import problem_response
+from agegender_service.app import create_app
+from agegender_service.problems import problem_response
 from fastapi import FastAPI, Request, Response
 from prometheus_client import REGISTRY
 from redis import RedisError

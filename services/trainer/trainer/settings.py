@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from agegender.http_clients import ServiceUrl
-from agegender.settings import Port, ServiceSettings
+from agegender_service.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 

@@ -2,8 +2,8 @@
 
 import os
 
-from agegender.settings import read_settings
-from agegender.web.logs import configure_logs
+from agegender_service.logs import configure_logs
+from agegender_service.settings import read_settings
 
 from trainer.settings import TrainerSettings
 from trainer.workers import make_worker, preload

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from agegender.errors import Problem
 from agegender.images import decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
-from agegender.web.admission import read_in_time
-from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import while_awaited
-from agegender.web.timings import StageSeconds
-from agegender.web.uploads import read_body
+from agegender_service.admission import read_in_time
+from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender_service.disconnects import while_awaited
+from agegender_service.timings import StageSeconds
+from agegender_service.uploads import read_body
 from fastapi import FastAPI, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 

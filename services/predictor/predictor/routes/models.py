@@ -7,7 +7,7 @@ from agegender.heads.head import Task
 from agegender.keys import Scope
 from agegender.predictions import Models
 from agegender.spaces import NAME
-from agegender.web.access import needs
+from agegender_service.access import needs
 from fastapi import Depends, FastAPI, Query
 from starlette.concurrency import run_in_threadpool
 

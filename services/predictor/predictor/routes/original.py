@@ -5,11 +5,6 @@ import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.heads.answers import entropy
 from agegender.heads.calibration import mean_years
-from agegender.web.admission import read_in_time
-from agegender.web.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender.web.disconnects import while_awaited
-from agegender.web.timings import StageSeconds
-from agegender.web.uploads import read_body
 from agegender.wire import (
     DIMENSION,
     OriginalAge,
@@ -17,6 +12,11 @@ from agegender.wire import (
     decode_embeddings_request,
     encode_predictions_answer,
 )
+from agegender_service.admission import read_in_time
+from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
+from agegender_service.disconnects import while_awaited
+from agegender_service.timings import StageSeconds
+from agegender_service.uploads import read_body
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from agegender.errors import Problem
 from agegender.keys import Scope
-from agegender.web.access import needs
+from agegender_service.access import needs
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 

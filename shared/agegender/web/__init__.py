@@ -1,1 +1,0 @@
-"""What every HTTP service has: problem documents, health, metrics, request ids, logs."""

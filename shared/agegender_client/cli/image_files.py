@@ -1,0 +1,179 @@
+"""The image files of `agegender predict`: which are found, which are skipped and why, where answers go."""
+
+import os
+import stat
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agegender_client.cli.output import plural
+
+# A file with such a name is an image to its owner, whatever is in it: the service says what is wrong.
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEAD_BYTES = 32
+
+HEIC = "HEIC is not supported; convert to JPEG, or set the camera to 'most compatible'"
+AVIF = "AVIF is not supported; convert to JPEG"
+VIDEO = "video; use --webcam FILE"
+OTHER = "not an image"
+EMPTY = "empty file"
+HIDDEN = "hidden"
+LINK = "link to a folder, not followed"
+OUTPUT = "output of --annotate"
+AGAIN = "given more than once"
+SPECIAL = "not a regular file"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """`shown` is its path below the folder that was given: what tables show, and where outputs go."""
+
+    path: Path
+    shown: Path
+
+
+@dataclass
+class FoundFiles:
+    """`given_skipped` counts those skipped that were named themselves and not found in a folder."""
+
+    files: list[ImageFile] = field(default_factory=list)
+    skipped: dict[str, list[Path]] = field(default_factory=dict)
+    given_skipped: int = 0
+
+    def skip(self, path: Path, reason: str) -> str:
+        self.skipped.setdefault(reason, []).append(path)
+        return reason
+
+    def summary(self) -> str:
+        """One line: how many were skipped, why, and the first of each reason. Empty where none was."""
+        if not self.skipped:
+            return ""
+        reasons = [
+            f"{len(paths)} {reason} ({shown_path(paths[0])}{', …' if len(paths) > 1 else ''})"
+            for reason, paths in sorted(self.skipped.items(), key=lambda item: -len(item[1]))
+        ]
+        return f"Skipped {plural(sum(map(len, self.skipped.values())), 'file')}: {'; '.join(reasons)}."
+
+
+def shown_path(path: Path) -> str:
+    """The path as text that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:
+    """The images among files and in folders, by what is in them; folders are searched to the bottom.
+
+    Of several folders, `shown` begins with each folder's name.
+    """
+    found, seen = FoundFiles(), set[str]()
+    folders = [path for path in given if path.is_dir()]
+    for path in given:
+        if path.is_dir():
+            prefix = Path(path.resolve().name) if len(folders) > 1 else Path()
+            for file in sorted(_inside(path, found, output)):
+                _add(ImageFile(file, prefix / file.relative_to(path)), found, seen)
+        else:
+            reason = _add(ImageFile(path, Path(path.name)), found, seen)
+            found.given_skipped += reason not in (None, AGAIN)
+    return found
+
+
+def planned_outputs(files: list[ImageFile], folder: Path) -> dict[Path, Path]:
+    """The annotated file of each image, below `folder` as the image is below its own.
+
+    ``photo-annotated.png``; where two images would share that name in the eyes of any file system, or it is
+    that of an image, ``photo.jpg-annotated.png``, and then with a number.
+    """
+    taken = {_folded(file.path.resolve()) for file in files}
+    planned = {}
+    for file in files:
+        place = folder / file.shown.parent
+        for name in _names(file.shown):
+            path = place / name
+            if (key := _folded(path.resolve())) not in taken:
+                taken.add(key)
+                planned[file.path] = path
+                break
+    return planned
+
+
+def _names(shown: Path) -> Iterator[str]:
+    yield f"{shown.stem}-annotated.png"
+    yield f"{shown.name}-annotated.png"
+    number = 2
+    while True:
+        yield f"{shown.name}-annotated-{number}.png"
+        number += 1
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _inside(folder: Path, found: FoundFiles, output: Path | None) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        found.skip(Path(error.filename or folder), f"cannot be read: {error.strerror}")
+
+    own_output = None if output is None or output.resolve() == folder.resolve() else output.resolve()
+    for place, names, files in os.walk(folder, onerror=unreadable):
+        here = Path(place)
+        names[:] = sorted(_entered(here, names, found, own_output))
+        for name in sorted(files):
+            if name.startswith("."):
+                found.skip(here / name, HIDDEN)
+            else:
+                yield here / name
+
+
+def _entered(here: Path, names: list[str], found: FoundFiles, output: Path | None) -> Iterator[str]:
+    checks: tuple[tuple[str, Callable[[Path], bool]], ...] = (
+        (HIDDEN, lambda path: path.name.startswith(".")),
+        (LINK, Path.is_symlink),
+        (OUTPUT, lambda path: path.resolve() == output),
+    )
+    for name in names:
+        reason = next((reason for reason, holds in checks if holds(here / name)), None)
+        if reason is None:
+            yield name
+        else:
+            found.skip(here / name, reason)
+
+
+def _add(file: ImageFile, found: FoundFiles, seen: set[str]) -> str | None:
+    """Gives the reason for which the file was skipped."""
+    if (place := os.path.abspath(file.path)) in seen:  # noqa: PTH100  a link is a file of its own
+        return found.skip(file.path, AGAIN)
+    seen.add(place)
+    try:
+        if not stat.S_ISREG(file.path.stat().st_mode):  # to open a pipe would wait for its writer
+            return found.skip(file.path, SPECIAL)
+        with file.path.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError as error:
+        return found.skip(file.path, f"cannot be read: {error.strerror}")
+    if (reason := why_no_image(head, file.path.suffix)) is not None:
+        return found.skip(file.path, reason)
+    found.files.append(file)
+    return None
+
+
+def why_no_image(head: bytes, suffix: str) -> str | None:
+    """Why a file with these first bytes and this suffix cannot be an image; None where it can."""
+    if not head:
+        return EMPTY
+    if head[4:8] == b"ftyp":
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, len(head), 4))}
+        if brands & _AVIF_BRANDS:
+            return AVIF
+        return HEIC if brands & _HEIC_BRANDS else VIDEO
+    if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return None
+    if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head.startswith(b"\x1a\x45\xdf\xa3"):
+        return VIDEO
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return None
+    return None if suffix.lower() in _SUFFIXES else OTHER

@@ -1,0 +1,1 @@
+"""What every HTTP service shares: the app factory, settings, access, limits, request bodies and logs."""

@@ -1,0 +1,167 @@
+"""Settings of what a service shows to the network, and the refusal to show too much."""
+
+import ipaddress
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from agegender.keys import ApiKey, Scope
+from limits import parse_many
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SERVICE = "service"  # the name of the key that the services show each other
+_LEAST_SECRET = 20
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+class NetworkSettings(BaseSettings):
+    """Read from the environment; docs/security.md explains each."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="address to listen on")
+    published_on: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PUBLISHED_ON"),
+        description="in a container: the host's address that its port is published on",
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        (), validation_alias=AliasChoices("API_KEYS"), description="name:scope+scope:sha256, comma-separated"
+    )
+    service_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SERVICE_KEY"),
+        description="a secret that the services show each other",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALLOW_ANONYMOUS"),
+        description="serve other machines without keys",
+    )
+    rate_limit: str | None = Field(
+        None, validation_alias=AliasChoices("RATE_LIMIT"), description="of one caller, such as 60/minute"
+    )
+    wrong_key_limit: str | None = Field(
+        "60/minute",
+        validation_alias=AliasChoices("WRONG_KEY_LIMIT"),
+        description="of one address without a right key, where keys are needed",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias=AliasChoices("CORS_ORIGINS"),
+        description="web origins that may read answers, such as https://example.org; default: none",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias=AliasChoices("ALLOWED_HOSTS"),
+        description="domain names that the service may be asked by while it takes no keys",
+    )
+
+    # A validator of a subclass replaces its parent's of the same name, so each has its field's name.
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _parse_api_keys(cls, value: Any) -> Any:
+        return tuple(ApiKey.parse(entry) for entry in listed(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split_origins_and_hosts(cls, value: Any) -> Any:
+        return tuple(listed(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(entry) for entry in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_host_name(entry) for entry in value)
+
+    @field_validator("rate_limit", "wrong_key_limit")
+    @classmethod
+    def _check_rate_limits(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_many(value)
+        return value
+
+    @field_validator("service_key")
+    @classmethod
+    def _check_service_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < _LEAST_SECRET:
+            raise ValueError(f"a service key has at least {_LEAST_SECRET} characters")
+        return value
+
+    @model_validator(mode="after")
+    def _can_call_each_other(self) -> "NetworkSettings":
+        if (self.api_keys or self.rate_limit) and self.service_key is None:
+            raise ValueError(
+                "API_KEYS and RATE_LIMIT need SERVICE_KEY, a secret that the services show each other; "
+                "give all of them the same, such as the output of `openssl rand -hex 32`"
+            )
+        if "*" in self.cors_origins and not self.api_keys:
+            raise ValueError(
+                "CORS_ORIGINS=* needs API_KEYS: without keys every web page could use the service; "
+                "list the origins instead, such as https://example.org"
+            )
+        if any(key.name == SERVICE for key in self.api_keys):
+            raise ValueError(f"the name {SERVICE!r} is taken by SERVICE_KEY")
+        return self
+
+    @property
+    def known_keys(self) -> tuple[ApiKey, ...]:
+        """The keys that open something, the services' own among them."""
+        if self.service_key is None:
+            return self.api_keys
+        own = ApiKey.of(self.service_key.get_secret_value(), SERVICE, [Scope.PREDICT])
+        return (*self.api_keys, own)
+
+    @property
+    def service_headers(self) -> dict[str, str]:
+        """What a request to another of our services carries."""
+        if self.service_key is None:
+            return {}
+        return {"Authorization": f"Bearer {self.service_key.get_secret_value()}"}
+
+    def why_exposed(self) -> str | None:
+        """Why the service must not start as it is set: it would serve strangers. None where it may."""
+        address = self.published_on or self.host
+        if _is_this_machine(address) or self.api_keys or self.allow_anonymous:
+            return None
+        return (
+            f"It would answer anybody who reaches {address}. Set API_KEYS (`agegender key NAME` makes "
+            "one), or ALLOW_ANONYMOUS=1 if that is meant, or listen on 127.0.0.1. See docs/security.md."
+        )
+
+
+def listed(value: str) -> list[str]:
+    """Split a comma-separated setting; line breaks separate too, and empty entries are left out."""
+    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+
+
+def _origin(entry: str) -> str:
+    """Return an origin as browsers send it: scheme, host and port, without a slash at the end."""
+    parts = urlsplit(entry)
+    if entry == "*":
+        return entry
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError(f"{entry!r} is not a web origin; expected one such as https://example.org")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{entry!r} is more than a web origin; expected one such as https://example.org")
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _host_name(entry: str) -> str:
+    if not _HOST_NAME.fullmatch(entry):
+        raise ValueError(f"{entry!r} is not a domain name; expected one such as faces.example.org, no port")
+    return entry.lower()
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
