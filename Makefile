@@ -29,8 +29,8 @@ test: setup  ## every test that this machine can run; ends with what was skipped
 	$(PY) -m pytest -m alone $(PYTEST) tests/stack || failed=1; \
 	if [ -s .run/skipped ]; then echo "Skipped:"; sort .run/skipped; fi; exit $$failed
 
-quick: setup  ## unit and contract tests, in less than a minute
-	@$(PY) $(BESIDE) $(PYTEST) tests/contract tests/unit
+quick: setup  ## unit and contract tests nearest to what changed, in less than a minute
+	@$(PY) -m tools.quick $(PYTEST)
 
 lint: setup  ## ruff and mypy --strict
 	@.venv/bin/ruff check .

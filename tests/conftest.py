@@ -1,11 +1,14 @@
-"""How the suite shares one machine: what runs beside what, with how many threads, and what was skipped."""
+"""How the suite shares one machine: grouping, threads, the list of skipped tests, and recorded durations."""
 
+import json
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 STACK = Path(__file__).parent / "stack"
+DURATIONS = Path(__file__).parents[1] / ".run" / "durations.json"  # `make quick` reads it
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores compute at once: threads of their own would take each other's cores.
@@ -29,9 +32,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Append what was skipped, and why, to the file that SKIPPED names: `make test` ends with it."""
+    _record_durations(terminalreporter)
     if (path := os.environ.get("SKIPPED")) is None:
         return
     with Path(path).open("a") as file:
         for report in terminalreporter.getreports("skipped"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             file.write(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}\n")
+
+
+def _record_durations(terminalreporter: pytest.TerminalReporter) -> None:
+    """Record the seconds of each test file, unless the command selected single tests of a file."""
+    config = terminalreporter.config
+    if config.option.keyword or any("::" in argument for argument in config.args):
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    known = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    DURATIONS.parent.mkdir(exist_ok=True)
+    DURATIONS.write_text(json.dumps(known | {name: round(value, 2) for name, value in seconds.items()}))
