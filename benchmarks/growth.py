@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import httpx
 import numpy as np
-from agegender.datasets import write_embedding_set
 from agegender.images import ImageLimits, decode
 from PIL import Image
+from trainer.datasets.embedding_set import write_embedding_set
 
 from benchmarks.curves import Curve
 from benchmarks.packs import human

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.faces import Face, ImageFaces
 from agegender.heads.calibration import tempered
 from agegender.heads.head import Classes, Task
@@ -29,9 +28,10 @@ from PIL import Image, ImageFilter
 from predictor.quality import face_quality
 from pydantic import BaseModel
 from rich.progress import track
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
+from trainer.evaluation.calibration import Calibration, OutOfFold, calibrate
 from trainer.experiments.faces import labelled, load_faces
-from trainer.reports.out_of_fold import Calibration, OutOfFold, calibrate
 from trainer.training.config import TrainingOptions
 from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
@@ -164,12 +164,12 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     found = [sample for sample in everything if sample.face]
     mean, low, high = heads.intervals(found)
-    kind_of = np.array([sample.damage for sample in found])
+    format_of = np.array([sample.damage for sample in found])
     years = np.array([sample.years for sample in found])
     now = [face_quality(sample.face, sample.size) for sample in found if sample.face]
     before = [older_quality(sample.face) for sample in found if sample.face]
     for kind in [UNDAMAGED, *(kind for kind in [*DAMAGE, *OLDER] if kind in kinds)]:
-        own = np.flatnonzero(kind_of == kind)
+        own = np.flatnonzero(format_of == kind)
         total = sum(sample.damage == kind for sample in everything)
         cells = [f"{total}", f"{len(own) / total:.3f}", f"{np.abs(years - mean)[own].mean():.2f}"]
         for quality in (now, before):

@@ -4,14 +4,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from agegender.datasets import EmbeddingSet
 from agegender.heads.head import Task
 from agegender.spaces import Space
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.bank import Bank
 from trainer.training.config import TrainingOptions, preset_options
-from trainer.training.machine import Machine
+from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank
 
@@ -56,7 +56,7 @@ def train(
     """A bank of the original's age head on made-up faces."""
     options = original_options(seeds, epochs)
     data, held_out = made_up(faces), made_up(VALIDATION, seed=1)
-    return train_bank(data, held_out, options, fold=0, machine=Machine(device)), options
+    return train_bank(data, held_out, options, fold=0, machine=TrainingDevice(device)), options
 
 
 def rows() -> list[Row]:

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.errors import Problem
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 from agegender_client import Client, ClientSettings
 from agegender_client.training import Extraction, Fold
+from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 
 from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT, Stack, StackError, free_ports
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import group_probabilities
 from safetensors.numpy import load as load_safetensors
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import age_metrics, calibration_error, gender_metrics, true_groups
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled, load_faces
 from trainer.experiments.store import fold_dir, load_experiment, merged_subjects
-from trainer.reports.metrics import age_metrics, calibration_error, gender_metrics, true_groups
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
 from trainer.training.predict import member_probabilities
 
 Array = npt.NDArray[np.float32]

@@ -2,8 +2,8 @@
 
 from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
-from trainer.reports.metrics import ADULT_FROM
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import ADULT_FROM
 
 from benchmarks.accuracy.answers import Answers
 from benchmarks.accuracy.tables import Table

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.heads.head import Classes, Task
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
-from trainer.reports.metrics import age_metrics, gender_metrics, true_groups
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import age_metrics, gender_metrics, true_groups
 
 from benchmarks.accuracy.answers import Answers, Mask
 from benchmarks.accuracy.tables import Table

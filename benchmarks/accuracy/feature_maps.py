@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from agegender.datasets import EmbeddingSet
 from agegender.heads.architecture import Mlp
 from agegender.heads.head import Classes, Task, over_years
 from agegender.images import ImageLimits, decode
@@ -29,9 +28,10 @@ from embedder.packs.insightface import (
 from embedder.packs.mirrored import MirroredEmbedder
 from embedder.packs.pack import Embedder
 from embedder.packs.projection import load_projection, mapped_model, projected_model
-from trainer.labels.labelled import LabelledImage
-from trainer.labels.labels_csv import VARIANT, read
-from trainer.reports.metrics import age_metrics, gender_metrics
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.datasets.formats.labels_csv import IMAGE_SET, read
+from trainer.datasets.labels import LabelledImage
+from trainer.evaluation.metrics import age_metrics, gender_metrics
 from trainer.training.config import OptimizerOptions, TrainingOptions
 from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _sample(folder: Path, faces: int) -> list[LabelledImage]:
-    rows = [row for row in read(folder, VARIANT) if isinstance(row, LabelledImage)]
+    rows = [row for row in read(folder, IMAGE_SET) if isinstance(row, LabelledImage)]
     chosen = np.random.default_rng(0).permutation(len(rows))[:faces]
     return [rows[index] for index in sorted(chosen)]
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.labels import YEARS
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 
 from benchmarks.accuracy.answers import Answers

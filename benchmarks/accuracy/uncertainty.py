@@ -10,10 +10,10 @@ from agegender.heads.forward import bank_logits, softmax
 from agegender.heads.head import Classes, Task
 from agegender.labels import group_probabilities
 from sklearn.metrics import roc_auc_score
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import age_metrics, true_groups
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.store import load_experiment
-from trainer.reports.metrics import age_metrics, true_groups
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
 from trainer.training.predict import task_tensors
 
 from benchmarks.accuracy.answers import Array, experiment_faces, fold_bank

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from agegender.datasets import write_embedding_set
 from agegender.spaces import Space
+from trainer.datasets.embedding_set import write_embedding_set
 
 from benchmarks.training import made_up
 from tools.stack import Stack

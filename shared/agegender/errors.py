@@ -1,9 +1,23 @@
 """The one exception class that services raise on purpose, and its RFC 9457 rendering."""
 
+import errno
+import math
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+_VOLUME_RETRY_AFTER = 30
+_REASONS = {
+    errno.ENOSPC: "The volume is full.",
+    errno.EDQUOT: "The volume's quota is used up.",
+    errno.EROFS: "The volume is read-only.",
+}
+_CURE = "Nothing stored before was lost; make room, or mount it writable, and do the same again."
 _FULL = "The service has as many requests as it can hold."
 
 
@@ -95,3 +109,38 @@ def space_mismatch(wanted: str, given: str) -> Problem:
         wanted=wanted,
         given=given,
     )
+
+
+def retry_after_seconds(header: str | None) -> int | None:
+    """The seconds from now, 0 for a date that is past; None for what is neither number nor date."""
+    if not header:
+        return None
+    if header.isascii() and header.isdigit():
+        return int(header[:9])
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if at.tzinfo is None:  # a date that does not say its zone is in UTC
+        at = at.replace(tzinfo=UTC)
+    return max(0, math.ceil((at - datetime.now(UTC)).total_seconds()))
+
+
+def problem_in(response: "httpx.Response") -> Problem | None:
+    """What a response that is no success tells (RFC 9457), with its `Retry-After`; None without one."""
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or "type" not in document:
+        return None
+    retry_after = retry_after_seconds(response.headers.get("retry-after"))
+    return Problem.from_document({**document, "status": response.status_code}, retry_after=retry_after)
+
+
+def volume_problem(error: OSError) -> Problem | None:
+    """``volume-not-writable`` 503 for a write that failed for the volume; None for another error."""
+    reason = _REASONS.get(error.errno or 0)
+    if reason is None:
+        return None
+    return Problem("volume-not-writable", 503, f"{reason} {_CURE}", retry_after=_VOLUME_RETRY_AFTER)

@@ -21,6 +21,7 @@ from safetensors.numpy import save as _safetensors_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_LEAST_ROOM = 1024 * 1024  # bytes
 MAX_JSON_BYTES = 64 * 1024**2
 
 
@@ -166,3 +167,16 @@ def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
     with archive.open(entry) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def why_not_writable(directory: Path) -> str | None:
+    """What stands in the way of writing there, without writing; None where nothing does."""
+    try:
+        volume = os.statvfs(directory)
+    except OSError as error:
+        return f"{directory} cannot be looked at: {error.strerror}."
+    if volume.f_flag & os.ST_RDONLY:
+        return f"The volume of {directory} is read-only; work goes on by itself once it can be written."
+    if volume.f_bavail * volume.f_frsize < _LEAST_ROOM:
+        return f"The volume of {directory} is full; work goes on by itself once there is room."
+    return None

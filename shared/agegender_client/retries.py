@@ -4,10 +4,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from agegender.errors import Problem
+from agegender.errors import Problem, problem_in, retry_after_seconds
 from agegender.http_clients import environment_proxy
-from agegender.problem_documents import problem_in
-from agegender.retry_after import retry_after_seconds
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from agegender_client.calls import Call

@@ -3,8 +3,7 @@
 from typing import Any
 
 import structlog
-from agegender.errors import PROBLEM_MEDIA_TYPE, Problem
-from agegender.volume import volume_problem
+from agegender.errors import PROBLEM_MEDIA_TYPE, Problem, volume_problem
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agegender.datasets import write_embedding_set
 from agegender.files import write_json
 from agegender.heads.checkpoints import set_current
 from agegender.spaces import Space
+from trainer.datasets.embedding_set import write_embedding_set
 
 from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainer.evaluation.tensorboard import write_events
 from trainer.queues import WantedJob, ensure_jobs, job_queue
-from trainer.reports.tensorboard import write_events
 from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server

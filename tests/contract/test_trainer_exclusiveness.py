@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from agegender.datasets import write_embedding_set
 from PIL import Image
 from trainer.app import create_trainer
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.store import load_experiment, merged_subjects
 from trainer.extraction.state import read_state
 from trainer.jobs.merge import regroup_faces

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from agegender.datasets import write_embedding_set
 from agegender.files import read_json, write_json
 from agegender.heads.calibration import mean_years
 from agegender.heads.checkpoints import heads_directory, load_head, read_current, set_current
 from agegender.heads.head import Task
 from trainer.app import create_trainer
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.faces import load_faces
 from trainer.experiments.promote import promote
 from trainer.experiments.store import PROMOTED, experiment_dir, load_experiment, save_experiment

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.datasets import write_embedding_set
 from agegender_service.openapi import operations
 from trainer.app import create_trainer
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.store import load_experiment, save_experiment
 from trainer.searches.search import Search

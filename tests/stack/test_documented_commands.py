@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image, ImageEnhance
-from trainer.labels import adience
+from trainer.datasets.formats import adience
 
 from tests.support.documented import ROOT, documented_commands
 from tests.support.serving import until

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from agegender.datasets import write_embedding_set
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.store import fold_dir
 
 from tests.support.made_faces import SPACE, made_faces

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.datasets import meta_data_path, read_embedding_set
 from agegender.spaces import Space
 from PIL import Image
+from trainer.datasets.embedding_set import meta_data_path, read_embedding_set
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, job_queue
 

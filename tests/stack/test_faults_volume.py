@@ -9,8 +9,8 @@ import httpx
 import pytest
 from safetensors.numpy import load as load_safetensors
 from trainer.experiments.store import experiment_dir, load_experiment
+from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
-from trainer.reports.write import write_reports
 
 from tests.support.embedder_double import EmbedderDouble
 from tests.support.fault_record import record

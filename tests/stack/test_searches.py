@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.datasets import write_embedding_set
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.faces import load_faces
 from trainer.searches.store import load_search, search_status
 from trainer.searches.trial import run_trial
-from trainer.training.machine import prepared_machine
+from trainer.training.device import prepare_device
 
 from tests.support.made_faces import made_faces
 from tests.support.serving import until
@@ -56,7 +56,7 @@ def undisturbed(data_dir: Path, search_id: str, copy_id: str) -> list[Any]:
     """What the same search finds in this process, one trial after the other."""
     search = load_search(data_dir, search_id).model_copy(update={"id": copy_id})
     faces = load_faces(data_dir, search.datasets, search.space, search.variant)
-    machine = prepared_machine("cpu", amp=False, threads=1)
+    machine = prepare_device("cpu", amp=False, threads=1)
     for number in range(search.trials):
         run_trial(data_dir, search, number, faces, lambda report: None, machine)
     return judged(search_status(data_dir, search).model_dump(mode="json"))

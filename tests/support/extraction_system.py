@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import psutil
-from agegender.datasets import EmbeddingSet, read_embedding_set
 from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender_service.app import create_app
@@ -17,6 +16,7 @@ from embedder_proxy.settings import ProxySettings
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from trainer.api.datasets import router
+from trainer.datasets.embedding_set import EmbeddingSet, read_embedding_set
 from trainer.extraction.state import CHUNK
 from trainer.queues import connect, give_up_dead_jobs, job_queue
 from trainer.settings import TrainerSettings

@@ -1,8 +1,8 @@
 """Made-up embeddings with ages and genders in them: no person's, and learnable in a second."""
 
 import numpy as np
-from agegender.datasets import EmbeddingSet
 from agegender.spaces import Space
+from trainer.datasets.embedding_set import EmbeddingSet
 
 SPACE = Space(id="made-1", dimension=32)
 

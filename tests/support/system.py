@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from agegender.datasets import write_embedding_set
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 from agegender_client import Client, ClientSettings
 from PIL import Image
 from pydantic import SecretStr
+from trainer.datasets.embedding_set import write_embedding_set
 
 from tests.support.made_faces import made_faces
 from tools.stack import PHOTOGRAPH

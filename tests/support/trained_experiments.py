@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from agegender.datasets import EmbeddingSet, write_embedding_set
+from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
+from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
-from trainer.reports.write import write_reports
-from trainer.training.config import TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import prepared_machine
+from trainer.training.config import EpochReport, TrainingOptions
+from trainer.training.device import prepare_device
 
 from tests.support.made_experiment import made_experiment
 
@@ -31,7 +30,7 @@ def trained_experiment(data_dir: Path, name: str, dataset: str, faces: Embedding
     write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
     experiment = made_experiment(FOLDS, OPTIONS, name=name).model_copy(update={"datasets": [dataset]})
     save_experiment(data_dir, experiment)
-    machine = prepared_machine("cpu", False, 1)  # as a worker's job has it
+    machine = prepare_device("cpu", False, 1)  # as a worker's job has it
     for fold in FOLDS:
         run_fold(data_dir, experiment, faces, fold, _silent, machine)
     write_reports(data_dir, experiment, summarise(data_dir, experiment))

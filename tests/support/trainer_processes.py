@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import psutil
-from agegender.datasets import write_embedding_set
 from redis import Redis
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
+from trainer.datasets.embedding_set import write_embedding_set
 
 from tests.support.made_faces import made_faces
 from tests.support.redis_server import redis_server

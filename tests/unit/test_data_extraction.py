@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.datasets import read_embedding_set
 from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.spaces import Space
 from redis import Redis
 from trainer.datasets.catalog import datasets
+from trainer.datasets.embedding_set import read_embedding_set
+from trainer.datasets.formats import adience, labels_csv
 from trainer.datasets.original import import_original
 from trainer.extraction.planning import read_plan, read_removed, read_shard, write_plan
 from trainer.extraction.progress import ShardProgress, read_progress
 from trainer.extraction.state import Extraction, read_state, write_state
-from trainer.labels import adience, labels_csv
 
 from tests.support.redis_server import redis_server
 from tools.stack import RESEARCH_DATA
@@ -46,7 +46,7 @@ def labels(folder: Path, text: str) -> Path:
 def test_a_plan_divides_the_images_and_counts_the_rest(tmp_path: Path) -> None:
     rows = "".join(f"{number}.jpg,{number},f\n" for number in range(70))
     folder = labels(tmp_path / "faces", "file,age,gender\n" + rows + "3.jpg,3,f\nx.jpg,?,f\ny.jpg,,m\n")
-    plan = write_plan(labels_csv.KIND, folder, "images", 32, tmp_path / "work")
+    plan = write_plan(labels_csv.FORMAT, folder, "images", 32, tmp_path / "work")
     assert (plan.shards, plan.images) == (3, 71)
     assert plan.removed == {"repeated-row": 1, "no-age": 1}
     assert plan.rows_of_fold == {-1: 72}
@@ -65,7 +65,7 @@ def test_the_plan_of_adience_has_the_published_counts(tmp_path: Path) -> None:
     for fold in range(adience.FOLDS):
         name = adience.label_file(folder, fold).name
         (folder / name).write_bytes((RESEARCH_DATA / "adience" / name).read_bytes())
-    plan = write_plan(adience.KIND, folder, "aligned", 960, tmp_path / "work")
+    plan = write_plan(adience.FORMAT, folder, "aligned", 960, tmp_path / "work")
     assert plan.rows_of_fold == {0: 4_484, 1: 3_730, 2: 3_894, 3: 3_446, 4: 3_816}
     assert plan.removed == {"no-age": 748, "no-gender": 1_170, "repeated-row": 117}
 
@@ -80,13 +80,13 @@ def test_the_plan_of_adience_has_the_published_counts(tmp_path: Path) -> None:
 )
 def test_labels_that_make_no_data_set_are_problems(tmp_path: Path, text: str, slug: str) -> None:
     with pytest.raises(Problem) as caught:
-        write_plan(labels_csv.KIND, labels(tmp_path / "faces", text), "images", 32, tmp_path / "work")
+        write_plan(labels_csv.FORMAT, labels(tmp_path / "faces", text), "images", 32, tmp_path / "work")
     assert (caught.value.slug, caught.value.status) == (slug, 422)
 
 
 def test_adience_without_its_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="faces/aligned"):
-        write_plan(adience.KIND, tmp_path / "faces", "aligned", 32, tmp_path / "work")
+        write_plan(adience.FORMAT, tmp_path / "faces", "aligned", 32, tmp_path / "work")
 
 
 def test_the_state_survives_and_a_damaged_one_is_none(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer.datasets.combine import combine
+from trainer.datasets.embedding_set import EmbeddingSet, combine
 from trainer.datasets.folds import (
     groups_of,
     strata_of,

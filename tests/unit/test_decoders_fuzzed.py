@@ -18,13 +18,13 @@ from agegender.wire import (
     WireError,
     decode_embeddings_request,
     decode_image_request,
-    read_original_dataset,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer.labels import labels_csv
-from trainer.labels.labelled import checked_rows
-from trainer.labels.matlab import BadMatFile, read_mat
+from trainer.datasets.formats import labels_csv
+from trainer.datasets.formats.matlab import BadMatFile, read_mat
+from trainer.datasets.labels import checked_rows
+from trainer.datasets.original import read_original_dataset
 
 from tests.support.hostile_data import FORMULAS, original_files
 from tests.support.hostile_messages import gadgets, original

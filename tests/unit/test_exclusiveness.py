@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
 from agegender.errors import Problem
 from agegender.files import read_npz, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
 from trainer.datasets.exclusiveness import check, merged, require_exclusive, shared_faces
 from trainer.experiments.faces import (
     as_one,

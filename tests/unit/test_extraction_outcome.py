@@ -11,22 +11,20 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from agegender.datasets import read_embedding_set, read_meta_data
 from agegender.errors import Problem
 from agegender.labels import Gender
 from agegender.spaces import Space
 from trainer.datasets.catalog import datasets
+from trainer.datasets.embedding_set import read_embedding_set, read_meta_data
+from trainer.datasets.formats import labels_csv, require_format
+from trainer.datasets.labels import LabelledImage, Reason, removal_summary
 from trainer.extraction.embedding import embed_images
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.merging import merge
-from trainer.extraction.outcome import summary
 from trainer.extraction.planning import write_plan
 from trainer.extraction.shards import embed_shard
-from trainer.extraction.state import CHUNK, Extraction, ExtractionRequest, work_dir
+from trainer.extraction.state import CHUNK, Extraction, ExtractionRequest, states_of, work_dir
 from trainer.jobs.attempts import fail
-from trainer.labels import labels_csv
-from trainer.labels.kinds import require_kind
-from trainer.labels.labelled import LabelledImage, Reason
 
 from tests.support.embedder_double import faces_of
 
@@ -68,7 +66,7 @@ def extracted(data_dir: Path, **changes: Any) -> Extraction:
     """Planned and embedded, ready to be merged."""
     planned = extraction(**changes)
     folder = data_dir / NAME
-    kind = require_kind(folder).reading(planned.genders)
+    kind = require_format(folder).reading(planned.genders)
     plan = write_plan(kind, folder, "images", planned.shard_size, work_dir(data_dir, planned))
     ready = planned.model_copy(update={"shards": plan.shards, "images": plan.images})
     with NoHttp() as client:
@@ -87,10 +85,10 @@ def extracted(data_dir: Path, **changes: Any) -> Extraction:
 
 def test_the_sentence_has_counts_and_first_examples_most_frequent_first() -> None:
     examples = {"no-face": "a/b.jpg", "age-out-of-range": "c.jpg"}
-    sentence = summary(295, {"age-out-of-range": 1, "no-face": 4}, examples)
+    sentence = removal_summary(295, {"age-out-of-range": 1, "no-face": 4}, examples)
     assert sentence == "295 of 300 faces (4 no-face, e.g. a/b.jpg; 1 age-out-of-range, e.g. c.jpg)"
-    assert summary(17_055, {}) == "17,055 of 17,055 faces"
-    assert summary(3, {"no-face": 1_000}) == "3 of 1,003 faces (1,000 no-face)"
+    assert removal_summary(17_055, {}) == "17,055 of 17,055 faces"
+    assert removal_summary(3, {"no-face": 1_000}) == "3 of 1,003 faces (1,000 no-face)"
 
 
 def test_everything_removed_is_in_the_meta_data_and_the_list_of_data_sets(tmp_path: Path) -> None:
@@ -135,9 +133,9 @@ def test_images_that_are_all_absent_are_no_lack_of_faces(tmp_path: Path) -> None
     notes = tmp_path / NAME / SPACE.id / "removed-images.jsonl"
     assert len(notes.read_text().splitlines()) == 3
     fail(tmp_path, ready, caught.value)
-    (listed,) = datasets(tmp_path)
-    assert listed.extractions[0].removed == {"image-missing": 2, "age-out-of-range": 1}
-    assert listed.extractions[0].summary in caught.value.detail
+    (listed,) = states_of(tmp_path / NAME)
+    assert listed.removed == {"image-missing": 2, "age-out-of-range": 1}
+    assert listed.summary in caught.value.detail
 
 
 def test_faces_that_cannot_be_divided_into_folds_end_with_the_counts_too(tmp_path: Path) -> None:
@@ -151,7 +149,7 @@ def test_faces_that_cannot_be_divided_into_folds_end_with_the_counts_too(tmp_pat
 def test_labels_that_leave_nothing_give_the_counts_and_what_to_do(tmp_path: Path) -> None:
     folder = made(tmp_path, [f"{number}.jpg,3,{number % 2}" for number in range(6)] + ["x.jpg,3,w"])
     with pytest.raises(Problem) as caught:
-        write_plan(labels_csv.KIND, folder, "images", CHUNK, tmp_path / "work")
+        write_plan(labels_csv.FORMAT, folder, "images", CHUNK, tmp_path / "work")
     assert "0 of 7 faces (6 gender-not-mapped, e.g. 0.jpg; 1 no-gender, e.g. x.jpg)" in caught.value.detail
     assert "--gender 0=male --gender 1=female" in caught.value.detail
     assert caught.value.extra["removed"] == {"gender-not-mapped": 6, "no-gender": 1}

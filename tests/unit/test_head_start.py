@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.datasets import write_embedding_set
 from agegender.errors import Problem
 from agegender.spaces import Space
 from safetensors.numpy import load_file
+from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import choose_extraction, load_faces
 from trainer.experiments.fold import run_fold
@@ -18,7 +18,7 @@ from trainer.experiments.head_start import WEIGHTS, read_head_start, require_hea
 from trainer.experiments.request import TrainingRequest
 from trainer.experiments.store import fold_dir, fold_status, load_experiment, read_optional, save_experiment
 from trainer.training.config import TrainingOptions
-from trainer.training.machine import prepared_machine
+from trainer.training.device import prepare_device
 
 from tests.support.made_faces import SPACE, made_faces
 
@@ -46,7 +46,7 @@ def experiment(data_dir: Path, name: str, dataset: str, **changes: Any) -> Exper
 
 def trained(data_dir: Path, made: Experiment) -> dict[str, Any]:
     faces = load_faces(data_dir, made.datasets, made.space, made.variant)
-    machine = prepared_machine("cpu", amp=False, threads=1)
+    machine = prepare_device("cpu", amp=False, threads=1)
     run_fold(data_dir, made, faces, 0, lambda report: None, machine)
     return dict(read_optional(fold_dir(data_dir, made.id, 0) / "metrics.json"))
 

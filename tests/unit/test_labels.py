@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.datasets import BadDataset, read_labels, write_embedding_set
 from agegender.spaces import Space
+from trainer.datasets.embedding_set import BadDataset, read_labels, write_embedding_set
 from trainer.experiments.faces import load_faces, load_labels
 
 from tests.support.made_faces import SPACE, made_faces

@@ -13,22 +13,22 @@ from trainer.workers import preload
 preload()
 print(*sys.modules)
 from pathlib import Path
-from agegender.datasets import write_embedding_set
+from trainer.datasets.embedding_set import write_embedding_set
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
 from trainer.reports.summary import summarise
-from trainer.reports.write import write_reports
+from trainer.reports.render import write_reports
 from trainer.training.config import TrainingOptions
-from trainer.training.machine import prepared_machine
+from trainer.training.device import prepare_device
 data, faces = Path(sys.argv[1]), made_faces(200)
 write_embedding_set(data, "made", "images", faces, {})
 options = TrainingOptions.model_validate({"optimizer": {"epochs": 1}, "seeds": 1})
 experiment = made_experiment([0, 1], options)
 save_experiment(data, experiment)
 for fold in experiment.folds:
-    run_fold(data, experiment, faces, fold, lambda report: None, prepared_machine("cpu", False, 1))
+    run_fold(data, experiment, faces, fold, lambda report: None, prepare_device("cpu", False, 1))
 write_reports(data, experiment, summarise(data, experiment))
 """
 

@@ -13,10 +13,10 @@ from agegender.spaces import NAME, Space
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.labels import is_safe_name
 from trainer.experiments.experiment import ExperimentRequest
 from trainer.experiments.store import experiment_dir, load_experiment
-from trainer.labels.kinds import dataset_folder
-from trainer.labels.labelled import is_safe_name
 
 PARTS = st.sampled_from(
     [

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 from agegender.spaces import Space
 from embedder.packs.human import human_embedders
@@ -20,6 +19,7 @@ from trainer.datasets.duplicates import (
     photograph_groups,
     recogniser_of,
 )
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.grouping import Grouping, found_groups, joined_subjects, with_folds
 
 from tests.support.packs import human_pack_dir

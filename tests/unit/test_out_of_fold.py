@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet
 from agegender.heads.calibration import interval_nll, mean_years
 from agegender.heads.head import Classes, Task
-from trainer.reports.metrics import age_metrics
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import age_metrics
 
 from tests.support.made_faces import made_faces
 

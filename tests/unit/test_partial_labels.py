@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.errors import Problem
+from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.experiments.faces import require_labels
 from trainer.experiments.fold import run_fold
 from trainer.experiments.store import save_experiment
+from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
-from trainer.reports.write import write_reports
 from trainer.training.config import TrainingOptions
-from trainer.training.machine import CPU
+from trainer.training.device import CPU
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces

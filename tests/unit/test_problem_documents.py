@@ -4,8 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from agegender.errors import Problem
-from agegender.problem_documents import problem_in
+from agegender.errors import Problem, problem_in
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender, age_groups_of
-from trainer.labels import adience
-from trainer.labels.kinds import kind_of
-from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows
+from trainer.datasets.formats import adience, format_of
+from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows
 
 from tools.stack import RESEARCH_DATA
 
@@ -126,8 +125,8 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_a_folder_with_all_five_label_files_is_adience(tmp_path: Path) -> None:
     write_folds(tmp_path)
     (tmp_path / "faces").mkdir()
-    kind = kind_of(tmp_path)
-    assert kind is adience.KIND
+    kind = format_of(tmp_path)
+    assert kind is adience.FORMAT
     assert kind.variants(tmp_path) == ["faces"]
     adience.label_file(tmp_path, 4).unlink()
-    assert kind_of(tmp_path) is None
+    assert format_of(tmp_path) is None

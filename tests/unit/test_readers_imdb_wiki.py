@@ -11,9 +11,8 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from scipy.io import loadmat, savemat
-from trainer.labels import imdb_wiki, matlab
-from trainer.labels.kinds import kind_of
-from trainer.labels.labelled import LabelledImage, Reason, Removed
+from trainer.datasets.formats import format_of, imdb_wiki, matlab
+from trainer.datasets.labels import LabelledImage, Reason, Removed
 
 from tests.support.mat_files import compressed, element, mat_file, matrix, nested_cells
 
@@ -52,7 +51,7 @@ def test_rows_are_filtered_as_the_original_does(tmp_path: Path, compress: bool) 
         ("17/f.jpg", 0.0, 1.0, 2009.0, "Zero"),
     ]
     write_wiki(tmp_path, rows, compress)
-    assert kind_of(tmp_path) is imdb_wiki.KIND
+    assert format_of(tmp_path) is imdb_wiki.FORMAT
     assert list(imdb_wiki.read(tmp_path, "images")) == [
         LabelledImage("17/a_1981.jpg", 28.0, 28.0, Gender.MALE, "Sami Jauhojärvi"),
         LabelledImage("17/b.jpg", 27.0, 27.0, Gender.FEMALE, "Dettmar"),

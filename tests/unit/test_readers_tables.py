@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from trainer.labels import fairface, labels_csv, utkface
-from trainer.labels.kinds import dataset_folder, kind_of, require_kind
-from trainer.labels.labelled import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.formats import fairface, format_of, labels_csv, require_format, utkface
+from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
 
 
 def read_csv(folder: Path, content: str | bytes) -> list[LabelRow]:
@@ -172,15 +172,15 @@ def test_an_absolute_name_of_another_folder_is_refused(tmp_path: Path) -> None:
 def test_numbers_for_genders_are_read_with_a_map_only(tmp_path: Path) -> None:
     text = "file,age,gender\na.jpg,3,0\nb.jpg,3,1.0\nc.jpg,3,w\nd.jpg,3,m\n"
     assert [type(row) for row in read_csv(tmp_path, text)] == [Removed, Removed, Removed, LabelledImage]
-    kind = labels_csv.KIND.reading({"0": "male", "1": "female", "W": "female"})
+    kind = labels_csv.FORMAT.reading({"0": "male", "1": "female", "W": "female"})
     genders = [row.gender for row in kind.read(tmp_path, "images") if isinstance(row, LabelledImage)]
     assert genders == [Gender.MALE, Gender.FEMALE, Gender.FEMALE, Gender.MALE]
 
 
 def test_a_map_of_genders_is_refused_where_the_labels_define_them() -> None:
     with pytest.raises(Problem, match="leave the option out"):
-        utkface.KIND.reading({"0": "male"})
-    assert utkface.KIND.reading({}) is utkface.KIND
+        utkface.FORMAT.reading({"0": "male"})
+    assert utkface.FORMAT.reading({}) is utkface.FORMAT
 
 
 @pytest.mark.parametrize(
@@ -216,18 +216,18 @@ def test_fairface_images_are_found_in_the_folders_of_their_archives(tmp_path: Pa
     for margin in ("025", "125"):
         (tmp_path / f"fairface-img-margin{margin}-trainval" / "val").mkdir(parents=True)
     first, second = fairface.variants(tmp_path)
-    assert fairface.KIND.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
+    assert fairface.FORMAT.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
     assert second == "fairface-img-margin125-trainval"
     (tmp_path / "val").mkdir()
     assert fairface.variants(tmp_path) == ["images", first, second]
-    assert fairface.KIND.image_dir(tmp_path, "images") == tmp_path
+    assert fairface.FORMAT.image_dir(tmp_path, "images") == tmp_path
 
 
 def test_a_data_set_one_folder_too_deep_is_named(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     labels_csv.label_file(tmp_path / "inner").write_text("file\n")
     with pytest.raises(Problem, match="The folder 'inner' in it is one"):
-        require_kind(tmp_path)
+        require_format(tmp_path)
 
 
 def test_fairface_ranges_and_genders(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_fairface_ranges_and_genders(tmp_path: Path) -> None:
     (tmp_path / "fairface_label_val.csv").write_text(
         "file,age,gender,race,service_test\nval/1.jpg,3-9,,White,True\n"
     )
-    assert kind_of(tmp_path) is fairface.KIND
+    assert format_of(tmp_path) is fairface.FORMAT
     assert list(fairface.read(tmp_path, "images")) == [
         LabelledImage("train/1.jpg", 50.0, 59.0, Gender.MALE),
         LabelledImage("train/2.jpg", 70.0, 100.0, Gender.FEMALE),
@@ -253,7 +253,7 @@ def test_fairface_ranges_and_genders(tmp_path: Path) -> None:
 
 def test_a_folder_of_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(Problem) as caught:
-        require_kind(tmp_path)
+        require_format(tmp_path)
     assert caught.value.status == 422
     for name in ("fold_0_data.txt", "imdb.mat", "fairface_label_train.csv", "labels.csv", "[age]_[gender]"):
         assert name in caught.value.detail

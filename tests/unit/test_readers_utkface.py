@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 from agegender.labels import Gender
-from trainer.labels import labels_csv, utkface
-from trainer.labels.kinds import kind_of
-from trainer.labels.labelled import LabelledImage, Reason, Removed
+from trainer.datasets.formats import format_of, labels_csv, utkface
+from trainer.datasets.labels import LabelledImage, Reason, Removed
 
 
 def test_labels_stand_in_the_file_names(tmp_path: Path) -> None:
@@ -16,7 +15,7 @@ def test_labels_stand_in_the_file_names(tmp_path: Path) -> None:
     ]
     for name in names:
         (tmp_path / name).touch()
-    assert kind_of(tmp_path) is utkface.KIND
+    assert format_of(tmp_path) is utkface.FORMAT
     assert list(utkface.read(tmp_path, "images")) == [
         LabelledImage(names[1], 100.0, 100.0, Gender.FEMALE),
         Removed(names[2], Reason.AGE_OUT_OF_RANGE),
@@ -51,7 +50,7 @@ def test_names_that_circulate_are_read_as_far_as_they_go(
 ) -> None:
     (tmp_path / name).touch()
     assert list(utkface.read(tmp_path, "images")) == [LabelledImage(name, age, age, gender)]
-    assert kind_of(tmp_path) is utkface.KIND
+    assert format_of(tmp_path) is utkface.FORMAT
 
 
 def test_what_a_name_does_not_say_is_removed_with_the_true_reason(tmp_path: Path) -> None:
@@ -97,4 +96,4 @@ def test_images_in_the_folder_of_the_archive_are_found(tmp_path: Path) -> None:
 def test_a_table_beside_the_images_is_preferred(tmp_path: Path) -> None:
     (tmp_path / "20_1_0_20170101000000000.jpg.chip.jpg").touch()
     labels_csv.label_file(tmp_path).write_text("file,age,gender\n")
-    assert kind_of(tmp_path) is labels_csv.KIND
+    assert format_of(tmp_path) is labels_csv.FORMAT

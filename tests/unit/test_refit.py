@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet, write_embedding_set
 from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json
 from agegender.heads.checkpoints import heads_directory, load_head
 from agegender.heads.head import Head, Task
+from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
+from trainer.evaluation.calibration import calibrate
 from trainer.experiments.ensemble import MAX_BYTES, final_networks
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import load_faces
+from trainer.experiments.faces import load_faces, read_out_of_fold
 from trainer.experiments.fold import run_fold
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.refit import best_epoch, run_refit
@@ -26,13 +27,10 @@ from trainer.experiments.store import (
     refit_dir,
     save_experiment,
 )
-from trainer.reports.final import write_final
-from trainer.reports.out_of_fold import calibrate, read_out_of_fold
+from trainer.reports.render import write_final, write_reports
 from trainer.reports.summary import compared, summarise
-from trainer.reports.write import write_reports
-from trainer.training.config import TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import CPU
+from trainer.training.config import EpochReport, TrainingOptions
+from trainer.training.device import CPU
 from trainer.training.train import train_bank
 
 from tests.support.made_experiment import made_experiment

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet, read_embedding_set, read_labels, write_embedding_set
 from agegender.errors import Problem
 from agegender.files import read_npz, write_npz
 from agegender.spaces import Space
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from trainer.datasets.contact_sheet import contact_sheet
-from trainer.datasets.duplicates import photograph_groups
-from trainer.datasets.image_hashes import hash_files, hash_image
-from trainer.datasets.regrouping import read_groups, regroup
+from trainer.datasets.duplicates import hash_files, hash_image, photograph_groups
+from trainer.datasets.embedding_set import EmbeddingSet, read_embedding_set, read_labels, write_embedding_set
+from trainer.datasets.regrouping import contact_sheet, read_groups, regroup
 
 SPACE = Space(id="buffalo_sc-5", dimension=16)
 HUMAN = Space(id="human-2", dimension=2304)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from agegender.retry_after import retry_after_seconds
+from agegender.errors import retry_after_seconds
 
 
 @pytest.mark.parametrize(

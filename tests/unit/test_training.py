@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.datasets import EmbeddingSet
 from agegender.heads.architecture import Mlp, ResMlp
 from agegender.heads.forward import bank_logits
 from agegender.heads.head import Task
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.bank import Bank
-from trainer.training.config import OptimizerOptions, TrainingOptions, preset_options
-from trainer.training.epochs import EpochReport
+from trainer.training.config import EpochReport, OptimizerOptions, TrainingOptions, preset_options
+from trainer.training.data import make_targets
 from trainer.training.predict import member_probabilities, task_tensors
-from trainer.training.targets import make_targets
 from trainer.training.train import train_bank
 
 from tests.support.made_faces import made_faces

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.wire import WireError, read_original_dataset
+from agegender.wire import WireError
+from trainer.datasets.original import read_original_dataset
 
 
 def sample(number: int, fold: int | None) -> dict[str, Any]:

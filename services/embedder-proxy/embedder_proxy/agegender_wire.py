@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import httpx
-from agegender.errors import Problem
+from agegender.errors import Problem, retry_after_seconds
 from agegender.faces import FacesAnswer, FaceSelection, ImageFaces
-from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from agegender_service.timings import SERVER_TIMING_HEADER, stage_seconds
 from agegender_service.uploads import IMAGE_FIELD

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
-from agegender.errors import Problem
+from agegender.errors import Problem, problem_in
 from agegender.faces import FacesAnswer, FaceSelection
 from agegender.http_clients import direct_options
-from agegender.problem_documents import problem_in
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
 from agegender_service.requests import REQUEST_ID_HEADER, request_id

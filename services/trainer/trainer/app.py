@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from agegender.files import why_not_writable
 from agegender.keys import Scope
-from agegender.volume import why_not_writable
 from agegender_service.app import create_app
 from agegender_service.problems import problem_response
 from fastapi import FastAPI, Request, Response

@@ -1,7 +1,6 @@
 """The original project's wire formats and files, read by decoders that execute nothing."""
 
-from agegender.wire.datasets import OriginalSamples, read_original_dataset
-from agegender.wire.errors import WireError
+from agegender.wire.arrays import WireError
 from agegender.wire.original import (
     DIMENSION,
     OriginalAge,
@@ -20,7 +19,6 @@ __all__ = [
     "OriginalAge",
     "OriginalFace",
     "OriginalGender",
-    "OriginalSamples",
     "WireError",
     "decode_embeddings_request",
     "decode_faces_answer",
@@ -28,5 +26,4 @@ __all__ = [
     "encode_faces_answer",
     "encode_image_request",
     "encode_predictions_answer",
-    "read_original_dataset",
 ]

@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agegender.wire.errors import WireError
+from agegender.errors import Problem
 
 _NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 _OBJECT = re.compile(r"O[48]?")
 _MAX_DIMENSIONS = 8
+
+
+class WireError(Problem):
+    """A message is not of the original's format, or holds more than plain values and arrays of numbers."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unreadable-message", 400, detail)
 
 
 class Symbol(Enum):

@@ -8,8 +8,7 @@ import base64
 import json
 from typing import Any
 
-from agegender.wire.arrays import ArrayBuilder, ArrayCell, finished, symbol
-from agegender.wire.errors import WireError
+from agegender.wire.arrays import ArrayBuilder, ArrayCell, WireError, finished, symbol
 from agegender.wire.pickle_arrays import only_wire_errors
 
 _MAX_DEPTH = 32

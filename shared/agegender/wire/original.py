@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agegender.faces import FaceGeometry
-from agegender.wire.errors import WireError
+from agegender.wire.arrays import WireError
 from agegender.wire.jsonpickle_reader import parse_json, restore
 from agegender.wire.pickle_arrays import read_array
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agegender.wire.arrays import ArrayBuilder, array_from_bytes, finished, symbol
-from agegender.wire.errors import WireError
+from agegender.wire.arrays import ArrayBuilder, WireError, array_from_bytes, finished, symbol
 
 _NPY_MAGIC = b"\x93NUMPY"
 _MAX_OPCODES = 500  # NumPy needs about 60 for an array

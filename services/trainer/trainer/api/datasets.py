@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from redis import Redis, RedisError
 
 from trainer.api.dependencies import Connection, Settings
-from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_in, datasets
-from trainer.datasets.contact_sheet import contact_sheet
+from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_folder, dataset_in, datasets
+from trainer.datasets.formats import require_format
 from trainer.datasets.grouping import require_recogniser
-from trainer.datasets.original_files import KIND as ORIGINAL
-from trainer.datasets.original_files import original_variants
-from trainer.datasets.regrouping import read_groups
+from trainer.datasets.original import FORMAT as ORIGINAL
+from trainer.datasets.original import original_variants
+from trainer.datasets.regrouping import contact_sheet, read_groups
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.progress import Progress, read_progress
 from trainer.extraction.schedule import settled, start_lock
@@ -33,7 +33,6 @@ from trainer.extraction.state import (
     write_state,
 )
 from trainer.jobs.attempts import enqueue_first, has_jobs
-from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.queues import job_queue
 from trainer.settings import TrainerSettings
 
@@ -62,10 +61,16 @@ class ExtractionStatus(Extraction):
     progress: Progress
 
 
+class ListedDataset(Dataset):
+    """A data set with its running and past extractions."""
+
+    extractions: list[Extraction]
+
+
 class DatasetStatus(Dataset):
     """A data set, with the progress of its extractions."""
 
-    extractions: list[ExtractionStatus]  # type: ignore[assignment]
+    extractions: list[ExtractionStatus]
 
 
 class DuplicateGroup(BaseModel):
@@ -100,8 +105,11 @@ Folder = Annotated[Path, Depends(_folder)]
 
 
 @router.get("", summary="Data sets, what can be extracted of them and what has been")
-def list_datasets(settings: Settings) -> list[Dataset]:
-    return list(datasets(settings.data_dir))
+def list_datasets(settings: Settings) -> list[ListedDataset]:
+    return [
+        ListedDataset(**vars(found), extractions=list(states_of(settings.data_dir / found.name)))
+        for found in datasets(settings.data_dir)
+    ]
 
 
 @router.get("/{name}", summary="One data set, with counts and progress")
@@ -109,8 +117,8 @@ def show_dataset(name: str, folder: Folder, settings: Settings, redis: Connectio
     found = dataset_in(folder)
     if found is None:
         raise not_found("data set", name)
-    extractions = [_status(settings, redis, extraction) for extraction in found.extractions]
-    return DatasetStatus(**{**vars(found), "extractions": extractions})
+    extractions = [_status(settings, redis, extraction) for extraction in states_of(folder)]
+    return DatasetStatus(**vars(found), extractions=extractions)
 
 
 @router.get(
@@ -146,7 +154,7 @@ def extract(
     folder: Folder, settings: Settings, redis: Connection, wanted: ExtractionRequest | None = None
 ) -> ExtractionStatus:
     wanted = wanted or ExtractionRequest()
-    kind = require_kind(folder).reading(wanted.genders)
+    kind = require_format(folder).reading(wanted.genders)
     variant = _one_of(kind.variants(folder), wanted.variant)
     with FacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
@@ -226,7 +234,7 @@ def duplicates_sheet(
 ) -> Response:
     extracted = _extracted(folder, space, variant)
     found = read_groups(settings.data_dir, folder.name, extracted.space, extracted.variant)
-    image_dir = require_kind(folder).image_dir(folder, extracted.variant)
+    image_dir = require_format(folder).image_dir(folder, extracted.variant)
     content = contact_sheet(image_dir, found[first : first + groups])
     return Response(content, media_type="image/jpeg")
 

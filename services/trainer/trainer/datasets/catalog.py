@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from agegender.datasets import is_dataset_name
+from agegender.errors import Problem, not_found
 from agegender.files import read_json
 from agegender.spaces import Space
 from pydantic import BaseModel, Field
 
-from trainer.datasets.original_files import original_variants
-from trainer.extraction.outcome import summary
-from trainer.extraction.state import Extraction, states_of
-from trainer.labels.kinds import kind_of
+from trainer.datasets.embedding_set import is_dataset_name
+from trainer.datasets.formats import format_of
+from trainer.datasets.labels import removal_summary
+from trainer.datasets.original import original_variants
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,6 @@ class Dataset(BaseModel):
     variants: list[str] = Field(description="folders of images that can be extracted")
     importable: list[str] = Field(description="variants that the original extracted, in data-aligned.npy")
     extracted: list[ExtractedSet]
-    extractions: list[Extraction] = Field(description="running and past extractions")
 
 
 def datasets(data_dir: Path) -> Iterator[Dataset]:
@@ -56,7 +55,7 @@ def datasets(data_dir: Path) -> Iterator[Dataset]:
 
 def dataset_in(folder: Path) -> Dataset | None:
     """The data set in a folder, None where there is none."""
-    kind = kind_of(folder)
+    kind = format_of(folder)
     extracted = list(_extracted(folder))
     importable = original_variants(folder)
     if kind is None and not extracted and not importable:
@@ -67,7 +66,6 @@ def dataset_in(folder: Path) -> Dataset | None:
         variants=[] if kind is None else kind.variants(folder),
         importable=importable,
         extracted=extracted,
-        extractions=list(states_of(folder)),
     )
 
 
@@ -82,10 +80,24 @@ def _extracted(folder: Path) -> Iterator[ExtractedSet]:
                 space=meta_data["space"],
                 variant=variant,
                 faces=meta_data["faces"],
-                summary=meta_data.get("summary") or summary(meta_data["faces"], meta_data.get("removed", {})),
+                summary=meta_data.get("summary")
+                or removal_summary(meta_data["faces"], meta_data.get("removed", {})),
                 meta_data=meta_data,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:  # not written by us, or damaged
             log.warning(
                 "extracted faces not offered: meta-data cannot be read", path=str(path), error=str(error)
             )
+
+
+def dataset_folder(data_dir: Path, name: str) -> Path:
+    """Return the folder of a data set. Raises ``not-found`` 404; a name never leaves the data folder."""
+    if not is_dataset_name(name):
+        rule = (
+            "The name of its folder must have up to 100 letters, digits, blanks and any of ._-()+,&'@, "
+            "and begin with a letter or a digit."
+        )
+        raise Problem("not-found", 404, f"There is no data set named {name!r}. {rule}")
+    if not (data_dir / name).is_dir():
+        raise not_found("data set", name)
+    return data_dir / name

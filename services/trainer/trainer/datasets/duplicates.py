@@ -5,13 +5,22 @@ Neither threshold is estimated from the data set at hand: both were validated on
 on copies (docs/datasets.md has the figures).
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import IMAGE_HASH_BYTES
+from agegender.cpus import available_cpus
+from agegender.errors import Problem
+from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
+from PIL import Image, ImageOps
+
+from trainer.datasets.embedding_set import IMAGE_HASH_BYTES, SHA256_BYTES
 
 Embeddings = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
@@ -20,6 +29,8 @@ Pairs = npt.NDArray[np.int64]
 # Bits of 256 that may differ between copies. Of 96 million pairs of different photographs none came below 48.
 MAX_HASH_DISTANCE = 32
 HASH_BITS = 8 * IMAGE_HASH_BYTES // 2  # of each of the two hashes
+_SIDE = 16  # 16 × 16 bits
+_LIMITS = ImageLimits()
 _BLOCK = 2048
 _MAX_PAIRS = 1_000_000
 # A chain of more faces than this is divided, so that look-alikes never join into one group.
@@ -172,3 +183,54 @@ def _joined(label: Groups, pairs: list[Pairs]) -> Groups:
     component = component[label]
     names, where = np.unique(component, return_index=True)
     return np.asarray(where[np.searchsorted(names, component)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ImageHashes:
+    """file_sha256 [images, 32] and image_hash [images, 64] (the image's, then its mirror image's), uint8."""
+
+    file_sha256: npt.NDArray[np.uint8]
+    image_hash: npt.NDArray[np.uint8]
+
+
+def hash_image(content: bytes) -> tuple[bytes, bytes]:
+    """Return the 32 bytes of the file's hash and the 64 of the image's. Raises `Problem` as `decode` does."""
+    import imagehash  # imports SciPy and PyWavelets, which the API does not need
+
+    grey = Image.fromarray(decode(content, _LIMITS)).convert("L")
+    bits = [imagehash.phash(image, hash_size=_SIDE).hash for image in (grey, ImageOps.mirror(grey))]
+    return hashlib.sha256(content).digest(), np.packbits(np.stack(bits)).tobytes()
+
+
+def stacked_hashes(hashes: Sequence[tuple[bytes, bytes]]) -> ImageHashes:
+    return ImageHashes(
+        np.frombuffer(b"".join(one for one, _ in hashes), np.uint8).reshape(-1, SHA256_BYTES),
+        np.frombuffer(b"".join(one for _, one in hashes), np.uint8).reshape(-1, IMAGE_HASH_BYTES),
+    )
+
+
+def hash_files(folder: Path, files: Sequence[str]) -> ImageHashes:
+    """Hash the image files of a folder, several at once.
+
+    Raises ``missing-images`` 422, which counts and names the files that cannot be read.
+    """
+
+    def hashed(file: str) -> tuple[bytes, bytes] | None:
+        try:
+            # Archives made on a Mac have é as two characters where a table has one, or the other way round.
+            forms = [folder / form for form in (file, normalize("NFC", file), normalize("NFD", file))]
+            return hash_image(next((form for form in forms if form.exists()), forms[0]).read_bytes())
+        except (OSError, Problem):
+            return None
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        found = list(pool.map(hashed, files))
+    if missing := [file for file, one in zip(files, found, strict=True) if one is None]:
+        raise Problem(
+            "missing-images",
+            422,
+            f"{len(missing)} of {len(files)} images cannot be read in {folder}, such as {missing[0]!r}. Put "
+            "the images back where they were when the data set was extracted, or extract it again.",
+            files=missing[:50],
+        )
+    return stacked_hashes([one for one in found if one is not None])

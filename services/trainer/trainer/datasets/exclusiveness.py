@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import FaceLabels
 from agegender.errors import Problem
 
 from trainer.datasets.duplicates import Groups, Pairs, copies, join, same_bytes
+from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.folds import groups_of
 from trainer.datasets.grouping import AUTOMATIC, joined_subjects
 

@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet, FaceLabels
 from agegender.errors import Problem
+from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, age_groups_of
 from agegender.spaces import Space
 
 from trainer.datasets.duplicates import (
@@ -21,10 +21,11 @@ from trainer.datasets.duplicates import (
     photograph_groups,
     recogniser_of,
 )
+from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds, unequal
-from trainer.extraction.state import NearDuplicates
-from trainer.labels.labelled import NO_FOLD
+from trainer.datasets.labels import NO_FOLD
 
+NearDuplicates = Literal["off", "photographs", "persons"]
 AUTOMATIC = "near-duplicates-"  # begins the names of subjects that were found, not labelled
 
 
@@ -198,3 +199,15 @@ def _groups_of_several(group: Groups) -> list[npt.NDArray[np.int64]]:
     order = np.argsort(group, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return [one for one in rows if len(one) > 1]
+
+
+def face_counts(faces: EmbeddingSet) -> dict[str, Any]:
+    """Faces by gender, by Adience age group (of the middle of the age interval) and by fold."""
+    middle = ((faces.age_low + faces.age_high) / 2)[faces.has_age]
+    group = np.bincount(age_groups_of(middle), minlength=len(AGE_GROUP_NAMES))
+    fold, faces_of_fold = np.unique(faces.fold, return_counts=True)
+    return {
+        "gender": {name: int((faces.gender == number).sum()) for number, name in enumerate(GENDER_NAMES)},
+        "age_groups": dict(zip(AGE_GROUP_NAMES, group.tolist(), strict=True)),
+        "faces_of_fold": {str(number): int(count) for number, count in zip(fold, faces_of_fold, strict=True)},
+    }

@@ -4,13 +4,22 @@ Needed for data sets that an earlier release extracted, and whenever the groupin
 `subject` and `fold` have changed.
 """
 
+import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agegender.datasets import (
+from agegender.errors import Problem
+from agegender.files import atomic_file
+from agegender.images import ImageLimits, decode
+from agegender.spaces import Space
+from PIL import Image, ImageDraw
+
+from trainer.datasets.duplicates import hash_files, recogniser_of
+from trainer.datasets.embedding_set import (
     BadDataset,
     EmbeddingSet,
     data_path,
@@ -19,19 +28,20 @@ from agegender.datasets import (
     read_meta_data,
     write_embedding_set,
 )
-from agegender.errors import Problem
-from agegender.files import atomic_file
-from agegender.spaces import Space
+from trainer.datasets.formats import format_of
+from trainer.datasets.grouping import (
+    AUTOMATIC,
+    Grouping,
+    NearDuplicates,
+    face_counts,
+    found_groups,
+    with_folds,
+)
+from trainer.datasets.labels import NO_FOLD, LabelledImage, checked_rows
+from trainer.datasets.original import FORMAT as ORIGINAL
 
-from trainer.datasets.duplicates import recogniser_of
-from trainer.datasets.grouping import AUTOMATIC, Grouping, found_groups, with_folds
-from trainer.datasets.image_hashes import hash_files
-from trainer.datasets.meta_data import face_counts
-from trainer.datasets.original_files import KIND as ORIGINAL
-from trainer.extraction.state import NearDuplicates, read_state
-from trainer.labels.kinds import kind_of
-from trainer.labels.labelled import NO_FOLD, LabelledImage, checked_rows
-
+_SIDE, _TEXT, _PER_ROW = 96, 14, 12
+_LIMITS = ImageLimits()
 _WRITTEN_ANEW = ("subjects", "near_duplicates", "folds", "warning", "gender", "age_groups", "faces_of_fold")
 
 
@@ -71,6 +81,7 @@ def regroup(
     *,
     near_duplicates: NearDuplicates | None = None,
     subjects_from: str | None = None,
+    genders: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Find subjects and folds of an extracted data set anew and write it; return its meta-data.
 
@@ -85,11 +96,10 @@ def regroup(
     except BadDataset as error:
         raise Problem("bad-dataset", 409, f"{error}; extract the data set again.") from error
     folder = data_dir / dataset
-    kind = kind_of(folder)
+    kind = format_of(folder)
     if kind is not None and variant in kind.variants(folder):
         images = kind.image_dir(folder, variant)
-        state = read_state(data_dir, dataset, space.id, variant)
-        read = kind.reading({} if state is None else state.genders).read(folder, variant)
+        read = kind.reading(genders or {}).read(folder, variant)
         rows = {row.file: row for row in checked_rows(read, images) if isinstance(row, LabelledImage)}
         faces = _as_labelled(faces, rows, meta_data)
         if not faces.has_hashes and meta_data.get("kind") != ORIGINAL:
@@ -153,3 +163,40 @@ def _as_labelled(
             subjects.append(row.subject)
             folds.append(row.fold)
     return replace(faces, subject=np.array(subjects, np.str_), fold=np.array(folds, np.int16))
+
+
+def contact_sheet(image_dir: Path, groups: Sequence[dict[str, Any]]) -> bytes:
+    """Draw a row for each group: what it was found by, its lowest cosine, and its first twelve images.
+
+    groups : as `trainer.datasets.grouping.found_groups` describes them. An image that cannot be read is an
+    empty square. Returns a JPEG file.
+    """
+    sheet = Image.new("RGB", (_PER_ROW * _SIDE, max(1, len(groups)) * (_SIDE + _TEXT)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, group in enumerate(groups):
+        top = row * (_SIDE + _TEXT)
+        cosine = group.get("lowest_cosine")
+        text = f"{group['subject']}  {group['found_by']}  {len(group['files'])} faces"
+        draw.text((2, top + 1), text + ("" if cosine is None else f"  cosine >= {cosine:.2f}"), fill="black")
+        for column, file in enumerate(group["files"][:_PER_ROW]):
+            thumbnail = _thumbnail(image_dir, file)
+            if thumbnail is not None:
+                sheet.paste(thumbnail, (column * _SIDE, top + _TEXT))
+    if not groups:
+        draw.text((2, 1), "no near-duplicates", fill="black")
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def _thumbnail(image_dir: Path, file: str) -> Image.Image | None:
+    root = image_dir.resolve()
+    path = (root / file).resolve()
+    if not path.is_relative_to(root) or not path.is_file() or path.stat().st_size > _LIMITS.max_bytes:
+        return None
+    try:
+        image = Image.fromarray(decode(path.read_bytes(), _LIMITS))
+    except (OSError, Problem):
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    return image

@@ -7,26 +7,29 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import (
-    BadDataset,
-    EmbeddingSet,
-    FaceLabels,
-    data_path,
-    file_sha256,
-    read_embedding_set,
-    read_labels,
-)
 from agegender.errors import Problem
 from agegender.files import read_npz, write_npz
 from agegender.heads.head import Task
 from agegender.spaces import Space
 
-from trainer.datasets.catalog import ExtractedSet, dataset_in
-from trainer.datasets.combine import combine, combine_labels
+from trainer.datasets.catalog import ExtractedSet, dataset_folder, dataset_in
+from trainer.datasets.embedding_set import (
+    BadDataset,
+    EmbeddingSet,
+    FaceLabels,
+    combine,
+    combine_labels,
+    data_path,
+    file_sha256,
+    read_embedding_set,
+    read_labels,
+)
 from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
 from trainer.datasets.folds import groups_of, require_validation, validation_note, validation_split
+from trainer.evaluation.calibration import OutOfFold
+from trainer.experiments.experiment import Experiment
 from trainer.experiments.request import TrainingRequest, refused
-from trainer.labels.kinds import dataset_folder
+from trainer.experiments.store import OUT_OF_FOLD, merged_subjects
 from trainer.training.config import TrainingOptions
 
 _FEW_SUBJECTS = 500
@@ -276,3 +279,21 @@ def require_labels(
             else:
                 continue
             raise refused(f"{kind}s", told + advice)
+
+
+def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
+    """directories : of the banks that predicted; each face by at most one of them."""
+    merged = merged_subjects(data_dir, experiment)
+    faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
+    faces = labelled(faces, experiment.options)
+    rows: list[npt.NDArray[np.int64]] = []
+    parts: dict[Task, list[npt.NDArray[np.float32]]] = {task: [] for task, _ in experiment.options.tasks}
+    for directory in directories:
+        arrays = read_npz(directory / OUT_OF_FOLD)
+        rows.append(arrays["row"])
+        for task, values in parts.items():
+            values.append(arrays[task.value])
+    return OutOfFold(
+        faces.rows(np.concatenate(rows)),
+        {task: np.concatenate(values) for task, values in parts.items()},
+    )

@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.files import write_json, write_npz, write_safetensors
 from agegender.heads.head import Task, over_years
 
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
+from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation.tensorboard import write_events
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
 from trainer.experiments.head_start import WEIGHTS, read_head_start
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import BANK, CHECKPOINT, METRICS, OUT_OF_FOLD, fold_dir
-from trainer.reports.metrics import age_metrics, gender_metrics
-from trainer.reports.tensorboard import write_events
-from trainer.training.config import TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import Machine
+from trainer.training.config import EpochReport, TrainingOptions
+from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank
 
@@ -57,7 +56,7 @@ def run_fold(
     faces: EmbeddingSet,
     fold: int,
     tell: Callable[[EpochReport], None],
-    machine: Machine,
+    machine: TrainingDevice,
 ) -> None:
     """Train, evaluate and write `folds/<fold>/`; metrics.json comes last and says that all is there.
 

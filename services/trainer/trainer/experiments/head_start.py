@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import FaceLabels
 from agegender.errors import Problem
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
 
+from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import Overlap, shared_faces
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_label_sets

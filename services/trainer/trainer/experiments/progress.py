@@ -15,7 +15,7 @@ from typing import Any
 from agegender.files import write_json
 
 from trainer.experiments.store import PROGRESS, read_optional
-from trainer.training.epochs import EpochReport
+from trainer.training.config import EpochReport
 
 MAX_ATTEMPTS = 10
 _WRITE_SECONDS = 0.3

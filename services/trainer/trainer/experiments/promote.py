@@ -19,9 +19,10 @@ from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
+from trainer.evaluation.calibration import calibrate
 from trainer.experiments.ensemble import ensemble
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import data_hashes
+from trainer.experiments.faces import data_hashes, read_out_of_fold
 from trainer.experiments.store import (
     BANK,
     METRICS,
@@ -33,7 +34,6 @@ from trainer.experiments.store import (
     read_optional,
     refit_dir,
 )
-from trainer.reports.out_of_fold import calibrate, read_out_of_fold
 from trainer.training.predict import task_tensors
 
 LIMITS = (

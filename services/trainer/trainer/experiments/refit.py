@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from agegender.datasets import EmbeddingSet
 from agegender.files import write_json, write_safetensors
 from safetensors.numpy import load as load_safetensors
 
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation.tensorboard import write_events
 from trainer.experiments.ensemble import final_networks
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import labelled
@@ -20,10 +21,8 @@ from trainer.experiments.fold import write_out_of_fold
 from trainer.experiments.head_start import read_head_start
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import BANK, CHECKPOINT, METRICS, fold_dir, read_optional, refit_dir
-from trainer.reports.tensorboard import write_events
-from trainer.training.config import TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import Machine
+from trainer.training.config import EpochReport, TrainingOptions
+from trainer.training.device import TrainingDevice
 from trainer.training.train import TrainedBank, train_bank
 
 _FINAL_SEED = 1_000_000  # in place of a fold's number
@@ -31,7 +30,12 @@ Tell = Callable[[EpochReport], None]
 
 
 def run_refit(
-    data_dir: Path, experiment: Experiment, faces: EmbeddingSet, fold: int, tell: Tell, machine: Machine
+    data_dir: Path,
+    experiment: Experiment,
+    faces: EmbeddingSet,
+    fold: int,
+    tell: Tell,
+    machine: TrainingDevice,
 ) -> None:
     """Train on all faces but those of one fold, and predict these; metrics.json says that all is there.
 
@@ -47,7 +51,7 @@ def run_refit(
 
 
 def run_final(
-    data_dir: Path, experiment: Experiment, faces: EmbeddingSet, tell: Tell, machine: Machine
+    data_dir: Path, experiment: Experiment, faces: EmbeddingSet, tell: Tell, machine: TrainingDevice
 ) -> None:
     """Train on all faces as many networks as would be served of the folds' banks; ends with the bank's file.
 
@@ -73,7 +77,7 @@ def _trained(
     faces: EmbeddingSet,
     left_out: int | None,
     tell: Tell,
-    machine: Machine,
+    machine: TrainingDevice,
 ) -> TrainedBank:
     directory = refit_dir(data_dir, experiment.id, left_out)
     directory.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 import json
 from typing import Any, Literal
 
-from agegender.datasets import is_dataset_name
 from agegender.errors import Problem
 from pydantic import (
     BaseModel,
@@ -15,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.exclusiveness import Overlap
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 

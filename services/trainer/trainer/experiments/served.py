@@ -15,11 +15,11 @@ from agegender.heads.head import Classes, Head, Task, over_years
 from agegender.spaces import Space
 from pydantic import BaseModel, Field
 
+from trainer.evaluation.calibration import OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import age_metrics, gender_metrics
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import data_hashes
+from trainer.experiments.faces import data_hashes, read_out_of_fold
 from trainer.experiments.promote import head_versions, require_report, served_banks
-from trainer.reports.metrics import age_metrics, gender_metrics
-from trainer.reports.out_of_fold import OutOfFold, crossed_calibration, read_out_of_fold
 
 FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation
 WORSE = 1.02  # times the served head's error; above it a promotion asks for a confirmation

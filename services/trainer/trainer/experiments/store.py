@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agegender.errors import not_found
-from agegender.files import read_json, write_json
+from agegender.files import read_json, why_not_writable, write_json
 from agegender.spaces import NAME
-from agegender.volume import why_not_writable
 
 from trainer.experiments.experiment import (
     Experiment,

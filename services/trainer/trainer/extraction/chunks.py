@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import IMAGE_HASH_BYTES, SHA256_BYTES
 from agegender.files import read_npz, write_npz
 
+from trainer.datasets.embedding_set import IMAGE_HASH_BYTES, SHA256_BYTES
 from trainer.extraction.state import CHUNK, Extraction
 
 

@@ -13,12 +13,12 @@ from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
-from trainer.datasets.image_hashes import hash_image, stacked_hashes
+from trainer.datasets.duplicates import hash_image, stacked_hashes
+from trainer.datasets.labels import LabelledImage, Reason
 from trainer.extraction.chunks import Chunk
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.selection import labelled_face, same_face_mirrored
 from trainer.extraction.state import Extraction
-from trainer.labels.labelled import LabelledImage, Reason
 
 _LIMITS = ImageLimits()
 _TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})

@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Self
 
 import httpx
-from agegender.errors import Problem, not_ready
+from agegender.errors import Problem, not_ready, problem_in, retry_after_seconds
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.http_clients import direct_options
-from agegender.problem_documents import problem_in
-from agegender.retry_after import retry_after_seconds
 from agegender.spaces import Space
 from pydantic import ValidationError
 

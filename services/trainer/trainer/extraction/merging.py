@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet, FaceLabels, data_path, write_embedding_set
 from agegender.errors import Problem
 
-from trainer.datasets.grouping import with_folds
-from trainer.datasets.image_hashes import ImageHashes, hash_files
-from trainer.datasets.meta_data import face_counts
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.duplicates import ImageHashes, hash_files
+from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, data_path, write_embedding_set
+from trainer.datasets.formats import require_format
+from trainer.datasets.grouping import face_counts, with_folds
+from trainer.datasets.labels import LabelledImage
 from trainer.datasets.regrouping import grouping_for, write_groups
 from trainer.extraction.chunks import chunk_paths, read_chunk
 from trainer.extraction.notes import Notes
 from trainer.extraction.outcome import Outcome
 from trainer.extraction.planning import read_plan, read_removed, shard_images
 from trainer.extraction.state import Extraction, shard_path, work_dir
-from trainer.labels.kinds import dataset_folder, require_kind
-from trainer.labels.labelled import LabelledImage
 
 _LABELLED = ("file", "age_low", "age_high", "gender", "subject", "fold")
 
@@ -156,7 +156,7 @@ def _unlabelled(labels: FaceLabels) -> Iterator[str]:
 
 def _hashed_anew(data_dir: Path, extraction: Extraction, labels: FaceLabels) -> FaceLabels:
     folder = dataset_folder(data_dir, extraction.dataset)
-    images = require_kind(folder).image_dir(folder, extraction.variant)
+    images = require_format(folder).image_dir(folder, extraction.variant)
     hashes = hash_files(images, labels.file.tolist())
     return replace(labels, file_sha256=hashes.file_sha256, image_hash=hashes.image_hash)
 

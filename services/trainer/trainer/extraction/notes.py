@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from agegender.files import atomic_file
 
+from trainer.datasets.labels import LabelledImage
 from trainer.extraction.chunks import Chunk
 from trainer.extraction.outcome import Removals
-from trainer.labels.labelled import LabelledImage
 
 
 class Notes:

@@ -1,10 +1,10 @@
 """What an extraction removed, and why, in one sentence for everybody who reads of it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from trainer.labels.labelled import ADVICE
+from trainer.datasets.labels import ADVICE, removal_summary
 
 _LONGEST_EXAMPLE = 120
 
@@ -40,7 +40,7 @@ class Removals:
             faces=faces,
             removed=dict(sorted(self.counts.items())),
             removed_examples=dict(sorted(self.examples.items())),
-            summary="; ".join([summary(faces, self.counts, self.examples, noun), *remarks]),
+            summary="; ".join([removal_summary(faces, self.counts, self.examples, noun), *remarks]),
         )
 
     def advice(self) -> str:
@@ -54,20 +54,3 @@ def _shown(file: str) -> str:
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in file
     )
     return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}…"
-
-
-def summary(
-    kept: int, removed: Mapping[str, int], examples: Mapping[str, str] | None = None, noun: str = "faces"
-) -> str:
-    """Return one sentence with the counts, most frequent reason first.
-
-    >>> summary(295, {"bad-fold": 1, "no-face": 4}, {"no-face": "a/b.jpg", "bad-fold": "c.jpg"})
-    '295 of 300 faces (4 no-face, e.g. a/b.jpg; 1 bad-fold, e.g. c.jpg)'
-    """
-    reasons = [
-        f"{count:,} {reason}" + (f", e.g. {examples[reason]}" if examples and reason in examples else "")
-        for reason, count in sorted(removed.items(), key=lambda item: (-item[1], item[0]))
-        if count
-    ]
-    whole = f"{kept:,} of {kept + sum(removed.values()):,} {noun}"
-    return f"{whole} ({'; '.join(reasons)})" if reasons else whole

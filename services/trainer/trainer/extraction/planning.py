@@ -12,17 +12,17 @@ from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 from agegender.labels import Gender
 
-from trainer.extraction.outcome import Removals
-from trainer.extraction.state import removed_path, shard_path
-from trainer.labels.labelled import (
+from trainer.datasets.labels import (
     NO_FOLD,
     REPEATED,
     UNKNOWN_AGE,
-    DatasetKind,
+    DatasetFormat,
     LabelledImage,
     Removed,
     checked_rows,
 )
+from trainer.extraction.outcome import Removals
+from trainer.extraction.state import removed_path, shard_path
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Plan:
         return self.removals.counts
 
 
-def write_plan(kind: DatasetKind, folder: Path, variant: str, shard_size: int, work: Path) -> Plan:
+def write_plan(kind: DatasetFormat, folder: Path, variant: str, shard_size: int, work: Path) -> Plan:
     """Divide the images to be embedded into shard files, in their order; write down the removed rows.
 
     Memory: one shard, and the file names. Raises ``bad-labels``, ``missing-images``, ``some-folds`` 422.

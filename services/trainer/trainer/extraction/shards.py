@@ -6,12 +6,13 @@ from pathlib import Path
 
 from agegender.errors import Problem
 
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.formats import require_format
 from trainer.extraction.chunks import chunk_paths, write_chunk
 from trainer.extraction.embedding import embed_images
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.planning import shard_images
 from trainer.extraction.state import CHUNK, Extraction, shard_path, work_dir
-from trainer.labels.kinds import dataset_folder, require_kind
 
 
 class Stopped(Exception):
@@ -35,7 +36,7 @@ def embed_shard(
     goes_on : asked before each chunk. Raises `Stopped` where it says no, and the problems of `FacesClient`.
     """
     folder = dataset_folder(data_dir, extraction.dataset)
-    kind = require_kind(folder)
+    kind = require_format(folder)
     image_dir = kind.image_dir(folder, extraction.variant)
     work = work_dir(data_dir, extraction)
     content = shard_path(work, shard).read_bytes()

@@ -16,12 +16,12 @@ from agegender.files import read_json, write_json
 from agegender.spaces import Space
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, computed_field
 
+from trainer.datasets.grouping import NearDuplicates
 from trainer.records import skipping_damage
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[State] = frozenset({"planning", "extracting", "merging"})
 CHUNK = 32
-NearDuplicates = Literal["off", "photographs", "persons"]
 
 
 NEAR_DUPLICATES = (

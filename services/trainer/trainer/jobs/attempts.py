@@ -9,7 +9,7 @@ from agegender.errors import Problem
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
-from trainer.datasets.original_files import KIND as ORIGINAL
+from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.extraction.outcome import Outcome
 from trainer.extraction.state import ACTIVE, Extraction, read_state, write_state
 

@@ -10,13 +10,14 @@ import structlog
 from agegender.errors import Problem
 from rq.job import Dependency
 
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.formats import require_format
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.planning import write_plan
 from trainer.extraction.progress import ShardProgress
 from trainer.extraction.shards import Stopped, embed_shard
 from trainer.extraction.state import work_dir, write_state
 from trainer.jobs.attempts import current, enqueue_part, fail
-from trainer.labels.kinds import dataset_folder, require_kind
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
 
@@ -36,7 +37,7 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> 
         return
     folder = dataset_folder(data_dir, dataset)
     try:
-        kind = require_kind(folder).reading(extraction.genders)
+        kind = require_format(folder).reading(extraction.genders)
         plan = write_plan(kind, folder, variant, extraction.shard_size, work_dir(data_dir, extraction))
     except Problem as problem:
         fail(data_dir, extraction, problem)

@@ -5,13 +5,12 @@ from enum import Enum, auto
 from pathlib import Path
 
 import structlog
-from agegender.errors import Problem
+from agegender.errors import Problem, volume_problem
 from agegender.files import write_json
-from agegender.volume import volume_problem
 
 from trainer.experiments.progress import Superseded
 from trainer.experiments.store import FAILURE
-from trainer.training.epochs import EpochReport
+from trainer.training.config import EpochReport
 
 log = structlog.get_logger(__name__)
 

@@ -53,6 +53,7 @@ def regroup_faces(dataset: str, space_id: str, variant: str, attempt: str) -> No
             variant,
             near_duplicates=extraction.near_duplicates,
             subjects_from=extraction.subjects_from,
+            genders=extraction.genders,
         )
     except Problem as problem:
         fail(data_dir, extraction, problem)

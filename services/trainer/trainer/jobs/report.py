@@ -6,9 +6,8 @@ from trainer.experiments.store import experiment_dir, refit_dir
 from trainer.jobs.interruptions import attempt, noting_failure
 from trainer.jobs.search import wanted_search
 from trainer.jobs.train import train, wanted_experiment, wanted_refit
-from trainer.reports.final import write_final
+from trainer.reports.render import write_final, write_reports
 from trainer.reports.summary import summarise
-from trainer.reports.write import write_reports
 from trainer.searches.report import write_search_reports
 from trainer.searches.store import search_dir
 from trainer.settings import TrainerSettings

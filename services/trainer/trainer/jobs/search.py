@@ -13,7 +13,7 @@ from trainer.searches.search import Search
 from trainer.searches.store import RESULT, load_search, merged_search_subjects, trial_dir
 from trainer.searches.trial import fail_trial, run_trial
 from trainer.settings import TrainerSettings
-from trainer.training.machine import prepared_machine
+from trainer.training.device import prepare_device
 
 
 def judge_trial(search_id: str, number: int) -> None:
@@ -26,7 +26,7 @@ def judge_trial(search_id: str, number: int) -> None:
         return
 
     def run() -> None:
-        machine = prepared_machine(settings.device, settings.amp, settings.threads)
+        machine = prepare_device(settings.device, settings.amp, settings.threads)
         merged = merged_search_subjects(data_dir, search)
         faces = load_faces(data_dir, search.datasets, search.space, search.variant, merged)
         run_trial(data_dir, search, number, faces, raising_where_unwanted(wanted), machine)

@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from agegender.datasets import EmbeddingSet
 from agegender.errors import Problem
 
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.faces import load_faces
 from trainer.experiments.fold import run_fold
@@ -17,8 +17,8 @@ from trainer.experiments.store import METRICS, fold_dir, load_experiment, merged
 from trainer.jobs.interruptions import attempt, noting_failure, raising_where_unwanted
 from trainer.queues import connect, job_queue
 from trainer.settings import TrainerSettings
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import Machine, prepared_machine
+from trainer.training.config import EpochReport
+from trainer.training.device import TrainingDevice, prepare_device
 
 
 class Work(Protocol):
@@ -31,7 +31,7 @@ class Work(Protocol):
         faces: EmbeddingSet,
         *,
         tell: Callable[[EpochReport], None],
-        machine: Machine,
+        machine: TrainingDevice,
     ) -> None: ...
 
 
@@ -58,7 +58,7 @@ def train(directory: Path, wanted: Callable[[], Experiment | None], work: Work) 
     data_dir = settings.data_dir
 
     def run() -> None:
-        machine = prepared_machine(settings.device, settings.amp, settings.threads)
+        machine = prepare_device(settings.device, settings.amp, settings.threads)
         merged = merged_subjects(data_dir, experiment)
         faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
         work(data_dir, experiment, faces, tell=raising_where_unwanted(wanted), machine=machine)

@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet, read_meta_data
 from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import variants_of
-from trainer.experiments.refit import best_epoch
-from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional, refit_dir
-from trainer.reports.metrics import (
+from trainer.datasets.embedding_set import EmbeddingSet, read_meta_data
+from trainer.evaluation.calibration import REPORTED_COVERAGE, OutOfFold, crossed_calibration
+from trainer.evaluation.metrics import (
     age_metrics,
     calibration_error,
     children_taken_for_adults,
@@ -22,7 +19,10 @@ from trainer.reports.metrics import (
     reliability,
     true_groups,
 )
-from trainer.reports.out_of_fold import REPORTED_COVERAGE, OutOfFold, crossed_calibration, read_out_of_fold
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.faces import read_out_of_fold, variants_of
+from trainer.experiments.refit import best_epoch
+from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional, refit_dir
 
 SPLITS = ("train", "validation", "test")
 HEADLINE = {Task.AGE: "group_accuracy", Task.GENDER: "accuracy"}

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agegender.datasets import FaceLabels
 from agegender.errors import Problem
 
+from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import shared_faces
 from trainer.experiments.experiment import ChosenBy
 from trainer.experiments.faces import load_label_sets

@@ -1,8 +1,8 @@
 """The faces that a search may look at."""
 
 import numpy as np
-from agegender.datasets import FaceLabels
 
+from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds
 from trainer.experiments.faces import Faces, labelled
 from trainer.experiments.request import refused

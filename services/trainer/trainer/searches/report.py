@@ -8,9 +8,8 @@ from agegender.files import write_json, write_text
 from matplotlib.axes import Axes
 
 from trainer.experiments.store import REPORT
-from trainer.reports.html import as_page
-from trainer.reports.markdown import table_lines
 from trainer.reports.plots import drawn
+from trainer.reports.render import as_page, table_lines
 from trainer.reports.tables import Table, number
 from trainer.searches.search import Search, SearchStatus, TrialStatus
 from trainer.searches.store import begun_numbers, search_dir, search_status

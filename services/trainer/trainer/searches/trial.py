@@ -8,23 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from agegender.datasets import EmbeddingSet
 from agegender.files import write_json
 from agegender.heads.head import Task, over_years
 from optuna.trial import TrialState
 
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
+from trainer.evaluation.metrics import age_metrics, gender_metrics
 from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import read_optional
-from trainer.reports.metrics import age_metrics, gender_metrics
 from trainer.searches.faces import searched_faces
 from trainer.searches.parameters import chosen_values, options_with
 from trainer.searches.search import Search, Trial, TrialResult
 from trainer.searches.store import RESULT, TRIAL, begun_numbers, read_trial, search_dir, trial_dir
 from trainer.searches.study import Study
-from trainer.training.config import TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.machine import Machine
+from trainer.training.config import EpochReport, TrainingOptions
+from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, derived_seed, train_bank
 
@@ -37,7 +36,7 @@ def run_trial(
     number: int,
     faces: EmbeddingSet,
     tell: Callable[[EpochReport], None],
-    machine: Machine,
+    machine: TrainingDevice,
 ) -> None:
     """Judge trial `number`, or go on where a killed job stopped; result.json says that it is over.
 
@@ -105,7 +104,7 @@ def _judged(
     part: int,
     checkpoint: Path,
     note: Callable[[EpochReport], None],
-    machine: Machine,
+    machine: TrainingDevice,
 ) -> dict[str, float]:
     """Figures of the bank, as an ensemble, on the faces of one part."""
     others = faces.rows(np.flatnonzero(~judges))

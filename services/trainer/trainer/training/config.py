@@ -1,5 +1,6 @@
 """Every option of training, with its default."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from agegender.heads.architecture import Architecture, Mlp, ResMlp
@@ -108,3 +109,14 @@ def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:
         "loss": LossOptions(label_width=0, label_growth=0, label_peak=0, mean_weight=0).model_dump(),
         "augmentation": AugmentationOptions(mirrored=False).model_dump(),
     }
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Told after each epoch. Losses are means over the members; None where nothing validates."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    validation_loss: float | None
+    members_running: int

@@ -2,10 +2,10 @@
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.heads.forward import bank_logits, softmax
 from agegender.heads.head import Task
 
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.config import TrainingOptions
 
 Array = npt.NDArray[np.float32]

@@ -13,18 +13,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from agegender.datasets import EmbeddingSet
+from agegender.heads.head import Classes, Task
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trainer.training.augmentation import augmented, drawn
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.bank import Bank
 from trainer.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
-from trainer.training.config import OptimizerOptions, TrainingOptions
-from trainer.training.epochs import EpochReport
-from trainer.training.losses import face_losses
-from trainer.training.machine import CPU, Machine
-from trainer.training.targets import Targets, make_targets
+from trainer.training.config import EpochReport, OptimizerOptions, TrainingOptions
+from trainer.training.data import Targets, augmented, class_years, drawn, make_targets
+from trainer.training.device import CPU, TrainingDevice
 
 Array = npt.NDArray[np.float32]
 
@@ -54,7 +52,7 @@ def train_bank(
     fold: int,
     checkpoint: Path | None = None,
     tell: Callable[[EpochReport], None] = lambda report: None,
-    machine: Machine = CPU,
+    machine: TrainingDevice = CPU,
     start: Mapping[str, Array] | None = None,
 ) -> TrainedBank:
     """Train `options.seeds` networks at once and keep each one's best epoch on the validation faces.
@@ -128,7 +126,7 @@ def _epoch(
     targets: Targets,
     options: TrainingOptions,
     epoch: int,
-    machine: Machine,
+    machine: TrainingDevice,
 ) -> float:
     """One pass, every member in its own order. Returns the mean loss."""
     bank.train()
@@ -192,3 +190,35 @@ def _learning_rate(options: OptimizerOptions, step: int, steps_an_epoch: int) ->
 def derived_seed(*numbers: int) -> int:
     """One seed from several numbers, without the collisions of adding them."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
+
+
+def face_losses(logits: Tensor, batch: Targets, options: TrainingOptions) -> Tensor:
+    """Loss [members, faces] of logits [members, faces, outputs]; unknown labels add nothing.
+
+    `batch` holds tensors [members, faces, …], since each member draws its own batch.
+    """
+    total = torch.zeros(logits.shape[:2], device=logits.device)
+    start = 0
+    for task, classes in options.tasks:
+        own = logits[..., start : start + classes.outputs]
+        start += classes.outputs
+        if task is Task.AGE:
+            total = total + _age_loss(own, batch, options, classes)
+        else:
+            log_probabilities = torch.log_softmax(own, dim=-1)
+            total = total - options.loss.gender_weight * (batch.gender * log_probabilities).sum(dim=-1)
+    return total
+
+
+def _age_loss(logits: Tensor, batch: Targets, options: TrainingOptions, classes: Classes) -> Tensor:
+    """Cross entropy with the label's distribution; for an interval, the likelihood of lying in it."""
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    exact = -(batch.age * log_probabilities).sum(dim=-1)
+    masked = torch.where(batch.age_set > 0, log_probabilities, -torch.inf)
+    interval = -torch.logsumexp(masked, dim=-1)
+    loss = torch.where(batch.age_exact, exact, interval)
+    if options.loss.mean_weight > 0:
+        years = class_years(classes).to(logits.device)
+        error = (log_probabilities.exp() @ years - batch.age_years).abs()
+        loss = loss + options.loss.mean_weight * torch.where(batch.age_exact, error, 0.0)
+    return torch.where(batch.age_known, loss, 0.0)

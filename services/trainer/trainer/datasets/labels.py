@@ -84,7 +84,7 @@ LabelRow = LabelledImage | Removed
 
 
 @dataclass(frozen=True)
-class DatasetKind:
+class DatasetFormat:
     """How one kind of data set lies on disk.
 
     looks_for : the sentence that tells a user what would have been recognised.
@@ -104,9 +104,9 @@ class DatasetKind:
     read: Callable[[Path, str], Iterator[LabelRow]]
     min_det_score: float = 0.0
     one_face_only: bool = False
-    with_genders: "Callable[[Mapping[str, Gender]], DatasetKind] | None" = None
+    with_genders: "Callable[[Mapping[str, Gender]], DatasetFormat] | None" = None
 
-    def reading(self, genders: Mapping[str, str]) -> "DatasetKind":
+    def reading(self, genders: Mapping[str, str]) -> "DatasetFormat":
         """The same kind with a map of genders ("0" → "male"), if one is given.
 
         Raises ``invalid-request`` 422 for a kind whose genders stand fast.
@@ -167,3 +167,20 @@ def is_safe_name(file: str) -> bool:
         and str(path) == file
         and path.name != ""
     )
+
+
+def removal_summary(
+    kept: int, removed: Mapping[str, int], examples: Mapping[str, str] | None = None, noun: str = "faces"
+) -> str:
+    """Return one sentence with the counts, most frequent reason first.
+
+    >>> removal_summary(295, {"bad-fold": 1, "no-face": 4}, {"no-face": "a/b.jpg", "bad-fold": "c.jpg"})
+    '295 of 300 faces (4 no-face, e.g. a/b.jpg; 1 bad-fold, e.g. c.jpg)'
+    """
+    reasons = [
+        f"{count:,} {reason}" + (f", e.g. {examples[reason]}" if examples and reason in examples else "")
+        for reason, count in sorted(removed.items(), key=lambda item: (-item[1], item[0]))
+        if count
+    ]
+    whole = f"{kept:,} of {kept + sum(removed.values()):,} {noun}"
+    return f"{whole} ({'; '.join(reasons)})" if reasons else whole

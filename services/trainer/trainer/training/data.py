@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from agegender.datasets import EmbeddingSet
 from agegender.heads.head import Classes, Task
 from agegender.labels import AGE_GROUPS, YEARS
 from torch import Tensor
 
-from trainer.training.classes import age_bounds
-from trainer.training.config import TrainingOptions
+from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
+from trainer.training.config import AugmentationOptions, TrainingOptions
 
 _NARROWEST = 0.05  # years; of a narrower bell nothing but its own year is left
 
@@ -66,3 +65,43 @@ def class_years(classes: Classes) -> Tensor:
     if classes is Classes.YEARS:
         return torch.arange(YEARS, dtype=torch.float32)
     return torch.tensor([(low + high) / 2 for low, high in AGE_GROUPS])
+
+
+def drawn(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
+    """Features [members, faces, inputs] at `index` [members, faces]; half of them of the mirrored face."""
+    features = faces[index]
+    if mirrored is not None:
+        mirror = torch.rand(index.shape, device=faces.device) < 0.5
+        features = torch.where(mirror[..., None], mirrored[index], features)
+    return features
+
+
+def augmented(features: Tensor, labels: Targets, options: AugmentationOptions) -> tuple[Tensor, Targets]:
+    """Features with noise; features and labels mixed with those of another face of the batch."""
+    if options.noise > 0:
+        features = features + options.noise * torch.randn_like(features)
+    if options.mixup > 0:
+        features, labels = _mixed(features, labels, options.mixup)
+    return features, labels
+
+
+def _mixed(features: Tensor, labels: Targets, alpha: float) -> tuple[Tensor, Targets]:
+    """Mixup (arXiv 1710.09412), the share drawn for each face."""
+    share = torch.distributions.Beta(alpha, alpha).sample(features.shape[:2]).to(features.device)
+    partner = torch.randperm(features.shape[1], device=features.device)
+    # Only faces whose labels are both exact and known can be mixed.
+    both = labels.age_exact & labels.age_known & (labels.gender.sum(dim=-1) > 0)
+    share = torch.where(both & both[:, partner], share, 1.0)
+
+    def mixed(values: Tensor) -> Tensor:
+        weight = share.reshape(share.shape + (1,) * (values.ndim - 2))
+        return weight * values + (1 - weight) * values[:, partner]
+
+    return mixed(features), Targets(
+        age=mixed(labels.age),
+        age_set=labels.age_set,
+        age_exact=labels.age_exact,
+        age_known=labels.age_known,
+        age_years=mixed(labels.age_years),
+        gender=mixed(labels.gender),
+    )

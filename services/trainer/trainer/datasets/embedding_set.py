@@ -6,16 +6,17 @@ Adience's `aligned` and `faces`.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-
+from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json, write_npz
-from agegender.labels import Gender
+from agegender.heads.head import Classes
+from agegender.labels import MAX_AGE, Gender, age_groups_of
 from agegender.spaces import Space
 
 SHA256_BYTES, IMAGE_HASH_BYTES = 32, 64
@@ -208,3 +209,64 @@ def read_meta_data(data_dir: Path, dataset: str, space: Space, variant: str) -> 
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def combine(sets: Mapping[str, EmbeddingSet]) -> EmbeddingSet:
+    """Concatenate data sets, by name, in the order of the mapping, as `combine_labels` does their labels.
+
+    Mirrored embeddings stay where all sets have them. Raises ``space-mismatch`` 409, too.
+    """
+    parts = list(sets.values())
+    for part in parts[1:]:
+        parts[0].space.require(part.space)
+    mirrored = all(len(part.embedding_mirrored) == len(part) for part in parts)
+    return EmbeddingSet(
+        **vars(combine_labels(sets)),
+        space=parts[0].space,
+        embedding=np.concatenate([part.embedding for part in parts]),
+        embedding_mirrored=np.concatenate(
+            [part.embedding_mirrored if mirrored else part.embedding_mirrored[:0] for part in parts]
+        ),
+    )
+
+
+def combine_labels(sets: Mapping[str, FaceLabels]) -> FaceLabels:
+    """Concatenate labels, by name, in the order of the mapping.
+
+    Files and subjects are prefixed with the data set's name, so that those of two sets never mix. All get the
+    number of folds of the set that has the fewest: its fold k is joined by the others' folds k, k + folds, …,
+    so a head that leaves a fold out has seen no subject of it.
+
+    Raises ``no-folds`` 409 for a set without folds.
+    """
+    names, parts = list(sets), list(sets.values())
+    if without := [name for name, part in sets.items() if len(part) == 0 or (part.fold < 0).any()]:
+        raise Problem("no-folds", 409, f"The data set {without[0]!r} has no folds; extract it again.")
+    folds = min(int(part.fold.max()) + 1 for part in parts)
+    return FaceLabels(
+        file=_prefixed(names, [part.file for part in parts]),
+        age_low=np.concatenate([part.age_low for part in parts]),
+        age_high=np.concatenate([part.age_high for part in parts]),
+        gender=np.concatenate([part.gender for part in parts]),
+        subject=_prefixed(names, [part.subject for part in parts]),
+        fold=np.concatenate([part.fold % folds for part in parts]).astype(np.int16),
+    )
+
+
+def _prefixed(names: list[str], columns: list[npt.NDArray[np.str_]]) -> npt.NDArray[np.str_]:
+    return np.concatenate(
+        [
+            np.where(column == "", "", np.char.add(f"{name}/", column))
+            for name, column in zip(names, columns, strict=True)
+        ]
+    )
+
+
+def age_bounds(faces: EmbeddingSet, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """First and last class [faces] that each known age label allows; unknown ages give class 0."""
+    low, high = np.nan_to_num(faces.age_low), np.nan_to_num(faces.age_high)
+    if classes is Classes.GROUPS:
+        group = age_groups_of((low + high) / 2)
+        return group, group
+    low, high = np.clip(np.floor(low), 0, MAX_AGE), np.clip(np.floor(high), 0, MAX_AGE)
+    return low.astype(np.int64), np.maximum(low, high).astype(np.int64)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.labels.labelled import (
+from trainer.datasets.formats.csv_table import SURPLUS, read_table
+from trainer.datasets.labels import (
     NO_FOLD,
     UNKNOWN_AGE,
-    DatasetKind,
+    DatasetFormat,
     LabelledImage,
     LabelRow,
     Reason,
     Removed,
 )
-from trainer.labels.tables import SURPLUS, read_table
 
-VARIANT = "images"
+IMAGE_SET = "images"
 _OPTIONAL = ("age", "gender", "subject", "fold")
 # A column of labels under another name is an error: read without it, all faces would lack that label.
 _SYNONYMS = {
@@ -106,14 +106,14 @@ def age_interval(text: str) -> tuple[float, float] | None:
 
 
 def variants(folder: Path) -> list[str]:
-    return [VARIANT] if label_file(folder).is_file() else []
+    return [IMAGE_SET] if label_file(folder).is_file() else []
 
 
-def _with_genders(genders: Mapping[str, Gender]) -> DatasetKind:
-    return replace(KIND, read=partial(read, genders=genders))
+def _with_genders(genders: Mapping[str, Gender]) -> DatasetFormat:
+    return replace(FORMAT, read=partial(read, genders=genders))
 
 
-KIND = DatasetKind(
+FORMAT = DatasetFormat(
     name="labels.csv",
     looks_for="a table: labels.csv with the columns file, age, gender and optionally subject and fold",
     variants=variants,

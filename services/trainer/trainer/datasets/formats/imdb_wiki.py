@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.labels.labelled import (
+from trainer.datasets.formats.matlab import BadMatFile, read_mat
+from trainer.datasets.labels import (
     DETECTED,
-    DatasetKind,
+    DatasetFormat,
     LabelledImage,
     LabelRow,
     Reason,
     Removed,
     bad_labels,
 )
-from trainer.labels.matlab import BadMatFile, read_mat
 
-VARIANT = "images"
+IMAGE_SET = "images"
 _PARTS = ("imdb", "wiki")
 _GENDERS = {0.0: Gender.FEMALE, 1.0: Gender.MALE}
 _COLUMNS = {"full_path": "O", "dob": "iuf", "gender": "iuf", "photo_taken": "iuf", "name": "O"}
@@ -85,10 +85,10 @@ def _labelled(file: str, birth: float, gender: float, taken: float, name: str) -
 
 
 def variants(folder: Path) -> list[str]:
-    return [VARIANT] if label_files(folder) else []
+    return [IMAGE_SET] if label_files(folder) else []
 
 
-KIND = DatasetKind(
+FORMAT = DatasetFormat(
     name="imdb-wiki",
     looks_for="IMDB-WIKI: imdb.mat or wiki.mat, with the numbered folders of crops beside it",
     variants=variants,

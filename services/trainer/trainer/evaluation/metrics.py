@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
 from agegender.heads.calibration import interval_nll, mean_years
 from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
+
+from trainer.datasets.embedding_set import EmbeddingSet
 
 Array = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.labels.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
-from trainer.labels.tables import read_table
+from trainer.datasets.formats.csv_table import read_table
+from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
-VARIANT = "images"
+IMAGE_SET = "images"
 # Training and validation parts of the data set are no folds: everything is divided anew.
 _LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
 _GENDERS = {"male": Gender.MALE, "female": Gender.FEMALE}
@@ -53,13 +53,13 @@ def variants(folder: Path) -> list[str]:
         return []
     unpacked = sorted(path.name for path in folder.glob(_IMAGE_FOLDERS) if path.is_dir())
     here = any((folder / name).is_dir() for name in ("train", "val"))
-    return [VARIANT, *unpacked] if here or not unpacked else unpacked
+    return [IMAGE_SET, *unpacked] if here or not unpacked else unpacked
 
 
-KIND = DatasetKind(
+FORMAT = DatasetFormat(
     name="fairface",
     looks_for="FairFace: fairface_label_train.csv or fairface_label_val.csv, and images in train/ and val/",
     variants=variants,
-    image_dir=lambda folder, variant: folder if variant == VARIANT else folder / variant,
+    image_dir=lambda folder, variant: folder if variant == IMAGE_SET else folder / variant,
     read=read,
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.labels.labelled import DETECTED, DatasetKind, LabelledImage, LabelRow, Reason, Removed
-from trainer.labels.tables import read_tab_separated
+from trainer.datasets.formats.csv_table import read_tab_separated
+from trainer.datasets.labels import DETECTED, DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
 FOLDS = 5
 _FILE_PREFIX = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
@@ -65,7 +65,7 @@ def variants(folder: Path) -> list[str]:
     return [name for name in _FILE_PREFIX if (folder / name).is_dir()] or list(_FILE_PREFIX)[:1]
 
 
-KIND = DatasetKind(
+FORMAT = DatasetFormat(
     name="adience",
     looks_for="Adience: fold_0_data.txt to fold_4_data.txt, and images in aligned/ or faces/",
     variants=variants,

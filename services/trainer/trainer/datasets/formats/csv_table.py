@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainer.labels.labelled import bad_labels
+from trainer.datasets.labels import bad_labels
 
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024

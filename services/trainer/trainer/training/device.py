@@ -9,7 +9,7 @@ from trainer.settings import Device
 
 
 @dataclass(frozen=True)
-class Machine:
+class TrainingDevice:
     """device : cpu, or cuda with or without a number. amp : forward passes in bfloat16, on a GPU only."""
 
     device: str = "cpu"
@@ -19,10 +19,10 @@ class Machine:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.amp and self.device == "cuda")
 
 
-CPU = Machine()
+CPU = TrainingDevice()
 
 
-def prepared_machine(device: Device, amp: bool, threads: int) -> Machine:
+def prepare_device(device: Device, amp: bool, threads: int) -> TrainingDevice:
     """Set torch up for training that gives the same numbers each time on the same kind of device.
 
     Raises RuntimeError where `cuda` is asked for and there is none; `auto` takes the CPU then.
@@ -34,4 +34,4 @@ def prepared_machine(device: Device, amp: bool, threads: int) -> Machine:
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise RuntimeError("TRAINER_DEVICE is cuda, but torch finds no GPU; see to its driver, or take auto.")
-    return Machine("cuda", amp) if there and device != "cpu" else CPU
+    return TrainingDevice("cuda", amp) if there and device != "cpu" else CPU

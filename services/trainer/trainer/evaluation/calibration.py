@@ -1,21 +1,14 @@
 """The out-of-fold predictions of an experiment, and the calibration that they give."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.datasets import EmbeddingSet
-from agegender.files import read_npz
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered
 from agegender.heads.head import Classes, Task, over_years
 
+from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.store import OUT_OF_FOLD, merged_subjects
-from trainer.training.classes import age_bounds
 
 Array = npt.NDArray[np.float32]
 
@@ -26,24 +19,6 @@ class OutOfFold:
 
     faces: EmbeddingSet
     probabilities: dict[Task, Array]
-
-
-def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
-    """directories : of the banks that predicted; each face by at most one of them."""
-    merged = merged_subjects(data_dir, experiment)
-    faces = load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
-    faces = labelled(faces, experiment.options)
-    rows: list[npt.NDArray[np.int64]] = []
-    parts: dict[Task, list[Array]] = {task: [] for task, _ in experiment.options.tasks}
-    for directory in directories:
-        arrays = read_npz(directory / OUT_OF_FOLD)
-        rows.append(arrays["row"])
-        for task, values in parts.items():
-            values.append(arrays[task.value])
-    return OutOfFold(
-        faces.rows(np.concatenate(rows)),
-        {task: np.concatenate(values) for task, values in parts.items()},
-    )
 
 
 @dataclass(frozen=True)

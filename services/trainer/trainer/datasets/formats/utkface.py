@@ -12,9 +12,9 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.labels.labelled import DatasetKind, LabelledImage, LabelRow, Reason, Removed
+from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
-VARIANT = "images"
+IMAGE_SET = "images"
 # Where the archives of the data set put the images, in lower case: aligned crops before photographs.
 _FOLDERS = (
     "utkface",
@@ -94,11 +94,11 @@ def variants(folder: Path) -> list[str]:
     for place in _places(folder):
         with os.scandir(folder / place) as entries:
             if any(isinstance(_labels_in(entry.name), LabelledImage) for entry in entries):
-                return [VARIANT]
+                return [IMAGE_SET]
     return []
 
 
-KIND = DatasetKind(
+FORMAT = DatasetFormat(
     name="utkface",
     looks_for="UTKFace: images named [age]_[gender]_[race]_[time].jpg, in the folder or in UTKFace/",
     variants=variants,

@@ -1,1 +1,0 @@
-"""Labels: what is a data set, which kind of one, and a reader for each kind."""
