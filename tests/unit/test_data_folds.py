@@ -107,10 +107,9 @@ def test_the_validation_split_is_the_nearest_that_divides_no_subject(
 
 
 def test_a_validation_split_far_from_what_was_requested_says_so() -> None:
-    assert validation_note(48, 50, 0.1) == (
-        "48 of 98 faces validate (49% where 10% was requested), because no subject is divided; add faces of "
-        "more people."
-    )
+    note = validation_note(48, 50, 0.1)
+    assert note is not None
+    assert all(value in note for value in ("48 of 98 faces", "49%", "10%"))
     assert validation_note(2, 96, 0.1) is not None
     assert validation_note(12, 86, 0.1) is None
 

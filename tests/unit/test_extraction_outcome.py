@@ -66,7 +66,7 @@ def extracted(data_dir: Path, **changes: Any) -> Extraction:
     """Planned and embedded, ready to be merged."""
     planned = extraction(**changes)
     folder = data_dir / NAME
-    kind = require_format(folder).reading(planned.genders)
+    kind = require_format(folder).with_gender_map(planned.genders)
     plan = write_plan(kind, folder, "images", planned.shard_size, work_dir(data_dir, planned))
     ready = planned.model_copy(update={"shards": plan.shards, "images": plan.images})
     with NoHttp() as client:

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.spaces import Space
+from trainer.datasets.catalog import Dataset, ExtractedSet
 from trainer.datasets.embedding_set import BadDataset, read_labels, write_embedding_set
+from trainer.datasets.formats import format_name
 from trainer.experiments.faces import load_faces, load_labels
 
 from tests.support.made_faces import SPACE, made_faces
@@ -43,3 +45,15 @@ def test_labels_beside_what_is_no_embedding_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content[:start] + content[start:].replace(b"\x93NUMPY", b"\x93NOTPY", 1))
     with pytest.raises(BadDataset):
         read_labels(tmp_path, "made", SPACE, "images")
+
+
+def test_a_listed_data_set_keeps_the_former_names_of_its_fields_for_one_release() -> None:
+    extracted = ExtractedSet(
+        space=Space(id="test-1", dimension=2), image_set="aligned", faces=3, meta_data={"kind": "adience"}
+    )
+    listed = Dataset(
+        name="Adience", format="adience", image_sets=["aligned"], importable=[], extracted=[extracted]
+    ).model_dump()
+    assert (listed["kind"], listed["variants"]) == (listed["format"], listed["image_sets"])
+    assert listed["extracted"][0]["variant"] == "aligned"
+    assert format_name(extracted.meta_data) == format_name({"format": "adience"}) == "adience"

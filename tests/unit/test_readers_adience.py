@@ -127,6 +127,6 @@ def test_a_folder_with_all_five_label_files_is_adience(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     kind = format_of(tmp_path)
     assert kind is adience.FORMAT
-    assert kind.variants(tmp_path) == ["faces"]
+    assert kind.image_sets(tmp_path) == ["faces"]
     adience.label_file(tmp_path, 4).unlink()
     assert format_of(tmp_path) is None

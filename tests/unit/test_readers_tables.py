@@ -172,15 +172,16 @@ def test_an_absolute_name_of_another_folder_is_refused(tmp_path: Path) -> None:
 def test_numbers_for_genders_are_read_with_a_map_only(tmp_path: Path) -> None:
     text = "file,age,gender\na.jpg,3,0\nb.jpg,3,1.0\nc.jpg,3,w\nd.jpg,3,m\n"
     assert [type(row) for row in read_csv(tmp_path, text)] == [Removed, Removed, Removed, LabelledImage]
-    kind = labels_csv.FORMAT.reading({"0": "male", "1": "female", "W": "female"})
+    kind = labels_csv.FORMAT.with_gender_map({"0": "male", "1": "female", "W": "female"})
     genders = [row.gender for row in kind.read(tmp_path, "images") if isinstance(row, LabelledImage)]
     assert genders == [Gender.MALE, Gender.FEMALE, Gender.FEMALE, Gender.MALE]
 
 
 def test_a_map_of_genders_is_refused_where_the_labels_define_them() -> None:
-    with pytest.raises(Problem, match="leave the option out"):
-        utkface.FORMAT.reading({"0": "male"})
-    assert utkface.FORMAT.reading({}) is utkface.FORMAT
+    with pytest.raises(Problem, match="utkface") as caught:
+        utkface.FORMAT.with_gender_map({"0": "male"})
+    assert (caught.value.slug, caught.value.extra["errors"][0]["field"]) == ("invalid-request", "genders")
+    assert utkface.FORMAT.with_gender_map({}) is utkface.FORMAT
 
 
 @pytest.mark.parametrize(
@@ -212,22 +213,23 @@ def test_fairface_ages_that_a_spreadsheet_changed_are_read(tmp_path: Path, age: 
 
 def test_fairface_images_are_found_in_the_folders_of_their_archives(tmp_path: Path) -> None:
     (tmp_path / "fairface_label_val.csv").write_text("file,age,gender\n")
-    assert fairface.variants(tmp_path) == ["images"]
+    assert fairface.image_sets(tmp_path) == ["images"]
     for margin in ("025", "125"):
         (tmp_path / f"fairface-img-margin{margin}-trainval" / "val").mkdir(parents=True)
-    first, second = fairface.variants(tmp_path)
+    first, second = fairface.image_sets(tmp_path)
     assert fairface.FORMAT.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
     assert second == "fairface-img-margin125-trainval"
     (tmp_path / "val").mkdir()
-    assert fairface.variants(tmp_path) == ["images", first, second]
+    assert fairface.image_sets(tmp_path) == ["images", first, second]
     assert fairface.FORMAT.image_dir(tmp_path, "images") == tmp_path
 
 
 def test_a_data_set_one_folder_too_deep_is_named(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     labels_csv.label_file(tmp_path / "inner").write_text("file\n")
-    with pytest.raises(Problem, match="The folder 'inner' in it is one"):
+    with pytest.raises(Problem, match="'inner'") as caught:
         require_format(tmp_path)
+    assert caught.value.slug == "unknown-dataset"
 
 
 def test_fairface_ranges_and_genders(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from redis import Redis, RedisError
 
 from trainer.api.dependencies import Connection, Settings
 from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_folder, dataset_in, datasets
-from trainer.datasets.formats import require_format
+from trainer.datasets.formats import format_name, require_format
 from trainer.datasets.grouping import require_recogniser
 from trainer.datasets.original import FORMAT as ORIGINAL
-from trainer.datasets.original import original_variants
+from trainer.datasets.original import original_image_sets
 from trainer.datasets.regrouping import contact_sheet, read_groups
 from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.progress import Progress, read_progress
@@ -154,8 +154,8 @@ def extract(
     folder: Folder, settings: Settings, redis: Connection, wanted: ExtractionRequest | None = None
 ) -> ExtractionStatus:
     wanted = wanted or ExtractionRequest()
-    kind = require_format(folder).reading(wanted.genders)
-    variant = _one_of(kind.variants(folder), wanted.variant)
+    kind = require_format(folder).with_gender_map(wanted.genders)
+    variant = _one_of(kind.image_sets(folder), wanted.variant)
     with FacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
     ) as client:
@@ -187,17 +187,17 @@ def regroup(
     options = options or RegroupRequest()
     extracted = _extracted(folder, options.space, options.variant)
     require_recogniser(extracted.space, options.near_duplicates, options.subjects_from)
-    last = read_state(settings.data_dir, folder.name, extracted.space.id, extracted.variant)
+    last = read_state(settings.data_dir, folder.name, extracted.space.id, extracted.image_set)
     known = {} if last is None else last.model_dump(exclude={"id", "problem", "state"})
     extraction = Extraction.model_validate(
         {
-            "kind": extracted.meta_data.get("kind", "unknown"),
+            "kind": format_name(extracted.meta_data),
             "mirrored": extracted.meta_data.get("mirrored", False),
             "shard_size": 0,
             "min_det_score": extracted.meta_data.get("min_det_score", 0.0),
             **known,
             "dataset": folder.name,
-            "variant": extracted.variant,
+            "variant": extracted.image_set,
             "space": extracted.space,
             "near_duplicates": options.near_duplicates,
             "subjects_from": options.subjects_from,
@@ -214,7 +214,7 @@ def duplicates(
     folder: Folder, settings: Settings, space: str | None = None, variant: str | None = None
 ) -> list[DuplicateGroup]:
     extracted = _extracted(folder, space, variant)
-    groups = read_groups(settings.data_dir, folder.name, extracted.space, extracted.variant)
+    groups = read_groups(settings.data_dir, folder.name, extracted.space, extracted.image_set)
     return [DuplicateGroup.model_validate(group) for group in groups]
 
 
@@ -233,8 +233,8 @@ def duplicates_sheet(
     groups: Annotated[int, Query(ge=1, le=100, description="groups to draw")] = 30,
 ) -> Response:
     extracted = _extracted(folder, space, variant)
-    found = read_groups(settings.data_dir, folder.name, extracted.space, extracted.variant)
-    image_dir = require_format(folder).image_dir(folder, extracted.variant)
+    found = read_groups(settings.data_dir, folder.name, extracted.space, extracted.image_set)
+    image_dir = require_format(folder).image_dir(folder, extracted.image_set)
     content = contact_sheet(image_dir, found[first : first + groups])
     return Response(content, media_type="image/jpeg")
 
@@ -253,7 +253,7 @@ def import_dataset(
     folder: Folder, settings: Settings, redis: Connection, wanted: ImportRequest | None = None
 ) -> ExtractionStatus:
     wanted = wanted or ImportRequest()
-    variants = original_variants(folder)
+    variants = original_image_sets(folder)
     if not variants:
         raise Problem("no-original", 422, f"There is no data-aligned.npy or data.npy in {folder.name!r}.")
     extraction = Extraction(
@@ -317,11 +317,11 @@ def _extracted(folder: Path, space: str | None, variant: str | None) -> Extracte
     if found is None:
         raise not_found("data set", folder.name)
     fitting = [
-        one for one in found.extracted if space in (None, one.space.id) and variant in (None, one.variant)
+        one for one in found.extracted if space in (None, one.space.id) and variant in (None, one.image_set)
     ]
     if len(fitting) == 1:
         return fitting[0]
-    choices = ", ".join(f"{one.space.id}/{one.variant}" for one in found.extracted) or "nothing"
+    choices = ", ".join(f"{one.space.id}/{one.image_set}" for one in found.extracted) or "nothing"
     raise Problem(
         "invalid-request",
         422,

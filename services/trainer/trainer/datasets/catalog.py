@@ -1,4 +1,4 @@
-"""The data sets of a data folder: what lies in each, and what has been extracted from it."""
+"""List the data sets of a data folder: what each contains, and what has been extracted from it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,90 +8,57 @@ import structlog
 from agegender.errors import Problem, not_found
 from agegender.files import read_json
 from agegender.spaces import Space
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, computed_field
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.formats import format_of
 from trainer.datasets.labels import removal_summary
-from trainer.datasets.original import original_variants
+from trainer.datasets.original import original_image_sets
 
 log = structlog.get_logger(__name__)
 
+_FORMER_NAME: dict[str, JsonValue] = {"deprecated": True}
+
 
 class ExtractedSet(BaseModel):
-    """The faces of one variant in one space."""
+    """The faces of one image set in one embedding space."""
 
     space: Space
-    variant: str
+    image_set: str = Field(description="folder of images that was extracted")
     faces: int
-    summary: str = Field("", description="faces of all rows of the labels; what was removed, and why")
-    meta_data: dict[str, Any] = Field(description="counts of faces and of everything removed, and why")
+    summary: str = Field("", description="faces extracted of all rows of the labels; rows removed, by reason")
+    meta_data: dict[str, Any] = Field(description="counts of faces and of removed rows, by reason")
+
+    @computed_field(description="former name of `image_set`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @property
+    def variant(self) -> str:
+        return self.image_set
 
 
 class Dataset(BaseModel):
     """One data set."""
 
     name: str
-    kind: str | None = Field(description="how its labels are read; null where only extracted faces lie there")
-    variants: list[str] = Field(description="folders of images that can be extracted")
-    importable: list[str] = Field(description="variants that the original extracted, in data-aligned.npy")
+    format: str | None = Field(description="label format; null if the folder has extracted faces only")
+    image_sets: list[str] = Field(description="folders of images that can be extracted")
+    importable: list[str] = Field(
+        description="image sets that the original project extracted, as in data-aligned.npy"
+    )
     extracted: list[ExtractedSet]
 
+    @computed_field(description="former name of `format`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @property
+    def kind(self) -> str | None:
+        return self.format
 
-def datasets(data_dir: Path) -> Iterator[Dataset]:
-    """All folders with a data set in them, by name."""
-    if not data_dir.is_dir():
-        return
-    for folder in sorted(data_dir.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if not is_dataset_name(folder.name):
-            log.warning("folder not listed: its name is none of a data set", folder=folder.name)
-            continue
-        found = dataset_in(folder)
-        if found is not None:
-            yield found
-
-
-def dataset_in(folder: Path) -> Dataset | None:
-    """The data set in a folder, None where there is none."""
-    kind = format_of(folder)
-    extracted = list(_extracted(folder))
-    importable = original_variants(folder)
-    if kind is None and not extracted and not importable:
-        return None
-    return Dataset(
-        name=folder.name,
-        kind=None if kind is None else kind.name,
-        variants=[] if kind is None else kind.variants(folder),
-        importable=importable,
-        extracted=extracted,
-    )
-
-
-def _extracted(folder: Path) -> Iterator[ExtractedSet]:
-    for path in sorted(folder.glob("*/meta-data-*.json")):
-        variant = path.stem.removeprefix("meta-data-")
-        if not (path.parent / f"data-{variant}.npz").is_file():
-            continue
-        try:
-            meta_data = read_json(path)
-            yield ExtractedSet(
-                space=meta_data["space"],
-                variant=variant,
-                faces=meta_data["faces"],
-                summary=meta_data.get("summary")
-                or removal_summary(meta_data["faces"], meta_data.get("removed", {})),
-                meta_data=meta_data,
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:  # not written by us, or damaged
-            log.warning(
-                "extracted faces not offered: meta-data cannot be read", path=str(path), error=str(error)
-            )
+    @computed_field(description="former name of `image_sets`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @property
+    def variants(self) -> list[str]:
+        return self.image_sets
 
 
 def dataset_folder(data_dir: Path, name: str) -> Path:
-    """Return the folder of a data set. Raises ``not-found`` 404; a name never leaves the data folder."""
+    """Return the folder of a data set, which is always inside the data folder. Raises ``not-found`` 404."""
     if not is_dataset_name(name):
         rule = (
             "The name of its folder must have up to 100 letters, digits, blanks and any of ._-()+,&'@, "
@@ -101,3 +68,55 @@ def dataset_folder(data_dir: Path, name: str) -> Path:
     if not (data_dir / name).is_dir():
         raise not_found("data set", name)
     return data_dir / name
+
+
+def datasets(data_dir: Path) -> Iterator[Dataset]:
+    """Yield the data set of each folder that contains one, in the order of their names."""
+    if not data_dir.is_dir():
+        return
+    for folder in sorted(data_dir.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if not is_dataset_name(folder.name):
+            log.warning("folder not listed: its name is not allowed for a data set", folder=folder.name)
+            continue
+        found = dataset_in(folder)
+        if found is not None:
+            yield found
+
+
+def dataset_in(folder: Path) -> Dataset | None:
+    """Return the data set in a folder, or None if there is none."""
+    label_format = format_of(folder)
+    extracted = list(_extracted(folder))
+    importable = original_image_sets(folder)
+    if label_format is None and not extracted and not importable:
+        return None
+    return Dataset(
+        name=folder.name,
+        format=None if label_format is None else label_format.name,
+        image_sets=[] if label_format is None else label_format.image_sets(folder),
+        importable=importable,
+        extracted=extracted,
+    )
+
+
+def _extracted(folder: Path) -> Iterator[ExtractedSet]:
+    for path in sorted(folder.glob("*/meta-data-*.json")):
+        image_set = path.stem.removeprefix("meta-data-")
+        if not (path.parent / f"data-{image_set}.npz").is_file():
+            continue
+        try:
+            meta_data = read_json(path)
+            yield ExtractedSet(
+                space=meta_data["space"],
+                image_set=image_set,
+                faces=meta_data["faces"],
+                summary=meta_data.get("summary")
+                or removal_summary(meta_data["faces"], meta_data.get("removed", {})),
+                meta_data=meta_data,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:  # damaged, or another program's file
+            log.warning(
+                "extracted faces not listed: cannot read their meta-data", path=str(path), error=str(error)
+            )

@@ -1,8 +1,11 @@
-"""Faces that a head must not see on both sides of a split: copies of one photograph, and one person.
+"""Find near-duplicate faces, which must not be on both sides of a split: image copies and same persons.
 
-Copies are found by the images' hashes, persons by the part of the embedding that a face recogniser gives.
-Neither threshold is estimated from the data set at hand: both were validated once, on pairs of strangers and
-on copies (docs/datasets.md has the figures).
+Copies are found by hashes of the images; persons by the columns of the embedding that come from a face
+recogniser. Both thresholds were validated once, on pairs of different people and on copies
+(docs/datasets.md); they are not estimated from the data set at hand.
+
+The perceptual hash is `phash` of the library ImageHash (discrete cosine transform) with 256 bits. It
+tolerates other compression, size, brightness and colour, but not another crop.
 """
 
 import hashlib
@@ -26,23 +29,24 @@ Embeddings = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]
 
-# Bits of 256 that may differ between copies. Of 96 million pairs of different photographs none came below 48.
+# Of 256 bits, so many may differ between copies. The smallest distance in 96 million pairs of different
+# photographs was 48.
 MAX_HASH_DISTANCE = 32
-HASH_BITS = 8 * IMAGE_HASH_BYTES // 2  # of each of the two hashes
+HASH_BITS = 8 * IMAGE_HASH_BYTES // 2  # per hash; IMAGE_HASH_BYTES holds two
 _SIDE = 16  # 16 × 16 bits
 _LIMITS = ImageLimits()
 _BLOCK = 2048
 _MAX_PAIRS = 1_000_000
-# A chain of more faces than this is divided, so that look-alikes never join into one group.
+# Longer chains of similar faces are divided, so that look-alikes do not merge into one group.
 _LONGEST_CHAIN = 30
 _MOST_LINKED = 2000
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """The part of a space's embedding that tells people apart.
+    """The columns of a space's embedding that identify a person.
 
-    columns : of the embedding. threshold : cosine of these columns from which two faces are of one person.
+    columns : range of the embedding. threshold : cosine of these columns from which two faces are one person.
     """
 
     name: str
@@ -50,32 +54,33 @@ class Recogniser:
     threshold: float
 
     def vectors(self, embedding: Embeddings) -> Embeddings:
-        """The recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
+        """Return the recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
         own = np.array(embedding[:, self.columns], dtype=np.float32)
         own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
         return own
 
 
-# By space: other spaces hold no recogniser's output whose threshold was validated.
+# By space id. Other spaces have no recogniser with a validated threshold.
 RECOGNISERS = {"human-2": Recogniser("mobileface", slice(2048, 2304), 0.8)}
 
 
 def recogniser_of(space: Space) -> Recogniser | None:
+    """Return the recogniser of a space, or None if it has none."""
     return RECOGNISERS.get(space.id)
 
 
 def photograph_groups(file_sha256: npt.NDArray[np.uint8], image_hash: npt.NDArray[np.uint8]) -> Groups:
-    """Number the copies of one photograph: [faces], the row of the first face of each group.
+    """Group copies of one photograph. Returns, for each face, the row of the first face of its group [faces].
 
-    Copies have the same bytes, or hashes that differ in at most `MAX_HASH_DISTANCE` bits, one of them perhaps
-    mirrored. Memory is a few blocks, whatever the number of faces.
+    Copies have the same bytes, or hashes that differ in at most `MAX_HASH_DISTANCE` bits; one of the two may
+    be mirrored. Memory does not grow with the number of faces.
     """
     pairs = (found for found, _ in copies(image_hash, image_hash))
     return join(same_bytes(file_sha256), pairs)
 
 
 def same_bytes(file_sha256: npt.NDArray[np.uint8]) -> Groups:
-    """Number files of the same bytes: [faces], the row of the first of each."""
+    """Group files with the same bytes. Returns the row of the first file of each group [faces]."""
     _, first, index = np.unique(file_sha256, axis=0, return_index=True, return_inverse=True)
     return np.asarray(first[index.reshape(-1)], dtype=np.int64)
 
@@ -83,10 +88,10 @@ def same_bytes(file_sha256: npt.NDArray[np.uint8]) -> Groups:
 def copies(
     first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], block: int = _BLOCK
 ) -> Iterator[tuple[Pairs, npt.NDArray[np.int64]]]:
-    """Yield pairs [2, found] of rows of `first` and `second` that are copies, and the bits that differ.
+    """Yield pairs [2, n] of rows of `first` and `second` that are copies, and the differing bits [n].
 
-    If both are the same array, each pair comes once. A mirrored copy is one whose hash is near the other's
-    mirrored hash.
+    If both are the same array, each pair is yielded once. Mirrored copies are found because the hash of one
+    is compared with both hashes of the other.
     """
     half = first.shape[1] // 2
     same = first is second
@@ -108,9 +113,9 @@ def copies(
 def person_groups(
     vectors: Embeddings, threshold: float, block: int = _BLOCK, longest_chain: int = _LONGEST_CHAIN
 ) -> Groups:
-    """Number the faces of one person: [faces], the row of the first face of each group.
+    """Group faces of one person. Returns, for each face, the row of the first face of its group [faces].
 
-    Faces whose cosine is at least `threshold` are joined, also along a chain. A chain of more than
+    Faces whose cosine is at least `threshold` are joined, also indirectly. A chain of more than
     `longest_chain` faces is divided into groups in which *all* cosines are at least `threshold` (complete
     linkage), because a few look-alikes would otherwise join many people.
 
@@ -126,7 +131,7 @@ def person_groups(
 
 
 def join(label: Groups, pairs: Iterable[Pairs]) -> Groups:
-    """Join the groups of `label` that pairs [2, n] of rows connect; each is named by its first row."""
+    """Join the groups of `label` that pairs [2, n] of rows connect; a group is numbered by its first row."""
     waiting: list[Pairs] = []
     count = 0
     for found in pairs:
@@ -138,11 +143,11 @@ def join(label: Groups, pairs: Iterable[Pairs]) -> Groups:
 
 
 def _complete_linkage(vectors: Embeddings, threshold: float, block: int) -> Groups:
-    """As `person_groups`, without chains. Very many faces are first divided by a higher threshold."""
+    """Group by complete linkage. Too many faces for it are first divided with a higher threshold."""
     if len(vectors) > _MOST_LINKED and threshold < 0.999:
         higher = threshold + (1 - threshold) / 4
         return person_groups(vectors, higher, block)
-    if len(vectors) > _MOST_LINKED:  # all the same: nothing to divide
+    if len(vectors) > _MOST_LINKED:  # all faces are the same
         return np.zeros(len(vectors), dtype=np.int64)
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import pdist
@@ -154,7 +159,7 @@ def _complete_linkage(vectors: Embeddings, threshold: float, block: int) -> Grou
 
 
 def _similar_pairs(vectors: Embeddings, threshold: float, block: int) -> Iterator[Pairs]:
-    """Yield pairs [2, found] of rows, block by block of the upper triangle of all cosines."""
+    """Yield pairs [2, n] of rows, block by block of the upper triangle of the cosine matrix."""
     for top in range(0, len(vectors), block):
         rows = vectors[top : top + block]
         for left in range(top, len(vectors), block):
@@ -165,14 +170,14 @@ def _similar_pairs(vectors: Embeddings, threshold: float, block: int) -> Iterato
 
 
 def _signs(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Bits as -1 and 1, whose product counts agreeing less differing bits."""
+    """Return the bits as -1 and 1, so that a product counts agreeing minus differing bits."""
     return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
 
 
 def _joined(label: Groups, pairs: list[Pairs]) -> Groups:
     if not pairs:
         return label
-    # Costs a second, which the API need not wait for when it starts.
+    # Takes a second to import, so not when the API starts.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -187,15 +192,15 @@ def _joined(label: Groups, pairs: list[Pairs]) -> Groups:
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """file_sha256 [images, 32] and image_hash [images, 64] (the image's, then its mirror image's), uint8."""
+    """file_sha256 : uint8 [images, 32]. image_hash : uint8 [images, 64], of image and mirror image."""
 
     file_sha256: npt.NDArray[np.uint8]
     image_hash: npt.NDArray[np.uint8]
 
 
 def hash_image(content: bytes) -> tuple[bytes, bytes]:
-    """Return the 32 bytes of the file's hash and the 64 of the image's. Raises `Problem` as `decode` does."""
-    import imagehash  # imports SciPy and PyWavelets, which the API does not need
+    """Return the hash of the file (32 bytes) and of the image (64). Raises `Problem` as `decode` does."""
+    import imagehash  # imports SciPy and PyWavelets, which the API does not use
 
     grey = Image.fromarray(decode(content, _LIMITS)).convert("L")
     bits = [imagehash.phash(image, hash_size=_SIDE).hash for image in (grey, ImageOps.mirror(grey))]
@@ -203,6 +208,7 @@ def hash_image(content: bytes) -> tuple[bytes, bytes]:
 
 
 def stacked_hashes(hashes: Sequence[tuple[bytes, bytes]]) -> ImageHashes:
+    """Return the results of `hash_image` as arrays."""
     return ImageHashes(
         np.frombuffer(b"".join(one for one, _ in hashes), np.uint8).reshape(-1, SHA256_BYTES),
         np.frombuffer(b"".join(one for _, one in hashes), np.uint8).reshape(-1, IMAGE_HASH_BYTES),
@@ -210,14 +216,14 @@ def stacked_hashes(hashes: Sequence[tuple[bytes, bytes]]) -> ImageHashes:
 
 
 def hash_files(folder: Path, files: Sequence[str]) -> ImageHashes:
-    """Hash the image files of a folder, several at once.
+    """Hash the image files of a folder in parallel threads.
 
-    Raises ``missing-images`` 422, which counts and names the files that cannot be read.
+    Raises ``missing-images`` 422 with the number and names of files that cannot be read.
     """
 
     def hashed(file: str) -> tuple[bytes, bytes] | None:
         try:
-            # Archives made on a Mac have é as two characters where a table has one, or the other way round.
+            # An archive made on a Mac may write é as two characters (NFD) and the table as one (NFC).
             forms = [folder / form for form in (file, normalize("NFC", file), normalize("NFD", file))]
             return hash_image(next((form for form in forms if form.exists()), forms[0]).read_bytes())
         except (OSError, Problem):
@@ -229,8 +235,8 @@ def hash_files(folder: Path, files: Sequence[str]) -> ImageHashes:
         raise Problem(
             "missing-images",
             422,
-            f"{len(missing)} of {len(files)} images cannot be read in {folder}, such as {missing[0]!r}. Put "
-            "the images back where they were when the data set was extracted, or extract it again.",
+            f"Cannot read {len(missing)} of {len(files)} images in {folder}, such as {missing[0]!r}. Restore "
+            "the images as they were when the data set was extracted, or extract it again.",
             files=missing[:50],
         )
     return stacked_hashes([one for one in found if one is not None])

@@ -1,7 +1,7 @@
-"""Extracted data sets: embeddings with their labels, as `data-<variant>.npz` and `meta-data-<variant>.json`.
+"""Extracted data sets: embeddings with their labels.
 
-They lie in `<data>/<data set>/<space id>/`. The variant is the folder of images that was extracted, such as
-Adience's `aligned` and `faces`.
+Files: `<data>/<data set>/<space id>/data-<image set>.npz` and `meta-data-<image set>.json`. An image set is
+the folder of images that was extracted, such as Adience's `aligned` or `faces`.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ _MAX_NAME_BYTES = 200  # file systems take 255
 
 
 def is_dataset_name(name: str) -> bool:
-    """Return whether a folder of this name can be a data set; inner blanks can be, hidden names cannot."""
+    """Return whether a folder of this name can be a data set. Blanks are allowed, a leading dot is not."""
     return _NAME.fullmatch(name) is not None and len(name.encode()) <= _MAX_NAME_BYTES
 
 
 class BadDataset(ValueError):
-    """An extracted data set is missing, damaged, or not of this format."""
+    """An extracted data set that is missing or damaged, or has another file format."""
 
 
-# Columns that data sets of earlier releases lack, and the shape of a row.
+# Columns that earlier releases did not write, and the shape of a row.
 _OPTIONAL: dict[str, tuple[int, ...]] = {
     "file_sha256": (SHA256_BYTES,),
     "image_hash": (IMAGE_HASH_BYTES,),
@@ -44,19 +44,21 @@ _OPTIONAL: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class FaceLabels:
-    """What is known of faces; all arrays have one row a face.
+    """Labels of faces; every array has one row per face.
 
-    file : names relative to the image folder, str.
-    age_low, age_high : years, float32; equal for an exact age, NaN where the age is unknown.
+    Attributes
+    ----------
+    file : str; name relative to the image folder.
+    age_low, age_high : float32, years; equal for an exact age, NaN if the age is unknown.
     gender : int8, `agegender.labels.Gender`.
-    subject : str; empty where unknown.
-    fold : int16; -1 where the data set has no folds of its own.
-    file_sha256 : [faces, 32], uint8; of the image file's bytes.
-    image_hash : [faces, 64], uint8; perceptual hashes, of 256 bits each, of the upright image and of its
-        mirror image.
+    subject : str; empty if unknown.
+    fold : int16; -1 if the data set has no folds of its own.
+    file_sha256 : uint8 [faces, 32]; hash of the image file's bytes.
+    image_hash : uint8 [faces, 64]; perceptual hashes of the upright image and of its mirror image, 256 bits
+        each.
     photograph : int32; row of the first face that comes from a copy of the same photograph.
 
-    The last three have no rows if they are not known, as in data sets that earlier releases extracted.
+    The last three have no rows if they are unknown, as in data sets that earlier releases extracted.
     """
 
     file: npt.NDArray[np.str_]
@@ -77,20 +79,18 @@ class FaceLabels:
         faces = len(self.file)
         for name in ("age_low", "age_high", "gender", "subject", "fold"):
             if getattr(self, name).shape != (faces,):
-                raise BadDataset(f"{name} has shape {getattr(self, name).shape}, not ({faces},)")
+                raise BadDataset(f"{name} has shape {getattr(self, name).shape}; expected ({faces},)")
         for name, width in _OPTIONAL.items():
             array = getattr(self, name)
             if array.shape not in ((faces, *width), (0, *width)):
-                raise BadDataset(
-                    f"{name} has shape {array.shape}, not ({', '.join(map(str, (faces, *width)))})"
-                )
+                raise BadDataset(f"{name} has shape {array.shape}; expected {(faces, *width)}")
 
     def __len__(self) -> int:
         return len(self.file)
 
     @property
     def has_hashes(self) -> bool:
-        """Whether copies of these faces' images can be found by their hashes."""
+        """Whether every face has its hashes, so that copies of an image can be found."""
         return len(self.file_sha256) == len(self) and len(self.image_hash) == len(self)
 
     @property
@@ -102,7 +102,7 @@ class FaceLabels:
         return np.asarray(self.gender != Gender.UNKNOWN)
 
     def rows(self, index: npt.NDArray[Any]) -> Self:
-        """The faces that `index` (positions or a mask) selects."""
+        """Return the faces that `index` (positions or a mask) selects."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return replace(
             self, **{name: array[index] for name, array in arrays.items() if len(array) == len(self)}
@@ -111,10 +111,12 @@ class FaceLabels:
 
 @dataclass(frozen=True)
 class EmbeddingSet(FaceLabels):
-    """Faces of one data set in one space.
+    """Faces of one data set in one embedding space.
 
-    embedding : [faces, dimension], float32, unit norm.
-    embedding_mirrored : of the mirrored face, [faces, dimension], or of no rows where it was not extracted.
+    Attributes
+    ----------
+    embedding : float32 [faces, dimension], unit norm.
+    embedding_mirrored : the mirrored face's embedding, [faces, dimension]; no rows if it was not extracted.
     """
 
     space: Space
@@ -126,15 +128,18 @@ class EmbeddingSet(FaceLabels):
         faces = len(self.file)
         if self.embedding.shape != (faces, self.space.dimension):
             raise BadDataset(
-                f"embedding has shape {self.embedding.shape}, not ({faces}, {self.space.dimension})"
+                f"embedding has shape {self.embedding.shape}; expected ({faces}, {self.space.dimension})"
             )
         if self.embedding_mirrored.shape not in ((faces, self.space.dimension), (0, self.space.dimension)):
-            raise BadDataset(f"embedding_mirrored has shape {self.embedding_mirrored.shape}")
+            raise BadDataset(
+                f"embedding_mirrored has shape {self.embedding_mirrored.shape}; "
+                f"expected ({faces}, {self.space.dimension}) or no rows"
+            )
         if not (_is_finite(self.embedding) and _is_finite(self.embedding_mirrored)):
-            raise BadDataset("an embedding has values that are not finite")
+            raise BadDataset("an embedding contains NaN or infinite values")
 
 
-# In the order of the file, whose bytes hang on it.
+# The order of the arrays in the file; its hash depends on it.
 _ARRAYS = (
     "file",
     "embedding",
@@ -149,42 +154,42 @@ _ARRAYS = (
 
 
 def _is_finite(array: npt.NDArray[np.float32], block: int = 1024) -> bool:
-    """By blocks: the embeddings may be a mapped file larger than memory."""
+    """Check block by block, because the embeddings may be a mapped file that is larger than memory."""
     return all(np.isfinite(array[row : row + block]).all() for row in range(0, len(array), block))
 
 
-def data_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:
-    return data_dir / dataset / space.id / f"data-{variant}.npz"
+def data_path(data_dir: Path, dataset: str, space: Space, image_set: str) -> Path:
+    return data_dir / dataset / space.id / f"data-{image_set}.npz"
 
 
-def meta_data_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:
-    return data_dir / dataset / space.id / f"meta-data-{variant}.json"
+def meta_data_path(data_dir: Path, dataset: str, space: Space, image_set: str) -> Path:
+    return data_dir / dataset / space.id / f"meta-data-{image_set}.json"
 
 
 def write_embedding_set(
-    data_dir: Path, dataset: str, variant: str, faces: EmbeddingSet, meta_data: dict[str, Any]
+    data_dir: Path, dataset: str, image_set: str, faces: EmbeddingSet, meta_data: dict[str, Any]
 ) -> None:
-    """Write both files; the meta-data (counts of everything removed, and why) last."""
-    path = data_path(data_dir, dataset, faces.space, variant)
+    """Write both files, the meta-data (counts of faces and of removed rows, by reason) last."""
+    path = data_path(data_dir, dataset, faces.space, image_set)
     write_npz(path, {name: getattr(faces, name) for name in _ARRAYS})
     write_json(
-        meta_data_path(data_dir, dataset, faces.space, variant),
+        meta_data_path(data_dir, dataset, faces.space, image_set),
         {**meta_data, "space": faces.space.model_dump(), "faces": len(faces), "sha256": file_sha256(path)},
     )
 
 
-def read_embedding_set(data_dir: Path, dataset: str, space: Space, variant: str) -> EmbeddingSet:
-    """Read what `write_embedding_set` wrote. Raises `BadDataset`; never unpickles."""
-    path = data_path(data_dir, dataset, space, variant)
+def read_embedding_set(data_dir: Path, dataset: str, space: Space, image_set: str) -> EmbeddingSet:
+    """Read an extracted data set without unpickling anything. Raises `BadDataset`."""
+    path = data_path(data_dir, dataset, space, image_set)
     try:
         return EmbeddingSet(space=space, **_columns(read_npz(path), _ARRAYS))
     except (OSError, KeyError, ValueError) as error:
         raise BadDataset(f"{path}: {error}") from error
 
 
-def read_labels(data_dir: Path, dataset: str, space: Space, variant: str) -> FaceLabels:
-    """The same without the embeddings, which may be larger than memory. Raises `BadDataset`."""
-    path = data_path(data_dir, dataset, space, variant)
+def read_labels(data_dir: Path, dataset: str, space: Space, image_set: str) -> FaceLabels:
+    """Read the labels without the embeddings, which may be larger than memory. Raises `BadDataset`."""
+    path = data_path(data_dir, dataset, space, image_set)
     names = [field.name for field in fields(FaceLabels)]
     try:
         return FaceLabels(**_columns(read_npz(path, names), names))
@@ -193,13 +198,13 @@ def read_labels(data_dir: Path, dataset: str, space: Space, variant: str) -> Fac
 
 
 def _columns(arrays: dict[str, npt.NDArray[Any]], names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    """The named arrays; optional ones may be absent. Raises `KeyError`."""
+    """Return the named arrays; optional ones may be absent. Raises `KeyError`."""
     return {name: arrays[name] for name in names if name in arrays or name not in _OPTIONAL}
 
 
-def read_meta_data(data_dir: Path, dataset: str, space: Space, variant: str) -> dict[str, Any]:
-    """The meta-data of an extracted data set. Raises `BadDataset`."""
-    path = meta_data_path(data_dir, dataset, space, variant)
+def read_meta_data(data_dir: Path, dataset: str, space: Space, image_set: str) -> dict[str, Any]:
+    """Return the meta-data of an extracted data set. Raises `BadDataset`."""
+    path = meta_data_path(data_dir, dataset, space, image_set)
     try:
         return dict(read_json(path))
     except (OSError, ValueError) as error:
@@ -212,44 +217,44 @@ def file_sha256(path: Path) -> str:
 
 
 def combine(sets: Mapping[str, EmbeddingSet]) -> EmbeddingSet:
-    """Concatenate data sets, by name, in the order of the mapping, as `combine_labels` does their labels.
+    """Concatenate data sets in the order of the mapping (name → set); labels as `combine_labels` does.
 
-    Mirrored embeddings stay where all sets have them. Raises ``space-mismatch`` 409, too.
+    Mirrored embeddings are kept only if all sets have them. Raises ``space-mismatch`` and ``no-folds`` 409.
     """
-    parts = list(sets.values())
-    for part in parts[1:]:
-        parts[0].space.require(part.space)
-    mirrored = all(len(part.embedding_mirrored) == len(part) for part in parts)
+    members = list(sets.values())
+    for member in members[1:]:
+        members[0].space.require(member.space)
+    mirrored = all(len(member.embedding_mirrored) == len(member) for member in members)
     return EmbeddingSet(
         **vars(combine_labels(sets)),
-        space=parts[0].space,
-        embedding=np.concatenate([part.embedding for part in parts]),
+        space=members[0].space,
+        embedding=np.concatenate([member.embedding for member in members]),
         embedding_mirrored=np.concatenate(
-            [part.embedding_mirrored if mirrored else part.embedding_mirrored[:0] for part in parts]
+            [member.embedding_mirrored if mirrored else member.embedding_mirrored[:0] for member in members]
         ),
     )
 
 
 def combine_labels(sets: Mapping[str, FaceLabels]) -> FaceLabels:
-    """Concatenate labels, by name, in the order of the mapping.
+    """Concatenate labels in the order of the mapping (name → labels).
 
-    Files and subjects are prefixed with the data set's name, so that those of two sets never mix. All get the
-    number of folds of the set that has the fewest: its fold k is joined by the others' folds k, k + folds, …,
-    so a head that leaves a fold out has seen no subject of it.
+    Files and subjects are prefixed with the data set's name, so subjects of two sets are never mixed up. The
+    result has as many folds as the set with the fewest: its fold k takes the other sets' folds k, k + folds,
+    and so on. Folds therefore stay subject-exclusive.
 
     Raises ``no-folds`` 409 for a set without folds.
     """
-    names, parts = list(sets), list(sets.values())
-    if without := [name for name, part in sets.items() if len(part) == 0 or (part.fold < 0).any()]:
+    names, members = list(sets), list(sets.values())
+    if without := [name for name, labels in sets.items() if len(labels) == 0 or (labels.fold < 0).any()]:
         raise Problem("no-folds", 409, f"The data set {without[0]!r} has no folds; extract it again.")
-    folds = min(int(part.fold.max()) + 1 for part in parts)
+    folds = min(int(member.fold.max()) + 1 for member in members)
     return FaceLabels(
-        file=_prefixed(names, [part.file for part in parts]),
-        age_low=np.concatenate([part.age_low for part in parts]),
-        age_high=np.concatenate([part.age_high for part in parts]),
-        gender=np.concatenate([part.gender for part in parts]),
-        subject=_prefixed(names, [part.subject for part in parts]),
-        fold=np.concatenate([part.fold % folds for part in parts]).astype(np.int16),
+        file=_prefixed(names, [member.file for member in members]),
+        age_low=np.concatenate([member.age_low for member in members]),
+        age_high=np.concatenate([member.age_high for member in members]),
+        gender=np.concatenate([member.gender for member in members]),
+        subject=_prefixed(names, [member.subject for member in members]),
+        fold=np.concatenate([member.fold % folds for member in members]).astype(np.int16),
     )
 
 
@@ -263,7 +268,7 @@ def _prefixed(names: list[str], columns: list[npt.NDArray[np.str_]]) -> npt.NDAr
 
 
 def age_bounds(faces: EmbeddingSet, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-    """First and last class [faces] that each known age label allows; unknown ages give class 0."""
+    """Return the first and last class [faces] that each age label allows; class 0 for an unknown age."""
     low, high = np.nan_to_num(faces.age_low), np.nan_to_num(faces.age_high)
     if classes is Classes.GROUPS:
         group = age_groups_of((low + high) / 2)

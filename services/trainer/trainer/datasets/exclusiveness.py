@@ -1,7 +1,7 @@
-"""Check that no photograph and no subject is on both sides of a split, over all data sets used together.
+"""Check that no photograph and no subject is on both sides of a split, across all data sets used together.
 
-Checked are the bytes of the image files, their perceptual hashes, and the names of subjects. Persons whom
-only a recogniser finds are grouped within each data set when it is extracted, but not across data sets.
+The check compares the bytes of the image files, their perceptual hashes, and the names of subjects. Persons
+that only a recogniser finds are grouped within each data set at its extraction, but not across data sets.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,12 +32,14 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Exclusiveness:
-    """Outcome of a check.
+    """Result of a check.
 
-    found : by reason, {"groups", "faces"} that are in several folds or under several subjects.
-    examples : {"reason", "files", "folds"} of some of them.
-    not_checked : data sets whose images have no hashes.
-    group : [faces], the first row of all faces that must stay together.
+    Attributes
+    ----------
+    found : reason → number of groups and of faces that are in several folds or have several subjects.
+    examples : some of them, each with "reason", "files" and "folds".
+    not_checked : data sets without image hashes.
+    group : [faces]; faces that must stay together have the same number, which is the row of the first.
     """
 
     found: dict[Reason, dict[str, int]]
@@ -46,7 +48,7 @@ class Exclusiveness:
     group: Groups
 
     def report(self, overlap: Overlap) -> dict[str, Any]:
-        """The outcome as it is kept with an experiment or a search."""
+        """Return the result as it is stored with an experiment or a search."""
         return {
             "overlap": overlap,
             "found": self.found,
@@ -56,9 +58,9 @@ class Exclusiveness:
 
 
 def check(faces: FaceLabels, sets: Mapping[str, FaceLabels]) -> Exclusiveness:
-    """Find what several folds, or several subjects, have in common.
+    """Find photographs and subjects that several folds, or several subjects, have in common.
 
-    faces : the data sets as one, as `combine_labels` puts them together. sets : each of them, in its order.
+    faces : the data sets combined by `combine_labels`. sets : name → labels of each, in the same order.
     """
     offsets = dict(zip(sets, np.cumsum([0, *(len(one) for one in sets.values())]).tolist(), strict=False))
     every = np.arange(len(faces), dtype=np.int64)
@@ -106,15 +108,16 @@ def require_exclusive(result: Exclusiveness) -> None:
         "overlapping-faces",
         409,
         f"There are {described(result.found)}, in several folds or under several subjects, such as "
-        f"{_shown(result.examples[0])}. Networks would be judged on faces that they were trained on. Take "
-        'overlap "merge" to make one subject of each, in one fold; or "allow" to train all the same, which '
-        "flatters the figures.",
+        f"{_shown(result.examples[0])}. Networks would be judged on faces that they were trained on. Set "
+        'overlap to "merge" to make each group one subject in one fold, or to "allow" to train all the same, '
+        "which makes the metrics optimistic.",
         found=result.found,
         examples=result.examples,
     )
 
 
 def described(found: Mapping[Reason, Mapping[str, int]]) -> str:
+    """Return the counts of a check in words."""
     return " and ".join(
         f"{counts['groups']:,} {_WORDS[reason]} ({counts['faces']:,} faces)"
         for reason, counts in found.items()
@@ -122,9 +125,9 @@ def described(found: Mapping[Reason, Mapping[str, int]]) -> str:
 
 
 def merged(faces: FaceLabels, group: Groups) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int16]]:
-    """Return subject and fold of each face, with one subject and one fold for each group.
+    """Return subject and fold [faces] with one subject and one fold per group.
 
-    The fold is the one that most faces of the group are in; of several such, the lowest.
+    The fold is the one with most faces of the group, the lowest of equals.
     """
     names, index = np.unique(group, return_inverse=True)
     counts = np.zeros((len(names), int(faces.fold.max(initial=0)) + 1), dtype=np.int64)
@@ -135,7 +138,7 @@ def merged(faces: FaceLabels, group: Groups) -> tuple[npt.NDArray[np.str_], npt.
 
 
 def shared_faces(first: Mapping[str, FaceLabels], second: Mapping[str, FaceLabels]) -> tuple[int, list[str]]:
-    """Count the faces of `second` that `first` has, too, by file, photograph or subject; name some of them.
+    """Count the faces of `second` that are also in `first`, by file, photograph or subject; name a few.
 
     Data sets without hashes are compared by subject only.
     """
@@ -152,21 +155,21 @@ def shared_faces(first: Mapping[str, FaceLabels], second: Mapping[str, FaceLabel
 
 
 def same_files(first: FaceLabels, second: FaceLabels) -> Pairs:
-    """Pairs [2, found] of rows whose files have the same bytes: each of `second` with one of `first`."""
+    """Return pairs [2, n] of rows whose files have the same bytes: each of `second` with one of `first`."""
     if not (first.has_hashes and second.has_hashes):
         return np.zeros((2, 0), np.int64)
     return _matching(_as_text(first.file_sha256), _as_text(second.file_sha256))
 
 
 def same_photographs(first: FaceLabels, second: FaceLabels) -> Iterator[Pairs]:
-    """Yield pairs [2, found] of rows whose images are copies."""
+    """Yield pairs [2, n] of rows whose images are copies."""
     if first.has_hashes and second.has_hashes:
         for pairs, _ in copies(first.image_hash, second.image_hash):
             yield pairs
 
 
 def same_subjects(first: FaceLabels, second: FaceLabels) -> Pairs:
-    """Pairs [2, found] of rows whose labels name the same subject: each of `second` with one of `first`."""
+    """Return pairs [2, n] of rows with the same labelled subject: each of `second` with one of `first`."""
     pairs = _matching(first.subject, second.subject)
     named = second.subject[pairs[1]]
     return pairs[:, (named != "") & ~np.char.startswith(named, AUTOMATIC)]
@@ -191,7 +194,7 @@ def _first_of_each(group: npt.NDArray[np.int64]) -> Pairs:
 
 
 def _has_several(group: Groups, value: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether the group of each face has several values."""
+    """Return whether the group of each face has several values [faces]."""
     low = np.full(len(group), np.iinfo(np.int64).max)
     high = np.full(len(group), np.iinfo(np.int64).min)
     np.minimum.at(low, group, value)
@@ -205,7 +208,7 @@ def _examples(
     found = []
     for name in np.unique(group[apart])[:_EXAMPLES]:
         rows = np.flatnonzero(group == name)
-        # Two that differ say more than the first two.
+        # Two faces of different folds are more informative than the first two.
         other = rows[np.argmax(faces.fold[rows] != faces.fold[rows[0]])] if len(rows) > 1 else rows[0]
         pair = [rows[0], other if other != rows[0] else rows[-1]]
         found.append(

@@ -1,4 +1,4 @@
-"""Folds that no subject crosses, alike in ages and genders; and validation parts of the same kind."""
+"""Subject-exclusive folds and validation splits, stratified by age and gender."""
 
 import warnings
 
@@ -18,7 +18,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def groups_of(subject: npt.NDArray[np.str_]) -> Integers:
-    """Number the subjects; a face whose subject is unknown (empty) is a group of its own."""
+    """Number the subjects [faces]; a face of unknown (empty) subject is a group of its own."""
     names, group = np.unique(subject, return_inverse=True)
     group = group.astype(np.int64)
     unknown = subject == ""
@@ -29,97 +29,97 @@ def groups_of(subject: npt.NDArray[np.str_]) -> Integers:
 def strata_of(
     age_low: npt.NDArray[np.floating], age_high: npt.NDArray[np.floating], gender: npt.NDArray[np.integer]
 ) -> Integers:
-    """Number each face's decade of age (middle of the interval) × gender."""
+    """Number the strata [faces]: decade of age (middle of the interval) × gender."""
     middle = (age_low + age_high) / 2
     decade = np.where(np.isfinite(middle), np.nan_to_num(middle) // _DECADE, _AGE_STRATA - 1)
     return np.asarray((gender.astype(np.int64) + 1) * _AGE_STRATA + decade.astype(np.int64))
 
 
 def stratified_folds(strata: Integers, groups: Integers, k: int = K, seed: int = 0) -> npt.NDArray[np.int16]:
-    """Divide faces into k folds that share no group and are alike in strata.
+    """Return a fold [faces] of 0 to k - 1 for each face; folds share no group and have similar strata.
 
-    Deterministic in its arguments. Raises ``too-few-subjects`` 422 where there are fewer groups than folds.
+    Deterministic in its arguments. Raises ``too-few-subjects`` 422 if there are fewer groups than folds.
     """
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < k:
         raise Problem(
             "too-few-subjects",
             422,
-            f"{len(names)} subjects (or groups of near-duplicate faces) cannot be divided into {k} parts; "
-            f"at least {k} are needed.",
+            f"{len(names)} subjects (or groups of near-duplicate faces) cannot be divided into {k} folds; "
+            f"expected at least {k}. Add faces of more people.",
         )
-    # Costs a second, which the API need not wait for when it starts.
+    # Takes a second to import, so not when the API starts.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     fold = np.full(len(groups), -1, dtype=np.int16)
     alone = sizes[group] == 1
-    # Faces alone in their group need no grouped split, which is a hundred times slower.
+    # Faces that are alone in their group need no grouped split, which is a hundred times slower.
     if np.count_nonzero(alone) >= _ENOUGH * k and np.count_nonzero(~alone) >= _ENOUGH * k:
-        parts = [np.flatnonzero(alone), np.flatnonzero(~alone)]
+        divisions = [np.flatnonzero(alone), np.flatnonzero(~alone)]
     else:
-        parts = [np.arange(len(groups))]
-    for part in parts:
-        spread = _without_rare(strata[part], k)
+        divisions = [np.arange(len(groups))]
+    for rows in divisions:
+        spread = _without_rare(strata[rows], k)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The least populated class")
-            if alone[part].all():
+            if alone[rows].all():
                 splits = StratifiedKFold(k, shuffle=True, random_state=seed).split(spread, spread)
             else:
                 grouped = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
-                splits = grouped.split(spread, spread, group[part])
-            for number, (_, chosen) in enumerate(splits):
-                fold[part[chosen]] = number
+                splits = grouped.split(spread, spread, group[rows])
+            for number, (_, held_out) in enumerate(splits):
+                fold[rows[held_out]] = number
     return fold
 
 
 def unequal(fold: npt.NDArray[np.integer], groups: Integers) -> str | None:
-    """A sentence if the largest fold has more than `_UNEQUAL` times the faces of the smallest, else None."""
+    """Return a warning if the largest fold has over `_UNEQUAL` times the faces of the smallest, else None."""
     sizes = np.unique(fold, return_counts=True)[1]
     if sizes.max() <= max(_UNEQUAL * sizes.min(), sizes.min() + 2):
         return None
     _, faces = np.unique(groups, return_counts=True)
     return (
-        f"The folds have {sizes.min()} to {sizes.max()} faces, because no subject is divided and the largest "
-        f"has {faces.max()} of {len(groups)} faces."
+        f"The folds have {sizes.min()} to {sizes.max()} faces: subjects are not divided, and the largest "
+        f"subject has {faces.max()} of {len(groups)} faces."
     )
 
 
 def validation_split(
     strata: Integers, groups: Integers, fraction: float = 0.1, seed: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Mask of the faces of the validation split: the part nearest to `fraction` that divides no group.
+    """Return a mask [faces] of the validation split, which divides no group and is close to `fraction`.
 
-    Groups that are much larger than the split should be stay in training. Only if what is left is too small
-    is one of them taken, the smallest; training always keeps at least as many faces as validate. Alike in
-    strata as far as groups allow; deterministic. `validation_note` says if the part is far from `fraction`.
+    Groups that are much larger than the split should be remain in training; the smallest of them is used only
+    if the other groups are too small. Training keeps at least half of the faces. The strata are as similar
+    as the groups allow. Deterministic. `validation_note` describes a split that is far from `fraction`.
 
     Raises ``too-few-subjects`` 422 for a single group.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     require_validation(groups)
-    aim = fraction * len(groups)
-    small = sizes <= max(1.0, _MUCH_LARGER * aim)
+    target = fraction * len(groups)
+    small = sizes <= max(1.0, _MUCH_LARGER * target)
     rows = np.flatnonzero(small[group])
-    parts = max(1 if not small.all() else 2, round(len(rows) / aim))
-    parts = min(parts, int(np.count_nonzero(small)))
+    count = max(1 if not small.all() else 2, round(len(rows) / target))
+    count = min(count, int(np.count_nonzero(small)))
     candidates: list[npt.NDArray[np.int64]] = []
-    if parts > 1:
-        fold = stratified_folds(strata[rows], group[rows], parts, seed)
-        candidates += [rows[fold == number] for number in range(parts)]
-    elif parts == 1:
+    if count > 1:
+        fold = stratified_folds(strata[rows], group[rows], count, seed)
+        candidates += [rows[fold == number] for number in range(count)]
+    elif count == 1:
         candidates.append(rows)
     if not small.all():
         large = np.flatnonzero(~small)
         candidates.append(np.flatnonzero(group == large[np.argmin(sizes[large])]))
-    possible = [part for part in candidates if 2 * len(part) <= len(groups)]
-    chosen = min(possible, key=lambda part: abs(len(part) - aim))  # of equally near ones the first
+    possible = [candidate for candidate in candidates if 2 * len(candidate) <= len(groups)]
+    split = min(possible, key=lambda candidate: abs(len(candidate) - target))  # the first of equals
     mask = np.zeros(len(groups), dtype=np.bool_)
-    mask[chosen] = True
+    mask[split] = True
     return mask
 
 
 def require_validation(groups: Integers) -> None:
-    """Raise ``too-few-subjects`` 422 if there is only one group, of which no split can be made."""
+    """Raise ``too-few-subjects`` 422 if there is only one group, which cannot be split."""
     if len(np.unique(groups)) < 2:
         raise Problem(
             "too-few-subjects",
@@ -129,18 +129,18 @@ def require_validation(groups: Integers) -> None:
 
 
 def validation_note(validation: int, training: int, fraction: float) -> str | None:
-    """A sentence if a validation split is much larger or smaller than `fraction` of all, else None."""
+    """Return a note if the validation split is much larger or smaller than `fraction` of all, else None."""
     share = validation / (validation + training)
     if fraction / _FAR <= share <= fraction * _FAR:
         return None
     return (
-        f"{validation} of {validation + training} faces validate ({share:.0%} where {fraction:.0%} was "
-        "requested), because no subject is divided; add faces of more people."
+        f"{validation} of {validation + training} faces are in the validation split ({share:.0%}; requested "
+        f"{fraction:.0%}), because subjects are not divided. Add faces of more people."
     )
 
 
 def _without_rare(strata: Integers, k: int) -> Integers:
-    """Put strata that have fewer faces than there are folds, and so cannot be spread evenly, together."""
+    """Merge the strata with fewer than k faces, which cannot be spread over k folds."""
     names, index, sizes = np.unique(strata, return_inverse=True, return_counts=True)
     merged = np.where(sizes[index] < k, names.max() + 1, strata)
     return merged if np.unique(merged, return_counts=True)[1].max() >= k else np.zeros_like(strata)

@@ -1,4 +1,4 @@
-"""Which faces must stay together, and in which fold: completes a data set that was just extracted."""
+"""Complete an extracted data set with subjects for near-duplicates and with folds."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -26,17 +26,19 @@ from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds, un
 from trainer.datasets.labels import NO_FOLD
 
 NearDuplicates = Literal["off", "photographs", "persons"]
-AUTOMATIC = "near-duplicates-"  # begins the names of subjects that were found, not labelled
+AUTOMATIC = "near-duplicates-"  # prefix of subjects that were found, not labelled
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """How faces of unknown subject are grouped.
+    """Options of grouping faces of unknown subject.
 
-    near_duplicates : None is `persons` where the space has a recogniser or `subjects` are given, else
+    Attributes
+    ----------
+    near_duplicates : None means `persons` if the space has a recogniser or `subjects` are given, otherwise
         `photographs`.
-    subjects : file → subject, found in another space of the same data set; counts for faces without one.
-    subjects_from : that space's id.
+    subjects : file → subject, as found in another space of the same data set; used for unlabelled faces.
+    subjects_from : id of that space.
     """
 
     near_duplicates: NearDuplicates | None = None
@@ -47,23 +49,23 @@ class Grouping:
 def require_recogniser(
     space: Space, near_duplicates: NearDuplicates | None, subjects_from: str | None
 ) -> None:
-    """Raise ``no-recogniser`` 422 if persons are asked for where none can be found."""
+    """Raise ``no-recogniser`` 422 if `persons` is requested but the space has no recogniser."""
     if near_duplicates == "persons" and subjects_from is None and recogniser_of(space) is None:
         raise Problem(
             "no-recogniser",
             422,
-            f"The space {space.id} holds no face recogniser's output, so persons cannot be found in it; "
-            f"{', '.join(RECOGNISERS)} does. Extract the data set there and give subjects_from, add a column "
-            "subject to the labels, or take near_duplicates=photographs.",
+            f"The space {space.id} has no face recogniser, so persons cannot be found in it; "
+            f"{', '.join(RECOGNISERS)} has one. Extract the data set there and set subjects_from, add a "
+            "column subject to the labels, or set near_duplicates=photographs.",
         )
 
 
 def with_folds(faces: EmbeddingSet, grouping: Grouping | None = None) -> tuple[EmbeddingSet, dict[str, Any]]:
-    """The faces with a subject for near-duplicates, and a fold for each; and meta-data about both.
+    """Return the faces with subjects for near-duplicates and a fold each, and meta-data about both.
 
-    Copies of one photograph become one subject, whatever their labels; faces of unknown subject that a
-    recogniser takes for one person become one, too. Folds are the data set's own if it has them, otherwise
-    five, stratified by decade of age × gender and grouped by subject. Deterministic.
+    Copies of one photograph become one subject whatever their labels are. Faces of unknown subject become one
+    subject if the recogniser takes them for one person. Folds are those of the data set; if it has none, five
+    are made, stratified by decade of age × gender and grouped by subject. Deterministic.
 
     Raises ``no-recogniser`` and ``too-few-subjects`` 422.
     """
@@ -101,7 +103,7 @@ def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dic
         }
     else:
         photograph = np.arange(len(faces))
-        found["photographs"] = "not sought: the images' hashes are not known"
+        found["photographs"] = "not searched: the images have no hashes"
     if mode == "off":
         return faces, found
     if grouping.subjects is not None and mode == "persons":
@@ -124,10 +126,10 @@ def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dic
 def joined_subjects(
     subject: npt.NDArray[np.str_], group: Groups, file: npt.NDArray[np.str_]
 ) -> npt.NDArray[np.str_]:
-    """One subject for each set of faces that share a subject or a group.
+    """Return subjects [faces], one for each set of faces that share a subject or a group.
 
-    It takes the first of its labelled names, in alphabetical order, otherwise one that is derived from its
-    first file's name. A face alone that has no name gets none.
+    The name is the first labelled name in alphabetical order, or else is derived from the first file's name.
+    A face without a name that is alone in its group keeps an empty one.
     """
     whole = join(np.asarray(group, np.int64), [_same_subject(subject)])
     names = subject.astype(object)
@@ -139,7 +141,7 @@ def joined_subjects(
 
 
 def group_counts(group: Groups) -> dict[str, int]:
-    """Groups of at least two faces, the faces in them, and the faces of the largest."""
+    """Count the groups of at least two faces, their faces, and the faces of the largest."""
     _, sizes = np.unique(group, return_counts=True)
     several = sizes[sizes > 1]
     return {
@@ -150,9 +152,9 @@ def group_counts(group: Groups) -> dict[str, int]:
 
 
 def found_groups(faces: FaceLabels, vectors: npt.NDArray[np.float32] | None) -> Iterator[dict[str, Any]]:
-    """Describe each group of near-duplicates, largest first, for somebody who looks at them.
+    """Describe each group of near-duplicates, largest first, for a person who reviews them.
 
-    vectors : of the space's recogniser; None leaves the cosine unknown.
+    vectors : [faces, dimension] of the space's recogniser; None omits the cosine.
     """
     is_copy = len(faces.photograph) == len(faces)
     photograph = faces.photograph if is_copy else np.arange(len(faces))
@@ -164,7 +166,7 @@ def found_groups(faces: FaceLabels, vectors: npt.NDArray[np.float32] | None) -> 
             "files": faces.file[rows].tolist(),
         }
         if vectors is not None:
-            # A group of copies may be of any size: the first hundred say enough.
+            # A group of copies may have any size; a hundred faces suffice.
             own = vectors[rows[:100]]
             entry["lowest_cosine"] = round(float((own @ own.T).min()), 4)
         yield entry
@@ -180,7 +182,7 @@ def _filled(
 
 
 def _same_subject(subject: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
-    """Pairs [2, faces] of each face and the first of its subject."""
+    """Return pairs [2, faces] of each face and the first face of its subject."""
     group = groups_of(subject)
     _, first, index = np.unique(group, return_index=True, return_inverse=True)
     return np.stack([np.arange(len(subject)), first[index]])
@@ -195,14 +197,14 @@ def _automatic(subject: npt.NDArray[np.str_]) -> Groups:
 
 
 def _groups_of_several(group: Groups) -> list[npt.NDArray[np.int64]]:
-    """Rows of each group that has more than one."""
+    """Return the rows of each group that has more than one."""
     order = np.argsort(group, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    return [one for one in rows if len(one) > 1]
+    return [members for members in rows if len(members) > 1]
 
 
 def face_counts(faces: EmbeddingSet) -> dict[str, Any]:
-    """Faces by gender, by Adience age group (of the middle of the age interval) and by fold."""
+    """Count faces by gender, by Adience age group (of the middle of the age interval) and by fold."""
     middle = ((faces.age_low + faces.age_high) / 2)[faces.has_age]
     group = np.bincount(age_groups_of(middle), minlength=len(AGE_GROUP_NAMES))
     fold, faces_of_fold = np.unique(faces.fold, return_counts=True)

@@ -1,4 +1,4 @@
-"""What a reader of labels gives: images with their labels, and what was left out, with the reason."""
+"""Rows of labels: images with their labels, removed rows with the reason, and what a label format is."""
 
 import posixpath
 import re
@@ -12,16 +12,16 @@ from agegender.labels import Gender
 
 NO_FOLD = -1
 UNKNOWN_AGE = float("nan")
-# The original's 0.9 belongs to its detector: with SCRFD-500MF none of 19,881 faces of UTKFace and
-# All-Age-Faces reaches it (median 0.75 and 0.83). Below a half, a detector believes in no face rather.
+# The original's minimum, 0.9, suits its detector only: with SCRFD-500MF none of 19,881 faces of UTKFace and
+# All-Age-Faces reaches it (median 0.75 and 0.83). Below 0.5, the detector itself votes against a face.
 DETECTED = 0.5
 _MAX_NAME = 1024
 _MAX_SUBJECT = 200
-_DRIVE = re.compile(r"[A-Za-z]:/")  # an absolute name of Windows
+_DRIVE = re.compile(r"[A-Za-z]:/")  # an absolute path on Windows
 
 
 class Reason(StrEnum):
-    """Why an image of a data set is not among its extracted faces."""
+    """Why a row of the labels has no extracted face."""
 
     REPEATED_ROW = "repeated-row"
     REPEATED_IMAGE = "repeated-image"
@@ -42,25 +42,27 @@ class Reason(StrEnum):
 
 
 REPEATED = frozenset({Reason.REPEATED_ROW, Reason.REPEATED_IMAGE})
-# What to do about a reason, where the user can do something.
+# What the user can do about a reason.
 ADVICE: Mapping[str, str] = {
     Reason.BAD_FILE_NAME: "Write file names relative to the data set's folder.",
     Reason.GENDER_NOT_MAPPED: "Data sets disagree about what a gender written as a number means. Start the "
-    "extraction again with its meaning: agegender extract NAME --gender 0=male --gender 1=female, or "
+    "extraction again with the meaning: agegender extract NAME --gender 0=male --gender 1=female, or "
     '{"genders": {"0": "male", "1": "female"}} over HTTP, or the other way round.',
     Reason.IMAGE_MISSING: "Compare the file names in the labels with those in the folder.",
-    Reason.LINK_OUTSIDE: "The links lead out of the data folder; put the images themselves there.",
+    Reason.LINK_OUTSIDE: "The links lead out of the data folder; put the images themselves into it.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One face image of a data set.
+    """One labelled image of a data set.
 
-    file : relative to the image folder, with '/'.
-    age_low, age_high : years; equal for an exact age, NaN where the age is unknown.
-    subject : whom folds must not divide; empty where unknown.
-    fold : the data set's own, `NO_FOLD` where it has none.
+    Attributes
+    ----------
+    file : path relative to the image folder, with `/`.
+    age_low, age_high : years; equal for an exact age, NaN if the age is unknown.
+    subject : person, or other group that must stay in one fold; empty if unknown.
+    fold : fold that the data set defines, or `NO_FOLD`.
     """
 
     file: str
@@ -73,7 +75,7 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One row of the labels that gives no face, and why."""
+    """One row of the labels that is not used, and the reason."""
 
     file: str
     reason: Reason
@@ -85,50 +87,53 @@ LabelRow = LabelledImage | Removed
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How one kind of data set lies on disk.
+    """How one label format is recognised and read.
 
-    looks_for : the sentence that tells a user what would have been recognised.
-    variants : the image folders of a data set; none where the folder is not of this kind.
-    image_dir : of a data set's folder and variant.
-    read : the rows of the labels, in their order, of a data set's folder and variant.
-    min_det_score : faces found with a lower detection score are removed unless a request says otherwise.
-    one_face_only : an image in which several faces are found is removed: whose label it is cannot be known.
-    with_genders : the same kind, which reads genders by a map (text in the labels → gender) before its own
-        words; None where the labels have no text for genders.
+    Attributes
+    ----------
+    name : name of the format, as the API reports it.
+    looks_for : description of the files that identify the format, for the error message.
+    image_sets : data set's folder → its image sets; empty if the folder does not have this format.
+    image_dir : data set's folder, image set → folder of the images.
+    read : data set's folder, image set → rows of the labels, in order.
+    min_det_score : faces with a lower detection score are removed, unless a request sets another minimum.
+    one_face_only : whether to remove images with several faces, because the label may belong to any of them.
+    with_genders : map of further gender words (text → gender) → this format with that map; None if the
+        labels do not write genders as text.
     """
 
     name: str
     looks_for: str
-    variants: Callable[[Path], list[str]]
+    image_sets: Callable[[Path], list[str]]
     image_dir: Callable[[Path, str], Path]
     read: Callable[[Path, str], Iterator[LabelRow]]
     min_det_score: float = 0.0
     one_face_only: bool = False
     with_genders: "Callable[[Mapping[str, Gender]], DatasetFormat] | None" = None
 
-    def reading(self, genders: Mapping[str, str]) -> "DatasetFormat":
-        """The same kind with a map of genders ("0" → "male"), if one is given.
+    def with_gender_map(self, genders: Mapping[str, str]) -> "DatasetFormat":
+        """Return the format with a map of gender words ("0" → "male"); unchanged if the map is empty.
 
-        Raises ``invalid-request`` 422 for a kind whose genders stand fast.
+        Raises ``invalid-request`` 422 for a format with fixed genders.
         """
         if not genders:
             return self
         if self.with_genders is None:
-            detail = f"genders: the labels of {self.name} say what a gender is; leave the option out."
-            errors = [{"field": "genders", "message": "only for a labels.csv"}]
+            detail = f"genders: the label format {self.name} defines its genders; omit this option."
+            errors = [{"field": "genders", "message": "only for labels.csv"}]
             raise Problem("invalid-request", 422, detail, errors=errors)
         return self.with_genders({text: Gender[name.upper()] for text, name in genders.items()})
 
 
 def bad_labels(path: Path, what: str) -> Problem:
-    """The labels cannot be read at all."""
+    """Return the problem for a label file that cannot be read."""
     return Problem("bad-labels", 422, f"{path.parent.name}/{path.name}: {what}")
 
 
 def checked_rows(rows: Iterable[LabelRow], root: Path | None = None) -> Iterator[LabelRow]:
-    """Normalize file names; remove rows of repeated files, files outside the folder and endless subjects.
+    """Normalize file names; remove rows with repeated files, unsafe file names or overlong subjects.
 
-    root : the image folder; absolute names below it are made relative. Without it, none is.
+    root : image folder; absolute names below it become relative. Without it, they are rejected.
     """
     seen: set[str] = set()
     roots = [] if root is None else [root.absolute().as_posix(), root.resolve().as_posix()]
@@ -137,7 +142,7 @@ def checked_rows(rows: Iterable[LabelRow], root: Path | None = None) -> Iterator
         if not is_safe_name(row.file):
             yield Removed(given.file[:_MAX_NAME], Reason.BAD_FILE_NAME, row.fold)
         elif isinstance(row, LabelledImage) and len(row.subject) > _MAX_SUBJECT:
-            # All subjects get the room of the longest.
+            # NumPy stores every subject in the width of the longest.
             yield Removed(row.file, Reason.BAD_ROW, row.fold)
         elif row.file in seen:
             yield Removed(row.file, Reason.REPEATED_ROW, row.fold)
@@ -147,7 +152,7 @@ def checked_rows(rows: Iterable[LabelRow], root: Path | None = None) -> Iterator
 
 
 def _normalized(file: str, roots: Iterable[str]) -> str:
-    """A name with `/`, without `.`, `..` and doubled separators; relative where it is below a root."""
+    """Return a name with `/`, without `.`, `..` and doubled separators, relative to its root if any."""
     if not 0 < len(file) <= _MAX_NAME:
         return file
     name = posixpath.normpath(file.replace("\\", "/"))
@@ -155,7 +160,7 @@ def _normalized(file: str, roots: Iterable[str]) -> str:
 
 
 def is_safe_name(file: str) -> bool:
-    """Whether a relative name stays below its folder, on any system."""
+    """Return whether a relative name stays below its folder on every operating system."""
     path = PurePosixPath(file)
     return (
         0 < len(file) <= _MAX_NAME
@@ -172,7 +177,7 @@ def is_safe_name(file: str) -> bool:
 def removal_summary(
     kept: int, removed: Mapping[str, int], examples: Mapping[str, str] | None = None, noun: str = "faces"
 ) -> str:
-    """Return one sentence with the counts, most frequent reason first.
+    """Return one sentence with the counts, the most frequent reason first.
 
     >>> removal_summary(295, {"bad-fold": 1, "no-face": 4}, {"no-face": "a/b.jpg", "bad-fold": "c.jpg"})
     '295 of 300 faces (4 no-face, e.g. a/b.jpg; 1 bad-fold, e.g. c.jpg)'

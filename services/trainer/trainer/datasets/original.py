@@ -1,4 +1,9 @@
-"""Faces that the original extracted (`data-aligned.npy`, `data.npy`), made a data set of ours."""
+"""Import the faces that the original project extracted, such as `Adience/data-aligned.npy`.
+
+The files are `np.save` of a pickled dict (fold → samples) for Adience, and of a list of samples for IMDB and
+WIKI; source: tae898/age-gender, `utils/scripts.py`. A sample is a dict of image_path, age, gender, embedding,
+and for Adience fold. They are read without unpickling.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +24,7 @@ from trainer.datasets.grouping import face_counts, with_folds
 FORMAT = "original"
 _MAX_FILE_BYTES = 1024**3  # about 400,000 faces of 512 numbers
 _MAX_OPCODES = 20_000_000
-# At least, measured on faces of 2 numbers, which are the smallest; faces of 512 have 30 times as many.
+# Minimum, measured on embeddings of 2 numbers; embeddings of 512 have 30 times as many bytes per opcode.
 _BYTES_AN_OPCODE = 2
 _BYTES_A_CONTAINER = 40
 _BYTES_A_REMEMBERED_OBJECT = 6
@@ -31,13 +36,15 @@ _GENDERS = {"m": Gender.MALE, "f": Gender.FEMALE}
 
 @dataclass(frozen=True)
 class OriginalSamples:
-    """Faces of an original data set, in file order.
+    """Faces of a data set of the original project, in file order.
 
-    image_path : as the original wrote it, relative to its working directory.
-    age : years, float32; for Adience the middle of the group (1, 5, 10, 17.5, 28.5, 40.5, 50.5, 80).
+    Attributes
+    ----------
+    image_path : relative to the original's working directory.
+    age : float32, years; for Adience the middle of the group (1, 5, 10, 17.5, 28.5, 40.5, 50.5, 80).
     gender : 'm' or 'f'.
-    fold : int16; -1 where the data set has none.
-    embedding : [faces, dimension], float32.
+    fold : int16; -1 if the data set has none.
+    embedding : float32 [faces, dimension].
     """
 
     image_path: list[str]
@@ -47,12 +54,12 @@ class OriginalSamples:
     embedding: npt.NDArray[np.float32]
 
 
-def import_original(data_dir: Path, dataset: str, variant: str, space: Space) -> int:
-    """Write an original file of a data set's folder as extracted faces; gives their number.
+def import_original(data_dir: Path, dataset: str, image_set: str, space: Space) -> int:
+    """Write the original's file in a data set's folder as an extracted image set; return the number of faces.
 
-    The space is named by whoever imports, for the file does not tell it. Raises ``bad-original`` 422.
+    space : space of the embeddings, which the file does not name. Raises ``bad-original`` 422.
     """
-    path = original_file(data_dir / dataset, variant)
+    path = original_file(data_dir / dataset, image_set)
     try:
         samples = read_original_dataset(path)
         faces, told = with_folds(_embedding_set(samples, space))
@@ -61,14 +68,14 @@ def import_original(data_dir: Path, dataset: str, variant: str, space: Space) ->
     meta_data = {
         "dataset": dataset,
         "kind": FORMAT,
-        "variant": variant,
+        "image_set": image_set,
         "imported_from": path.name,
         "images": len(faces),
         "removed": {},
         **told,
         **face_counts(faces),
     }
-    write_embedding_set(data_dir, dataset, variant, faces, meta_data)
+    write_embedding_set(data_dir, dataset, image_set, faces, meta_data)
     return len(faces)
 
 
@@ -77,7 +84,7 @@ def _embedding_set(samples: OriginalSamples, space: Space) -> EmbeddingSet:
     low, high = _intervals(samples)
     norm = np.linalg.norm(samples.embedding, axis=1, keepdims=True)
     if not (np.isfinite(norm) & (norm > 0)).all():
-        raise ValueError("an embedding has no direction")
+        raise ValueError("an embedding is zero or not finite")
     return EmbeddingSet(
         space=space,
         file=np.array(["/".join(path.parts[-2:]) for path in paths]),
@@ -96,7 +103,7 @@ def _is_adience(samples: OriginalSamples) -> bool:
 
 
 def _intervals(samples: OriginalSamples) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """For Adience the group whose middle stands in the file, for others the year."""
+    """Return the age intervals: for Adience the group with that middle, for others the exact age."""
     if not _is_adience(samples):
         return samples.age, samples.age
     bounds = np.array(AGE_GROUPS, dtype=np.float32)
@@ -104,17 +111,18 @@ def _intervals(samples: OriginalSamples) -> tuple[npt.NDArray[np.float32], npt.N
     return bounds[group, 0], bounds[group, 1]
 
 
-def original_file(folder: Path, variant: str) -> Path:
-    """`data-aligned.npy` holds the variant aligned; `data.npy`, of IMDB and WIKI, the variant images."""
-    return folder / ("data.npy" if variant == "images" else f"data-{variant}.npy")
+def original_file(folder: Path, image_set: str) -> Path:
+    """Return the path of `data-<image set>.npy`, or `data.npy` (IMDB and WIKI) for the image set `images`."""
+    return folder / ("data.npy" if image_set == "images" else f"data-{image_set}.npy")
 
 
-def original_variants(folder: Path) -> list[str]:
+def original_image_sets(folder: Path) -> list[str]:
+    """Return the image sets of which the folder has a file of the original project."""
     return [name for name in ("aligned", "faces", "images") if original_file(folder, name).is_file()]
 
 
 def read_original_dataset(path: Path) -> OriginalSamples:
-    """Read the original's `.npy` of pickled samples without unpickling it. Raises `WireError`."""
+    """Read an `.npy` file of pickled samples without unpickling it. Raises `WireError`."""
     try:
         data = read_bytes(path, _MAX_FILE_BYTES)
     except ValueError as error:
@@ -122,19 +130,19 @@ def read_original_dataset(path: Path) -> OriginalSamples:
     with only_wire_errors():
         _, _, dtype, content = split_npy(data)
         if not dtype.hasobject:
-            raise WireError(f"{path.name} holds an array of numbers, not the original's samples.")
+            raise WireError(f"{path.name} is an array of numbers; expected the original's pickled samples.")
         del data
         return _samples(_ObjectMachine(content).run(), len(content))
 
 
 class _ObjectMachine(ArrayMachine):
-    """Reads lists and dicts as well, for files that the user put there; requests never come here."""
+    """Read lists and dicts too. Only for files that the user provided, never for requests."""
 
     objects = True
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        # An opcode of one byte may make an object of a hundred.
+        # An opcode of one byte may create an object of a hundred bytes.
         self.max_remembered = self.max_opcodes + len(data) // _BYTES_A_REMEMBERED_OBJECT
         self._containers_left = self.max_opcodes + len(data) // _BYTES_A_CONTAINER
         self.max_opcodes = min(_MAX_OPCODES, self.max_opcodes + len(data) // _BYTES_AN_OPCODE)
@@ -144,7 +152,7 @@ class _ObjectMachine(ArrayMachine):
         if name in _CONTAINERS:
             self._containers_left -= 1
             if self._containers_left < 0:
-                raise WireError("The pickle has more lists and dicts than faces of its size.")
+                raise WireError("The pickle has more lists and dicts than a file of its size can need.")
         match name:
             case "EMPTY_LIST":
                 stack.append([])
@@ -173,13 +181,13 @@ class _ObjectMachine(ArrayMachine):
 
     def _extend(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            raise WireError("The pickle appends to something that is no list.")
+            raise WireError("The pickle appends to something other than a list.")
         self._stack[-1].extend(_value(item) for item in items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise WireError("The pickle sets items of something that is no dict.")
+            raise WireError("The pickle sets items of something other than a dict.")
         for key, item in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):
                 raise WireError("A dict has a key that is neither text nor a number.")
@@ -189,7 +197,9 @@ class _ObjectMachine(ArrayMachine):
 def _value(item: Any) -> Any:
     item = finished(item)
     if not isinstance(item, _VALUES):
-        raise WireError(f"The file holds a {type(item).__name__}, which the original's samples do not have.")
+        raise WireError(
+            f"The file contains a {type(item).__name__}, which is not part of the original's samples."
+        )
     return item
 
 
@@ -197,9 +207,9 @@ def _samples(array: object, file_bytes: int) -> OriginalSamples:
     faces = _faces(array)
     embeddings = [face["embedding"] for _, face in faces]
     if not all(isinstance(one, np.ndarray) and one.shape == embeddings[0].shape for one in embeddings):
-        raise WireError("The embeddings are not arrays of one shape.")
+        raise WireError("The embeddings do not all have the same shape.")
     if sum(one.nbytes for one in embeddings) > file_bytes:
-        raise WireError("Samples share an embedding, so that they would grow while they are read.")
+        raise WireError("Samples share an embedding, so reading them would need more memory than the file.")
     return OriginalSamples(
         image_path=[_text(face["image_path"]) for _, face in faces],
         age=np.array([_number(face["age"]) for _, face in faces], dtype=np.float32),
@@ -210,31 +220,33 @@ def _samples(array: object, file_bytes: int) -> OriginalSamples:
 
 
 def _faces(array: object) -> list[tuple[int, Any]]:
-    """Fold and sample of each face; fold -1 where there are none."""
+    """Return fold and sample of each face; the fold is -1 if the file has none."""
     if not isinstance(array, np.ndarray):
-        raise WireError("The file holds no array.")
+        raise WireError("The file does not contain an array.")
     if array.ndim:
         faces = [(-1, sample) for sample in array.ravel()]
     else:
         folds = array.item()
         if not isinstance(folds, dict) or not all(isinstance(fold, list) for fold in folds.values()):
-            raise WireError("The file holds no dict of folds.")
+            raise WireError("The file does not contain a dict of folds.")
         if len({id(fold) for fold in folds.values()}) < len(folds):
-            raise WireError("Folds share a list of samples.")
+            raise WireError("Several folds share one list of samples.")
         faces = [(int(_number(number)), sample) for number, fold in folds.items() for sample in fold]
     if not faces:
-        raise WireError("The file holds no samples.")
+        raise WireError("The file contains no samples.")
     return faces
 
 
 def _number(value: object) -> float:
-    """Text is no number, nor is a truth value."""
+    """Return a number; text and booleans are rejected."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise WireError("A sample has something else where a number belongs.")
+        raise WireError(f"A sample has a {type(value).__name__}, expected a number.")
     return float(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_NAME:
-        raise WireError(f"A sample has no text of up to {_MAX_NAME} characters where one belongs.")
+        raise WireError(
+            f"A sample has a {type(value).__name__}, expected text of up to {_MAX_NAME} characters."
+        )
     return value

@@ -1,7 +1,8 @@
-"""Complete an extracted data set without embedding anything: hashes, subjects and folds, and their files.
+"""Recompute hashes, subjects and folds of an extracted data set without embedding it again.
 
-Needed for data sets that an earlier release extracted, and whenever the grouping or the labels' columns
-`subject` and `fold` have changed.
+This is needed for data sets that an earlier release extracted, and whenever the grouping options or the
+labels' columns `subject` and `fold` have changed. Groups of near-duplicates are kept in a file and drawn for
+review.
 """
 
 import io
@@ -28,7 +29,7 @@ from trainer.datasets.embedding_set import (
     read_meta_data,
     write_embedding_set,
 )
-from trainer.datasets.formats import format_of
+from trainer.datasets.formats import format_name, format_of
 from trainer.datasets.grouping import (
     AUTOMATIC,
     Grouping,
@@ -42,32 +43,32 @@ from trainer.datasets.original import FORMAT as ORIGINAL
 
 _SIDE, _TEXT, _PER_ROW = 96, 14, 12
 _LIMITS = ImageLimits()
-_WRITTEN_ANEW = ("subjects", "near_duplicates", "folds", "warning", "gender", "age_groups", "faces_of_fold")
+_RECOMPUTED = ("subjects", "near_duplicates", "folds", "warning", "gender", "age_groups", "faces_of_fold")
 
 
 def grouping_for(
     data_dir: Path,
     dataset: str,
-    variant: str,
+    image_set: str,
     near_duplicates: NearDuplicates | None,
     subjects_from: str | None,
 ) -> Grouping:
-    """The grouping that a request asks for, with the subjects of another space.
+    """Return the grouping options of a request, with the subjects of another space.
 
-    subjects_from : id of a space in which the same data set and variant were extracted. Raises
-    ``bad-dataset`` 409 if they were not.
+    subjects_from : id of a space in which the same image set was extracted. Raises ``bad-dataset`` 409 if it
+    was not.
     """
     if subjects_from is None:
         return Grouping(near_duplicates)
     try:
-        # The dimension is not needed for labels.
-        other = read_labels(data_dir, dataset, Space(id=subjects_from, dimension=1), variant)
+        # Labels do not depend on the dimension.
+        other = read_labels(data_dir, dataset, Space(id=subjects_from, dimension=1), image_set)
     except (BadDataset, ValueError) as error:
         raise Problem(
             "bad-dataset",
             409,
-            f"{dataset}/{variant} has no subjects in the space {subjects_from!r} ({error}); extract it "
-            "there first.",
+            f"{dataset}/{image_set} has no subjects in the space {subjects_from!r} ({error}). Extract it in "
+            "that space first.",
         ) from error
     subjects = dict(zip(other.file.tolist(), other.subject.tolist(), strict=True))
     return Grouping(near_duplicates, subjects, subjects_from)
@@ -77,70 +78,72 @@ def regroup(
     data_dir: Path,
     dataset: str,
     space: Space,
-    variant: str,
+    image_set: str,
     *,
     near_duplicates: NearDuplicates | None = None,
     subjects_from: str | None = None,
     genders: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Find subjects and folds of an extracted data set anew and write it; return its meta-data.
+    """Recompute subjects and folds of an extracted data set, write it, and return its meta-data.
 
-    Hashes are added if they lack. Subjects and folds are those of the labels as they are now; where the
-    labels cannot be read, those that the data set was extracted with.
+    Missing hashes are added. Subjects and folds are those of the labels as they are now, or, if the labels
+    are gone, those at the extraction.
+
+    genders : map of gender words (text → "female" or "male") with which the data set was extracted.
 
     Raises ``bad-dataset`` 409, ``missing-images``, ``no-recogniser`` and ``too-few-subjects`` 422.
     """
     try:
-        faces = read_embedding_set(data_dir, dataset, space, variant)
-        meta_data = read_meta_data(data_dir, dataset, space, variant)
+        faces = read_embedding_set(data_dir, dataset, space, image_set)
+        meta_data = read_meta_data(data_dir, dataset, space, image_set)
     except BadDataset as error:
         raise Problem("bad-dataset", 409, f"{error}; extract the data set again.") from error
     folder = data_dir / dataset
-    kind = format_of(folder)
-    if kind is not None and variant in kind.variants(folder):
-        images = kind.image_dir(folder, variant)
-        read = kind.reading(genders or {}).read(folder, variant)
+    label_format = format_of(folder)
+    if label_format is not None and image_set in label_format.image_sets(folder):
+        images = label_format.image_dir(folder, image_set)
+        read = label_format.with_gender_map(genders or {}).read(folder, image_set)
         rows = {row.file: row for row in checked_rows(read, images) if isinstance(row, LabelledImage)}
         faces = _as_labelled(faces, rows, meta_data)
-        if not faces.has_hashes and meta_data.get("kind") != ORIGINAL:
+        if not faces.has_hashes and format_name(meta_data) != ORIGINAL:
             hashes = hash_files(images, faces.file.tolist())
             faces = replace(faces, file_sha256=hashes.file_sha256, image_hash=hashes.image_hash)
     else:
         faces = _as_labelled(faces, {}, meta_data)
-    grouping = grouping_for(data_dir, dataset, variant, near_duplicates, subjects_from)
+    grouping = grouping_for(data_dir, dataset, image_set, near_duplicates, subjects_from)
     faces, found = with_folds(faces, grouping)
-    kept = {name: value for name, value in meta_data.items() if name not in _WRITTEN_ANEW}
-    write_groups(data_dir, dataset, variant, faces)
-    write_embedding_set(data_dir, dataset, variant, faces, {**kept, **found, **face_counts(faces)})
-    return read_meta_data(data_dir, dataset, space, variant)
+    kept = {name: value for name, value in meta_data.items() if name not in _RECOMPUTED}
+    write_groups(data_dir, dataset, image_set, faces)
+    write_embedding_set(data_dir, dataset, image_set, faces, {**kept, **found, **face_counts(faces)})
+    return read_meta_data(data_dir, dataset, space, image_set)
 
 
-def groups_path(data_dir: Path, dataset: str, space: Space, variant: str) -> Path:
-    return data_path(data_dir, dataset, space, variant).parent / f"near-duplicates-{variant}.jsonl"
+def groups_path(data_dir: Path, dataset: str, space: Space, image_set: str) -> Path:
+    return data_path(data_dir, dataset, space, image_set).parent / f"near-duplicates-{image_set}.jsonl"
 
 
-def read_groups(data_dir: Path, dataset: str, space: Space, variant: str) -> list[dict[str, Any]]:
-    """The groups of near-duplicates, largest first.
+def read_groups(data_dir: Path, dataset: str, space: Space, image_set: str) -> list[dict[str, Any]]:
+    """Return the groups of near-duplicates, largest first, as `found_groups` describes them.
 
     Raises ``no-groups`` 409 for a data set that an earlier release extracted.
     """
-    path = groups_path(data_dir, dataset, space, variant)
+    path = groups_path(data_dir, dataset, space, image_set)
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
         raise Problem(
             "no-groups",
             409,
-            f"{dataset}/{variant} was extracted by an earlier release; run `agegender regroup {dataset}` "
+            f"{dataset}/{image_set} was extracted by an earlier release; run `agegender regroup {dataset}` "
             "first.",
         ) from error
 
 
-def write_groups(data_dir: Path, dataset: str, variant: str, faces: EmbeddingSet) -> None:
-    """Write a line for each group of near-duplicates: subject, found_by, files, lowest_cosine."""
+def write_groups(data_dir: Path, dataset: str, image_set: str, faces: EmbeddingSet) -> None:
+    """Write one JSON line per group of near-duplicates: subject, found_by, files, lowest_cosine."""
     recogniser = recogniser_of(faces.space)
     vectors = None if recogniser is None else recogniser.vectors(faces.embedding)
-    with atomic_file(groups_path(data_dir, dataset, faces.space, variant)) as file:
+    with atomic_file(groups_path(data_dir, dataset, faces.space, image_set)) as file:
         for group in found_groups(faces, vectors):
             file.write(json.dumps(group, ensure_ascii=False).encode() + b"\n")
 
@@ -148,7 +151,7 @@ def write_groups(data_dir: Path, dataset: str, variant: str, faces: EmbeddingSet
 def _as_labelled(
     faces: EmbeddingSet, rows: dict[str, LabelledImage], meta_data: dict[str, Any]
 ) -> EmbeddingSet:
-    """Take subject and fold from the labels; found subjects and made folds are dropped."""
+    """Return the faces with subject and fold of the labels; subjects and folds of our own are dropped."""
     own_folds = meta_data.get("folds") == "of the data set"
     subjects: list[str] = []
     folds: list[int] = []
@@ -166,10 +169,10 @@ def _as_labelled(
 
 
 def contact_sheet(image_dir: Path, groups: Sequence[dict[str, Any]]) -> bytes:
-    """Draw a row for each group: what it was found by, its lowest cosine, and its first twelve images.
+    """Draw one row per group: how it was found, its lowest cosine, and its first twelve images.
 
-    groups : as `trainer.datasets.grouping.found_groups` describes them. An image that cannot be read is an
-    empty square. Returns a JPEG file.
+    groups : as `found_groups` describes them. An image that cannot be read leaves its square empty. Returns
+    the bytes of a JPEG file.
     """
     sheet = Image.new("RGB", (_PER_ROW * _SIDE, max(1, len(groups)) * (_SIDE + _TEXT)), "white")
     draw = ImageDraw.Draw(sheet)

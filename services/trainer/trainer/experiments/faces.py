@@ -56,7 +56,7 @@ def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, 
     wanted_variants = variants_of(request.datasets, request.variant) if request.variant else {}
     variants = []
     for name, sets in extracted.items():
-        there = sorted(one.variant for one in sets if one.space.id == choices[0])
+        there = sorted(one.image_set for one in sets if one.space.id == choices[0])
         variants.append(_one_variant(name, there, wanted_variants.get(name)))
     space = next(one.space for one in extracted[request.datasets[0]] if one.space.id == choices[0])
     return space, variants[0] if len(set(variants)) == 1 else ",".join(variants)

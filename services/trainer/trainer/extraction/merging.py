@@ -68,8 +68,8 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     write_groups(data_dir, extraction.dataset, extraction.variant, faces)
     meta_data = {
         "dataset": extraction.dataset,
-        "kind": extraction.kind,
-        "variant": extraction.variant,
+        "format": extraction.kind,
+        "image_set": extraction.variant,
         "min_det_score": extraction.min_det_score,
         "mirrored": extraction.mirrored,
         "images": sum(plan.rows_of_fold.values()),

@@ -37,7 +37,7 @@ def plan_extraction(dataset: str, space_id: str, variant: str, attempt: str) -> 
         return
     folder = dataset_folder(data_dir, dataset)
     try:
-        kind = require_format(folder).reading(extraction.genders)
+        kind = require_format(folder).with_gender_map(extraction.genders)
         plan = write_plan(kind, folder, variant, extraction.shard_size, work_dir(data_dir, extraction))
     except Problem as problem:
         fail(data_dir, extraction, problem)

@@ -1,13 +1,15 @@
-"""Which kind of data set lies in a folder."""
+"""Label formats: a module per format, and the list in which they are tried."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agegender.errors import Problem
 
 from trainer.datasets.formats import adience, fairface, imdb_wiki, labels_csv, utkface
 from trainer.datasets.labels import DatasetFormat
 
-# The first that recognises a folder reads it: a labels.csv beside UTKFace's file names is meant.
+# The first format that recognises a folder reads it, so labels.csv precedes UTKFace's file names.
 FORMATS: tuple[DatasetFormat, ...] = (
     adience.FORMAT,
     imdb_wiki.FORMAT,
@@ -18,15 +20,18 @@ FORMATS: tuple[DatasetFormat, ...] = (
 
 
 def format_of(folder: Path) -> DatasetFormat | None:
-    """The kind of the data set in a folder, None where nothing is recognised."""
-    return next((kind for kind in FORMATS if kind.variants(folder)), None)
+    """Return the format of the data set in a folder, or None if no format recognises it."""
+    return next((candidate for candidate in FORMATS if candidate.image_sets(folder)), None)
 
 
 def require_format(folder: Path) -> DatasetFormat:
-    """As `format_of`, or the problem ``unknown-dataset`` 422, which lists what was looked for."""
-    if (kind := format_of(folder)) is not None:
-        return kind
-    looked_for = [kind.looks_for for kind in FORMATS]
+    """Return the format of the data set in a folder.
+
+    Raises ``unknown-dataset`` 422 if no format recognises it; the problem lists what was looked for.
+    """
+    if (found := format_of(folder)) is not None:
+        return found
+    looked_for = [candidate.looks_for for candidate in FORMATS]
     nested = next((path.name for path in sorted(folder.iterdir()) if path.is_dir() and format_of(path)), None)
     raise Problem(
         "unknown-dataset",
@@ -34,6 +39,11 @@ def require_format(folder: Path) -> DatasetFormat:
         f"Nothing in the folder {folder.name!r} is a data set that can be read. Looked for "
         + "; ".join(looked_for)
         + "."
-        + (f" The folder {nested!r} in it is one: move it up into the data folder." if nested else ""),
+        + (f" Its folder {nested!r} is one: move it up into the data folder." if nested else ""),
         looked_for=looked_for,
     )
+
+
+def format_name(meta_data: Mapping[str, Any]) -> str:
+    """Return the format that an extracted data set's meta-data names; release 0.1.0 called it ``kind``."""
+    return str(meta_data.get("format") or meta_data.get("kind") or "unknown")

@@ -1,4 +1,4 @@
-"""Tables from anywhere: read line by line, with bounds on a cell, a row and the file."""
+"""Read CSV tables of any origin line by line, with limits on cell, row and file size."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ from trainer.datasets.labels import bad_labels
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024
 MAX_ROWS = 5_000_000
-_SHOWN = 40  # columns, and characters of each, in an error
-SURPLUS = ""  # the key of cells beyond the last column, joined
+_SHOWN = 40  # columns, and characters of each, quoted in an error
+SURPLUS = ""  # key of the joined cells beyond the last column
 _DELIMITERS = ",;\t|"
-_SEPARATOR_LINE = "sep="  # which Excel writes, and reads, before the column names
+_SEPARATOR_LINE = "sep="  # Excel may write this line before the column names
 
 
 def read_table(
@@ -24,22 +24,22 @@ def read_table(
     optional: Sequence[str] = (),
     synonyms: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Yield rows as column name → cell, stripped; missing cells are empty, surplus ones are at `SURPLUS`.
+    """Yield each row as column name → stripped cell. Missing cells are empty; surplus ones are at `SURPLUS`.
 
-    The delimiter (comma, semicolon, tab or bar) is the one that finds most of the expected columns in the
-    first line. Column names are compared in lower case.
+    The delimiter (comma, semicolon, tab or bar) is the one with which the first line contains most of the
+    expected columns. Column names are compared in lower case.
 
-    required, optional : the columns that the caller reads. synonyms : other names that people give them.
+    required, optional : columns that the caller reads. synonyms : other names in use, per column.
 
-    Raises the problem ``bad-labels`` if the file is not a UTF-8 table, lacks a required column, has an
-    optional one under a synonym or a column twice, or passes a bound.
+    Raises ``bad-labels`` if the file is not a UTF-8 table, lacks a required column, names an optional column
+    by a synonym, has a column twice, or exceeds a limit.
     """
     expected = (tuple(required), tuple(optional), synonyms or {})
     yield from _read(path, *expected, strict=True)
 
 
 def read_tab_separated(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table with tabs between cells and no quotes, as `read_table` does."""
+    """Yield the rows of a table with tabs between cells and without quoting, as `read_table` does."""
     yield from _read(path, required, (), {}, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
@@ -52,7 +52,7 @@ def _read(
 ) -> Iterator[dict[str, str]]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise bad_labels(path, f"the file has more than {MAX_BYTES} bytes")
+            raise bad_labels(path, f"the file is larger than {MAX_BYTES} bytes")
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = _bounded_lines(file, path)
             first = next(lines, "")
@@ -81,7 +81,7 @@ def _read(
 
 
 def _delimiter(first_line: str, expected: set[str]) -> str:
-    """The delimiter that finds most of the expected columns, of several the one with most columns."""
+    """Return the delimiter that yields most of the expected columns; among equals, most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
         cells = next(csv.reader([first_line], delimiter=delimiter), [])
@@ -108,7 +108,7 @@ def _check_columns(
     missing = [name for name in required if name not in columns]
     missing += [name for name in nearest if name not in missing]
     if missing:
-        found = ", ".join(repr(name[:_SHOWN]) for name in columns[:_SHOWN]) or "nothing"
+        found = ", ".join(repr(name[:_SHOWN]) for name in columns[:_SHOWN]) or "no columns"
         rename = ", ".join(f"{other[:_SHOWN]!r} to {name!r}" for name, other in nearest.items())
         raise bad_labels(
             path,
@@ -120,7 +120,7 @@ def _check_columns(
 def _nearest(
     name: str, columns: Sequence[str], synonyms: Mapping[str, Sequence[str]], required: bool
 ) -> str | None:
-    """The column that is meant by a missing one; of an optional column only a known synonym."""
+    """Return the column that was probably meant by a missing one; for an optional one only a synonym."""
     known = next((other for other in synonyms.get(name, ()) if other in columns), None)
     return known or (next(iter(get_close_matches(name, columns, n=1)), None) if required else None)
 

@@ -9,10 +9,10 @@ from trainer.datasets.formats.csv_table import read_table
 from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
 IMAGE_SET = "images"
-# Training and validation parts of the data set are no folds: everything is divided anew.
+# The training and validation files do not define folds; all rows are divided into five folds.
 _LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
 _GENDERS = {"male": Gender.MALE, "female": Gender.FEMALE}
-_IMAGE_FOLDERS = "fairface-img-margin*"  # into which each of the two archives unpacks
+_IMAGE_FOLDERS = "fairface-img-margin*"  # one per archive
 _AGES = {
     "0-2": (0, 2),
     "3-9": (3, 9),
@@ -24,14 +24,14 @@ _AGES = {
     "60-69": (60, 69),
     "more than 70": (70, 100),
     "70+": (70, 100),
-    # A spreadsheet takes two of them for dates; copies of the files are about in which it did.
+    # Spreadsheets convert two of the ranges to dates; copies with such dates circulate.
     **dict.fromkeys(("3-sep", "03-sep", "sep-03", "sep-3", "9-mar", "09-mar", "mar-09", "mar-9"), (3, 9)),
     **dict.fromkeys(("19-oct", "oct-19"), (10, 19)),
 }
 
 
-def read(folder: Path, variant: str) -> Iterator[LabelRow]:
-    """Rows of the training file, then of the validation file."""
+def read(folder: Path, image_set: str) -> Iterator[LabelRow]:
+    """Yield the rows of the training file, then those of the validation file."""
     for name in _LABEL_FILES:
         if (folder / name).is_file():
             for row in read_table(folder / name, required=("file", "age", "gender")):
@@ -47,8 +47,8 @@ def _labelled(row: dict[str, str]) -> LabelRow:
     return LabelledImage(file, float(age[0]), float(age[1]), gender)
 
 
-def variants(folder: Path) -> list[str]:
-    """`images` if train/ or val/ lies in the folder, and the folders into which the archives unpack."""
+def image_sets(folder: Path) -> list[str]:
+    """Return `images` if the folder contains train/ or val/, and the folders that the archives unpack to."""
     if not any((folder / name).is_file() for name in _LABEL_FILES):
         return []
     unpacked = sorted(path.name for path in folder.glob(_IMAGE_FOLDERS) if path.is_dir())
@@ -59,7 +59,7 @@ def variants(folder: Path) -> list[str]:
 FORMAT = DatasetFormat(
     name="fairface",
     looks_for="FairFace: fairface_label_train.csv or fairface_label_val.csv, and images in train/ and val/",
-    variants=variants,
-    image_dir=lambda folder, variant: folder if variant == IMAGE_SET else folder / variant,
+    image_sets=image_sets,
+    image_dir=lambda folder, image_set: folder if image_set == IMAGE_SET else folder / image_set,
     read=read,
 )

@@ -1,4 +1,4 @@
-"""Any folder of images with a `labels.csv`: file, age, gender, and optionally subject and fold."""
+"""A folder of images with a `labels.csv`: columns file, age, gender, and optionally subject and fold."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from trainer.datasets.labels import (
 
 IMAGE_SET = "images"
 _OPTIONAL = ("age", "gender", "subject", "fold")
-# A column of labels under another name is an error: read without it, all faces would lack that label.
+# A label column under another name is an error, because every face would silently lack that label.
 _SYNONYMS = {
     "file": ("filename", "file_name", "file name", "filepath", "file_path", "path", "image", "image_path",
              "image_name", "img", "img_path", "img_name", "name"),
@@ -31,7 +31,9 @@ _SYNONYMS = {
                 "user_id"),
     "fold": ("folds", "fold_id", "kfold"),
 }  # fmt: skip
-_UNKNOWN = frozenset({"", "unknown", "none", "nan", "null", "na", "n/a"})  # spreadsheets' and pandas' words
+_UNKNOWN = frozenset(
+    {"", "unknown", "none", "nan", "null", "na", "n/a"}
+)  # as spreadsheets and pandas write it
 _GENDERS = {
     **dict.fromkeys(("m", "male", "man"), Gender.MALE),
     **dict.fromkeys(("f", "female", "woman"), Gender.FEMALE),
@@ -40,7 +42,7 @@ _YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
 _AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
 _ADIENCE_AGE = re.compile(rf"\({_YEARS}, {_YEARS}\)")
 _AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
-_NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # a column of numbers with gaps is written 0.0 by pandas
+_NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # pandas writes a column of integers with gaps as 0.0
 _FOLDS = range(100)
 
 
@@ -48,10 +50,10 @@ def label_file(folder: Path) -> Path:
     return folder / "labels.csv"
 
 
-def read(folder: Path, variant: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
-    """Yield rows in their order. A face needs one label: an empty age or gender is unknown, not an error.
+def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
+    """Yield the rows in order. An empty age or gender is unknown; a face needs at least one of them.
 
-    genders : what other words, or numbers, in the column `gender` mean.
+    genders : meaning of further words or numbers in the column `gender`.
     """
     words = {**_GENDERS, **{_plain(text): gender for text, gender in (genders or {}).items()}}
     for row in read_table(label_file(folder), ("file",), _OPTIONAL, _SYNONYMS):
@@ -59,14 +61,14 @@ def read(folder: Path, variant: str, genders: Mapping[str, Gender] | None = None
 
 
 def _plain(text: str) -> str:
-    """In lower case, and 1.0 as 1."""
+    """Return the text in lower case, and a whole number such as `1.0` as `1`."""
     return match[1] if (match := _NUMBER.fullmatch(text)) else text.strip().lower()
 
 
 def _labelled(row: dict[str, str], words: Mapping[str, Gender]) -> LabelRow:
     file, age, subject = row["file"], row.get("age", "").lower(), row.get("subject", "")
     fold_text, gender_text = _plain(row.get("fold", "")), _plain(row.get("gender", ""))
-    if row[SURPLUS]:  # a delimiter in a name or a number, so that the cells are not those of their columns
+    if row[SURPLUS]:  # an unquoted delimiter in a cell shifts the columns
         return Removed(file, Reason.BAD_ROW)
     if fold_text not in _UNKNOWN and not (fold_text.isascii() and fold_text.isdigit()):
         return Removed(file, Reason.BAD_FOLD)
@@ -92,7 +94,7 @@ def _labelled(row: dict[str, str], words: Mapping[str, Gender]) -> LabelRow:
 
 
 def age_interval(text: str) -> tuple[float, float] | None:
-    """Return the years of an age as people write it, None if it is none.
+    """Return the years of an age in one of the usual notations, or None if it is not an age.
 
     >>> age_interval("34,5"), age_interval("25 - 32"), age_interval("(25, 32)"), age_interval("more than 70")
     ((34.5, 34.5), (25.0, 32.0), (25.0, 32.0), (70.0, 100.0))
@@ -105,7 +107,7 @@ def age_interval(text: str) -> tuple[float, float] | None:
     return None
 
 
-def variants(folder: Path) -> list[str]:
+def image_sets(folder: Path) -> list[str]:
     return [IMAGE_SET] if label_file(folder).is_file() else []
 
 
@@ -116,8 +118,8 @@ def _with_genders(genders: Mapping[str, Gender]) -> DatasetFormat:
 FORMAT = DatasetFormat(
     name="labels.csv",
     looks_for="a table: labels.csv with the columns file, age, gender and optionally subject and fold",
-    variants=variants,
-    image_dir=lambda folder, variant: folder,
+    image_sets=image_sets,
+    image_dir=lambda folder, image_set: folder,
     read=read,
     with_genders=_with_genders,
 )

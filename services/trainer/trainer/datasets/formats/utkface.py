@@ -1,8 +1,9 @@
-"""UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423): labels stand in the file names.
+"""UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423): the file names are the labels.
 
-`[age]_[gender]_[race]_[time].jpg`, with gender 0 for male and 1 for female. Names that circulate and are read
-as well: another ending (`.JPG`, `.jpeg`, `.png`, `.pg`), none (`55_0_0_20170116232725357jpg`), a blank before
-it, and times of 16 and 18 digits. Four images lack their gender or their race.
+Names have the form `[age]_[gender]_[race]_[time].jpg`; gender 0 is male and 1 female. Variations in
+circulation are accepted: other endings (`.JPG`, `.jpeg`, `.png`, `.pg`), a missing dot
+(`55_0_0_20170116232725357jpg`), a blank before the ending, and times of 16 or 18 digits. Four images lack
+their gender or their race.
 """
 
 import os
@@ -15,7 +16,7 @@ from agegender.labels import MAX_AGE, Gender
 from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
 IMAGE_SET = "images"
-# Where the archives of the data set put the images, in lower case: aligned crops before photographs.
+# Folders that the archives unpack to, in lower case; aligned crops before photographs.
 _FOLDERS = (
     "utkface",
     "crop_part1",
@@ -27,17 +28,17 @@ _FOLDERS = (
 )
 _DEPTH = 3
 _NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)(?P<time>\d+)", re.ASCII)
-_TIME_DIGITS = 14  # shorter: a number in its place, as in sets that imitate UTKFace, and no label is missing
+_TIME_DIGITS = 14  # a shorter number is no time but an index, as in similar sets; no label is missing then
 _ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
 _IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE)
 _OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
 _GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 
 
-def read(folder: Path, variant: str) -> Iterator[LabelRow]:
-    """Yield images in the order of their names, folder by folder. Nobody knows the subjects.
+def read(folder: Path, image_set: str) -> Iterator[LabelRow]:
+    """Yield the images folder by folder, in the order of their names. Subjects are unknown.
 
-    The archives overlap: an image whose name, without its ending, was read before is removed as repeated.
+    The archives overlap, so an image whose name without its ending was read before is removed as repeated.
     """
     seen: set[str] = set()
     for place in _places(folder):
@@ -60,7 +61,7 @@ def _match(name: str) -> "re.Match[str] | None":
 
 
 def _places(folder: Path, place: str = "", depth: int = _DEPTH) -> Iterator[str]:
-    """The folder itself, and those in it that have the names of the archives' folders, also nested."""
+    """Yield the folder itself and, recursively, its folders that are named like those of the archives."""
     yield place
     if depth == 0:
         return
@@ -82,15 +83,15 @@ def _labelled(file: str, match: "re.Match[str] | None") -> LabelRow:
     years = float(match["age"])
     labels = match["labels"][:-1].split("_")
     if labels[0] == "" or (len(labels) == 1 and len(match["time"]) >= _TIME_DIGITS):
-        # One label is missing, and the name does not say which: in 61_1_20170109142408075 the 1 is the
-        # gender; in 39_1_20170116174525125 it is the race to most people who looked at the image.
+        # One label is missing, and which one is ambiguous: in 61_1_20170109142408075 the 1 is the gender; in
+        # 39_1_20170116174525125 most people who looked at the image take it for the race.
         return LabelledImage(file, years, years, Gender.UNKNOWN)
     if (gender := _GENDERS.get(labels[0])) is None:
         return Removed(file, Reason.NO_GENDER)
     return LabelledImage(file, years, years, gender)
 
 
-def variants(folder: Path) -> list[str]:
+def image_sets(folder: Path) -> list[str]:
     for place in _places(folder):
         with os.scandir(folder / place) as entries:
             if any(isinstance(_labels_in(entry.name), LabelledImage) for entry in entries):
@@ -101,7 +102,7 @@ def variants(folder: Path) -> list[str]:
 FORMAT = DatasetFormat(
     name="utkface",
     looks_for="UTKFace: images named [age]_[gender]_[race]_[time].jpg, in the folder or in UTKFace/",
-    variants=variants,
-    image_dir=lambda folder, variant: folder,
+    image_sets=image_sets,
+    image_dir=lambda folder, image_set: folder,
     read=read,
 )
