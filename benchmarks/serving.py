@@ -21,8 +21,12 @@ from tools.stack import ROOT, Stack, running_stack
 
 CLIENTS, REQUESTS = 16, 96
 # A busy machine makes figures worse, and must not end the run.
-PATIENT = {"PROXY_ATTEMPT_TIMEOUT": "120", "PROXY_TIMEOUT": "120", "PREDICTOR_TIMEOUT": "120"}
-UNCACHED = {**PATIENT, "PROXY_CACHE_TTL": "0"}
+PATIENT = {
+    "PROXY_ATTEMPT_TIMEOUT_SECONDS": "120",
+    "PROXY_TIMEOUT_SECONDS": "120",
+    "PREDICTOR_TIMEOUT_SECONDS": "120",
+}
+UNCACHED = {**PATIENT, "PROXY_CACHE_SECONDS": "0"}
 HEADS = ROOT / "services" / "predictor" / "heads"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 PORTS = {"embedder": 10001, "embedder-proxy": 10002, "predictor": 10003, "trainer": 10004, "redis": 10005}
 GB = 1e9
 DISK_NEEDED, MEMORY_NEEDED = 5 * GB, 3 * GB
+FORMERLY = {"EMBEDDER_PROXY_PORT": "PROXY_PORT"}  # a deprecated variable, and its new name
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _SMALL_PACKAGE = "iniconfig==2.3.1"  # of constraints.txt; 8 kB
 
@@ -104,11 +105,27 @@ def ports() -> Finding:
 
 
 def chosen_ports() -> dict[str, int]:
-    """`PREDICTOR_PORT` and the like, else the default ports; none for Redis where REDIS_URL names one."""
-    ports = {name: whole_number(variable(name), port) for name, port in PORTS.items()}
+    """Return each program's port: `PREDICTOR_PORT` and so on, else the default.
+
+    Redis has none if REDIS_URL is set.
+    """
+    ports = dict(PORTS)
+    for name, port in PORTS.items():
+        former = next((old for old, new in FORMERLY.items() if new == variable(name)), None)
+        default = port if former is None else whole_number(former, port)
+        ports[name] = whole_number(variable(name), default)
     if os.environ.get("REDIS_URL"):
         del ports["redis"]
     return ports
+
+
+def deprecations() -> list[str]:
+    """Return a sentence for each deprecated variable that is set."""
+    return [
+        f"{old} is deprecated. Use {new}; the next release ignores {old}."
+        for old, new in FORMERLY.items()
+        if os.environ.get(old)
+    ]
 
 
 def whole_number(name: str, default: int) -> int:
@@ -134,8 +151,8 @@ def mend_ports(used: dict[str, int]) -> str:
 
 
 def variable(name: str) -> str:
-    """The environment variable that chooses a program's port."""
-    return f"{name.upper().replace('-', '_')}_PORT"
+    """Return the environment variable that sets a program's port."""
+    return f"{name.rpartition('-')[2].upper()}_PORT"
 
 
 def is_taken(port: int) -> bool:

@@ -223,8 +223,7 @@ class Stack:
             "REDIS_URL": self.redis_url,
             "EMBEDDER_HUMAN_DIR": human,
             "PROXY_EMBEDDER_URLS": self.url("embedder"),
-            "TRAINER_PROXY_URL": self.url("embedder-proxy"),
-            "PREDICTOR_PROXY_URL": self.url("embedder-proxy"),
+            "PROXY_URL": self.url("embedder-proxy"),
             "SERVICE_KEY": os.environ.get("SERVICE_KEY") or secrets.token_urlsafe(32),
             "PYTHONUNBUFFERED": "1",
         }
@@ -272,7 +271,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
     def _program(self, name: str, command: str, port: int) -> str:
         log = self.run_dir / "logs" / f"{name}.log"
-        environment = f'environment=PORT="{port}"\n' if port else ""
+        environment = f'environment={machine.variable(name)}="{port}"\n' if port else ""
         return f"""[program:{name}]
 command={command}
 {environment}autorestart=unexpected

@@ -24,6 +24,8 @@ def main() -> None:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    for sentence in machine.deprecations():
+        print(f"warning: {sentence}", flush=True)
     if (memory := machine.memory()).mend is not None:
         print(f"warning: {memory.what}. {memory.mend}", flush=True)
     try:

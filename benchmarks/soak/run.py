@@ -19,7 +19,7 @@ def soak(seconds: float) -> Verdict:
     """seconds : of traffic at `OVERLOAD` times the capacity, which a tenth of that time measures before."""
     where = machine()  # its load is that of others now
     with ExitStack() as life:
-        stack = life.enter_context(running(PROXY_CACHE_TTL=str(max(5, int(seconds * _CACHE_SHARE)))))
+        stack = life.enter_context(running(PROXY_CACHE_SECONDS=str(max(5, int(seconds * _CACHE_SHARE)))))
         space = Space.model_validate(
             httpx.get(f"{stack.url('embedder-proxy')}/info", trust_env=False).json()["space"]
         )

@@ -1,36 +1,37 @@
-"""Where the services are, and how patient a client is."""
+"""Settings of the client: the URLs of the services, the API key and the time-out."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
+from agegender.environment import EnvironmentSettings, explain
 from agegender.http_clients import UserUrl, bad_settings
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-_PREFIX = "AGEGENDER_"
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import SettingsConfigDict
 
 
-class ClientSettings(BaseSettings):
-    """Each from an environment variable, `AGEGENDER_PREDICTOR_URL` and so on, or given by name.
+class ClientSettings(EnvironmentSettings):
+    """Each is given by name, or read from an environment variable such as `AGEGENDER_PREDICTOR_URL`.
 
-    An empty variable means the default.
+    attempts : maximum number of times that a request is sent.
+    patience : maximum seconds of all pauses between attempts together.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
-        extra="ignore",
-        populate_by_name=True,
-        env_ignore_empty=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="AGEGENDER_")
+    formerly: ClassVar = {"AGEGENDER_TIMEOUT": "AGEGENDER_TIMEOUT_SECONDS"}
+    constants: ClassVar = frozenset({"attempts", "patience"})
 
-    predictor_url: UserUrl = Field("http://127.0.0.1:10003")
-    trainer_url: UserUrl = Field("http://127.0.0.1:10004")
-    proxy_url: UserUrl = Field("http://127.0.0.1:10002")
-    api_key: SecretStr | None = Field(None, description="sent with every request")
-    timeout: float = Field(60, gt=0, description="seconds for one answer")
-    attempts: int = Field(5, ge=1, description="of one request, where the service asks to come again")
-    patience: float = Field(30, ge=0, description="seconds that all the waiting between attempts may take")
+    predictor_url: UserUrl = Field("http://127.0.0.1:10003", description="URL of the predictor.")
+    trainer_url: UserUrl = Field("http://127.0.0.1:10004", description="URL of the trainer.")
+    proxy_url: UserUrl = Field("http://127.0.0.1:10002", description="URL of the embedder-proxy.")
+    api_key: SecretStr | None = Field(None, description="API key sent with every request.")
+    timeout: float = Field(
+        60,
+        gt=0,
+        validation_alias=AliasChoices("AGEGENDER_TIMEOUT_SECONDS"),
+        description="Seconds to wait for a response.",
+    )
+    attempts: int = Field(5, ge=1)
+    patience: float = Field(30, ge=0)
 
     @field_validator("api_key")
     @classmethod
@@ -44,22 +45,26 @@ class ClientSettings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The settings of the environment. Raises `Problem` ``bad-settings`` that names the variables."""
+        """Return the settings of the environment.
+
+        Raises `Problem` ``bad-settings``, which names each invalid variable.
+        """
         try:
-            return cls()
+            settings = cls()
         except ValidationError as error:
-            wrong = [
-                f"{_PREFIX}{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors(include_input=False, include_url=False)
-            ]
-            raise bad_settings(f"{'; '.join(wrong)}.") from None
+            raise bad_settings(f"{explain(cls, error)}.") from None
+        cls.log_deprecations()
+        return settings
 
     @property
     def urls(self) -> dict[Literal["predictor", "trainer", "proxy"], str]:
         return {"predictor": self.predictor_url, "trainer": self.trainer_url, "proxy": self.proxy_url}
 
     def headers(self, url: str) -> dict[str, str]:
-        """The key, for requests to `url`. With a user name in it, `Authorization` carries that."""
+        """Return the API key as headers for requests to `url`.
+
+        With a user name in the URL, `Authorization` carries that, and the key goes into `X-API-Key`.
+        """
         if self.api_key is None:
             return {}
         key = self.api_key.get_secret_value()

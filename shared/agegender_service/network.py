@@ -1,63 +1,65 @@
-"""Settings of what a service shows to the network, and the refusal to show too much."""
+"""Settings of who may call a service, and the check that strangers may not by accident."""
 
 import ipaddress
 import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from agegender.environment import EnvironmentSettings
 from agegender.keys import ApiKey, Scope
 from limits import parse_many
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 SERVICE = "service"  # the name of the key that the services show each other
 _LEAST_SECRET = 20
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
-class NetworkSettings(BaseSettings):
+class NetworkSettings(EnvironmentSettings):
     """Read from the environment; docs/security.md explains each."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
-
-    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="address to listen on")
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="Address to listen on.")
     published_on: str | None = Field(
         None,
         validation_alias=AliasChoices("PUBLISHED_ON"),
-        description="in a container: the host's address that its port is published on",
+        description="In a container: the address of the host on which the port is published.",
     )
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
-        (), validation_alias=AliasChoices("API_KEYS"), description="name:scope+scope:sha256, comma-separated"
+        (),
+        validation_alias=AliasChoices("API_KEYS"),
+        description="API keys as `name:scope+scope:sha256`. `agegender key NAME` prints an entry.",
     )
     service_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SERVICE_KEY"),
-        description="a secret that the services show each other",
+        description="Secret with which the services call each other, required by `API_KEYS` and "
+        "`RATE_LIMIT`.",
     )
     allow_anonymous: bool = Field(
         False,
         validation_alias=AliasChoices("ALLOW_ANONYMOUS"),
-        description="serve other machines without keys",
+        description="Serve other machines without API keys.",
     )
     rate_limit: str | None = Field(
-        None, validation_alias=AliasChoices("RATE_LIMIT"), description="of one caller, such as 60/minute"
+        None,
+        validation_alias=AliasChoices("RATE_LIMIT"),
+        description="Maximum rate of requests per caller, such as 60/minute.",
     )
     wrong_key_limit: str | None = Field(
         "60/minute",
         validation_alias=AliasChoices("WRONG_KEY_LIMIT"),
-        description="of one address without a right key, where keys are needed",
+        description="Maximum rate of requests per address without a valid key, if keys are required.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias=AliasChoices("CORS_ORIGINS"),
-        description="web origins that may read answers, such as https://example.org; default: none",
+        description="Web origins whose pages may read responses, such as https://example.org.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias=AliasChoices("ALLOWED_HOSTS"),
-        description="domain names that the service may be asked by while it takes no keys",
+        description="Host names accepted in requests while no keys are required, besides local ones.",
     )
 
     # A validator of a subclass replaces its parent's of the same name, so each has its field's name.

@@ -14,6 +14,7 @@ def serve(app: FastAPI, settings: ServiceSettings, port: int) -> None:
     Raises `UnusableSettings` if strangers could reach the service and nothing would stop them.
     """
     configure_logs(settings.log_format, settings.log_level)
+    settings.log_deprecations()
     if (reason := settings.why_exposed()) is not None:
         raise UnusableSettings(reason)
     uvicorn.run(

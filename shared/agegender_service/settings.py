@@ -1,52 +1,56 @@
-"""Settings that every service has. Each service adds its own, with its own prefix."""
+"""Settings that every service has, and the image limits of those that take images."""
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
+from agegender.environment import EnvironmentSettings, explain
+from agegender.images import ImageLimits
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
 from agegender_service.network import NetworkSettings
+from agegender_service.uploads import UploadLimits
 
-# The exit status of a program whose settings must be changed before it can run (sysexits.h: EX_CONFIG).
-# Starting it again is of no use; `make up` then stops.
+# Exit status for unusable settings (sysexits.h: EX_CONFIG). `make up` does not restart such a program.
 UNUSABLE_SETTINGS = 78
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Settings = TypeVar("Settings", bound=BaseSettings)
+Settings = TypeVar("Settings", bound=EnvironmentSettings)
+
+_MIB = 1024 * 1024
 
 
 class ServiceSettings(NetworkSettings):
-    """Read from the environment; unknown values of known names are errors at start.
-
-    An empty variable, as Compose passes on what is not set, means the default.
-    """
+    """Settings of every service. Each service adds its own, with its own prefix."""
 
     data_dir: Path = Field(
-        Path("data"), validation_alias=AliasChoices("DATA_DIR"), description="the shared volume"
+        Path("data"),
+        validation_alias=AliasChoices("DATA_DIR"),
+        description="Folder of data sets, experiments and models, shared by the services.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("REDIS_URL"),
-        description="queue and cache",
+        description="URL of the Redis that holds the job queue, the cache and the rate limits.",
     )
     redis_password: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("REDIS_PASSWORD"), description="unless REDIS_URL has one"
+        None,
+        validation_alias=AliasChoices("REDIS_PASSWORD"),
+        description="Password of Redis, if `REDIS_URL` does not contain one.",
     )
     redis_password_file: Path | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_PASSWORD_FILE"),
-        description="holds the password where neither of them gives it",
+        description="File that contains the password of Redis, if neither of the above does.",
     )
     log_format: Literal["console", "json"] = Field(
-        "console", validation_alias=AliasChoices("LOG_FORMAT"), description="json in containers"
+        "console",
+        validation_alias=AliasChoices("LOG_FORMAT"),
+        description="Format of the log. The images use json.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=AliasChoices("LOG_LEVEL"), description="lowest level logged"
+        "INFO", validation_alias=AliasChoices("LOG_LEVEL"), description="Lowest level that is logged."
     )
 
     @field_validator("redis_url")
@@ -75,6 +79,43 @@ class ServiceSettings(NetworkSettings):
             raise ValueError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
 
 
+class ImageSettings(ServiceSettings):
+    """Limits of services that take images. All of these services read the same variables."""
+
+    max_image_bytes: int = Field(
+        20 * _MIB,
+        gt=0,
+        validation_alias=AliasChoices("MAX_IMAGE_BYTES"),
+        description="Maximum bytes of an image file.",
+    )
+    max_image_pixels: int = Field(
+        50_000_000,
+        gt=0,
+        validation_alias=AliasChoices("MAX_IMAGE_PIXELS"),
+        description="Maximum pixels of an image (width times height), read from the file's header.",
+    )
+    max_images: int = Field(
+        64,
+        gt=0,
+        validation_alias=AliasChoices("MAX_IMAGES"),
+        description="Maximum number of images in a single request.",
+    )
+    max_request_bytes: int = Field(
+        100 * _MIB,
+        gt=0,
+        validation_alias=AliasChoices("MAX_REQUEST_BYTES"),
+        description="Maximum bytes of a request body.",
+    )
+
+    @property
+    def uploads(self) -> UploadLimits:
+        return UploadLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(self.max_image_bytes, self.max_image_pixels)
+
+
 class UnusableSettings(SystemExit):
     """End the program with `UNUSABLE_SETTINGS` and one line on standard error."""
 
@@ -86,41 +127,10 @@ class UnusableSettings(SystemExit):
 def read_settings(settings: type[Settings]) -> Settings:
     """Read a program's settings from the environment.
 
-    Raises `UnusableSettings`, which names each variable that is not usable, its value unless it is a secret,
-    and what was expected.
+    Raises `UnusableSettings`, which names each invalid variable, its value unless it is a secret, and what
+    was expected.
     """
     try:
         return settings()
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
-        raise UnusableSettings("; ".join(_sentence(settings, item) for item in found)) from None
-
-
-def variables(settings: type[BaseSettings], name: str) -> list[str]:
-    """Return the environment variables that set a field, the first before the others."""
-    field = settings.model_fields[name]
-    if isinstance(field.validation_alias, AliasChoices):
-        return [str(choice) for choice in field.validation_alias.choices]
-    return [f"{settings.model_config.get('env_prefix', '')}{name}".upper()]
-
-
-def _sentence(settings: type[BaseSettings], item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    names = {variable: name for name in settings.model_fields for variable in variables(settings, name)}
-    variable = next((str(part).upper() for part in item["loc"] if str(part).upper() in names), None)
-    if variable is None:  # loc is a field's name, or empty for a rule about several settings
-        field = next((str(part) for part in item["loc"] if part in settings.model_fields), None)
-        if field is None:
-            return message
-        variable = next((one for one in variables(settings, field) if os.environ.get(one)), field)
-    given = os.environ.get(variable, "")
-    secret = _is_secret(settings.model_fields[names.get(variable, "")]) if variable in names else True
-    return f"{variable}: {message}" if secret else f"{variable}={given!r}: {message}"
-
-
-def _is_secret(field: FieldInfo) -> bool:
-    return (
-        "Secret" in str(field.annotation)
-        or "ApiKey" in str(field.annotation)
-        or "redis" in str(field.validation_alias).lower()
-    )
+        raise UnusableSettings(explain(settings, error)) from None

@@ -95,7 +95,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     environment = {
         "EMBEDDER_HUMAN_DIR": str(human_pack_dir()),
         **SOON,
-        "PROXY_ATTEMPT_TIMEOUT": "30",  # a busy machine makes the container late, which is no fault here
+        "PROXY_ATTEMPT_TIMEOUT_SECONDS": "30",  # on a busy machine the container may be late
     }
     with running_stack(root, **environment) as stack:
         space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])

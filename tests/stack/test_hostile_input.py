@@ -33,7 +33,7 @@ READ_SECONDS = 3.0  # given to a body; the default is 30
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("hostile")
-    limits = {"PREDICTOR_READ_TIMEOUT": str(READ_SECONDS), "PROXY_CACHE_TTL": "0"}
+    limits = {"PREDICTOR_READ_TIMEOUT": str(READ_SECONDS), "PROXY_CACHE_SECONDS": "0"}
     with running_stack(root, len(WORKERS), EMBEDDER_HUMAN_DIR=str(human_pack_dir()), **limits) as stack:
         counted = f"trainer_workers {len(WORKERS)}.0"
         # A worker imports what its jobs need before it is counted, which is no growth of a case's.

@@ -33,8 +33,8 @@ def predictor_process(data_dir: Path, proxy_url: str) -> Iterator[str]:
         **os.environ,
         "PORT": str(port),
         "DATA_DIR": str(data_dir),
-        "PREDICTOR_HEADS_DIR": str(data_dir / "none"),
-        "PREDICTOR_PROXY_URL": proxy_url,
+        "HEADS_DIR": str(data_dir / "none"),
+        "PROXY_URL": proxy_url,
         "LOG_LEVEL": "WARNING",
     }
     process = subprocess.Popen([sys.executable, "-m", "predictor"], env=environment)

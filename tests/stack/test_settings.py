@@ -46,7 +46,7 @@ def started(root: Path, **environment: str) -> Stack:
 @pytest.mark.parametrize(
     ("variable", "text", "program"),
     [
-        ("PROXY_TIMEOUT", "never", "embedder-proxy"),
+        ("PROXY_TIMEOUT_SECONDS", "never", "embedder-proxy"),
         ("TRAINER_THREADS", "0", "trainer"),
         ("EMBEDDER_PACK", "no_such_pack", "embedder"),
     ],
@@ -71,7 +71,7 @@ def test_program_that_cannot_start_ends_the_wait_with_its_own_error(
 def test_make_up_reads_dotenv_and_stops_with_the_error_of_the_program_that_cannot_start(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / ".env").write_text("PROXY_TIMEOUT=never\nWORKERS=\n")
+    (tmp_path / ".env").write_text("PROXY_TIMEOUT_SECONDS=never\nWORKERS=\n")
     ports = {machine.variable(name): str(port) for name, port in free_ports().items()}
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
@@ -83,7 +83,7 @@ def test_make_up_reads_dotenv_and_stops_with_the_error_of_the_program_that_canno
     )
     assert done.returncode == 1
     assert "error: embedder-proxy does not start." in done.stderr
-    assert "PROXY_TIMEOUT='never'" in done.stderr
+    assert "PROXY_TIMEOUT_SECONDS='never'" in done.stderr
 
 
 def test_program_that_crashes_again_and_again_ends_the_wait_with_its_last_lines(tmp_path: Path) -> None:

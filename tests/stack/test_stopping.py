@@ -84,7 +84,7 @@ def test_an_interrupt_during_the_start_is_heeded(tmp_path: Path) -> None:
 
 def test_a_space_without_heads_is_told_and_trained_for(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with up(tmp_path, PREDICTOR_HEADS_DIR=str(tmp_path / "none")) as started:
+    with up(tmp_path, HEADS_DIR=str(tmp_path / "none")) as started:
         assert started.stdout is not None
         said = ""
         while "ready. " not in said:

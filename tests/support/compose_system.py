@@ -34,7 +34,7 @@ class ComposeSystem:
             "DOCKER_BUILDKIT": "1",
             "COMPOSE_DOCKER_CLI_BUILD": "1",
             "DATA_VOLUME": str(data_dir),
-            "EMBEDDER_PROXY_PORT": str(self.ports["embedder-proxy"]),
+            "PROXY_PORT": str(self.ports["embedder-proxy"]),
             "PREDICTOR_PORT": str(self.ports["predictor"]),
             "TRAINER_PORT": str(self.ports["trainer"]),
             "RQ_DASHBOARD_PORT": str(self.ports["rq-dashboard"]),

@@ -81,7 +81,7 @@ class System:
             **os.environ,
             "DATA_DIR": str(self.data_dir),
             "REDIS_URL": self.redis.url,
-            "TRAINER_PROXY_URL": self.settings.proxy_url,
+            "PROXY_URL": self.settings.proxy_url,
             **SOON,
         }
         worker = Worker(environment)

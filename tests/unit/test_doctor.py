@@ -62,6 +62,16 @@ def test_redis_of_ones_own_needs_no_port(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "redis" not in machine.chosen_ports()
 
 
+def test_former_name_of_a_port_applies_until_the_new_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROXY_PORT", raising=False)
+    monkeypatch.setenv("EMBEDDER_PROXY_PORT", "20002")
+    assert machine.chosen_ports()["embedder-proxy"] == 20002
+    (sentence,) = machine.deprecations()
+    assert "EMBEDDER_PROXY_PORT" in sentence and "Use PROXY_PORT" in sentence
+    monkeypatch.setenv("PROXY_PORT", "20003")
+    assert machine.chosen_ports()["embedder-proxy"] == 20003
+
+
 def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = machine.docker()

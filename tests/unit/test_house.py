@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from pydantic_settings import BaseSettings
+from agegender.environment import EnvironmentSettings
 
 from tools import configuration
 
@@ -110,7 +110,7 @@ def attributes_read() -> set[str]:
 
 @pytest.mark.parametrize("title", configuration.SECTIONS)
 def test_every_setting_is_read(title: str) -> None:
-    settings: type[BaseSettings] = configuration.SECTIONS[title]
+    settings: type[EnvironmentSettings] = configuration.SECTIONS[title]
     within = inspect.getsource(inspect.getmodule(settings) or settings)
     for name, _ in configuration.own_fields(settings):
         assert name in attributes_read() or f"self.{name}" in within, f"nothing reads {name}"

@@ -8,7 +8,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
-from agegender_service.settings import variables
+from agegender.environment import variables
 from predictor.settings import PredictorSettings
 from pydantic import ValidationError
 

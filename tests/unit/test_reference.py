@@ -1,7 +1,7 @@
 """The pages that are made from the code say what the code says."""
 
 import pytest
-from agegender_service.settings import ServiceSettings, variables
+from agegender.environment import EnvironmentSettings, variables
 from pydantic_settings import BaseSettings
 
 from tools import api_reference, configuration
@@ -19,7 +19,7 @@ def test_every_settings_class_is_on_the_page() -> None:
     def below(settings: type[BaseSettings]) -> set[type[BaseSettings]]:
         return {settings}.union(*(below(child) for child in settings.__subclasses__()))
 
-    ours = {cls for cls in below(ServiceSettings) if cls.__module__.endswith(".settings")}
+    ours = {cls for cls in below(EnvironmentSettings) if cls.__module__.endswith(".settings")}
     assert ours <= set(configuration.SECTIONS.values())
 
 

@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from agegender.environment import EnvironmentSettings, documented_fields, variables
 from agegender.keys import ApiKey, Scope
 from agegender_service.network import NetworkSettings
-from agegender_service.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings, variables
+from agegender_service.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.settings import PredictorSettings
@@ -36,15 +37,14 @@ PLAUSIBLE: dict[str, tuple[str, Any]] = {
     "EMBEDDER_PACK": ("human+buffalo_sc", "human+buffalo_sc"),
     "PROXY_EMBEDDER_URLS": ("http://one:10001/, https://two/embedder,", ["http://one:10001", "https://two/embedder"]),
     "PROXY_EMBEDDER_SPACE": ("buffalo_sc-5", "buffalo_sc-5"),
-    "PREDICTOR_PROXY_URL": ("https://proxy.example/faces/", "https://proxy.example/faces"),
-    "TRAINER_PROXY_URL": ("http://proxy.example:10002/", "http://proxy.example:10002"),
+    "PROXY_URL": ("https://proxy.example/faces/", "https://proxy.example/faces"),
     "AGEGENDER_API_KEY": ("a-key-of-this-user", "a-key-of-this-user"),
     "AGEGENDER_PREDICTOR_URL": ("https://faces.example", "https://faces.example"),
     "AGEGENDER_TRAINER_URL": ("https://train.example", "https://train.example"),
     "AGEGENDER_PROXY_URL": ("https://proxy.example", "https://proxy.example"),
 }  # fmt: skip
 SETTINGS = [
-    (settings, name) for settings in configuration.SECTIONS.values() for name in settings.model_fields
+    (settings, name) for settings in configuration.SECTIONS.values() for name in documented_fields(settings)
 ]
 
 
@@ -76,9 +76,10 @@ def value_of(settings: BaseSettings, name: str) -> Any:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An environment in which no setting is given."""
-    for settings, name in SETTINGS:
-        for variable in variables(settings, name):
-            monkeypatch.delenv(variable, raising=False)
+    for settings in configuration.SECTIONS.values():
+        for name in settings.model_fields:
+            for variable in [*variables(settings, name), *settings.formerly]:
+                monkeypatch.delenv(variable, raising=False)
     yield monkeypatch
 
 
@@ -87,7 +88,7 @@ def test_every_documented_setting_is_taken_from_the_environment(
     title: str, bare: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = configuration.SECTIONS[title]
-    for name in settings.model_fields:
+    for name in documented_fields(settings):
         for variable in variables(settings, name):
             text, value = plausible(settings, name, variable, tmp_path)
             with bare.context() as environment:
@@ -104,7 +105,7 @@ def test_all_documented_settings_are_taken_together(
 ) -> None:
     settings = configuration.SECTIONS[title]
     expected = {}
-    for name in settings.model_fields:
+    for name in documented_fields(settings):
         variable = variables(settings, name)[0]
         text, expected[name] = plausible(settings, name, variable, tmp_path)
         bare.setenv(variable, text)
@@ -117,9 +118,70 @@ def test_an_empty_variable_means_the_default(title: str, bare: pytest.MonkeyPatc
     settings = configuration.SECTIONS[title]
     default = settings()
     for name in settings.model_fields:
-        for variable in variables(settings, name):
+        for variable in [*variables(settings, name), *settings.formerly]:
             bare.setenv(variable, "")
     assert settings() == default
+
+
+DEPRECATED = [
+    (settings, old, new)
+    for settings in configuration.SECTIONS.values()
+    for old, new in settings.formerly.items()
+]
+CONSTANTS = [
+    (settings, name) for settings in configuration.SECTIONS.values() for name in sorted(settings.constants)
+]
+
+
+@pytest.mark.parametrize(("settings", "old", "new"), DEPRECATED)
+def test_former_name_of_a_setting_applies_until_the_new_one_is_set(
+    settings: type[EnvironmentSettings], old: str, new: str, bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (name,) = (name for name in documented_fields(settings) if new in variables(settings, name))
+    text, value = plausible(settings, name, new, tmp_path)
+    bare.setenv(old, text)
+    assert value_of(read_settings(settings), name) == value
+    (sentence,) = settings.deprecations()
+    assert old in sentence and f"Use {new}" in sentence
+    bare.setenv(old, "no value that is allowed")
+    bare.setenv(new, text)
+    assert value_of(read_settings(settings), name) == value
+    (sentence,) = settings.deprecations()
+    assert f"{old} is deprecated and ignored" in sentence
+
+
+@pytest.mark.parametrize(("settings", "name"), CONSTANTS)
+def test_setting_that_became_a_constant_applies_for_one_release(
+    settings: type[EnvironmentSettings], name: str, bare: pytest.MonkeyPatch
+) -> None:
+    (old,) = variables(settings, name)
+    assert settings.deprecations() == []
+    bare.setenv(old, "7")
+    assert getattr(read_settings(settings), name) == 7
+    (sentence,) = settings.deprecations()
+    assert old in sentence and str(settings.model_fields[name].default) in sentence
+
+
+def test_program_logs_each_deprecated_name_once(
+    bare: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare.setenv("PROXY_TIMEOUT", "7")
+    bare.setenv("PROXY_ATTEMPTS", "7")
+    EnvironmentSettings.log_deprecations.cache_clear()
+    for _ in range(2):
+        read_settings(ProxySettings).log_deprecations()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "PROXY_TIMEOUT_SECONDS" in caplog.text and "PROXY_ATTEMPTS" in caplog.text
+
+
+def test_variable_that_is_not_documented_is_not_read(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("PROXY_HOST", "192.0.2.7")  # which pydantic-settings alone would read
+    bare.setenv("PROXY_MAX_BODY_BYTES", "7")
+    assert ProxySettings() == ProxySettings(host="127.0.0.1")
+
+
+def test_few_enough_variables_are_documented() -> None:
+    assert len(configuration.documented_variables()) <= 60
 
 
 def test_no_settings_class_replaces_a_validator_of_its_parent() -> None:
@@ -137,9 +199,17 @@ def test_no_settings_class_replaces_a_validator_of_its_parent() -> None:
 
 
 REFUSED = [
-    (ProxySettings, "PROXY_TIMEOUT", "-1", "PROXY_TIMEOUT='-1': Input should be greater than 0"),
-    (ProxySettings, "PROXY_MAX_IMAGE_BYTES", "20MiB", "PROXY_MAX_IMAGE_BYTES='20MiB': "),
+    (
+        ProxySettings,
+        "PROXY_TIMEOUT_SECONDS",
+        "-1",
+        "PROXY_TIMEOUT_SECONDS='-1': Input should be greater than 0",
+    ),
+    (ProxySettings, "MAX_IMAGE_BYTES", "20MiB", "MAX_IMAGE_BYTES='20MiB': "),
+    (ProxySettings, "PROXY_PORT", "65536", "PROXY_PORT='65536': "),
     (ProxySettings, "PORT", "65536", "PORT='65536': "),
+    (ProxySettings, "PROXY_CACHE_TTL", "long", "PROXY_CACHE_TTL='long': "),  # deprecated names
+    (ProxySettings, "PROXY_ATTEMPTS", "many", "PROXY_ATTEMPTS='many': "),
     (ProxySettings, "ALLOW_ANONYMOUS", "perhaps", "ALLOW_ANONYMOUS='perhaps': "),
     (ProxySettings, "LOG_FORMAT", "xml", "LOG_FORMAT='xml': Input should be 'console' or 'json'"),
     (ProxySettings, "PROXY_EMBEDDER_URLS", "insightface:10001", "expected an address such as http://"),
@@ -151,7 +221,7 @@ REFUSED = [
     (ProxySettings, "RATE_LIMIT", "5/minute", "need SERVICE_KEY"),
     (ProxySettings, "RATE_LIMIT", "often", "RATE_LIMIT='often': "),
     (ProxySettings, "REDIS_URL", "redis.example:6379", "REDIS_URL: expected a URL such as redis://"),
-    (PredictorSettings, "PREDICTOR_PROXY_URL", "proxy:10002", "PREDICTOR_PROXY_URL='proxy:10002': "),
+    (PredictorSettings, "PROXY_URL", "proxy:10002", "PROXY_URL='proxy:10002': "),
     (TrainerSettings, "TRAINER_PROXY_URL", "proxy:10002", "TRAINER_PROXY_URL='proxy:10002': "),
     (TrainerSettings, "TRAINER_DEVICE", "gpu", "TRAINER_DEVICE='gpu': "),
 ]
@@ -159,7 +229,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("settings", "variable", "text", "said"), REFUSED)
 def test_unusable_value_ends_the_program_with_one_line_that_names_it(
-    settings: type[BaseSettings],
+    settings: type[EnvironmentSettings],
     variable: str,
     text: str,
     said: str,
@@ -186,11 +256,21 @@ def test_value_of_a_secret_is_never_shown(
     assert variable in line and "hush" not in line
 
 
+def test_password_in_an_address_is_never_shown(
+    bare: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare.setenv("PROXY_URL", "http://me:hush@proxy:10002")
+    with pytest.raises(UnusableSettings):
+        read_settings(PredictorSettings)
+    line = capsys.readouterr().err
+    assert "PROXY_URL" in line and "hush" not in line
+
+
 # What Compose gives the containers itself: their ports, folders and each other's addresses.
 OF_COMPOSE = {
-    "HOST", "PORT", "EMBEDDER_PORT", "PREDICTOR_PORT", "TRAINER_PORT", "PUBLISHED_ON", "DATA_DIR",
-    "REDIS_URL", "REDIS_PASSWORD_FILE", "EMBEDDER_HUMAN_DIR", "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL",
-    "TRAINER_PROXY_URL",
+    "HOST", "PORT", "EMBEDDER_PORT", "PROXY_PORT", "PREDICTOR_PORT", "TRAINER_PORT", "PUBLISHED_ON",
+    "DATA_DIR", "REDIS_URL", "REDIS_PASSWORD_FILE", "EMBEDDER_HUMAN_DIR", "HEADS_DIR", "PROXY_URL",
+    "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL", "TRAINER_HEADS_DIR", "TRAINER_PROXY_URL",
 }  # fmt: skip
 
 
@@ -205,12 +285,13 @@ OF_COMPOSE = {
     ],
 )
 def test_compose_passes_every_documented_setting_to_its_container(
-    container: str, settings: type[BaseSettings]
+    container: str, settings: type[EnvironmentSettings]
 ) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     passed = services[container]["environment"]
     documented = {variable for name in settings.model_fields for variable in variables(settings, name)}
     redis = {"REDIS_PASSWORD"} if container == "insightface" else set()  # which reaches no Redis
+    documented |= set(settings.formerly)
     for variable in documented - OF_COMPOSE - redis:
         assert passed[variable].startswith(f"${{{variable}:-"), variable
     assert set(passed) <= documented | {"FORWARDED_ALLOW_IPS"}  # uvicorn's own

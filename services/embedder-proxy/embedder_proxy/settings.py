@@ -1,68 +1,89 @@
-"""Settings of the proxy, each from an environment variable; docs/proxy.md lists them."""
+"""Settings of the proxy."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from agegender.http_clients import ServiceUrl
-from agegender.images import ImageLimits
 from agegender.spaces import NAME
 from agegender_service.network import listed
-from agegender_service.settings import Port, ServiceSettings
-from agegender_service.uploads import UploadLimits
+from agegender_service.settings import ImageSettings, Port
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 _MIB = 1024 * 1024
 
 
-class ProxySettings(ServiceSettings):
-    model_config = SettingsConfigDict(env_prefix="PROXY_", extra="ignore", populate_by_name=True)
+class ProxySettings(ImageSettings):
+    model_config = SettingsConfigDict(env_prefix="PROXY_")
+    formerly: ClassVar = {
+        "PROXY_MAX_IMAGE_BYTES": "MAX_IMAGE_BYTES",
+        "PROXY_MAX_IMAGE_PIXELS": "MAX_IMAGE_PIXELS",
+        "PROXY_MAX_IMAGES": "MAX_IMAGES",
+        "PROXY_MAX_REQUEST_BYTES": "MAX_REQUEST_BYTES",
+        "PROXY_MAX_BODY_MEMORY": "MAX_BODY_MEMORY_BYTES",
+        "PROXY_TIMEOUT": "PROXY_TIMEOUT_SECONDS",
+        "PROXY_ATTEMPT_TIMEOUT": "PROXY_ATTEMPT_TIMEOUT_SECONDS",
+        "PROXY_CACHE_TTL": "PROXY_CACHE_SECONDS",
+    }
+    constants: ClassVar = frozenset(
+        {"read_timeout", "connect_timeout", "attempts", "probe_interval", "cache_timeout"}
+    )
 
-    port: Port = Field(10002, validation_alias=AliasChoices("PORT"), description="port to listen on")
-
+    port: Port = Field(
+        10002, validation_alias=AliasChoices("PROXY_PORT", "PORT"), description="Port to listen on."
+    )
     embedder_urls: Annotated[list[ServiceUrl], NoDecode] = Field(
         ["http://127.0.0.1:10001"],
         min_length=1,
-        description="embedding containers, comma-separated; each address of a host name counts as one",
+        description="URLs of the embedders. Each address that a host name resolves to is one embedder.",
     )
     embedder_wire: Literal["agegender", "original"] = Field(
         "agegender",
-        description="ours, or the jsonpickle of tae898/face-detection-recognition",
+        description="Wire format of the embedders: this project's, or the jsonpickle of "
+        "tae898/face-detection-recognition.",
     )
     embedder_space: str | None = Field(
         None,
-        description="id of the only space taken; default: the first embedder's, or original-512",
+        description="Id of the only embedding space accepted. Default: the space of the first embedder, or "
+        "original-512.",
     )
-
-    max_image_bytes: int = Field(20 * _MIB, gt=0, description="of one image file")
-    max_image_pixels: int = Field(50_000_000, gt=0, description="of one image, width times height")
-    max_images: int = Field(64, gt=0, description="in one request")
-    max_request_bytes: int = Field(100 * _MIB, gt=0, description="of one request's body")
     max_body_memory: int = Field(
-        512 * _MIB, gt=0, description="of all bodies being read or answered, bytes; beyond it 429"
+        512 * _MIB,
+        gt=0,
+        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
+        description="Maximum bytes of all request bodies held in memory. Beyond it: 429.",
     )
-    max_in_flight: int = Field(16, gt=0, description="requests at the embedders at once")
+    max_in_flight: int = Field(
+        16, gt=0, description="Maximum number of requests sent to the embedders at the same time."
+    )
     max_waiting: int = Field(
-        32, ge=0, description="requests that wait for one of those places; beyond it 429"
+        32, ge=0, description="Maximum number of requests that wait for an embedder. Beyond it: 429."
     )
-
     timeout: float = Field(
-        60, gt=0, description="seconds for an answer, one more for each further image; 504 after it"
+        60,
+        gt=0,
+        validation_alias=AliasChoices("PROXY_TIMEOUT_SECONDS"),
+        description="Seconds to answer a request, plus one per further image. After that: 504.",
     )
     attempt_timeout: float = Field(
         15,
         gt=0,
-        description="seconds without an answer or progress of one embedder, one more for each further image; "
-        "then another is asked",
+        validation_alias=AliasChoices("PROXY_ATTEMPT_TIMEOUT_SECONDS"),
+        description="Seconds without a response or progress of an embedder, plus one per further image. "
+        "After that the request goes to another embedder.",
     )
-    read_timeout: float = Field(
-        30, gt=0, description="seconds for the request's body to arrive, 408 after it"
+    cache_ttl: int = Field(
+        3600,
+        ge=0,
+        validation_alias=AliasChoices("PROXY_CACHE_SECONDS"),
+        description="Seconds that faces stay in the cache. 0 turns the cache off.",
     )
-    connect_timeout: float = Field(1, gt=0, description="seconds to connect to an embedder")
-    attempts: int = Field(3, ge=1, le=10, description="embedders asked for one request before it fails")
-    probe_interval: float = Field(2, gt=0, description="seconds between two looks at each embedder")
 
-    cache_ttl: int = Field(3600, ge=0, description="seconds that faces stay in Redis; 0 turns the cache off")
-    cache_timeout: float = Field(0.25, gt=0, description="seconds that Redis may take before it is left out")
+    # Seconds and counts that only code sets.
+    read_timeout: float = Field(30, gt=0)  # to receive the request body; then 408
+    connect_timeout: float = Field(1, gt=0)  # to connect to an embedder
+    attempts: int = Field(3, ge=1, le=10)  # embedders asked before a request fails
+    probe_interval: float = Field(2, gt=0)  # between two probes of an embedder
+    cache_timeout: float = Field(0.25, gt=0)  # for Redis to respond; then the cache is skipped
 
     @field_validator("embedder_urls", mode="before")
     @classmethod
@@ -78,13 +99,5 @@ class ProxySettings(ServiceSettings):
 
     @property
     def cache_secret(self) -> bytes:
-        """What cache entries are sealed with; without a key the seal is a mere checksum."""
+        """Return the key that signs cache entries; empty if the services have none."""
         return b"" if self.service_key is None else self.service_key.get_secret_value().encode()
-
-    @property
-    def uploads(self) -> UploadLimits:
-        return UploadLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        return ImageLimits(self.max_image_bytes, self.max_image_pixels)

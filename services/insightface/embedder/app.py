@@ -12,7 +12,7 @@ from agegender_service.app import create_app
 from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender_service.disconnects import while_awaited
 from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
-from agegender_service.uploads import IMAGES_CONTENT, UploadLimits, read_images
+from agegender_service.uploads import IMAGES_CONTENT, read_images
 from fastapi import FastAPI, Query, Request, Response
 
 from embedder.service import EmbeddingService
@@ -21,7 +21,6 @@ from embedder.settings import EmbedderSettings
 
 def make_app(settings: EmbedderSettings) -> FastAPI:
     service = EmbeddingService(settings)
-    limits = UploadLimits(settings.max_bytes, settings.max_images, settings.max_body_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,7 +67,7 @@ def make_app(settings: EmbedderSettings) -> FastAPI:
     async def faces(request: Request, selection: Annotated[FaceSelection, Query()]) -> Response:
         """`Server-Timing` tells the milliseconds in queue, decode, detect and embed."""
         deadline = Deadline.of_request(request, settings.timeout)
-        images = await read_images(request, limits)
+        images = await read_images(request, settings.uploads)
         work = service.faces(images, deadline.for_images(len(images)), selection)
         answer, seconds = await while_awaited(request, work)
         return Response(

@@ -10,7 +10,6 @@ import structlog
 from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
-from agegender.images import ImageLimits
 from agegender_service.deadlines import Deadline
 from agegender_service.settings import UNUSABLE_SETTINGS
 from agegender_service.timings import StageSeconds
@@ -38,8 +37,7 @@ class EmbeddingService:
     def __init__(self, settings: EmbedderSettings, end: Callable[[int], object] = os._exit) -> None:
         self._settings = settings
         self._end = end
-        limits = ImageLimits(settings.max_bytes, settings.max_pixels)
-        self._batches = FaceBatches(limits, settings.batch_images, settings.max_faces)
+        self._batches = FaceBatches(settings.image_limits, settings.batch_images, settings.max_faces)
         self._next_try: float | None = None
         self.pack: Pack | None = None
         self.failure: str | None = None

@@ -1,47 +1,65 @@
-"""What the embedding container can be told by environment variables."""
+"""Settings of the embedding service."""
 
 from pathlib import Path
+from typing import ClassVar
 
-from agegender_service.settings import Port, ServiceSettings
+from agegender_service.settings import ImageSettings, Port
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 
-class EmbedderSettings(ServiceSettings):
-    model_config = SettingsConfigDict(env_prefix="EMBEDDER_", extra="ignore", populate_by_name=True)
+class EmbedderSettings(ImageSettings):
+    model_config = SettingsConfigDict(env_prefix="EMBEDDER_")
+    formerly: ClassVar = {
+        "EMBEDDER_MAX_BYTES": "MAX_IMAGE_BYTES",
+        "EMBEDDER_MAX_PIXELS": "MAX_IMAGE_PIXELS",
+        "EMBEDDER_MAX_IMAGES": "MAX_IMAGES",
+        "EMBEDDER_MAX_BODY_BYTES": "MAX_REQUEST_BYTES",
+        "EMBEDDER_TIMEOUT": "EMBEDDER_TIMEOUT_SECONDS",
+        "EMBEDDER_LOAD_TIMEOUT": "EMBEDDER_LOAD_TIMEOUT_SECONDS",
+    }
 
     port: Port = Field(
-        10001, validation_alias=AliasChoices("EMBEDDER_PORT", "PORT"), description="port to listen on"
+        10001, validation_alias=AliasChoices("EMBEDDER_PORT", "PORT"), description="Port to listen on."
     )
     pack: str = Field(
         "human",
         pattern=r"^(human|(human\+)?[a-z0-9_]+)$",
-        description="human (MIT); buffalo_l, buffalo_s, antelopev2, … (non-commercial research); "
-        "or both side by side, human+buffalo_l (non-commercial research)",
+        description="Pack of models: human (MIT); buffalo_l, buffalo_s, antelopev2, … (non-commercial "
+        "research); human+buffalo_l runs both (non-commercial research).",
     )
-    pack_dir: Path | None = Field(None, description="folder of the pack, where it need not be fetched")
-    human_dir: Path | None = Field(None, description="folder of the human pack, where it need not be fetched")
+    pack_dir: Path | None = Field(
+        None, description="Folder with the models of the pack. Without it they are downloaded."
+    )
+    human_dir: Path | None = Field(
+        None, description="Folder with the models of the human pack. Without it they are downloaded."
+    )
     load_timeout: float = Field(
         1800,
         gt=0,
-        description="seconds for loading the pack, failed downloads and new tries included; "
-        "then the process ends",
+        validation_alias=AliasChoices("EMBEDDER_LOAD_TIMEOUT_SECONDS"),
+        description="Seconds to download and load the pack, retries included. After that the process exits.",
     )
-    threads: int = Field(0, ge=0, description="ONNX Runtime threads; 0 means the CPUs that are really there")
-    max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="of one image")
-    max_pixels: int = Field(50_000_000, gt=0, description="of one image")
-    max_images: int = Field(64, gt=0, description="in one request")
+    threads: int = Field(
+        0, ge=0, description="Threads of ONNX Runtime. 0 uses as many as CPUs are available."
+    )
     max_faces: int = Field(
-        100, gt=0, description="faces embedded per image; beyond it the largest, and `truncated`"
+        100,
+        gt=0,
+        description="Maximum number of faces embedded per image, the largest first. If there are more, the "
+        "response has `truncated`.",
     )
     batch_images: int = Field(
-        4, gt=0, description="images of waiting requests whose faces are embedded together; more on a GPU"
+        4,
+        gt=0,
+        description="Maximum number of images, also of different requests, whose faces are embedded in one "
+        "batch. Larger values pay on a GPU only.",
     )
-    max_body_bytes: int = Field(100 * 1024 * 1024, gt=0, description="of one request")
     timeout: float = Field(
         60,
         gt=0,
-        description="seconds for an answer, one more for each further image; 504 after it",
+        validation_alias=AliasChoices("EMBEDDER_TIMEOUT_SECONDS"),
+        description="Seconds to answer a request, plus one per further image. After that: 504.",
     )
 
     @property

@@ -12,6 +12,7 @@ from trainer.workers import make_worker, preload
 def main() -> None:
     settings = read_settings(TrainerSettings)
     configure_logs(settings.log_format, settings.log_level)
+    settings.log_deprecations()
     # Where jobs have several threads each, threads that spin for more work would take another worker's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # torch then counts GPUs without starting CUDA, which a process forked later could not use.

@@ -1,0 +1,113 @@
+"""Settings read from environment variables, by their present and for one release by their former names."""
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+_log = logging.getLogger(__name__)
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base of all settings classes. An empty variable means the default.
+
+    Only the variables that `variables` returns are read, and deprecated ones. pydantic-settings alone would
+    also read the class's prefix with the name of every field, `PROXY_HOST` for example.
+
+    formerly : a deprecated variable and the one that replaces it. If both are set, the new one applies.
+    constants : fields that only code sets. Their variables (prefix and name) are deprecated.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+    formerly: ClassVar[Mapping[str, str]] = {}
+    constants: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)
+        given = env_settings.env_vars  # names in lower case
+        present = {name.lower() for field in cls.model_fields for name in variables(cls, field)}
+        read = {new.lower(): given[old.lower()] for old, new in cls.formerly.items() if old.lower() in given}
+        env_settings.env_vars = read | {name: value for name, value in given.items() if name in present}
+        return init_settings, env_settings
+
+    @classmethod
+    def deprecations(cls) -> list[str]:
+        """Return a sentence for each deprecated variable that is set: what happens, and what to do."""
+        sentences = []
+        for old, new in cls.formerly.items():
+            if os.environ.get(old) and os.environ.get(new):
+                sentences.append(f"{old} is deprecated and ignored because {new} is set. Remove {old}.")
+            elif os.environ.get(old):
+                sentences.append(f"{old} is deprecated. Use {new}; the next release ignores {old}.")
+        for name in sorted(cls.constants):
+            (old,) = variables(cls, name)
+            if os.environ.get(old):
+                default = cls.model_fields[name].default
+                sentences.append(f"{old} is deprecated. The next release ignores it and uses {default}.")
+        return sentences
+
+    @classmethod
+    @cache
+    def log_deprecations(cls) -> None:
+        """Log each deprecated variable that is set, once per process."""
+        for sentence in cls.deprecations():
+            _log.warning(sentence)
+
+
+def documented_fields(settings: type[BaseSettings]) -> dict[str, FieldInfo]:
+    """Return the fields that users may set, by name."""
+    constants = settings.constants if issubclass(settings, EnvironmentSettings) else frozenset()
+    return {name: field for name, field in settings.model_fields.items() if name not in constants}
+
+
+def variables(settings: type[BaseSettings], name: str) -> list[str]:
+    """Return the environment variables that set a field. The first one that is set applies."""
+    field = settings.model_fields[name]
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [f"{settings.model_config.get('env_prefix', '')}{name}".upper()]
+
+
+def explain(settings: type[EnvironmentSettings], error: ValidationError) -> str:
+    """Return one sentence per invalid variable: its name, its value unless secret, and what was expected."""
+    found = error.errors(include_url=False, include_context=False)
+    return "; ".join(_sentence(settings, item) for item in found)
+
+
+def _sentence(settings: type[EnvironmentSettings], item: Any) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    fields = {variable: name for name in settings.model_fields for variable in variables(settings, name)}
+    place = [str(part) for part in item["loc"]]
+    name = next((fields.get(part.upper(), part) for part in place), None)
+    if name is None or name not in settings.model_fields:  # a rule about several settings
+        return message
+    names = variables(settings, name)
+    names += [old for old, new in settings.formerly.items() if new in names]
+    variable = next((one for one in names if os.environ.get(one)), names[0])
+    value = os.environ.get(variable, "")
+    if _is_secret(settings.model_fields[name]) or "@" in value:  # a URL may contain a password
+        return f"{variable}: {message}"
+    return f"{variable}={value!r}: {message}"
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return (
+        "Secret" in str(field.annotation)
+        or "ApiKey" in str(field.annotation)
+        or "redis" in str(field.validation_alias).lower()
+    )
