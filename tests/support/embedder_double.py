@@ -143,8 +143,6 @@ class EmbedderDouble:
         for image in images:
             if self.broken(image):
                 problem = Problem("damaged-image", 422, "on purpose")
-                if len(images) == 1:
-                    return self._problem(422, "on purpose")
                 entries.append(ImageProblem(problem=problem.document()))
             else:
                 upright = faces_of(image, self.space, self.faces, self.sharpness)
@@ -180,5 +178,5 @@ class EmbedderDouble:
 
     @staticmethod
     def _problem(status: int, detail: str) -> Response:
-        problem = Problem("damaged-image" if status == 422 else "double-failed", status, detail)
+        problem = Problem("double-failed", status, detail)
         return Response(json.dumps(problem.document()), status, media_type="application/problem+json")

@@ -1,13 +1,15 @@
 """What extraction asks of the proxy, and which of the faces it takes."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
-from trainer.extraction.faces_client import FacesClient
+from agegender_service import faces_client
+from agegender_service.faces_client import BlockingFacesClient
 from trainer.extraction.selection import labelled_face, same_face_mirrored
 
 SPACE = Space(id="test-1", dimension=2)
@@ -37,10 +39,18 @@ class Proxy:
             raise answer
         return answer
 
-    def client(self, patience: float = 100.0) -> FacesClient:
-        client = FacesClient("http://proxy", patience=patience, sleep=self.waits.append)
-        client._http = httpx.Client(transport=httpx.MockTransport(self), base_url="http://proxy")
-        return client
+    @contextmanager
+    def client(self, patience: float = 100.0) -> Iterator[BlockingFacesClient]:
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        http = httpx.AsyncClient(transport=httpx.MockTransport(self))
+        with BlockingFacesClient("http://proxy", patience=patience, http=http, sleep=sleep) as client:
+            yield client
+
+    def faces(self, *images: bytes, patience: float = 100.0) -> list[ImageFaces | Problem]:
+        with self.client(patience) as client:
+            return client.faces(images, SPACE)
 
 
 def answer(*images: ImageFaces | ImageProblem, space: Space = SPACE) -> httpx.Response:
@@ -58,14 +68,14 @@ def test_busy_proxies_are_asked_again_when_they_say() -> None:
         httpx.Response(502, text="<html>"),
         answer(image()),
     )
-    assert proxy.client().faces([b"x"], SPACE) == [image()]
+    assert proxy.faces(b"x") == [image()]
     assert proxy.waits == [7.0, 1.0, 2.0]
 
 
 def test_patience_ends_with_the_proxy_s_own_problem() -> None:
     proxy = Proxy(*[problem("not-ready", 503, {"Retry-After": "4"}) for _ in range(5)])
     with pytest.raises(Problem) as caught:
-        proxy.client(patience=10).faces([b"x"], SPACE)
+        proxy.faces(b"x", patience=10)
     assert caught.value.slug == "not-ready"
     assert caught.value.retry_after == 4
     assert proxy.waits == [4.0, 4.0]
@@ -74,7 +84,7 @@ def test_patience_ends_with_the_proxy_s_own_problem() -> None:
 def test_a_problem_of_an_image_does_not_spoil_the_others() -> None:
     bad = Problem("damaged-image", 422, "cut short")
     proxy = Proxy(answer(image(), ImageProblem(problem=bad.document())))
-    first, second = proxy.client().faces([b"x", b"y"], SPACE)
+    first, second = proxy.faces(b"x", b"y")
     assert isinstance(first, ImageFaces)
     assert isinstance(second, Problem)
     assert second.slug == "damaged-image"
@@ -82,7 +92,7 @@ def test_a_problem_of_an_image_does_not_spoil_the_others() -> None:
 
 def test_a_request_that_is_too_large_is_sent_image_by_image() -> None:
     proxy = Proxy(problem("body-too-large", 413), answer(image()), problem("body-too-large", 413))
-    first, second = proxy.client().faces([b"x", b"y"], SPACE)
+    first, second = proxy.faces(b"x", b"y")
     assert isinstance(first, ImageFaces)
     assert isinstance(second, Problem)
     assert proxy.parts == [2, 1, 1]
@@ -90,19 +100,19 @@ def test_a_request_that_is_too_large_is_sent_image_by_image() -> None:
 
 def test_a_request_that_is_too_much_work_is_sent_image_by_image() -> None:
     proxy = Proxy(problem("deadline-exceeded", 504), answer(image()), answer(image()))
-    assert proxy.client().faces([b"x", b"y"], SPACE) == [image()] * 2
+    assert proxy.faces(b"x", b"y") == [image()] * 2
     assert (proxy.parts, proxy.waits) == ([2, 1, 1], [])
 
 
 def test_a_lone_image_that_is_late_is_asked_for_again() -> None:
     proxy = Proxy(problem("deadline-exceeded", 504), answer(image()))
-    assert proxy.client().faces([b"x"], SPACE) == [image()]
+    assert proxy.faces(b"x") == [image()]
     assert proxy.parts == [1, 1] and len(proxy.waits) == 1
 
 
 def test_many_images_are_many_requests() -> None:
     proxy = Proxy(answer(*[image()] * 8), answer(*[image()] * 4))
-    assert len(proxy.client().faces((b"x" for _ in range(12)), SPACE)) == 12
+    assert len(proxy.faces(*[b"x"] * 12)) == 12
     assert proxy.parts == [8, 4]
 
 
@@ -110,21 +120,26 @@ def test_many_images_are_many_requests() -> None:
     ("bad", "slug"),
     [
         (answer(image(), space=Space(id="other-2", dimension=2)), "space-mismatch"),
-        (httpx.Response(200, text="{}"), "not-ready"),
-        (answer(), "not-ready"),
-        (problem("key-needed", 401), "bad-gateway"),
+        (httpx.Response(200, text="{}"), "bad-answer"),
+        (answer(), "bad-answer"),
+        (problem("key-needed", 401), "bad-answer"),
+        (problem("not-found", 404), "bad-answer"),
+        (answer(image(face(0, 0, 9, 9).model_copy(update={"embedding": [1.0, 1.0]}))), "bad-answer"),
     ],
 )
 def test_answers_that_are_none_are_problems(bad: httpx.Response, slug: str) -> None:
     with pytest.raises(Problem) as caught:
-        Proxy(bad).client().faces([b"x"], SPACE)
+        Proxy(bad).faces(b"x")
     assert caught.value.slug == slug
 
 
 def test_the_space_is_the_proxy_s() -> None:
-    assert Proxy(httpx.Response(200, json={"space": SPACE.model_dump()})).client().space() == SPACE
-    with pytest.raises(Problem, match="which space"):
-        Proxy(httpx.Response(200, json={"space": None})).client().space()
+    with Proxy(httpx.Response(200, json={"space": SPACE.model_dump()})).client() as client:
+        assert client.space() == SPACE
+    unready = Proxy(httpx.Response(200, json={"space": None}))
+    with unready.client() as client, pytest.raises(Problem, match="which space") as caught:
+        client.space()
+    assert (caught.value.slug, caught.value.status) == ("not-ready", 503)
 
 
 LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE = face(0, 0, 45, 45), face(30, 30, 70, 70), face(45, 45, 55, 55)
@@ -152,7 +167,7 @@ def test_in_the_mirrored_image_the_face_is_looked_for_on_the_other_side() -> Non
 
 
 def test_large_images_are_not_gathered_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.extraction.faces_client._REQUEST_BYTES", 100)
+    monkeypatch.setattr(faces_client, "_REQUEST_BYTES", 100)
     proxy = Proxy(answer(image()), answer(image(), image()))
     reading: list[int] = []
 
@@ -161,6 +176,7 @@ def test_large_images_are_not_gathered_in_one_request(monkeypatch: pytest.Monkey
             reading.append(len(proxy.parts))
             yield b"x" * size
 
-    assert len(proxy.client().faces(images(), SPACE)) == 3
+    with proxy.client() as client:
+        assert len(client.faces(images(), SPACE)) == 3
     assert proxy.parts == [1, 2]
     assert reading == [0, 0, 1]  # the third was read only when the first request was through

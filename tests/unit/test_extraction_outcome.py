@@ -14,12 +14,12 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from agegender.spaces import Space
+from agegender_service.faces_client import BlockingFacesClient
 from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set, read_meta_data
 from trainer.datasets.formats import labels_csv, require_format
 from trainer.datasets.labels import LabelledImage, Reason, removal_summary
 from trainer.extraction.embedding import embed_images
-from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.merging import merge
 from trainer.extraction.planning import write_plan
 from trainer.extraction.shards import embed_shard
@@ -32,7 +32,7 @@ SPACE = Space(id="test-1", dimension=8)
 NAME = "My faces (1)"
 
 
-class NoHttp(FacesClient):
+class NoHttp(BlockingFacesClient):
     """Answers each image itself; bytes that begin with `no` have no face, with `two` two."""
 
     def __init__(self) -> None:

@@ -14,12 +14,11 @@ from agegender.spaces import Space
 from agegender_client import AsyncClient, Client, ClientSettings
 from agegender_client.cli.app import main
 from agegender_service.deadlines import Deadline
+from agegender_service.faces_client import BlockingFacesClient, FacesClient
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from predictor.proxy import ProxyClient
 from predictor.settings import PredictorSettings
 from pydantic import ValidationError
-from trainer.extraction.faces_client import FacesClient
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
@@ -130,13 +129,16 @@ def test_command_line_does_not_either(
 
 @pytest.mark.parametrize("host", ["http://faces.example", "http://trainer.corp"])
 def test_services_never_ask_each_other_through_the_proxy(proxy: RecordingProxy, host: str) -> None:
-    with FacesClient(host, headers={"Authorization": KEY}, patience=0) as client, pytest.raises(Problem):
+    with (
+        BlockingFacesClient(host, headers={"Authorization": KEY}, patience=0) as client,
+        pytest.raises(Problem),
+    ):
         client.space()
     assert proxy.requests == []
 
 
 async def test_predictor_never_asks_through_the_proxy(proxy: RecordingProxy) -> None:
-    client = ProxyClient("http://faces.example", headers={"Authorization": KEY}, connect_timeout=1)
+    client = FacesClient("http://faces.example", headers={"Authorization": KEY})
     with pytest.raises(Problem):
         await client.faces([b"image"], EVERY_FACE, Deadline.after(5))
     await client.close()
@@ -152,7 +154,7 @@ def test_embedder_proxy_never_asks_through_the_proxy(proxy: RecordingProxy) -> N
 
 
 def test_extraction_finds_the_embedder_proxy_beside_it(proxy: RecordingProxy) -> None:
-    with EmbedderDouble().served() as double, FacesClient(double.url) as client:
+    with EmbedderDouble().served() as double, BlockingFacesClient(double.url) as client:
         assert client.space() == Space(id=SPACE.id, dimension=SPACE.dimension)
     assert proxy.requests == []
 

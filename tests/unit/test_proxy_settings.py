@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from agegender.environment import documented_fields, variables
 from agegender_service.settings import ServiceSettings
-from embedder_proxy.discovery import addresses
+from embedder_proxy.pool import addresses
 from embedder_proxy.settings import ProxySettings
 from pydantic import ValidationError
 

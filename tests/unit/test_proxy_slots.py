@@ -35,7 +35,7 @@ def test_places_are_bounded_and_none_is_lost(
 
     async def ask(slots: Slots, work: int, patience: float) -> None:
         try:
-            async with slots.place(Deadline.after(patience)):
+            async with slots.slot(Deadline.after(patience)):
                 outcome.working += 1
                 outcome.most = max(outcome.most, outcome.working)
                 try:
@@ -62,7 +62,7 @@ def test_places_are_bounded_and_none_is_lost(
         # All places are free again: as many as there are can be taken at once.
         async with asyncio.timeout(1):
             for _ in range(places):
-                await slots.place(Deadline.after(1)).__aenter__()
+                await slots.slot(Deadline.after(1)).__aenter__()
         return hung_up
 
     hung_up = asyncio.run(play())
@@ -77,7 +77,7 @@ async def test_queue_that_is_too_slow_for_the_deadline_refuses_and_says_when_to_
     slots = Slots(1, 100)
 
     async def work(seconds: float, deadline: Deadline) -> None:
-        async with slots.place(deadline):
+        async with slots.slot(deadline):
             await asyncio.sleep(seconds)
 
     for _ in range(20):  # it learns that a place is held for 0.05 s

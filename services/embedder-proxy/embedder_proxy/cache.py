@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 from agegender.spaces import Space
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -16,9 +17,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from embedder_proxy.encoded import EncodedFaces
 from embedder_proxy.entries import opened, sealed
-from embedder_proxy.metrics import CACHE_ERRORS
 
 log = structlog.get_logger(__name__)
+
+CACHE_ERRORS = Counter("proxy_cache_errors_total", "Redis calls that failed or took too long")
 
 _PAUSE = 5.0  # seconds without a look at a Redis that failed, so that a hung one costs little
 _MAX_ENTRY = 4 * 1024 * 1024

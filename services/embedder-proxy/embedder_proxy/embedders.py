@@ -1,25 +1,21 @@
-"""What the proxy asks of an embedding container, whichever wire format it speaks."""
+"""Define what the proxy needs from an embedding container, whichever wire format it uses."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import httpx
 from agegender.errors import Problem
 from agegender.faces import FaceSelection, ImageFaces
 from agegender.spaces import Space
-
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
-_UNIT_TOLERANCE = 0.01
+from agegender_service.deadlines import Deadline
 
 
 class EmbedderFailed(Exception):
-    """The container cannot be used: unreachable, an error of its own, garbage. It is taken out."""
+    """The container is unreachable, failed, or returned an invalid response. The pool ejects it."""
 
 
 class EmbedderBusy(Exception):
-    """The container has enough to do; another may have room."""
+    """The container cannot accept another request now; another one may."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -28,7 +24,10 @@ class EmbedderBusy(Exception):
 
 @dataclass(frozen=True)
 class Probed:
-    """`progress` grows with each step of the container's work; None from one that does not report it."""
+    """The state of a ready container.
+
+    progress : grows with each step of its work; None if it does not report it.
+    """
 
     space: Space
     progress: int | None = None
@@ -36,60 +35,27 @@ class Probed:
 
 @dataclass(frozen=True)
 class Embedded:
-    """One entry an image, in the order sent: its faces, or why it has none.
+    """One entry per image, in the order sent: its faces, or its problem.
 
-    `space` is None where every image has a problem and the container did not tell it. `seconds` is the
-    container's own account of its time by stage; empty where it gives none.
+    seconds : the container's own account of its time by stage; empty if it reports none.
     """
 
-    space: Space | None
+    space: Space
     images: list[ImageFaces | Problem]
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Wire(Protocol):
-    """How to talk to a container. Both raise `EmbedderFailed`; `embed` also `EmbedderBusy`."""
+    """Talk to containers in one wire format. Both methods raise `EmbedderFailed`."""
 
     async def probe(self, url: str) -> Probed:
-        """Ask a container that is ready for its space and progress."""
+        """Return the state of a container. Raises `EmbedderFailed` if it is not ready."""
 
     async def embed(
-        self, url: str, images: Sequence[bytes], selection: FaceSelection, headers: Mapping[str, str]
+        self, url: str, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline
     ) -> Embedded:
-        """Return the selected faces of image files. A `Problem` of the whole request is raised.
+        """Return the selected faces of image files.
 
-        Raises `TimeoutError` where the container says itself that the time is over.
+        Raises `EmbedderBusy`, `TimeoutError` if the container itself reports that the deadline passed, and
+        `Problem` for a request that is wrong as a whole.
         """
-
-
-async def exchange(
-    client: httpx.AsyncClient, request: httpx.Request, *, max_bytes: int = MAX_ANSWER_BYTES
-) -> tuple[httpx.Response, bytes]:
-    """Send a request and read at most `max_bytes` of the answer. Raises `EmbedderFailed`."""
-    try:
-        response = await client.send(request, stream=True)
-        try:
-            content = bytearray()
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > max_bytes:
-                    raise EmbedderFailed(f"answered more than {max_bytes} bytes")
-            return response, bytes(content)
-        finally:
-            await response.aclose()
-    except httpx.HTTPError as error:
-        raise EmbedderFailed(f"{type(error).__name__} {error}".strip()) from error
-
-
-def check_faces(images: Sequence[ImageFaces | Problem], space: Space) -> None:
-    """Raise `EmbedderFailed` unless each embedding has the space's dimension and length 1."""
-    for image in images:
-        if isinstance(image, Problem):
-            continue
-        for face in image.faces:
-            if len(face.embedding) != space.dimension:
-                raise EmbedderFailed(
-                    f"answered an embedding of {len(face.embedding)} numbers in space {space}"
-                )
-            if abs(math.hypot(*face.embedding) - 1) > _UNIT_TOLERANCE:
-                raise EmbedderFailed("answered an embedding that is not on the unit sphere")

@@ -10,12 +10,15 @@ from agegender.faces import EVERY_FACE, FaceSelection
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
+from prometheus_client import Counter
 
 from embedder_proxy.cache import FaceCache
 from embedder_proxy.encoded import EncodedFaces, encode_each
-from embedder_proxy.metrics import FACES, IMAGES
 from embedder_proxy.pool import Pool
 from embedder_proxy.slots import Slots
+
+IMAGES = Counter("proxy_images_total", "Images answered, by source", ["source"])
+FACES = Counter("proxy_faces_total", "Faces answered")
 
 _STAGES = ("queue", "decode", "detect", "embed")
 
@@ -94,9 +97,9 @@ class FaceFinder:
         deadline: Deadline,
         headers: Mapping[str, str],
     ) -> tuple[Space, dict[str, EncodedFaces | Problem], dict[str, float]]:
-        async with self._slots.place(deadline) as waited:
-            embedded = await self._pool.embed(list(images.values()), selection, deadline, headers)
-        space = embedded.space or self._any_space()
+        async with self._slots.slot(deadline) as waited:
+            embedded = await self._pool.embed(list(images.values()), selection, deadline)
+        space = embedded.space
         answers = await asyncio.to_thread(encode_each, dict(zip(images, embedded.images, strict=True)))
         entries = {
             key if answer.complete else _entry_name(key, selection): answer

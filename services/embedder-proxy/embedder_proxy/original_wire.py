@@ -1,7 +1,7 @@
 """Talk to the original embedding container, `tae898/face-detection-recognition`: jsonpickle on `POST /`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import httpx
 from agegender.errors import Problem
@@ -9,8 +9,10 @@ from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.images import ImageLimits
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
+from agegender_service.deadlines import Deadline
+from agegender_service.faces_client import check_embeddings, exchange
 
-from embedder_proxy.embedders import Embedded, EmbedderFailed, Probed, check_faces, exchange
+from embedder_proxy.embedders import Embedded, EmbedderFailed, Probed
 from embedder_proxy.upright import UprightImage, upright_rgb
 
 DEFAULT_SPACE = "original-512"
@@ -32,40 +34,49 @@ class OriginalWire:
     async def probe(self, url: str) -> Probed:
         # It has no health route; Flask answers 405 for GET on its only one.
         request = self._client.build_request("GET", f"{url}/")
-        response, _ = await exchange(self._client, request, max_bytes=1024 * 1024)
+        response = await self._exchange(request)
         if response.status_code >= 500:
             raise EmbedderFailed(f"GET / answered {response.status_code}")
         return Probed(self._space)
 
     async def embed(
-        self, url: str, images: Sequence[bytes], selection: FaceSelection, headers: Mapping[str, str]
+        self, url: str, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline
     ) -> Embedded:
-        answers = [await self._embed_one(url, image, headers) for image in images]
+        answers = [await self._embed_one(url, image) for image in images]
         selected = [selection.apply(one) if isinstance(one, ImageFaces) else one for one in answers]
         return Embedded(self._space, selected)
 
-    async def _embed_one(self, url: str, image: bytes, headers: Mapping[str, str]) -> ImageFaces | Problem:
+    async def _embed_one(self, url: str, image: bytes) -> ImageFaces | Problem:
         try:
             upright = await asyncio.to_thread(upright_rgb, image, self._limits)
         except Problem as problem:
             return problem
         body = await asyncio.to_thread(encode_image_request, upright.content)
         request = self._client.build_request(
-            "POST", f"{url}/", content=body, headers={**headers, "Content-Type": "application/json"}
+            "POST", f"{url}/", content=body, headers={"Content-Type": "application/json"}
         )
-        response, content = await exchange(self._client, request)
+        response = await self._exchange(request)
         if response.status_code != 200:
             raise EmbedderFailed(f"answered {response.status_code}")
-        return await asyncio.to_thread(self._parse, content, upright)
+        return await asyncio.to_thread(self._parse, response.content, upright)
+
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await exchange(self._client, request)
+        except (httpx.RequestError, ValueError) as error:
+            raise EmbedderFailed(f"{type(error).__name__} {error}".strip()) from error
 
     def _parse(self, content: bytes, image: UprightImage) -> ImageFaces:
         try:
             faces = [_face(face) for face in decode_faces_answer(content)]
         except WireError as error:
-            raise EmbedderFailed(f"answered something that is no list of faces: {error.detail}") from error
+            raise EmbedderFailed(f"returned an invalid list of faces: {error.detail}") from error
         faces.sort(key=_area, reverse=True)
         answer = ImageFaces(width=image.width, height=image.height, faces=faces)
-        check_faces([answer], self._space)
+        try:
+            check_embeddings([answer], self._space)
+        except ValueError as error:
+            raise EmbedderFailed(f"returned an invalid list of faces: {error}") from error
         return answer
 
 

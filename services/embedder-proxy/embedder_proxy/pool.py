@@ -1,37 +1,49 @@
-"""Several embedding containers as one: the least loaded is asked, a failing one left out until ready."""
+"""Use several embedding containers as one: ask the least loaded, eject a failing one until it is ready."""
 
 import asyncio
 import math
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import structlog
 from agegender.errors import Problem
 from agegender.faces import FaceSelection
 from agegender.spaces import Space
 from agegender_service.deadlines import SECONDS_PER_IMAGE, Deadline
+from prometheus_client import Counter, Gauge, Histogram
 
-from embedder_proxy.discovery import addresses
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Wire
-from embedder_proxy.metrics import EJECTIONS, EMBEDDERS, INFERENCE_SECONDS, RETRIES
 
 log = structlog.get_logger(__name__)
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+INFERENCE_SECONDS = Histogram(
+    "proxy_inference_seconds", "Time of one successful call to an embedder", buckets=_SECONDS
+)
+RETRIES = Counter("proxy_retries_total", "Calls repeated at another embedder", ["reason"])
+EJECTIONS = Counter("proxy_ejections_total", "Embedders ejected after a failure")
+EMBEDDERS = Gauge("proxy_embedders", "Known embedders, ready or ejected (out)", ["state"])
+for _reason in ("failed", "busy"):
+    RETRIES.labels(_reason)  # exports 0 from the start, so that dashboards show the series
+
 _PROBE_TIMEOUT = 1.0
+_RESOLVE_TIMEOUT = 2.0
 _RETRY_AFTER = 2
-_LATE = 30.0  # seconds for which one that was late is asked only where there is no other
+_LATE_SECONDS = 30.0  # for which an embedder that was late is asked only if there is no other
 _ROUNDING = 0.25  # seconds by which a container may be early with its own 504
 
 
 @dataclass(eq=False)
 class Embedder:
-    """One container. `reason` says why it is not asked; None where it is."""
+    """One container. `reason` says why it is ejected; None if it is in use."""
 
     url: str
     in_flight: int = 0
-    reason: str | None = "not looked at yet"
+    reason: str | None = "not probed yet"
     space: Space | None = None
     asked_at: float = 0.0
     late_at: float = -math.inf
@@ -44,17 +56,18 @@ class Embedder:
 
     @property
     def late(self) -> bool:
-        return time.monotonic() - self.late_at < _LATE
+        """Return whether the container missed its time recently."""
+        return time.monotonic() - self.late_at < _LATE_SECONDS
 
     def note(self, progress: int | None) -> None:
-        """Note how far the container says that its work is."""
+        """Record the progress that the container reports."""
         if self.progress is not None and progress is not None and progress != self.progress:
             self.progressed_at = time.monotonic()
         self.progress = progress
 
 
 class _EmbedderLate(Exception):
-    """No answer and no progress within the time for one attempt."""
+    """Neither a response nor progress arrived within the time of one attempt."""
 
 
 class Pool:
@@ -62,7 +75,7 @@ class Pool:
     Parameters
     ----------
     urls : containers; each address of a host name becomes one.
-    space_id : the only space taken; None for the first that is found. All embedders in use share it.
+    space_id : the only space accepted; None for that of the first container. All embedders in use share it.
     attempts : embedders asked for one request before it fails.
     attempt_timeout, probe_interval : seconds.
     """
@@ -83,53 +96,49 @@ class Pool:
         self._attempts = attempts
         self._attempt_timeout = attempt_timeout
         self._probe_interval = probe_interval
-        self._look: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self.embedders: list[Embedder] = []
         self.space: Space | None = None
 
     async def watch(self) -> None:
-        """Look at every embedder again and again, until cancelled."""
+        """Probe every embedder at intervals, until cancelled."""
         while True:
             try:
-                await self.look()
-            except Exception:  # a watch that ends would leave every embedder out for ever
-                log.exception("looking at the embedders failed")
+                await self.probe_all()
+            except Exception:  # without probes every ejected embedder would stay ejected
+                log.exception("embedders not probed")
             await asyncio.sleep(self._probe_interval)
 
-    async def look(self) -> None:
-        """Find and probe all embedders; callers at the same time share one look."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_at_all())
-        await asyncio.shield(self._look)
+    async def probe_all(self) -> None:
+        """Resolve and probe all embedders; concurrent callers share one run."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._resolve_and_probe())
+        await asyncio.shield(self._probing)
 
     def why_none_ready(self) -> str | None:
+        """Return why no embedder can be used; None if one can."""
         if any(embedder.ready for embedder in self.embedders):
             return None
         reasons = "; ".join(f"{embedder.url}: {embedder.reason}" for embedder in self.embedders)
         return f"No embedding container is ready. {reasons or f'{self._urls} does not resolve.'}"
 
-    async def embed(
-        self,
-        images: Sequence[bytes],
-        selection: FaceSelection,
-        deadline: Deadline,
-        headers: Mapping[str, str],
-    ) -> Embedded:
-        """Ask an embedder, and another one where that fails: the call changes nothing, so it may be repeated.
+    async def embed(self, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline) -> Embedded:
+        """Ask an embedder, and another one if that fails; the call changes nothing, so it may be repeated.
 
-        Raises `Problem`: ``embedder-unavailable`` 503, ``deadline-exceeded`` 504, ``busy`` 429.
+        Raises `Problem`: ``embedder-unavailable`` 503, ``deadline-exceeded`` 504, ``busy`` 429, and that of a
+        request which is wrong as a whole.
         """
         tried: set[Embedder] = set()
         busy: Problem | None = None
         for _ in range(self._attempts):
             embedder = await self._choose(tried, deadline)
             if embedder is None or (embedder in tried and (busy is not None or embedder.late)):
-                break  # nobody else is left, and asking the same one again would only add to its work
+                break  # no other is left, and asking the same one again would only add to its work
             if tried:
                 RETRIES.labels("failed" if busy is None else "busy").inc()
             tried.add(embedder)
             try:
-                return await self._ask(embedder, images, selection, deadline, headers)
+                return await self._ask(embedder, images, selection, deadline)
             except EmbedderBusy as error:
                 busy = error.problem
             except EmbedderFailed as error:
@@ -140,64 +149,61 @@ class Pool:
         raise busy or self._unavailable()
 
     async def _choose(self, tried: set[Embedder], deadline: Deadline) -> Embedder | None:
-        """The ready embedder with the least to do, one that was not tried where there is one."""
-        if not any(one.ready and one not in tried for one in self.embedders):
+        """Return the least loaded ready embedder, preferring those not tried yet."""
+        if not any(embedder.ready and embedder not in tried for embedder in self.embedders):
             try:
                 async with asyncio.timeout(deadline.remaining):
-                    await self.look()
+                    await self.probe_all()
             except TimeoutError:
                 raise deadline.exceeded() from None
-        ready = [one for one in self.embedders if one.ready]
-        fresh = [one for one in ready if one not in tried]
-        return min(fresh or ready, key=lambda one: (one.late, one.in_flight, one.asked_at), default=None)
+        ready = [embedder for embedder in self.embedders if embedder.ready]
+        untried = [embedder for embedder in ready if embedder not in tried]
+        return min(
+            untried or ready,
+            key=lambda embedder: (embedder.late, embedder.in_flight, embedder.asked_at),
+            default=None,
+        )
 
     async def _ask(
-        self,
-        embedder: Embedder,
-        images: Sequence[bytes],
-        selection: FaceSelection,
-        deadline: Deadline,
-        headers: Mapping[str, str],
+        self, embedder: Embedder, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline
     ) -> Embedded:
         embedder.in_flight += 1
         embedder.asked_at = started = time.monotonic()
-        call = self._wire.embed(embedder.url, images, selection, {**headers, **deadline.headers})
-        work = asyncio.ensure_future(call)
+        call = asyncio.ensure_future(self._wire.embed(embedder.url, images, selection, deadline))
         try:
-            answer = await self._while_it_works(embedder, work, len(images), deadline)
+            embedded = await self._while_it_works(embedder, call, len(images), deadline)
         except TimeoutError:
-            if deadline.remaining < _ROUNDING:  # it is the caller's time that is over
+            if deadline.remaining < _ROUNDING:  # the caller's time is over, not only this attempt's
                 raise deadline.exceeded() from None
             raise _EmbedderLate from None
         finally:
             embedder.in_flight -= 1
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-        if answer.space is not None:
-            self._agree(answer.space)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        self._agree(embedded.space)
         INFERENCE_SECONDS.observe(time.monotonic() - started)
-        return answer
+        return embedded
 
     async def _while_it_works(
-        self, embedder: Embedder, work: asyncio.Future[Embedded], images: int, deadline: Deadline
+        self, embedder: Embedder, call: asyncio.Future[Embedded], images: int, deadline: Deadline
     ) -> Embedded:
-        """Wait for the answer while the container makes progress, or for the time of one attempt.
+        """Wait for the response as long as the container makes progress, or for the time of one attempt.
 
         Raises `TimeoutError` when the deadline passes, or the attempt's time without progress.
         """
         attempt = self._attempt_timeout + SECONDS_PER_IMAGE * (images - 1)
         started = time.monotonic()
 
-        def rest() -> float:
+        def remaining() -> float:
             return max(started, embedder.progressed_at) + attempt - time.monotonic()
 
-        while not work.done():
-            if rest() <= 0:
+        while not call.done():
+            if remaining() <= 0:
                 await self._probe(embedder)  # the last regular probe may be older than the last step
-            if rest() <= 0 or deadline.remaining == 0:
+            if remaining() <= 0 or deadline.remaining == 0:
                 raise TimeoutError
-            await asyncio.wait({work}, timeout=min(rest(), deadline.remaining))
-        return work.result()
+            await asyncio.wait({call}, timeout=min(remaining(), deadline.remaining))
+        return call.result()
 
     def _agree(self, space: Space) -> None:
         """Raise `EmbedderFailed` for a space other than that of the embedders in use."""
@@ -207,18 +213,11 @@ class Pool:
             raise EmbedderFailed(f"has space {space}, not {self.space}")
         self.space = space
 
-    def _eject(self, embedder: Embedder, reason: str) -> None:
-        if embedder.ready:
-            EJECTIONS.inc()
-            log.warning("embedder taken out", embedder=embedder.url, reason=reason)
-        embedder.reason = reason
-        self._count()
-
-    async def _look_at_all(self) -> None:
-        found = await addresses(self._urls)
-        known = {embedder.url: embedder for embedder in self.embedders}
-        kept = [one for one in self.embedders if one.url in found or one.ready or one.in_flight]
-        self.embedders = kept + [Embedder(url) for url in found if url not in known]
+    async def _resolve_and_probe(self) -> None:
+        urls = await addresses(self._urls)
+        known = {embedder.url for embedder in self.embedders}
+        kept = [one for one in self.embedders if one.url in urls or one.ready or one.in_flight]
+        self.embedders = kept + [Embedder(url) for url in urls if url not in known]
         await asyncio.gather(*(self._probe(embedder) for embedder in self.embedders))
         self._count()
 
@@ -229,9 +228,9 @@ class Pool:
             embedder.note(probed.progress)
             self._admit(embedder, probed.space)
         except TimeoutError:
-            # One that is at work may be slow to say so; taking it out would push its load on the others.
+            # A busy container may be slow to respond; ejecting it would move its load to the others.
             if embedder.late or not embedder.ready:
-                self._eject(embedder, f"it does not say within {_PROBE_TIMEOUT:g} s that it is ready")
+                self._eject(embedder, f"no response to a health probe within {_PROBE_TIMEOUT:g} s")
         except EmbedderFailed as error:
             self._eject(embedder, str(error))
 
@@ -239,8 +238,15 @@ class Pool:
         self._agree(space)
         embedder.space = space
         if not embedder.ready:
-            log.info("embedder taken in", embedder=embedder.url, space=str(space))
+            log.info("embedder admitted", embedder=embedder.url, space=str(space))
         embedder.reason = None
+
+    def _eject(self, embedder: Embedder, reason: str) -> None:
+        if embedder.ready:
+            EJECTIONS.inc()
+            log.warning("embedder ejected", embedder=embedder.url, reason=reason)
+        embedder.reason = reason
+        self._count()
 
     def _count(self) -> None:
         ready = sum(embedder.ready for embedder in self.embedders)
@@ -256,7 +262,37 @@ class Pool:
         )
 
     async def close(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
+        """Stop a probe that runs."""
+        if self._probing is not None:
+            self._probing.cancel()
             with suppress(asyncio.CancelledError):
-                await self._look
+                await self._probing
+
+
+async def addresses(urls: Sequence[str]) -> list[str]:
+    """Replace the host name of each `http` URL by every address that it resolves to.
+
+    One name may stand for several containers (`docker compose up --scale insightface=3`). An `https` URL
+    stays, since its certificate names the host. A URL that does not resolve is left out.
+    """
+    resolved = [address for url in urls for address in await _addresses(url)]
+    return list(dict.fromkeys(resolved))
+
+
+async def _addresses(url: str) -> list[str]:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname is None:
+        return [url]
+    port = parts.port or 80
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_RESOLVE_TIMEOUT):
+            answers = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        log.debug("embedder does not resolve", host=parts.hostname, reason=str(error))
+        return []
+    # A host with both an IPv4 and an IPv6 address is one container, not two.
+    families = {family for family, *_ in answers}
+    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+    hosts = sorted({str(address[0]) for found, *_, address in answers if found == family})
+    return [f"http://{f'[{host}]' if ':' in host else host}:{port}{parts.path}" for host in hosts]

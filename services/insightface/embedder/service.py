@@ -115,10 +115,10 @@ class EmbeddingService:
     async def faces(
         self, images: list[bytes], deadline: Deadline, selection: FaceSelection = EVERY_FACE
     ) -> tuple[FacesAnswer, dict[str, float]]:
-        """The faces of each image, and the seconds spent in queue, decode, detect and embed.
+        """Return one entry per image, and the seconds spent in queue, decode, detect and embed.
 
-        A problem of the only image is raised, of one among several it is told. What is cancelled or too late
-        leaves the queue, or ends after the stage that it is in. Raises ``deadline-exceeded`` 504.
+        A request that is cancelled or too late leaves the queue, or ends after its current stage.
+        Raises ``deadline-exceeded`` 504 and ``not-ready`` 503.
         """
         pack = self.pack
         if pack is None:
@@ -134,8 +134,6 @@ class EmbeddingService:
             for stage in entered:
                 STAGES.labels(stage).observe(spent.seconds[stage])
             INFERENCE.observe(sum(spent.seconds[stage] for stage in entered))
-        if len(answers) == 1 and isinstance(answers[0], Problem):
-            raise answers[0]
         answer = FacesAnswer(
             space=pack.space,
             images=[

@@ -18,6 +18,7 @@ from agegender.predictions import (
 )
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
+from agegender_service.faces_client import FacesClient
 from agegender_service.requests import request_id
 from agegender_service.timings import StageSeconds
 from starlette.concurrency import run_in_threadpool
@@ -25,7 +26,6 @@ from starlette.concurrency import run_in_threadpool
 from predictor.batching import HeadBatches, Probabilities
 from predictor.metrics import FACES, IMAGES
 from predictor.options import EmbeddingsRequest, FaceOptions, HeadOptions, Uncertainty
-from predictor.proxy import ProxyClient
 from predictor.quality import face_quality
 from predictor.registry import HeadRegistry, Heads
 from predictor.widening import widened
@@ -40,7 +40,7 @@ class Predictor:
     """What the routes call. Numbers are crunched in threads, never on the event loop."""
 
     def __init__(
-        self, proxy: ProxyClient, registry: HeadRegistry, batches: HeadBatches, mc_passes: int
+        self, proxy: FacesClient, registry: HeadRegistry, batches: HeadBatches, mc_passes: int
     ) -> None:
         self._proxy = proxy
         self._registry = registry
@@ -112,30 +112,16 @@ class Predictor:
         readable = [image for image in images if not isinstance(image, Problem)]
         if not readable:
             raise next(image for image in images if isinstance(image, Problem))
-        try:
-            found = await self._proxy.faces(readable, selection, deadline)
-        except Problem as problem:
-            # The proxy answers the only image's problem for the request; here it was one of several.
-            if len(images) == 1 or problem.status not in (400, 413, 415, 422):
-                raise
-            document = ImageProblem(problem=problem.document())
-            entries: list[Any] = [document]
-            space = await self._proxy.space()
-        else:
-            watch.add(found.seconds)
-            space = found.answer.space
-            entries = [
-                selection.apply(image) if isinstance(image, ImageFaces) else image
-                for image in found.answer.images
-            ]
-        answered = iter(entries)
-        return FacesAnswer.model_construct(
-            space=space,
-            images=[
-                ImageProblem(problem=image.document()) if isinstance(image, Problem) else next(answered)
-                for image in images
-            ],
-        )
+        found = await self._proxy.faces(readable, selection, deadline)
+        watch.add(found.seconds)
+        answered = iter(found.answer.images)
+        entries: list[Any] = [
+            ImageProblem(problem=image.document()) if isinstance(image, Problem) else next(answered)
+            for image in images
+        ]
+        if len(entries) == 1 and isinstance(entries[0], ImageProblem):
+            raise Problem.from_document(entries[0].problem)  # a lone image's problem is the request's
+        return FacesAnswer.model_construct(space=found.space, images=entries)
 
     async def _ask(
         self, heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from agegender_service.admission import BodyMemory
+from agegender_service.faces_client import FacesClient
 
 from predictor.batching import HeadBatches
 from predictor.prediction import Predictor
-from predictor.proxy import ProxyClient
 from predictor.registry import HeadRegistry
 from predictor.settings import PredictorSettings
 from predictor.threads import BoundedThreads
@@ -17,7 +17,7 @@ _DRAWN_AT_ONCE = 2  # pictures; each may need a gigabyte of pixels and their enc
 @dataclass(frozen=True)
 class Rooms:
     settings: PredictorSettings
-    proxy: ProxyClient
+    proxy: FacesClient
     registry: HeadRegistry
     batches: HeadBatches
     predictor: Predictor
@@ -26,9 +26,7 @@ class Rooms:
 
     @classmethod
     def furnished(cls, settings: PredictorSettings) -> "Rooms":
-        proxy = ProxyClient(
-            settings.proxy_url, headers=settings.service_headers, connect_timeout=settings.connect_timeout
-        )
+        proxy = FacesClient(settings.proxy_url, headers=settings.service_headers)
         registry = HeadRegistry(settings.models_dir, settings.heads_dir)
         batches = HeadBatches(
             settings.threads,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import Space
+from agegender_service.faces_client import BlockingFacesClient
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
@@ -20,7 +21,6 @@ from trainer.datasets.grouping import require_recogniser
 from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.datasets.original import original_image_sets
 from trainer.datasets.regrouping import contact_sheet, read_groups
-from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.progress import Progress, read_progress
 from trainer.extraction.schedule import settled, start_lock
 from trainer.extraction.state import (
@@ -156,7 +156,7 @@ def extract(
     wanted = wanted or ExtractionRequest()
     kind = require_format(folder).with_gender_map(wanted.genders)
     variant = _one_of(kind.image_sets(folder), wanted.variant)
-    with FacesClient(
+    with BlockingFacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_PATIENCE
     ) as client:
         space = client.space()

@@ -11,12 +11,12 @@ import numpy as np
 from agegender.errors import Problem
 from agegender.faces import Face, ImageFaces
 from agegender.images import ImageLimits, decode
+from agegender_service.faces_client import BlockingFacesClient
 from PIL import Image
 
 from trainer.datasets.duplicates import hash_image, stacked_hashes
 from trainer.datasets.labels import LabelledImage, Reason
 from trainer.extraction.chunks import Chunk
-from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.selection import labelled_face, same_face_mirrored
 from trainer.extraction.state import Extraction
 
@@ -25,7 +25,7 @@ _TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})
 
 
 def embed_images(
-    client: FacesClient,
+    client: BlockingFacesClient,
     extraction: Extraction,
     image_dir: Path,
     data_dir: Path,
@@ -38,7 +38,7 @@ def embed_images(
 
     data_dir : links may lead to files below it, or below the image folder.
     first_row : position of the first image in its shard. The requests depend on the images alone, never on
-    what else is in flight. Raises what `FacesClient.faces` raises.
+    what else is in flight. Raises what `BlockingFacesClient.faces` raises.
     """
     roots = (image_dir.resolve(), data_dir.resolve())
     checked = [_readable(roots, image.file) for image in images]
@@ -128,7 +128,7 @@ def _chosen(
 
 
 def _mirrored_faces(
-    client: FacesClient, extraction: Extraction, paths: Sequence[Path], faces: Sequence[Face]
+    client: BlockingFacesClient, extraction: Extraction, paths: Sequence[Path], faces: Sequence[Face]
 ) -> list[Face | None]:
     """The same faces in the mirrored images, None where one is not found; empty where none are wanted."""
     if not extraction.mirrored:

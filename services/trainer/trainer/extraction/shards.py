@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from agegender.errors import Problem
+from agegender_service.faces_client import BlockingFacesClient
 
 from trainer.datasets.catalog import dataset_folder
 from trainer.datasets.formats import require_format
 from trainer.extraction.chunks import chunk_paths, write_chunk
 from trainer.extraction.embedding import embed_images
-from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.planning import shard_images
 from trainer.extraction.state import CHUNK, Extraction, shard_path, work_dir
 
@@ -23,7 +23,7 @@ def embed_shard(
     data_dir: Path,
     extraction: Extraction,
     shard: int,
-    client: FacesClient,
+    client: BlockingFacesClient,
     *,
     in_flight: int,
     goes_on: Callable[[], bool],
@@ -33,7 +33,9 @@ def embed_shard(
 
     begun : called with the images of the shard and those already done; gives what is called with the number
         of images of each chunk that gets done.
-    goes_on : asked before each chunk. Raises `Stopped` where it says no, and the problems of `FacesClient`.
+    goes_on : asked before each chunk.
+
+    Raises `Stopped` if `goes_on` returns False, and what `BlockingFacesClient.faces` raises.
     """
     folder = dataset_folder(data_dir, extraction.dataset)
     kind = require_format(folder)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import structlog
 from agegender.errors import Problem
+from agegender_service.faces_client import BlockingFacesClient
 from rq.job import Dependency
 
 from trainer.datasets.catalog import dataset_folder
 from trainer.datasets.formats import require_format
-from trainer.extraction.faces_client import FacesClient
 from trainer.extraction.planning import write_plan
 from trainer.extraction.progress import ShardProgress
 from trainer.extraction.shards import Stopped, embed_shard
@@ -80,7 +80,7 @@ def extract_shard(dataset: str, space_id: str, variant: str, attempt: str, shard
         return current(data_dir, dataset, space_id, variant, attempt) is not None
 
     try:
-        with FacesClient(settings.proxy_url, headers=settings.service_headers) as client:
+        with BlockingFacesClient(settings.proxy_url, headers=settings.service_headers) as client:
             embed_shard(
                 data_dir,
                 extraction,

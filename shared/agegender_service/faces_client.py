@@ -1,0 +1,448 @@
+"""The one client of `POST /faces` and `GET /info`, which embedder-proxy and embedding containers serve.
+
+Predictor, trainer and embedder-proxy share its time-outs, its retry policy, its checks of a response and its
+mapping of failures to problems.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, TypeVarTuple
+
+import httpx
+from agegender.errors import Problem, not_ready, problem_in, retry_after_seconds
+from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
+from agegender.http_clients import direct_options
+from agegender.spaces import Space
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
+
+from agegender_service.deadlines import Deadline
+from agegender_service.requests import REQUEST_ID_HEADER, request_id
+from agegender_service.timings import SERVER_TIMING_HEADER, stage_seconds
+from agegender_service.uploads import IMAGE_FIELD
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+_CONNECT_SECONDS = 1.0
+_INFO_SECONDS = 2.0  # for `GET /info` and `GET /health/ready`
+_FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
+_SPACE_SECONDS = 5.0  # for which the space is taken as known
+_KEEP_ALIVE = 15.0  # seconds; less than the servers', which would else close a connection in use
+_MAX_BYTES = 256 * 1024 * 1024  # of one response
+_UNIT_TOLERANCE = 0.01
+
+_TRANSIENT = frozenset({429, 502, 503, 504})
+_RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
+_MAX_PAUSE = 30.0  # seconds between two attempts
+_growing = wait_exponential(multiplier=0.5, max=_MAX_PAUSE)
+
+_REQUEST_BYTES = 32 * 1024**2  # that one thread of a job holds in memory; below the proxy's limit
+_REQUEST_IMAGES = 8  # that the proxy finishes in time, also with several workers on a slow machine
+
+
+class ServiceFailed(Problem):
+    """The service cannot be reached, or its response is not that of `POST /faces` or `GET /info`."""
+
+
+class _Limits(BaseModel):
+    cache_ttl: int | None = None  # None if the service does not report it
+
+
+class ServiceInfo(BaseModel):
+    """The part of `GET /info` that clients need.
+
+    space : of the embeddings that the service returns now.
+    progress : grows with each step of the service's work; None if it does not report it.
+    """
+
+    space: Space
+    progress: int | None = None
+    limits: _Limits = _Limits()
+
+
+@dataclass(frozen=True)
+class FacesResult:
+    """One entry per image, in the order sent, and the service's own account of its seconds by stage."""
+
+    answer: FacesAnswer
+    seconds: dict[str, float]
+
+    @property
+    def space(self) -> Space:
+        """Return the space of the embeddings."""
+        return self.answer.space
+
+    @property
+    def entries(self) -> list[ImageFaces | Problem]:
+        """Return the faces of each image, or its problem."""
+        return [
+            Problem.from_document(image.problem) if isinstance(image, ImageProblem) else image
+            for image in self.answer.images
+        ]
+
+
+@dataclass
+class _AttemptFailed(Exception):
+    """One attempt failed.
+
+    transient : whether another attempt may succeed.
+    interrupted : the connection broke or was slow to open, which says nothing about the service.
+    pause : seconds after which the service asked to try again.
+    """
+
+    problem: Problem
+    transient: bool = False
+    interrupted: bool = False
+    pause: int | None = None
+
+
+class FacesClient:
+    """Ask one service for faces. A request changes nothing there, so it may be repeated.
+
+    An interrupted connection is tried again at once. A transient failure (429, 502, 503, 504, no connection)
+    is tried again after the service's `Retry-After`, or growing pauses.
+
+    Parameters
+    ----------
+    url : address of an embedder-proxy or an embedding container.
+    service : its name in messages.
+    headers : sent with every request, such as the services' key.
+    patience : seconds to spend on pauses between attempts; None for a single attempt.
+    http : HTTP client to share, which `close` leaves open.
+    sleep : waits between two attempts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str = "embedder-proxy",
+        headers: Mapping[str, str] | None = None,
+        patience: float | None = 0.0,
+        http: httpx.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._url = url
+        self._service = service
+        self._headers = dict(headers or {})
+        self._patience = patience
+        self._sleep = sleep
+        self._shared = http is not None
+        self._http = http or http_client()
+        self._space: Space | None = None
+        self._space_known_at = -math.inf
+
+    async def close(self) -> None:
+        """Close the connections, unless the HTTP client is shared."""
+        if not self._shared:
+            await self._http.aclose()
+
+    async def faces(
+        self,
+        images: Sequence[bytes],
+        selection: FaceSelection = EVERY_FACE,
+        deadline: Deadline | None = None,
+    ) -> FacesResult:
+        """Return the selected faces of each image file, or the image's problem.
+
+        deadline : for all attempts; by default each has `_FACES_SECONDS`.
+
+        Raises `ServiceFailed`: ``proxy-unreachable`` 503 and ``bad-answer`` 502; `Problem`:
+        ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
+        """
+        try:
+            response = await self._send("POST", "/faces", deadline, images, selection)
+        except Problem as problem:
+            if len(images) > 1 or not _is_of_image(problem):
+                raise
+            # A service of an earlier release answers a lone image's problem as the request's.
+            lone = ImageProblem(problem=problem.document())
+            return FacesResult(FacesAnswer(space=await self.space(), images=[lone]), {})
+        try:
+            answer = await asyncio.to_thread(_parse, response.content, len(images), selection)
+        except ValueError as error:
+            raise self._bad_answer(str(error)) from error
+        self._remember(answer.space)
+        return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
+
+    async def space(self) -> Space:
+        """Return the space that the service uses now, as of a few seconds ago. Raises what `info` raises."""
+        if self._space is not None and time.monotonic() - self._space_known_at < _SPACE_SECONDS:
+            return self._space
+        return (await self.info()).space
+
+    async def info(self) -> ServiceInfo:
+        """Return the service's `GET /info`. Raises what `faces` raises, and ``not-ready`` 503."""
+        response = await self._send("GET", "/info", Deadline.after(_INFO_SECONDS))
+        try:
+            content = response.json()
+            if isinstance(content, dict) and "space" in content and content["space"] is None:
+                raise not_ready(f"The {self._service} does not report which space it uses yet.")
+            info = ServiceInfo.model_validate(content)
+        except ValueError as error:
+            raise self._bad_answer("GET /info does not report which space it uses") from error
+        self._remember(info.space)
+        return info
+
+    async def require_ready(self) -> None:
+        """Raise the reason why the service is not ready, if it is not."""
+        await self._send("GET", "/health/ready", Deadline.after(_INFO_SECONDS))
+
+    def _remember(self, space: Space) -> None:
+        self._space, self._space_known_at = space, time.monotonic()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline | None,
+        images: Sequence[bytes] = (),
+        selection: FaceSelection = EVERY_FACE,
+    ) -> httpx.Response:
+        def again(error: BaseException) -> bool:
+            # Several images that took too long would take too long again; the caller may send fewer.
+            late = isinstance(error, _AttemptFailed) and error.problem.status == 504 and len(images) > 1
+            return isinstance(error, _AttemptFailed) and (error.transient and not late)
+
+        def give_up(state: RetryCallState) -> bool:
+            if self._patience is None or state.idle_for + state.upcoming_sleep > self._patience:
+                return True
+            return deadline is not None and state.upcoming_sleep >= deadline.remaining
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(again), wait=_pause, stop=give_up, sleep=self._sleep, reraise=True
+        )
+        try:
+            return await retrying(self._attempt, method, path, deadline, images, selection)
+        except _AttemptFailed as failed:
+            raise failed.problem from failed.__cause__
+
+    async def _attempt(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline | None,
+        images: Sequence[bytes],
+        selection: FaceSelection,
+    ) -> httpx.Response:
+        deadline = deadline or Deadline.after(_FACES_SECONDS)
+        if deadline.remaining == 0:
+            raise deadline.exceeded()
+        identifier = request_id()
+        request = self._http.build_request(
+            method,
+            self._url + path,
+            params=selection.parameters,
+            files=[(IMAGE_FIELD, (str(number), image)) for number, image in enumerate(images)] or None,
+            headers={
+                **self._headers,
+                **deadline.headers,
+                **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
+            },
+            timeout=httpx.Timeout(deadline.remaining, connect=_CONNECT_SECONDS),
+        )
+        try:
+            response = await exchange(self._http, request)
+        except httpx.ConnectTimeout as error:
+            # On a machine whose CPUs are all busy this happens without any fault.
+            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
+        except httpx.TimeoutException as error:
+            raise _AttemptFailed(deadline.exceeded(), transient=True) from error
+        except httpx.ConnectError as error:
+            raise _AttemptFailed(self._unreachable(error), transient=True) from error
+        except httpx.TransportError as error:  # such as a kept connection that the service closed
+            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
+        except (httpx.RequestError, ValueError) as error:
+            raise _AttemptFailed(self._bad_answer(str(error))) from error
+        if response.is_success:
+            return response
+        raise self._failure(response)
+
+    def _failure(self, response: httpx.Response) -> _AttemptFailed:
+        """Map a response that is no success to a problem."""
+        status = response.status_code
+        pause = retry_after_seconds(response.headers.get("retry-after"))
+        if status in (401, 403):  # it rejects our key, not our caller's
+            return _AttemptFailed(
+                ServiceFailed(
+                    "bad-answer",
+                    502,
+                    f"The {self._service} rejects this service's SERVICE_KEY ({status}). "
+                    "Set the same SERVICE_KEY for all services.",
+                )
+            )
+        problem = problem_in(response)
+        if problem is None or status in (404, 405):  # no such route: another program has this address
+            failed = self._bad_answer(f"{response.request.method} {response.request.url.path} is {status}")
+            if status not in _TRANSIENT:
+                failed.retry_after = None
+            return _AttemptFailed(failed, transient=status in _TRANSIENT, pause=pause)
+        problem.extra.pop("request_id", None)  # equal to ours, which the renderer adds
+        return _AttemptFailed(problem, transient=status in _TRANSIENT, pause=pause)
+
+    def _unreachable(self, error: Exception) -> ServiceFailed:
+        reason = f"{type(error).__name__} {error}".strip()
+        return ServiceFailed(
+            "proxy-unreachable",
+            503,
+            f"The {self._service} cannot be reached; is it running? ({reason})",
+            retry_after=_RETRY_AFTER,
+        )
+
+    def _bad_answer(self, fault: str) -> ServiceFailed:
+        return ServiceFailed(
+            "bad-answer",
+            502,
+            f"The {self._service} returned an invalid response: {fault}.",
+            retry_after=_RETRY_AFTER,
+        )
+
+
+class BlockingFacesClient:
+    """Ask an embedder-proxy for faces from the threads of a job; a context manager.
+
+    Parameters
+    ----------
+    patience : seconds to spend on pauses between the attempts of one request.
+    http, sleep : see `FacesClient`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 300.0,
+        http: httpx.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client = FacesClient(url, headers=headers, patience=patience, http=http, sleep=sleep)
+        self._running = start_blocking_portal()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        self._portal = self._running.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._call(self._client.close)
+        self._running.__exit__(*error)
+
+    def space(self) -> Space:
+        """Return the space that the proxy uses now. Raises what `FacesClient.info` raises."""
+        return self._call(self._client.space)
+
+    def faces(self, images: Iterable[bytes], space: Space) -> list[ImageFaces | Problem]:
+        """Return the faces of each image, or its problem, in as many requests as the images' sizes need.
+
+        The images of a request are read from the iterable when it is sent.
+
+        Raises ``space-mismatch`` 409 if the proxy's space is another one by now, and what
+        `FacesClient.faces` raises.
+        """
+        return [entry for batch in _batches(images) for entry in self._entries(batch, space)]
+
+    def _entries(self, images: Sequence[bytes], space: Space) -> list[ImageFaces | Problem]:
+        try:
+            result = self._call(self._client.faces, images)
+        except Problem as problem:
+            if problem.status not in (413, 504) or isinstance(problem, ServiceFailed):
+                raise
+            if len(images) > 1:  # too large or too much work as one request
+                return [entry for image in images for entry in self._entries([image], space)]
+            if problem.status == 504:
+                raise
+            return [problem]
+        space.require(result.space)
+        return result.entries
+
+    def _call(self, function: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
+        if self._portal is None:
+            raise RuntimeError("BlockingFacesClient is used outside of its `with` block")
+        return self._portal.call(function, *arguments)
+
+
+def http_client() -> httpx.AsyncClient:
+    """Return an HTTP client for one service's requests to another; each request sets its own deadline.
+
+    Raises ``bad-settings`` 400.
+    """
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
+        **direct_options(),
+    )
+
+
+async def exchange(
+    http: httpx.AsyncClient, request: httpx.Request, max_bytes: int = _MAX_BYTES
+) -> httpx.Response:
+    """Send a request and read the response.
+
+    Raises `httpx.RequestError`, and `ValueError` as soon as the response has more than `max_bytes`.
+    """
+    response = await http.send(request, stream=True)
+    try:
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > max_bytes:
+                raise ValueError(f"it has more than {max_bytes} bytes")
+    finally:
+        await response.aclose()
+    headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
+    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
+
+
+def check_embeddings(images: Iterable[ImageFaces], space: Space) -> None:
+    """Raise `ValueError` unless each embedding has the space's dimension and length 1."""
+    for image in images:
+        for face in image.faces:
+            if len(face.embedding) != space.dimension:
+                raise ValueError(f"an embedding has {len(face.embedding)} numbers, not those of {space}")
+            if abs(math.hypot(*face.embedding) - 1) > _UNIT_TOLERANCE:
+                raise ValueError("an embedding is not on the unit sphere")
+
+
+def _parse(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:
+    try:
+        answer = FacesAnswer.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError("it is not a list of faces") from error
+    if len(answer.images) != count:
+        raise ValueError(f"it has {len(answer.images)} entries for {count} images")
+    check_embeddings((image for image in answer.images if isinstance(image, ImageFaces)), answer.space)
+    # A service that ignores the selection returns every face.
+    images = [selection.apply(image) if isinstance(image, ImageFaces) else image for image in answer.images]
+    return FacesAnswer.model_construct(space=answer.space, images=images)
+
+
+def _is_of_image(problem: Problem) -> bool:
+    return problem.status in (400, 413, 415, 422) and problem.slug != "body-too-large"
+
+
+def _pause(state: RetryCallState) -> float:
+    failed = state.outcome.exception() if state.outcome else None
+    assert isinstance(failed, _AttemptFailed)
+    if failed.interrupted and state.attempt_number == 1:
+        return 0.0
+    return min(failed.pause or _growing(state), _MAX_PAUSE)
+
+
+def _batches(images: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Split images into requests of at most `_REQUEST_BYTES` and `_REQUEST_IMAGES`."""
+    batch: list[bytes] = []
+    size = 0
+    for image in images:
+        if batch and (size + len(image) > _REQUEST_BYTES or len(batch) == _REQUEST_IMAGES):
+            yield batch
+            batch, size = [], 0
+        batch.append(image)
+        size += len(image)
+    if batch:
+        yield batch
