@@ -1,27 +1,22 @@
-"""Faces of concurrent requests go through the heads together.
+"""Run the heads for concurrent requests together, and slow work in few threads."""
 
-A batch starts at once when a thread is free; what arrives while all are busy makes up the next batch. So
-an idle service never waits, and a busy one waits as long as one batch takes: a few milliseconds. What
-nobody waits for any more is not begun, and Monte-Carlo dropout ends with its round.
-"""
-
-import asyncio
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from agegender.errors import busy
 from agegender.heads.head import over_years
+from agegender_service.batching import Batcher, Queued
 
 from predictor.metrics import BATCH_FACES
 from predictor.registry import Heads
-from predictor.threads import BoundedThreads
 
 Array = npt.NDArray[np.float32]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,14 +30,13 @@ class Probabilities:
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _Dropout:
     embeddings: Array
-    future: asyncio.Future[Probabilities]
-    since: float
+    passes: int
 
 
 class HeadBatches:
-    """Runs heads in `threads` threads, at most `max_faces` faces at a time (one request is never split).
+    """Run heads in `threads` threads, at most `max_faces` faces at a time; one request is never split.
 
     Parameters
     ----------
@@ -53,94 +47,69 @@ class HeadBatches:
     def __init__(
         self, threads: int, max_faces: int, *, max_waiting_faces: int = 4096, max_waiting: int = 32
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="heads")
-        self._slow = BoundedThreads("mc-dropout", 1, max_waiting)
-        self._free = threads
-        self._max_faces = max_faces
-        self._max_waiting_faces = max_waiting_faces
-        self._waiting_faces = 0
-        self._waiting: dict[Heads, list[_Waiting]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._ensembles: Batcher[Heads, Array, Probabilities] = Batcher(
+            _run_ensemble,
+            name="heads",
+            cost=len,
+            max_cost=max_faces,
+            max_waiting=max_waiting_faces,
+            workers=threads,
+        )
+        self._dropouts: Batcher[Heads, _Dropout, Probabilities] = Batcher(
+            _run_dropout, name="mc-dropout", max_waiting=max_waiting
+        )
 
     async def ensemble(self, heads: Heads, embeddings: Array) -> Probabilities:
-        """By the mean over each bank's members. embeddings : [faces, dimension]. Raises ``busy`` 429."""
-        if self._waiting and self._waiting_faces + len(embeddings) > self._max_waiting_faces:
-            raise busy()
-        waiting = _Waiting(embeddings, asyncio.get_running_loop().create_future(), time.perf_counter())
-        self._waiting.setdefault(heads, []).append(waiting)
-        self._waiting_faces += len(embeddings)
-        self._start()
-        return await waiting.future
-
-    async def mc_dropout(self, heads: Heads, embeddings: Array, passes: int) -> Probabilities:
-        """By Monte-Carlo dropout, unbatched: the masks, and so the answer, would depend on the neighbours.
+        """Return the mean over the members of each bank, for embeddings [faces, dimension].
 
         Raises ``busy`` 429.
         """
-        since = time.perf_counter()
-        left = threading.Event()
-        try:
-            return await self._slow.run(_mc_dropout, heads, embeddings, passes, since, left)
-        finally:
-            left.set()
+        return await self._ensembles.submit(heads, embeddings)
+
+    async def mc_dropout(self, heads: Heads, embeddings: Array, passes: int) -> Probabilities:
+        """Return the mean over passes of Monte-Carlo dropout, for embeddings [faces, dimension].
+
+        Requests are not batched: the dropout masks, and so the result, would depend on the other requests.
+        Ends after its current pass if the caller leaves. Raises ``busy`` 429.
+        """
+        return await self._dropouts.submit(heads, _Dropout(embeddings, passes))
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._slow.close()
-
-    def _start(self) -> None:
-        while self._free and self._waiting:
-            heads = next(iter(self._waiting))
-            batch = self._take(heads)
-            self._free -= 1
-            task = asyncio.create_task(self._run(heads, batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-
-    def _take(self, heads: Heads) -> list[_Waiting]:
-        waiting = self._waiting[heads]
-        faces, count = 0, 0
-        for request in waiting:
-            faces += len(request.embeddings)
-            if count and faces > self._max_faces:
-                break
-            count += 1
-        batch, rest = waiting[:count], waiting[count:]
-        self._waiting_faces -= sum(len(request.embeddings) for request in batch)
-        del self._waiting[heads]
-        if rest:
-            self._waiting[heads] = rest  # behind those who wait for other heads
-        return batch
-
-    async def _run(self, heads: Heads, batch: Sequence[_Waiting]) -> None:
-        batch = [request for request in batch if not request.future.done()]  # a client may have hung up
-        try:
-            if batch:
-                started = time.perf_counter()
-                embeddings = np.concatenate([request.embeddings for request in batch])
-                answered = await asyncio.get_running_loop().run_in_executor(
-                    self._pool, _ensemble, heads, embeddings
-                )
-                _hand_out(batch, answered, started)
-        except Exception as error:
-            for request in batch:
-                if not request.future.done():
-                    request.future.set_exception(error)
-        finally:
-            self._free += 1
-            self._start()
+        """Wait for the batches that run."""
+        self._ensembles.close()
+        self._dropouts.close()
 
 
-def _hand_out(batch: Sequence[_Waiting], answered: Probabilities, started: float) -> None:
+class BoundedThreads:
+    """Run at most `threads` slow calls at a time while at most `waiting` wait."""
+
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self._calls: Batcher[None, Callable[[], Any], Any] = Batcher(
+            _run_call, name=name, max_waiting=waiting, workers=threads
+        )
+
+    async def run(
+        self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Return what `function` returns. Raises what it raises, and ``busy`` 429 if too many calls wait."""
+        return cast(Result, await self._calls.submit(None, partial(function, *args, **kwargs)))
+
+    def close(self) -> None:
+        """Wait for the calls that run."""
+        self._calls.close()
+
+
+def _run_ensemble(heads: Heads, batch: Sequence[Queued[Array, Probabilities]]) -> list[Probabilities]:
+    started = time.perf_counter()
+    mean = _ensemble(heads, np.concatenate([request.item for request in batch]))
     seconds = time.perf_counter() - started
+    results: list[Probabilities] = []
     first = 0
     for request in batch:
-        rows = slice(first, first + len(request.embeddings))
+        rows = slice(first, first + len(request.item))
         first = rows.stop
-        if not request.future.done():
-            request.future.set_result(
-                Probabilities(answered.age[rows], answered.gender[rows], started - request.since, seconds)
-            )
+        results.append(Probabilities(mean.age[rows], mean.gender[rows], request.queue_seconds, seconds))
+    return results
 
 
 def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
@@ -149,14 +118,21 @@ def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
     return Probabilities(over_years(age, heads.age.manifest.classes), gender)
 
 
-def _mc_dropout(
-    heads: Heads, embeddings: Array, passes: int, since: float, left: threading.Event
-) -> Probabilities:
+def _run_dropout(heads: Heads, batch: Sequence[Queued[_Dropout, Probabilities]]) -> list[Probabilities]:
+    return [_mc_dropout(heads, request) for request in batch]
+
+
+def _mc_dropout(heads: Heads, request: Queued[_Dropout, Probabilities]) -> Probabilities:
     started = time.perf_counter()
     age, gender = (
-        head.probabilities_mc_dropout(embeddings, passes, seed=0, unwanted=left.is_set)
+        head.probabilities_mc_dropout(
+            request.item.embeddings, request.item.passes, seed=0, unwanted=lambda: request.abandoned
+        )
         for head in (heads.age, heads.gender)
     )
-    return Probabilities(
-        over_years(age, heads.age.manifest.classes), gender, started - since, time.perf_counter() - started
-    )
+    seconds = time.perf_counter() - started
+    return Probabilities(over_years(age, heads.age.manifest.classes), gender, request.queue_seconds, seconds)
+
+
+def _run_call(_: None, batch: Sequence[Queued[Callable[[], Any], Any]]) -> list[Any]:
+    return [request.item() for request in batch]

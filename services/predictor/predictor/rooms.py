@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from agegender_service.admission import BodyMemory
 from agegender_service.faces_client import FacesClient
 
-from predictor.batching import HeadBatches
+from predictor.batching import BoundedThreads, HeadBatches
 from predictor.prediction import Predictor
 from predictor.registry import HeadRegistry
 from predictor.settings import PredictorSettings
-from predictor.threads import BoundedThreads
 
 _DRAWN_AT_ONCE = 2  # pictures; each may need a gigabyte of pixels and their encoding
 
