@@ -13,7 +13,7 @@ from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
-from embedder import batching
+from embedder import inference
 from embedder import service as service_module
 from embedder.app import make_app
 from embedder.detection.search import Detections
@@ -117,7 +117,7 @@ async def test_what_arrives_while_the_models_are_at_work_is_embedded_together(
 async def test_pictures_beyond_the_memory_for_a_batch_are_embedded_before_the_next_is_decoded(
     service: EmbeddingService, pack: WaitingPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_PIXELS", 8 * 20)
+    monkeypatch.setattr(inference, "_MAX_PIXELS", 8 * 20)
     await asked_while_busy(service, pack, [picture(12)], [picture(13)], [picture(14)])
     assert pack.embedded == [[11], [12, 13], [14]]
 

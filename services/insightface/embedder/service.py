@@ -15,7 +15,7 @@ from agegender_service.settings import UNUSABLE_SETTINGS
 from agegender_service.timings import StageSeconds
 from prometheus_client import Histogram
 
-from embedder.batching import FaceBatches
+from embedder.inference import FaceBatches
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from embedder.packs.store import BadPack, NotFetched
@@ -76,7 +76,7 @@ class EmbeddingService:
     async def _loaded(self) -> Pack:
         settings = self._settings
         return await asyncio.get_running_loop().run_in_executor(
-            self._batches.thread,
+            self._batches.executor,
             load_pack,
             settings.pack,
             settings.packs_dir,
