@@ -5,11 +5,10 @@ service never waits, and a busy one waits as long as one batch takes.
 """
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -25,6 +24,7 @@ class Queued(Generic[Item, Result]):
     """One request.
 
     queue_seconds : time between its arrival and the start of its batch.
+    abandoned : whether its caller left; a run may read it at any time, from its thread.
     """
 
     item: Item
@@ -32,12 +32,7 @@ class Queued(Generic[Item, Result]):
     future: asyncio.Future[Result]
     arrived_at: float
     queue_seconds: float = 0.0
-    _abandoned: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def abandoned(self) -> bool:
-        """Return whether the caller left; a run may ask at any time, from its thread."""
-        return self._abandoned.is_set()
+    abandoned: bool = False
 
 
 class Batcher(Generic[Key, Item, Result]):
@@ -90,7 +85,7 @@ class Batcher(Generic[Key, Item, Result]):
         try:
             return await request.future
         finally:
-            request._abandoned.set()
+            request.abandoned = True
 
     def close(self) -> None:
         """Wait for the batches that run; requests that wait are cancelled."""
