@@ -11,7 +11,7 @@ import onnxruntime
 from agegender.images import ImageLimits, decode
 from embedder.packs.insightface import DET_SIZE
 from embedder.packs.pack import Pack
-from embedder.sessions import pictures_at_once
+from embedder.sessions import images_at_once
 from insightface.app import FaceAnalysis
 
 from benchmarks.packs import BUFFALO_SC, HUMAN, human, standard_buffalo_sc
@@ -36,7 +36,7 @@ def _batch() -> Iterator[Row]:
         parts = (images[start : start + step] for start in range(0, BATCH, step))
         return [session.run(["features"], {"image": part}) for part in parts]
 
-    few = pictures_at_once(session)
+    few = images_at_once(session)
     graph = "bare ONNX Runtime on the same graph, its own default threads"
     for step, how, goal in ((BATCH, "all at once", 0.97), (few, f"{few} at once, as ours", None)):
         yield compared(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from tempfile import gettempdir
 
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
@@ -23,7 +23,7 @@ def applications() -> dict[str, FastAPI]:
     """Every service's, by name; none is started."""
     data_dir = Path(gettempdir()) / "age-gender-openapi"
     return {
-        "insightface": make_app(EmbedderSettings(data_dir=data_dir)),
+        "insightface": create_embedder(EmbedderSettings(data_dir=data_dir)),
         "embedder-proxy": create_proxy(ProxySettings(data_dir=data_dir)),
         "predictor": create_predictor(PredictorSettings(data_dir=data_dir)),
         "trainer": create_trainer(TrainerSettings(data_dir=data_dir)),

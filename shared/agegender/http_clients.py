@@ -35,6 +35,9 @@ _PRIVATE_DOMAINS = (
     ".private",
     ".test",
 )
+CONNECT_SECONDS = 1.0  # between services
+_KEEP_ALIVE = 15.0  # seconds; less than the servers', which would else close a connection in use
+_MAX_BYTES = 256 * 1024 * 1024  # of one response
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -126,6 +129,38 @@ def environment_proxy(url: str) -> EnvironmentProxy | None:
 def direct_options() -> HttpOptions:
     """For a client of one service in another: no proxy, no `.netrc`. Raises ``bad-settings``."""
     return HttpOptions(trust_env=False, verify=_certificates(), proxy=None)
+
+
+def direct_client() -> httpx.AsyncClient:
+    """Return a client for one service's requests to another; each request sets its own time limit.
+
+    Raises ``bad-settings`` 400.
+    """
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
+        **direct_options(),
+    )
+
+
+async def exchange(
+    http: httpx.AsyncClient, request: httpx.Request, max_bytes: int = _MAX_BYTES
+) -> httpx.Response:
+    """Send a request and read the response.
+
+    Raises `httpx.RequestError`, and `ValueError` as soon as the response has more than `max_bytes`.
+    """
+    response = await http.send(request, stream=True)
+    try:
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > max_bytes:
+                raise ValueError(f"it has more than {max_bytes} bytes")
+    finally:
+        await response.aclose()
+    headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
+    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
 
 
 def user_options(url: str, certificates: ssl.SSLContext | None = None) -> HttpOptions:

@@ -13,8 +13,15 @@ from typing import Any, Self, TypeVar, TypeVarTuple
 
 import httpx
 from agegender.errors import Problem, not_ready, problem_in, retry_after_seconds
-from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
-from agegender.http_clients import direct_options
+from agegender.faces import (
+    EVERY_FACE,
+    FacesAnswer,
+    FaceSelection,
+    ImageFaces,
+    ImageProblem,
+    check_embeddings,
+)
+from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel, ValidationError
@@ -28,13 +35,9 @@ from agegender_service.uploads import IMAGE_FIELD
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-_CONNECT_SECONDS = 1.0
 _INFO_SECONDS = 2.0  # for `GET /info` and `GET /health/ready`
 _FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
 _SPACE_SECONDS = 5.0  # for which the space is taken as known
-_KEEP_ALIVE = 15.0  # seconds; less than the servers', which would else close a connection in use
-_MAX_BYTES = 256 * 1024 * 1024  # of one response
-_UNIT_TOLERANCE = 0.01
 
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
@@ -133,7 +136,7 @@ class FacesClient:
         self._patience = patience
         self._sleep = sleep
         self._shared = http is not None
-        self._http = http or http_client()
+        self._http = http or direct_client()
         self._space: Space | None = None
         self._space_known_at = -math.inf
 
@@ -156,7 +159,7 @@ class FacesClient:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
         try:
-            response = await self._send("POST", "/faces", deadline, images, selection)
+            response = await self._send("POST", "/faces", deadline, images, **selection.parameters)
         except Problem as problem:
             if len(images) > 1 or not _is_of_image(problem):
                 raise
@@ -202,12 +205,18 @@ class FacesClient:
         path: str,
         deadline: Deadline | None,
         images: Sequence[bytes] = (),
-        selection: FaceSelection = EVERY_FACE,
+        **params: str,
     ) -> httpx.Response:
+        async def attempt() -> httpx.Response:
+            return await self._attempt(
+                method, path, deadline or Deadline.after(_FACES_SECONDS), images, params
+            )
+
         def again(error: BaseException) -> bool:
+            if not isinstance(error, _AttemptFailed) or not error.transient:
+                return False
             # Several images that took too long would take too long again; the caller may send fewer.
-            late = isinstance(error, _AttemptFailed) and error.problem.status == 504 and len(images) > 1
-            return isinstance(error, _AttemptFailed) and (error.transient and not late)
+            return error.problem.status != 504 or len(images) < 2
 
         def give_up(state: RetryCallState) -> bool:
             if self._patience is None or state.idle_for + state.upcoming_sleep > self._patience:
@@ -218,43 +227,37 @@ class FacesClient:
             retry=retry_if_exception(again), wait=_pause, stop=give_up, sleep=self._sleep, reraise=True
         )
         try:
-            return await retrying(self._attempt, method, path, deadline, images, selection)
+            return await retrying(attempt)
         except _AttemptFailed as failed:
             raise failed.problem from failed.__cause__
 
     async def _attempt(
-        self,
-        method: str,
-        path: str,
-        deadline: Deadline | None,
-        images: Sequence[bytes],
-        selection: FaceSelection,
+        self, method: str, path: str, deadline: Deadline, images: Sequence[bytes], params: Mapping[str, str]
     ) -> httpx.Response:
-        deadline = deadline or Deadline.after(_FACES_SECONDS)
         if deadline.remaining == 0:
             raise deadline.exceeded()
         identifier = request_id()
         request = self._http.build_request(
             method,
             self._url + path,
-            params=selection.parameters,
+            params=params,
             files=[(IMAGE_FIELD, (str(number), image)) for number, image in enumerate(images)] or None,
             headers={
                 **self._headers,
                 **deadline.headers,
                 **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
             },
-            timeout=httpx.Timeout(deadline.remaining, connect=_CONNECT_SECONDS),
+            timeout=httpx.Timeout(deadline.remaining, connect=CONNECT_SECONDS),
         )
         try:
             response = await exchange(self._http, request)
-        except httpx.ConnectTimeout as error:
-            # On a machine whose CPUs are all busy this happens without any fault.
-            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
-        except httpx.TimeoutException as error:
-            raise _AttemptFailed(deadline.exceeded(), transient=True) from error
         except httpx.ConnectError as error:
             raise _AttemptFailed(self._unreachable(error), transient=True) from error
+        except httpx.TimeoutException as error:
+            if not isinstance(error, httpx.ConnectTimeout):
+                raise _AttemptFailed(deadline.exceeded(), transient=True) from error
+            # On a machine whose CPUs are all busy this happens without any fault.
+            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
         except httpx.TransportError as error:  # such as a kept connection that the service closed
             raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
         except (httpx.RequestError, ValueError) as error:
@@ -365,48 +368,6 @@ class BlockingFacesClient:
         if self._portal is None:
             raise RuntimeError("BlockingFacesClient is used outside of its `with` block")
         return self._portal.call(function, *arguments)
-
-
-def http_client() -> httpx.AsyncClient:
-    """Return an HTTP client for one service's requests to another; each request sets its own deadline.
-
-    Raises ``bad-settings`` 400.
-    """
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
-        **direct_options(),
-    )
-
-
-async def exchange(
-    http: httpx.AsyncClient, request: httpx.Request, max_bytes: int = _MAX_BYTES
-) -> httpx.Response:
-    """Send a request and read the response.
-
-    Raises `httpx.RequestError`, and `ValueError` as soon as the response has more than `max_bytes`.
-    """
-    response = await http.send(request, stream=True)
-    try:
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > max_bytes:
-                raise ValueError(f"it has more than {max_bytes} bytes")
-    finally:
-        await response.aclose()
-    headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
-    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
-
-
-def check_embeddings(images: Iterable[ImageFaces], space: Space) -> None:
-    """Raise `ValueError` unless each embedding has the space's dimension and length 1."""
-    for image in images:
-        for face in image.faces:
-            if len(face.embedding) != space.dimension:
-                raise ValueError(f"an embedding has {len(face.embedding)} numbers, not those of {space}")
-            if abs(math.hypot(*face.embedding) - 1) > _UNIT_TOLERANCE:
-                raise ValueError("an embedding is not on the unit sphere")
 
 
 def _parse(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
@@ -48,7 +48,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
         embedder = life.enter_context(
             serving(
-                make_app(
+                create_embedder(
                     EmbedderSettings(data_dir=root, human_dir=human_pack_dir(), threads=2, timeout=PATIENCE)
                 )
             )

@@ -57,7 +57,7 @@ def test_faces_of_a_crowd_are_written_in_a_thread(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(EmbeddingService, "faces", found)
     monkeypatch.setattr(EmbeddingService, "load", no_pack)
-    app = embedder_app.make_app(EmbedderSettings())
+    app = embedder_app.create_embedder(EmbedderSettings())
     with serving(app, loop=TIMED) as url:
         share, answer = longest_share(lambda: httpx.post(f"{url}/faces", content=b"crowd"))
     assert FacesAnswer.model_validate_json(answer.content) == crowd

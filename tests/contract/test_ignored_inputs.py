@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
@@ -171,7 +171,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         redis_server(folder) as redis,
         EmbedderDouble().served() as double,
         serving(create_proxy(ProxySettings(embedder_urls=[double.url], cache_ttl=0))) as proxy,
-        serving(make_app(EmbedderSettings()), lifespan="off") as embedder,
+        serving(create_embedder(EmbedderSettings()), lifespan="off") as embedder,
         serving(create_trainer(TrainerSettings(data_dir=folder, redis_url=redis.url))) as trainer,
     ):
         until(lambda: httpx.get(f"{proxy}/health/ready").is_success, "the proxy is ready")

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
@@ -29,7 +29,7 @@ BOUNDED = settings(
 )
 FEW = settings(BOUNDED, max_examples=8)  # a request of many options takes long to make up
 PROXY = schemathesis.openapi.from_dict(create_proxy(ProxySettings()).openapi())
-EMBEDDER = schemathesis.openapi.from_dict(make_app(EmbedderSettings()).openapi())
+EMBEDDER = schemathesis.openapi.from_dict(create_embedder(EmbedderSettings()).openapi())
 TRAINER = schemathesis.openapi.from_dict(create_trainer(TrainerSettings()).openapi())
 PREDICTOR = schemathesis.openapi.from_dict(create_predictor(PredictorSettings()).openapi())
 
@@ -56,7 +56,7 @@ def predictor_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def embedder_url() -> Iterator[str]:
-    with serving(make_app(EmbedderSettings(human_dir=human_pack_dir()))) as url:
+    with serving(create_embedder(EmbedderSettings(human_dir=human_pack_dir()))) as url:
         yield ready(url)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 from agegender.spaces import Space
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
@@ -29,7 +29,9 @@ def served_chain(data_dir: Path, pack: str, pack_dir: Path, **predictor: Any) ->
     """The predictor's URL."""
     with ExitStack() as stack:
         embedder = stack.enter_context(
-            serving(make_app(EmbedderSettings(pack=pack, pack_dir=pack_dir, data_dir=data_dir, threads=1)))
+            serving(
+                create_embedder(EmbedderSettings(pack=pack, pack_dir=pack_dir, data_dir=data_dir, threads=1))
+            )
         )
         until(lambda: httpx.get(f"{embedder}/health/ready").is_success, "the embedder is ready", 60)
         proxy_settings = ProxySettings(embedder_urls=[embedder], cache_ttl=0, probe_interval=0.2)

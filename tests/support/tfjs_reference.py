@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from embedder.tfjs.graph import Graph, Node
+from embedder.tfjs import Graph, Node
 
 Array = npt.NDArray[Any]
 

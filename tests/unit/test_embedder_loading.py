@@ -65,7 +65,7 @@ async def test_readiness_says_what_failed_and_when_the_next_try_comes(
         while embedding.failure is None:
             await asyncio.sleep(0.01)
     assert embedding.why_not_ready() == (
-        "The pack 'human' could not be loaded: no network. The next try is in 7 s."
+        "The pack 'human' could not be loaded: no network. The next attempt is in 7 s."
     )
     loading.cancel()
 

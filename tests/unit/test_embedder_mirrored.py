@@ -2,7 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from embedder.packs.mirrored import MirroredEmbedder
+from embedder.packs.pack import MirroredEmbedder
 
 
 class Left:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from embedder.prelu import without_prelu
+from embedder.sessions import without_prelu
 from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS = 8

@@ -15,7 +15,7 @@ from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
 from embedder import inference
 from embedder import service as service_module
-from embedder.app import make_app
+from embedder.app import create_embedder
 from embedder.detection.search import Detections
 from embedder.packs.pack import Image, Pack
 from embedder.service import EmbeddingService
@@ -228,7 +228,7 @@ def test_client_that_hangs_up_leaves_the_queue(pack: WaitingPack, monkeypatch: p
     def ask(url: str, width: int, **options: Any) -> None:
         statuses.append(httpx.post(f"{url}/faces", content=picture(width), **options).status_code)
 
-    with serving(make_app(EmbedderSettings())) as url:
+    with serving(create_embedder(EmbedderSettings())) as url:
         until(lambda: httpx.get(f"{url}/health/ready").is_success, "the pack is loaded")
         first = threading.Thread(target=ask, args=(url, 11), kwargs={"timeout": 20})
         first.start()

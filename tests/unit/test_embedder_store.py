@@ -58,7 +58,7 @@ def test_half_a_download_is_never_trusted(tmp_path: Path) -> None:
 
 def test_package_of_another_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.tgz").write_bytes(b"not the package")
-    with pytest.raises(BadPack, match="integrity"):
+    with pytest.raises(BadPack, match="SHA-512"):
         convert_from(tmp_path / "p.tgz", tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_known_pack_is_taken_as_it_was_released_and_nothing_beside_it(tmp_path: 
 
 def test_known_pack_with_another_file_or_without_one_is_refused(tmp_path: Path, came: Path) -> None:
     (came / "w600k_1.onnx").write_bytes(b"other weights")
-    with pytest.raises(BadPack, match=r"w600k_1\.onnx .*not the one that was released"):
+    with pytest.raises(BadPack, match=r"w600k_1\.onnx .*differs from the released file"):
         take_released("made_up", came.parent, tmp_path / "taken")
     (came / "w600k_1.onnx").unlink()
     with pytest.raises(BadPack, match=r"without w600k_1\.onnx"):

@@ -7,8 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from embedder.packs.human import GRAPHS
-from embedder.tfjs.convert import convert
-from embedder.tfjs.graph import Graph, Node, read_graph
+from embedder.tfjs import Graph, Node, convert, read_graph
 
 from tests.support.packs import human_tarball
 from tests.support.tfjs_reference import evaluate

@@ -125,6 +125,6 @@ async def test_space_is_asked_for_once_in_a_while() -> None:
 
 
 async def test_response_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender_service.faces_client.exchange.__defaults__", (1000,))
+    monkeypatch.setattr("agegender.http_clients.exchange.__defaults__", (1000,))
     with pytest.raises(ServiceFailed, match="more than 1000 bytes"):
         await Service(httpx.Response(200, content=bytes(5000))).client().faces([b"x"])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 from agegender.errors import Problem
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection
+from agegender.http_clients import direct_client
 from agegender.keys import Scope
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
@@ -17,7 +18,6 @@ from agegender_service.admission import BodyMemory, read_in_time
 from agegender_service.app import create_app
 from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
 from agegender_service.disconnects import while_awaited
-from agegender_service.faces_client import http_client
 from agegender_service.requests import REQUEST_ID_HEADER, request_id
 from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
 from agegender_service.uploads import IMAGES_CONTENT, read_body, read_images
@@ -85,7 +85,7 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
 
 
 def _furnish(settings: ProxySettings) -> _Rooms:
-    client = http_client()
+    client = direct_client()
     wire: Wire = (
         OriginalWire(client, settings.image_limits, settings.embedder_space)
         if settings.embedder_wire == "original"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import Face, FaceSelection, ImageFaces
+from agegender.faces import Face, FaceSelection, ImageFaces, check_embeddings
+from agegender.http_clients import exchange
 from agegender.images import ImageLimits
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
 from agegender_service.deadlines import Deadline
-from agegender_service.faces_client import check_embeddings, exchange
 
 from embedder_proxy.embedders import Embedded, EmbedderFailed, Probed
 from embedder_proxy.upright import UprightImage, upright_rgb

@@ -1,4 +1,4 @@
-"""Cut faces out of pictures by their landmarks."""
+"""Cut aligned face crops out of images by their landmarks."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float32]
 
-# Where ArcFace's training put the five landmarks in a crop of 112 pixels (arXiv 1801.07698; the values
+# Positions of the five landmarks in ArcFace's training crops of 112 pixels (arXiv 1801.07698; the values
 # are those of insightface.utils.face_align.arcface_dst).
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
@@ -16,10 +16,10 @@ ARCFACE_TEMPLATE = np.array(
 
 
 def template(size: int, zoom: float, down: float = 0.0) -> Points:
-    """Landmarks' places [5, 2] in a square crop of `size` pixels.
+    """Return the landmarks' target positions [5, 2] in a square crop of `size` pixels.
 
-    zoom : 1 is ArcFace's crop; below 1 shows more around the face.
-    down : share of the crop by which the face is moved down, so that more of the hair is seen.
+    zoom : 1 is ArcFace's crop; a smaller value shows more around the face.
+    down : share of the crop by which the face is moved down, which shows more of the hair.
     """
     centred = (ARCFACE_TEMPLATE - 56) * zoom + 56
     centred[:, 1] += down * 112
@@ -27,7 +27,7 @@ def template(size: int, zoom: float, down: float = 0.0) -> Points:
 
 
 def similarity(source: Points, target: Points) -> npt.NDArray[np.float32]:
-    """Rotation, scale and translation [2, 3] that best map source to target [n, 2] in least squares.
+    """Return rotation, scale and translation [2, 3] that best map source to target [n, 2] (least squares).
 
     Umeyama 1991, doi:10.1109/34.88573, without reflection, written with complex numbers.
     """
@@ -42,9 +42,9 @@ def similarity(source: Points, target: Points) -> npt.NDArray[np.float32]:
 
 
 def crop(image: Image, matrix: npt.NDArray[np.float32], size: int) -> Image:
-    """The square of `size` pixels that `matrix` maps the picture to; beyond its edge its last pixels repeat.
+    """Cut out the square of `size` pixels that `matrix` maps the image to, repeating edge pixels.
 
-    A face much larger than the crop is first shrunk by area, else bilinear sampling would alias.
+    A face much larger than the crop is first shrunk by area, since bilinear sampling would alias.
     """
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 0.5:
@@ -67,7 +67,7 @@ def crop(image: Image, matrix: npt.NDArray[np.float32], size: int) -> Image:
 def _corners_in_image(
     matrix: npt.NDArray[np.float32], size: int, shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the part of the picture that the crop shows."""
+    """Return left, top, right and bottom of the part of the image that the crop shows."""
     inverse = cv2.invertAffineTransform(matrix)
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], np.float32) @ inverse.T
     low, high = np.floor(corners.min(axis=0)) - 2, np.ceil(corners.max(axis=0)) + 2
@@ -80,7 +80,7 @@ def _corners_in_image(
 
 
 def sharpness(aligned: Image) -> float:
-    """Variance of the Laplacian of an aligned 112-pixel RGB crop; low means blurred.
+    """Return the variance of the Laplacian of an aligned 112-pixel RGB crop; low means blurred.
 
     Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548.
     """

@@ -189,7 +189,7 @@ def _parts(images: Sequence[_Searched]) -> Iterator[list[tuple[int, Detections]]
     part: list[tuple[int, Detections]] = []
     room = _MAX_FACES
     for number, image in enumerate(images):
-        for found in image.found.portions(_MAX_FACES):
+        for found in image.found.groups(_MAX_FACES):
             if len(found.score) > room:
                 yield part
                 part, room = [], _MAX_FACES

@@ -1,4 +1,4 @@
-"""Measure blur, light and covered parts of an aligned face."""
+"""Measure blur, light and occlusion of an aligned face."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,19 +18,20 @@ SIZE = 112  # pixels of the aligned crop, ArcFace's
 COVER_MODEL = Path(__file__).parent / "covers.safetensors"
 
 _WHITE = 250  # of 255
-_CELLS = 7  # a side; a cell has 16 pixels a side
+_CELLS = 7  # per side; a cell has 16 x 16 pixels
 _TURNS = np.arange(4) * (np.pi / 4)
 _DIRECTIONS = np.stack([np.cos(_TURNS), np.sin(_TURNS)]).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Measures:
-    """sharpness : variance of the Laplacian of the grey crop; low means blurred.
+    """Quality measures of one face.
 
-    brightness : 95th percentile of the luminance, 0 to 255. Highlights and the white of the eyes are seen on
-    skin of every tone, so that this is low in poor light only.
+    sharpness : variance of the Laplacian of the grey crop; low means blurred.
+    brightness : 95th percentile of the luminance, 0 to 255. Highlights and the white of the eyes show on skin
+        of every tone, so it is low in poor light only.
     clipped : share of white pixels.
-    covered : 0 to 1, how likely something hides a part of the face (see `cover_features`).
+    covered : probability that something hides a part of the face (see `cover_features`).
     """
 
     sharpness: float
@@ -39,7 +40,7 @@ class Measures:
     covered: float
 
     def rounded(self) -> dict[str, float]:
-        """Return the measures by name, with as many digits as they are worth."""
+        """Return the measures by name, rounded to their significant digits."""
         return {
             "sharpness": round(self.sharpness, 2),
             "brightness": round(self.brightness, 1),
@@ -63,7 +64,7 @@ def measure(aligned: Image) -> Measures:
 def cover_features(aligned: Image) -> Array:
     """Return edges and colours of 7 x 7 cells of an aligned RGB crop [112, 112, 3], as one vector [784].
 
-    Everything is relative to the crop's own median, so that light and skin tone matter little.
+    All values are relative to the crop's own median, so that light and skin tone matter little.
     """
     lab = cv2.cvtColor(aligned, cv2.COLOR_RGB2LAB).astype(np.float32)
     light = np.ascontiguousarray(lab[..., 0])
@@ -92,7 +93,7 @@ def _cells(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class CoverModel:
-    """A network of one hidden layer over standardised `cover_features`, fitted by `tools.fit_covers`.
+    """A network with one hidden layer on standardised `cover_features`, fitted by `tools.fit_covers`.
 
     mean, scale [784]; hidden [784, units], hidden_bias [units]; output [units, 1], output_bias [1].
     """
@@ -105,7 +106,7 @@ class CoverModel:
     output_bias: Array
 
     def probability(self, features: Array) -> float:
-        """Return how likely a part of the face is covered, for features [784]."""
+        """Return the probability that a part of the face is covered, for features [784]."""
         units = np.maximum((features - self.mean) / self.scale @ self.hidden + self.hidden_bias, 0)
         logit = float((units @ self.output + self.output_bias)[0])
         return 1 / (1 + float(np.exp(-np.clip(logit, -50, 50))))

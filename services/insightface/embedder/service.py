@@ -1,4 +1,4 @@
-"""Loads the pack, and answers images by it, off the event loop."""
+"""Load the pack, and find and embed faces off the event loop."""
 
 import asyncio
 import math
@@ -24,7 +24,7 @@ from embedder.settings import EmbedderSettings
 
 log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries to load the pack
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two attempts to load the pack
 _STAGES = ("decode", "detect", "embed")
 
 INFERENCE = Histogram("embedder_inference_seconds", "Decoding, detecting and embedding")
@@ -32,10 +32,13 @@ STAGES = Histogram("embedder_stage_seconds", "Time that one request spends in a 
 
 
 class EmbeddingService:
-    """Loads the pack in the background, then answers."""
+    """Load the pack in the background, then serve requests.
+
+    end : ends the process with a status.
+    """
 
     def __init__(self, settings: EmbedderSettings, end: Callable[[int], object] = os._exit) -> None:
-        self._settings = settings
+        self.settings = settings
         self._end = end
         self._batches = FaceBatches(settings.image_limits, settings.batch_images, settings.max_faces)
         self._next_try: float | None = None
@@ -43,21 +46,21 @@ class EmbeddingService:
         self.failure: str | None = None
 
     async def load(self) -> None:
-        """Load the pack, and try again with growing pauses when that fails; `/health/ready` reports it.
+        """Load the pack; on failure try again after growing pauses, which `/health/ready` reports.
 
-        Ends the process if another try cannot succeed, or after `load_timeout`: who started it then decides.
+        Ends the process if another attempt cannot succeed, or after `load_timeout`; its supervisor then acts.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.load_timeout
+        end = loop.time() + self.settings.load_timeout
         pause = _FIRST_PAUSE
         while True:
             try:
                 async with asyncio.timeout_at(end):
                     self.pack = await self._loaded()
-                log.info("pack loaded", pack=self._settings.pack, space=str(self.pack.space))
+                log.info("pack loaded", pack=self.settings.pack, space=str(self.pack.space))
                 return
             except TimeoutError as error:
-                self.failure = self.failure or self._sentence(f"it takes too long {error}".strip())
+                self.failure = self.failure or self._sentence(f"it took too long {error}".strip())
             except Exception as error:
                 if isinstance(error, BadPack) and not isinstance(error, NotFetched):
                     self._give_up(UNUSABLE_SETTINGS, self._sentence(error))
@@ -74,7 +77,7 @@ class EmbeddingService:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _loaded(self) -> Pack:
-        settings = self._settings
+        settings = self.settings
         return await asyncio.get_running_loop().run_in_executor(
             self._batches.executor,
             load_pack,
@@ -86,10 +89,10 @@ class EmbeddingService:
         )
 
     def _sentence(self, reason: object) -> str:
-        return f"The pack {self._settings.pack!r} could not be loaded: {str(reason).rstrip('.')}."
+        return f"The pack {self.settings.pack!r} could not be loaded: {str(reason).rstrip('.')}."
 
     def _give_up(self, status: int, reason: str) -> None:
-        """End the process; a thread that hangs in a download would hold up any other way."""
+        """End the process at once; a thread that hangs in a download would block a regular exit."""
         self.failure = reason
         print(f"error: not started. {reason}", file=sys.stderr, flush=True)
         self._end(status)
@@ -101,15 +104,25 @@ class EmbeddingService:
         if self.pack is not None:
             return None
         if self.failure is None:
-            return f"The pack {self._settings.pack!r} is being loaded."
+            return f"The pack {self.settings.pack!r} is being loaded."
         if self._next_try is None:
-            return f"{self.failure} It is being tried again."
+            return f"{self.failure} Another attempt is running."
         seconds = max(0.0, self._next_try - asyncio.get_running_loop().time())
-        return f"{self.failure} The next try is in {math.ceil(seconds)} s."
+        return f"{self.failure} The next attempt is in {math.ceil(seconds)} s."
+
+    def info(self) -> dict[str, object]:
+        """Return what `GET /info` reports."""
+        return {
+            "pack": self.settings.pack,
+            "space": self.pack.space.model_dump() if self.pack else None,
+            "models": self.pack.models if self.pack else [],
+            "progress": self.progress,
+            "limits": {"max_faces": self.settings.max_faces, "max_images": self.settings.max_images},
+        }
 
     @property
     def progress(self) -> int:
-        """Return the steps finished since the process started; the number stands still when idle or hung."""
+        """Return the number of steps finished since the process started; constant while idle or hung."""
         return PROGRESS.steps
 
     async def faces(
@@ -129,7 +142,7 @@ class EmbeddingService:
                 answers = await self._batches.faces(pack, images, selection, spent)
         except TimeoutError:
             raise deadline.exceeded() from None
-        finally:  # what failed or came too late took its time too
+        finally:  # failed and late requests took their time too
             entered = [stage for stage in _STAGES if stage in spent.seconds]
             for stage in entered:
                 STAGES.labels(stage).observe(spent.seconds[stage])

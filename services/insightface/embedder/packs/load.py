@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
-from embedder.packs.duo import duo_pack
-from embedder.packs.human import GRAPHS, human_pack
-from embedder.packs.insightface import insightface_pack
+from agegender.spaces import Space
+
+from embedder.packs.human import GRAPHS, human_embedders, human_pack
+from embedder.packs.insightface import (
+    SPACE_VERSION,
+    ScrfdDetector,
+    find_models,
+    insightface_pack,
+    recogniser_embedder,
+)
 from embedder.packs.pack import Pack
 from embedder.packs.store import MANIFEST, RELEASED, BadPack, install_human, install_insightface, verify
 
@@ -18,11 +25,11 @@ def load_pack(name: str, packs: Path, pack_dir: Path | None, human_dir: Path | N
     Parameters
     ----------
     name : `human`; a pack of InsightFace (`buffalo_l`, …); or both, `human+buffalo_l`.
-    packs : folder that fetched packs are kept in.
-    pack_dir : folder of the named pack (of the InsightFace half of a pair), where it need not be fetched.
-    human_dir : folder of the `human` pack, where it need not be fetched.
+    packs : folder for fetched packs.
+    pack_dir : existing folder of the named pack (of the InsightFace half of a pair); None to fetch it.
+    human_dir : existing folder of the `human` pack; None to fetch it.
 
-    Raises `NotFetched` if the network failed, and `BadPack` if another try cannot succeed either.
+    Raises `NotFetched` if the network failed, and `BadPack` if another attempt would fail in the same way.
     """
     if name == HUMAN:
         return human_pack(_human(packs, pack_dir or human_dir), threads)
@@ -33,18 +40,32 @@ def load_pack(name: str, packs: Path, pack_dir: Path | None, human_dir: Path | N
     return insightface_pack(insightface_name, directory, threads)
 
 
+def duo_pack(name: str, human: Path, insightface: Path, threads: int) -> Pack:
+    """Load the embedders of `human` and of an InsightFace pack side by side, on SCRFD's landmarks.
+
+    The most accurate space here; its InsightFace half is for non-commercial research.
+    """
+    detector, recogniser = find_models(insightface)
+    return Pack(
+        Space(id=f"human-{name}-{SPACE_VERSION}", dimension=2304 + 512),
+        [detector.stem, "faceres-deep", "mobileface", recogniser.stem],
+        ScrfdDetector(detector, threads),
+        [*human_embedders(human, threads), recogniser_embedder(recogniser, threads)],
+    )
+
+
 def _human(packs: Path, directory: Path | None) -> Path:
-    found = _given(directory) or install_human(packs / HUMAN)
-    if missing := [name for name in GRAPHS if not (found / name).exists()]:
-        raise BadPack(f"{found} is not the human pack: {', '.join(missing)} is missing")
-    return found
+    folder = _given(directory) or install_human(packs / HUMAN)
+    if missing := [name for name in GRAPHS if not (folder / name).exists()]:
+        raise BadPack(f"{folder} is not the human pack: {', '.join(missing)} is missing")
+    return folder
 
 
 def _insightface(target: Path) -> Path:
     if target.name not in RELEASED and not target.exists():
         raise BadPack(
-            f"no pack is named {target.name!r}; there are human, {', '.join(RELEASED)}. "
-            "For a pack of your own set EMBEDDER_PACK_DIR to its folder"
+            f"no pack is named {target.name!r}; available packs are human, {', '.join(RELEASED)}. "
+            "For another pack set EMBEDDER_PACK_DIR to its folder"
         )
     return install_insightface(target)
 
@@ -53,7 +74,7 @@ def _given(directory: Path | None) -> Path | None:
     if directory is None:
         return None
     if not directory.is_dir():
-        raise BadPack(f"there is no folder {directory}; EMBEDDER_PACK_DIR and EMBEDDER_HUMAN_DIR name one")
+        raise BadPack(f"there is no folder {directory}; correct EMBEDDER_PACK_DIR or EMBEDDER_HUMAN_DIR")
     if (directory / MANIFEST).exists():
         verify(directory)
     return directory

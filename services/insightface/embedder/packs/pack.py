@@ -1,4 +1,4 @@
-"""What a pack is: a detector and one or more embedders whose outputs stand side by side."""
+"""A pack: one detector, and one or more embedders whose outputs are concatenated."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """Embeds aligned crops; `size`, `zoom` and `down` say which (see `alignment.template`)."""
+    """Embed aligned crops of the geometry `size`, `zoom` and `down` (see `alignment.template`)."""
 
     @property
     def size(self) -> int: ...
@@ -28,14 +28,36 @@ class Embedder(Protocol):
     def down(self) -> float: ...
 
     def embed(self, crops: Image) -> Array:
-        """Features [n, d] of RGB crops [n, size, size, 3]; of any length."""
+        """Return features [n, d], of any norm, for RGB crops [n, size, size, 3]."""
+
+
+class MirroredEmbedder:
+    """Embed each crop and its mirror image, so that both have the same embedding, at twice the cost.
+
+    The result is the sum of the two unit vectors; `Pack` scales it to unit length.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.size = embedder.size
+        self.zoom = embedder.zoom
+        self.down = embedder.down
+
+    def embed(self, crops: Image) -> Array:
+        vectors = unit(self._embedder.embed(np.concatenate([crops, crops[:, :, ::-1]])))
+        return vectors[: len(crops)] + vectors[len(crops) :]
 
 
 class Pack:
-    """detect → five landmarks → align → embed, the faces of all pictures of a call in one batch.
+    """Detect faces, place five landmarks, align and embed; all faces of one call are one batch.
 
-    The embedding is the embedders' unit vectors side by side, scaled to unit length again, so that each
-    embedder has the same weight in a cosine.
+    The embedding is the concatenation of the embedders' unit vectors, scaled to unit length again, so that
+    each embedder has the same weight in a cosine.
+
+    Parameters
+    ----------
+    space : of the embeddings.
+    models : names of the networks, for `GET /info`.
     """
 
     def __init__(
@@ -47,26 +69,26 @@ class Pack:
         self._embedders = embedders
 
     def faces(self, images: list[Image]) -> list[list[Face]]:
-        """The faces of each RGB picture [height, width, 3], largest first."""
+        """Return the faces of each RGB image [height, width, 3], largest first."""
         return self.embed(images, self.detect(images))
 
-    def detect(self, images: list[Image], wanted: Callable[[], bool] = lambda: True) -> list[Detections]:
-        """Return where the faces of each image are, largest first.
+    def detect(self, images: list[Image], awaited: Callable[[], bool] = lambda: True) -> list[Detections]:
+        """Return the detections in each image, largest first.
 
-        wanted : see `embedder.detection.search.search`.
+        awaited : see `embedder.detection.search.search`.
         """
-        return [_largest_first(search(self._detector, image, wanted)) for image in images]
+        return [_largest_first(search(self._detector, image, awaited)) for image in images]
 
     def embed(self, images: list[Image], found: list[Detections]) -> list[list[Face]]:
-        """What was found in each picture, with embeddings."""
+        """Return the detected faces of each image with measures and embeddings."""
         flat = [
             (upright, landmarks)
             for image, detections in zip(images, found, strict=True)
             for upright, landmarks in _upright(image, detections)
         ]
         embeddings = iter(self._embed(flat))
-        places = template(SIZE, 1.0)
-        measured = iter([measure(_aligned(image, landmarks, places, SIZE)) for image, landmarks in flat])
+        targets = template(SIZE, 1.0)
+        measured = iter([measure(_aligned(image, landmarks, targets, SIZE)) for image, landmarks in flat])
         return [
             [
                 Face(
@@ -89,16 +111,16 @@ class Pack:
             return np.empty((0, self.space.dimension), dtype=np.float32)
         parts = []
         for embedder in self._embedders:
-            places = template(embedder.size, embedder.zoom, embedder.down)
-            crops = np.stack([_aligned(image, points, places, embedder.size) for image, points in faces])
+            targets = template(embedder.size, embedder.zoom, embedder.down)
+            crops = np.stack([_aligned(image, points, targets, embedder.size) for image, points in faces])
             parts.append(unit(embedder.embed(crops)))
         return unit(np.concatenate(parts, axis=1))
 
 
 def _upright(image: Image, found: Detections) -> list[tuple[Image, Array]]:
-    """Return the image turned upright with the landmarks [5, 2] of each face in it.
+    """Return, per face, the image turned upright and the landmarks [5, 2] in it.
 
-    So the crops of a turned image are exactly those of the same image upright.
+    The crops of a turned image are thus exactly those of the same image upright.
     """
     height, width = image.shape[:2]
     upright = np.ascontiguousarray(np.rot90(image, -(found.rotation // 90)))
@@ -108,12 +130,12 @@ def _upright(image: Image, found: Detections) -> list[tuple[Image, Array]]:
     ]
 
 
-def _aligned(image: Image, landmarks: Array, places: Array, size: int) -> Image:
-    return crop(image, similarity(landmarks, places), size)
+def _aligned(image: Image, landmarks: Array, targets: Array, size: int) -> Image:
+    return crop(image, similarity(landmarks, targets), size)
 
 
 def unit(vectors: Array) -> Array:
-    """Vectors [n, d] scaled to length 1."""
+    """Scale vectors [n, d] to length 1."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 

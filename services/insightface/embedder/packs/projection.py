@@ -1,9 +1,8 @@
-"""A recogniser's inner feature maps, projected: what identity discards of age and gender is still in them.
+"""Project a recogniser's inner feature maps, which keep the age and gender that its last layer discards.
 
-ArcFace's last layer maps its last feature map to 512 numbers that tell people apart, and shrinks what one
-person shares with another: age and gender. A projection reads several maps instead, as deep as the last and
-before it, and maps them together to 512 numbers. It is fitted without labels (`tools.fit_projection`).
-docs/embedding.md has the comparison.
+ArcFace's last layer maps its last feature map to 512 numbers that identify people, and shrinks what people
+share: age and gender. A projection maps several inner feature maps to 512 numbers instead. It is fitted
+without labels (`tools.fit_projection`); docs/embedding.md has the comparison.
 """
 
 import json
@@ -26,7 +25,7 @@ OUTPUT = "projected"
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A layer's output [faces, channels, height, width], averaged over squares of `pool` x `pool` places."""
+    """A layer's output [faces, channels, height, width], averaged over squares of `pool` x `pool` cells."""
 
     tensor: str
     pool: int = 1
@@ -36,8 +35,9 @@ class FeatureMap:
 class Projection:
     """``flat(reduction @ map, for each map) @ weight + bias``.
 
-    `reductions` are [reduced, channels], one a map, applied at every place; weight is [features, 512], where
-    features are all maps' reduced channels x height x width side by side; bias is [512].
+    reductions : [reduced, channels], one per map, applied at every cell.
+    weight : [features, 512]; features are the concatenation of all maps' reduced channels x height x width.
+    bias : [512].
     """
 
     maps: tuple[FeatureMap, ...]
@@ -46,7 +46,7 @@ class Projection:
     bias: Array
 
     def save(self, file: Path) -> None:
-        """The weight as int8 with a scale for each of the 512 numbers: a quarter of the bytes."""
+        """Write the projection; the weight as int8 with 512 scales, a quarter of the bytes."""
         scale = np.abs(self.weight).max(axis=0) / 127
         tensors: dict[str, npt.NDArray[np.generic]] = {
             f"reduction.{number}": reduction.astype(np.float16)
@@ -57,7 +57,7 @@ class Projection:
 
 
 def load_projection(recogniser: str) -> Projection | None:
-    """The projection that comes with this package for a recogniser such as `w600k_mbf`, if there is one."""
+    """Return the projection that this package includes for a recogniser such as `w600k_mbf`, if any."""
     file = PROJECTIONS / f"{recogniser}.safetensors"
     if not file.exists():
         return None
@@ -74,15 +74,16 @@ def load_projection(recogniser: str) -> Projection | None:
 def mapped_model(
     model: onnx.ModelProto, maps: Sequence[FeatureMap], reductions: Sequence[Array] = ()
 ) -> onnx.ModelProto:
-    """The recogniser up to these maps; its one output is [faces, features], the maps flattened side by side.
+    """Cut a recogniser off after these maps; its one output is [faces, features], the maps flattened.
 
-    With `reductions` [reduced, channels] of all maps, each map's channels are mapped by its own.
-    Raises ValueError where the recogniser has no such layer.
+    reductions : matrices [reduced, channels], one per map, applied to its channels.
+
+    Raises ValueError if the recogniser lacks one of the layers.
     """
     produced = {output for node in model.graph.node for output in node.output}
     if missing := [one.tensor for one in maps if one.tensor not in produced]:
         raise ValueError(
-            f"this recogniser has no layer {', '.join(missing)}: it is not the one that was projected"
+            f"this recogniser has no layer {', '.join(missing)}: the projection was fitted to another one"
         )
     known = onnx.shape_inference.infer_shapes(model)
     model = onnx.utils.Extractor(known).extract_model(
@@ -113,9 +114,9 @@ def mapped_model(
 
 
 def projected_model(model: onnx.ModelProto, projection: Projection) -> onnx.ModelProto:
-    """The recogniser with the projection in its last layers' place; its one output is [faces, 512].
+    """Replace a recogniser's last layers by the projection; its one output is [faces, 512].
 
-    Raises ValueError where the recogniser has no such layers.
+    Raises ValueError if the recogniser lacks one of the layers.
     """
     model = mapped_model(model, projection.maps, projection.reductions)
     graph = model.graph

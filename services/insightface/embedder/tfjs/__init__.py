@@ -1,1 +1,0 @@
-"""Convert frozen TensorFlow.js graph models to ONNX."""
