@@ -174,7 +174,7 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
         cells = [f"{total}", f"{len(own) / total:.3f}", f"{np.abs(years - mean)[own].mean():.2f}"]
         for quality in (now, before):
             middle = (low + high)[own] / 2
-            half = np.array([quality[index].widening for index in own]) * (high - low)[own] / 2
+            half = np.array([quality[index].interval_scale for index in own]) * (high - low)[own] / 2
             ends = np.maximum(middle - half, 0), np.minimum(middle + half, MAX_AGE)
             inside = (ends[0] <= years[own]) & (years[own] <= ends[1])
             cells += [f"{inside.mean():.3f}", f"{(ends[1] - ends[0]).mean():.1f}"]

@@ -86,7 +86,7 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
         embeddings.append(face.embedding)
         kept.append(index)
         quality.append(judged.score)
-        widening.append(judged.widening)
+        widening.append(judged.interval_scale)
     chosen = faces.rows(np.array(kept))
     chosen = type(chosen)(**{**vars(chosen), "embedding": np.array(embeddings, dtype=np.float32)})
     age, gender = np.zeros((len(chosen), 101), np.float32), np.zeros((len(chosen), 2), np.float32)

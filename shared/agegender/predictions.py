@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, computed_field
 
 from agegender.faces import ImageProblem, Point, Rotation
 from agegender.heads.answers import AgeAnswer, GenderAnswer
@@ -30,8 +30,12 @@ class Quality(BaseModel):
     """How far a face may be trusted: 1 for a good portrait, towards 0 for a guess."""
 
     score: float = Field(ge=0, le=1, description="product of what each measure leaves", examples=[0.92])
-    widening: float = Field(
-        1, ge=1, description="how many times as wide the age interval is for that", examples=[1.02]
+    interval_scale: float = Field(
+        1,
+        ge=1,
+        description="factor on the width of the age interval because of the quality",
+        examples=[1.02],
+        validation_alias=AliasChoices("interval_scale", "widening"),  # releases up to 0.1
     )
     reasons: list[QualityReason] = Field(
         description="what lowers the score, the worst first", examples=[["small"]]
@@ -50,6 +54,14 @@ class Quality(BaseModel):
         None, description="95th percentile of the luminance of the aligned face, 0 to 255"
     )
     clipped: float | None = Field(None, description="share of white pixels in the aligned face, 0 to 1")
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="former name of `interval_scale`", json_schema_extra={"deprecated": True}
+    )
+    @property
+    def widening(self) -> float:
+        """The former name of `interval_scale`."""
+        return self.interval_scale
 
 
 class FaceEstimate(BaseModel):

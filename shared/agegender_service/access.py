@@ -1,6 +1,6 @@
-"""Who asks, and whether they may. Where no keys are set, everybody on this machine may."""
+"""API keys: identify the caller of a request, and check the scopes of its key."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agegender.errors import Problem
@@ -10,13 +10,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from agegender_service.counts import CallerCounts, address_of
 from agegender_service.problems import problem_response
 
 _CALLER = "agegender.caller"
-_LONGEST = 512  # characters of a key that is looked at
+_KEYS_NEEDED = "agegender.keys_needed"
+_MAX_KEY_LENGTH = 512  # characters of a key that are compared
 
-# Pages hold no data: they ask for a key and fetch with it. Probes of health and metrics have no key.
+# Paths that need no key. Pages contain no data: they ask for a key and fetch with it. Probes have no key.
 OPEN_PATHS = frozenset(
     {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics", "/docs"}
     | {"/openapi.json"}
@@ -26,17 +26,19 @@ OPEN_FOLDERS = ("/static/", "/page/", "/web/")
 
 @dataclass(frozen=True)
 class Caller:
-    """`key` is None for somebody who showed none."""
+    """`key` is None if the request carries no known key."""
 
     key: ApiKey | None
 
 
 class RequireKey:
-    """ASGI middleware: whatever is not open needs a key with the service's scope, before a body is read.
+    """ASGI middleware: require a key with the service's scope for every path that is not open.
 
-    Without keys (`keys_needed` false) all is allowed, and a key only tells who asks.
-    strangers : counts requests without a right key by address; a right key is answered whatever they say,
-    so nobody can lock out another one behind the same address.
+    The key is checked before the body is read. If `keys_needed` is false, every request is accepted and a
+    key only identifies the caller.
+
+    count_stranger : counts a request without a known key and returns the problem of one too many. A known
+        key is accepted regardless, so nobody can lock out others who share an address.
     """
 
     def __init__(
@@ -46,69 +48,72 @@ class RequireKey:
         keys: Sequence[ApiKey],
         keys_needed: bool,
         scope: Scope,
-        strangers: CallerCounts | None = None,
+        count_stranger: Callable[[AsgiScope], Awaitable[Problem | None]] | None = None,
     ) -> None:
         self.app = app
         self._keys = keys
         self._needed = keys_needed
         self._scope = scope
-        self._strangers = strangers
+        self._count_stranger = count_stranger
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        key = key_of(_shown(Headers(scope=scope)), self._keys)
+        key = key_of(_given_key(Headers(scope=scope)), self._keys)
         if self._needed and not is_open(scope["method"], scope["path"]):
             try:
                 _require(key, None if scope["path"] == "/info" else self._scope)
             except Problem as problem:
-                refusal = None
-                if key is None and self._strangers is not None:
-                    refusal = await self._strangers.refusal(f"stranger:{address_of(scope)}")
-                await problem_response(refusal or problem)(scope, receive, send)
+                limited = None
+                if key is None and self._count_stranger is not None:
+                    limited = await self._count_stranger(scope)
+                await problem_response(limited or problem)(scope, receive, send)
                 return
         scope[_CALLER] = Caller(key)
-        scope["agegender.keys_needed"] = self._needed
+        scope[_KEYS_NEEDED] = self._needed
         await self.app(scope, receive, send)
 
 
 def is_open(method: str, path: str) -> bool:
+    """Return whether a request needs no key."""
     return method in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
 
 def caller_of(scope: AsgiScope) -> Caller:
+    """Return the caller that `RequireKey` identified."""
     caller: Caller = scope[_CALLER]
     return caller
 
 
-def needs(wanted: Scope) -> Callable[[Request], None]:
-    """A dependency of routes that need more than the service's scope."""
+def needs(scope: Scope) -> Callable[[Request], None]:
+    """Return a dependency for routes that require more than the service's scope."""
 
     def check(request: Request) -> None:
-        if request.scope["agegender.keys_needed"]:
-            _require(caller_of(request.scope).key, wanted)
+        if request.scope[_KEYS_NEEDED]:
+            _require(caller_of(request.scope).key, scope)
 
     return check
 
 
-def _require(key: ApiKey | None, wanted: Scope | None) -> None:
+def _require(key: ApiKey | None, scope: Scope | None) -> None:
     if key is None:
         raise Problem(
             "key-needed",
             401,
-            "An API key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY` "
+            "An API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY` "
             "(AGEGENDER_API_KEY for the command line).",
         )
-    if wanted is not None and not key.allows(wanted):
+    if scope is not None and not key.allows(scope):
         raise Problem(
             "scope-missing",
             403,
-            f"The key {key.name!r} has not the scope {wanted.value!r}.",
-            scope=wanted.value,
+            f"API key {key.name!r} lacks the scope {scope.value!r}.",
+            scope=scope.value,
         )
 
 
-def _shown(headers: Headers) -> str:
+def _given_key(headers: Headers) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return (token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", ""))[:_LONGEST]
+    given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return given[:_MAX_KEY_LENGTH]

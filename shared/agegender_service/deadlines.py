@@ -1,10 +1,16 @@
-"""How long a caller still waits travels with the request, as milliseconds left: clocks need not agree."""
+"""Deadlines of requests, and cancelling work when nobody waits for its result any more.
 
+The remaining time travels with a request in milliseconds, so the clocks of services need not agree.
+"""
+
+import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from agegender.errors import Problem
+from agegender.errors import Problem, client_closed_request
 from fastapi import Request
 
 DEADLINE_HEADER = "X-Deadline-Ms"
@@ -12,16 +18,15 @@ DEADLINE_PARAMETER = {  # in OpenAPI
     "name": DEADLINE_HEADER,
     "in": "header",
     "schema": {"type": "integer", "minimum": 0},
-    "description": "milliseconds that the caller still waits",
+    "description": "time until the caller gives up, in milliseconds",
 }
 
-
-SECONDS_PER_IMAGE = 1.0  # that a request may take longer for each image after its first
+SECONDS_PER_IMAGE = 1.0  # extra time for each image after the first
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on this machine's monotonic clock, seconds.
+    """A moment on this machine's monotonic clock, in seconds.
 
     latest : the caller's own deadline, which is never extended.
     """
@@ -35,32 +40,39 @@ class Deadline:
 
     @classmethod
     def of_request(cls, request: Request, limit: float) -> "Deadline":
-        """The caller's deadline, at most `limit` seconds from now. A header that is no number is 400."""
+        """Return the caller's deadline, at most `limit` seconds from now.
+
+        Raises ``bad-deadline`` 400 if the header is not a whole number.
+        """
         given = request.headers.get(DEADLINE_HEADER)
         if given is None:
             return cls.after(limit)
         if not (given.isascii() and given.isdigit()):
             raise Problem(
-                "bad-deadline", 400, f"{DEADLINE_HEADER} is the whole number of milliseconds still left."
+                "bad-deadline",
+                400,
+                f"The header {DEADLINE_HEADER} is {given[:50]!r}; send the remaining time as a whole number "
+                "of milliseconds, such as 5000.",
             )
         latest = time.monotonic() + int(given[:12]) / 1000
         return cls(min(time.monotonic() + limit, latest), latest)
 
     def for_images(self, count: int) -> "Deadline":
-        """Return the deadline of a request with `count` images: `SECONDS_PER_IMAGE` more for each further."""
+        """Extend the deadline by `SECONDS_PER_IMAGE` for each image after the first."""
         return Deadline(min(self.at + SECONDS_PER_IMAGE * max(0, count - 1), self.latest), self.latest)
 
     @property
     def remaining(self) -> float:
-        """Seconds left, never below 0."""
+        """Remaining seconds, never below 0."""
         return max(0.0, self.at - time.monotonic())
 
     @property
     def headers(self) -> dict[str, str]:
-        """For the request to the next service."""
+        """Header of a request to another service."""
         return {DEADLINE_HEADER: str(int(self.remaining * 1000))}
 
     def exceeded(self, *, close_connection: bool = False) -> Problem:
+        """Create the problem ``deadline-exceeded`` 504."""
         return Problem(
             "deadline-exceeded",
             504,
@@ -68,3 +80,40 @@ class Deadline:
             "ask for fewer faces (max_faces), or allow more time.",
             close_connection=close_connection,
         )
+
+
+@asynccontextmanager
+async def while_awaited(request: Request, deadline: Deadline) -> AsyncIterator[None]:
+    """Cancel the block when the client disconnects or the deadline passes.
+
+    The body must have been read before, because a disconnect is only reported after it.
+
+    Raises `Problem`: ``client-closed-request`` 499, ``deadline-exceeded`` 504.
+    """
+    loop = asyncio.get_running_loop()
+    watching = asyncio.create_task(_disconnected(request))
+    inside = True
+
+    def hang_up(watched: asyncio.Task[None]) -> None:
+        if inside and not watched.cancelled() and not patience.expired():
+            patience.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout(deadline.remaining) as patience:
+            watching.add_done_callback(hang_up)
+            try:
+                yield
+            finally:
+                inside = False
+    except TimeoutError:
+        if not patience.expired():  # the block's own time-out
+            raise
+        raise (client_closed_request() if watching.done() else deadline.exceeded()) from None
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,63 +1,119 @@
-"""Reject inputs that a route would otherwise ignore: unknown names, contradicting values, unread bodies."""
+"""Check the inputs of a request: unknown names, contradictory values, unread bodies, accepted media types."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import mimeparse
 from agegender.errors import Problem
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from agegender_service.openapi import operations
 
-# People add parameters of their own to pages and probes; the original's clients are not ours to correct.
+# Pages and probes may be sent any parameter; clients of the original project cannot be changed.
 _EXEMPT_TAGS = frozenset({"page", "health", "original"})
 _EMPTY_JSON_BYTES = 2  # `{}`, which some HTTP libraries send with every POST
-_SHOWN = 100  # characters of a name
+_SHOWN = 100  # characters of a name in a message
+_MAX_ERRORS, _MAX_ERRORS_IN_DETAIL = 50, 5
+
+Location = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class KnownInputs:
-    """What one operation takes, by its OpenAPI description. `body` is None where it takes no body."""
+    """The inputs of one operation according to its OpenAPI description.
 
-    query: Mapping[str, bool]  # name → whether it may be repeated with different values
+    query : name → whether it may be repeated with different values.
+    body : names of the JSON members; None if the operation has no body.
+    """
+
+    query: Mapping[str, bool]
     body: frozenset[str] | None = field(default=None)
 
 
+def dotted(location: Location) -> str:
+    """Join the parts of a pydantic error location: `embeddings.0.1`."""
+    return ".".join(map(str, location))
+
+
+def validation_problem(
+    errors: Sequence[Mapping[str, Any]],
+    *,
+    members: Iterable[str] | None = None,
+    field_name: Callable[[Location], str] = dotted,
+) -> Problem:
+    """Render pydantic's validation errors as the problem ``invalid-request`` 422.
+
+    Parameters
+    ----------
+    errors : of `ValidationError.errors` or `RequestValidationError.errors`.
+    members : names of the JSON body's members; an unknown member's message suggests the nearest.
+    field_name : names the field of an error's location.
+    """
+    described = [
+        {"field": field_name(error["loc"]), "message": _message(error, members)}
+        for error in errors[:_MAX_ERRORS]
+    ]
+    shown = described[:_MAX_ERRORS_IN_DETAIL]
+    detail = "; ".join(f"{error['field'] or 'body'}: {error['message']}" for error in shown)
+    return Problem("invalid-request", 422, detail, errors=described)
+
+
+def _message(error: Mapping[str, Any], members: Iterable[str] | None) -> str:
+    location = error["loc"]
+    if len(location) == 2 and location[0] == "body":  # FastAPI puts the place before the path
+        location = location[1:]
+    if error["type"] == "extra_forbidden" and len(location) == 1 and members:
+        return f"There is no JSON member {unknown_name(str(location[0]), members)}"
+    return str(error["msg"])
+
+
 def unknown_input(place: str, name: str, known: Iterable[str]) -> Problem:
-    """The problem ``invalid-request`` 422 for an input that nothing reads.
+    """Create the problem ``invalid-request`` 422 for an input that no code reads.
 
     place : "query parameter", "form field", "file field" or "JSON member".
     """
-    message = unknown_name(name, known)
-    return Problem(
-        "invalid-request",
-        422,
-        f"There is no {place} {message}",
-        errors=[{"field": name[:_SHOWN], "message": f"There is no {place} {message}"}],
-    )
+    message = f"There is no {place} {unknown_name(name, known)}"
+    return Problem("invalid-request", 422, message, errors=[{"field": name[:_SHOWN], "message": message}])
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """`'max_face'; did you mean 'max_faces'?`, or all known names where none is near."""
+    """Return `'max_face'; did you mean 'max_faces'?`, or list the known names if none is similar."""
     shown, names = repr(name[:_SHOWN]), sorted(known)
     near = difflib.get_close_matches(name[:_SHOWN].lower(), names, n=1)
     if near:
         return f"{shown}; did you mean {near[0]!r}?"
     if len(names) == 1:
-        return f"{shown}; the only name is {names[0]!r}."
-    return f"{shown}; the names are {', '.join(names)}." if names else f"{shown}; none is taken."
+        return f"{shown}; the only accepted name is {names[0]!r}."
+    return f"{shown}; accepted names are {', '.join(names)}." if names else f"{shown}; none is accepted."
 
 
-def contradicting(name: str, values: Iterable[Any]) -> Problem:
-    """The problem ``invalid-request`` 422 for an option that was sent more than once, and not alike."""
+def contradictory(name: str, values: Iterable[Any]) -> Problem:
+    """Create the problem ``invalid-request`` 422 for an option with more than one value."""
     message = f"was sent more than once with different values ({', '.join(map(str, values))}); send it once"
     return Problem("invalid-request", 422, f"{name} {message}.", errors=[{"field": name, "message": message}])
 
 
+def preferred_media_type(request: Request, available: Sequence[str]) -> str:
+    """Return the media type that the `Accept` header prefers (RFC 9110, 12.5.1).
+
+    available : the default first, then by descending preference. The default is returned if the header is
+        missing, malformed, or accepts none of them.
+    """
+    try:
+        preferred: str = mimeparse.best_match(available[::-1], request.headers.get("accept", ""))
+    except mimeparse.MimeTypeParseException:
+        preferred = ""
+    return preferred or available[0]
+
+
 async def reject_ignored_inputs(request: Request) -> None:
-    """FastAPI dependency of every route. Raises ``invalid-request`` 422."""
+    """Reject inputs that the route would ignore; a FastAPI dependency of every route.
+
+    Raises ``invalid-request`` 422.
+    """
     inputs = await known_inputs(request)
     if inputs is None:
         return
@@ -66,24 +122,24 @@ async def reject_ignored_inputs(request: Request) -> None:
             raise unknown_input("query parameter", name, inputs.query)
         values = request.query_params.getlist(name)
         if len(set(values)) > 1 and not inputs.query[name]:
-            raise contradicting(name, values)
+            raise contradictory(name, values)
     if inputs.body is None and _has_body(request):
         options = f"; its options are query parameters: {', '.join(inputs.query)}" if inputs.query else ""
         raise Problem("invalid-request", 422, f"{request.method} {request.url.path} takes no body{options}.")
 
 
 async def known_inputs(request: Request) -> KnownInputs | None:
-    """What the route of a request takes; None for routes that may be sent anything."""
+    """Return the inputs of a request's route; None for routes that accept anything."""
     app = request.app
     if not hasattr(app.state, "known_inputs"):
         app.state.known_inputs = await run_in_threadpool(_all_known, app)
     return _of_route(request)
 
 
-def nearest_member(request: Request, name: str) -> str:
-    """For a member of a JSON body that the route does not have: what was probably meant, or an empty text."""
+def members_of_body(request: Request) -> frozenset[str]:
+    """Return the names of the JSON members of a request's route; empty if they are not known."""
     inputs = _of_route(request)
-    return "" if inputs is None or not inputs.body else unknown_name(name, inputs.body)
+    return frozenset() if inputs is None or not inputs.body else inputs.body
 
 
 def _of_route(request: Request) -> KnownInputs | None:

@@ -1,4 +1,4 @@
-"""What FastAPI cannot know of a service's OpenAPI document: examples, keys, the media type of problems."""
+"""Complete a service's OpenAPI document with what FastAPI does not know: examples, keys, problems' type."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 _COMMON = Path(__file__).with_name("examples.json")
 _PROBLEM = busy("The embedders have as many requests as they can hold.")
-# A service without keys takes requests without, so the first choice is none.
+# A service without keys accepts requests without, so the first alternative is none.
 _SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -19,7 +19,7 @@ _SCHEMES = {
 
 
 class RouteExample(BaseModel):
-    """One exchange: the path's and query's parameters, a JSON body, and the answer where all goes well."""
+    """One exchange: path and query parameters, a JSON body, and the successful response."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,7 +32,7 @@ _EXAMPLES = TypeAdapter(dict[str, RouteExample])
 
 
 def route_examples(*files: Path) -> dict[str, RouteExample]:
-    """Those of JSON files and those of the routes that all services share, by `"GET /path"`."""
+    """Read the examples of JSON files and of the routes that all services share, by `"GET /path"`."""
     examples: dict[str, RouteExample] = {}
     for file in (_COMMON, *files):
         examples |= _EXAMPLES.validate_json(file.read_bytes())
@@ -40,7 +40,7 @@ def route_examples(*files: Path) -> dict[str, RouteExample]:
 
 
 def complete_openapi(app: FastAPI, examples: Mapping[str, RouteExample]) -> None:
-    """Complete the document when it is asked for."""
+    """Complete the document when it is first requested."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -48,14 +48,21 @@ def complete_openapi(app: FastAPI, examples: Mapping[str, RouteExample]) -> None
             _complete(generated(), examples)
         return generated()
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation describes
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`"GET /path"` and the operation, for each."""
+    """Yield `"GET /path"` and the operation object for each operation of a document."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield f"{method.upper()} {path}", operation
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a JSON body that a dependency parses; FastAPI has the enumerations already."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
 
 
 def _complete(document: dict[str, Any], examples: Mapping[str, RouteExample]) -> None:
@@ -63,7 +70,7 @@ def _complete(document: dict[str, Any], examples: Mapping[str, RouteExample]) ->
     document["security"] = _SECURITY
     for name, operation in operations(document):
         content = operation["responses"]["default"]["content"]
-        _, problem = content.popitem()  # FastAPI names the media type of the good answer
+        _, problem = content.popitem()  # FastAPI writes the media type of the successful response
         content[PROBLEM_MEDIA_TYPE] = {**problem, "example": _PROBLEM.document()}
         if name in examples:
             _add_example(operation, examples[name])
@@ -75,5 +82,5 @@ def _add_example(operation: dict[str, Any], example: RouteExample) -> None:
             parameter["example"] = example.parameters[parameter["name"]]
     if example.request is not None:
         operation["requestBody"]["content"]["application/json"]["example"] = example.request
-    done = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
-    next(iter(done["content"].values()))["example"] = example.answer
+    success = next(response for status, response in operation["responses"].items() if status.startswith("2"))
+    next(iter(success["content"].values()))["example"] = example.answer

@@ -10,7 +10,7 @@ from agegender.images import ImageLimits
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agegender_service.network import NetworkSettings
-from agegender_service.uploads import UploadLimits
+from agegender_service.request_body import BodyLimits
 
 # Exit status for unusable settings (sysexits.h: EX_CONFIG). `make up` does not restart such a program.
 UNUSABLE_SETTINGS = 78
@@ -108,8 +108,8 @@ class ImageSettings(ServiceSettings):
     )
 
     @property
-    def uploads(self) -> UploadLimits:
-        return UploadLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
+    def body_limits(self) -> BodyLimits:
+        return BodyLimits(self.max_image_bytes, self.max_images, self.max_request_bytes)
 
     @property
     def image_limits(self) -> ImageLimits:

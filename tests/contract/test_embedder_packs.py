@@ -172,4 +172,4 @@ def test_face_cut_off_by_the_image_is_named_and_its_interval_widened() -> None:
         qualities[height] = face_quality(face, (512, height))
     assert (qualities[512].score, qualities[512].reasons) == (1.0, [])
     assert qualities[138].reasons[0] == "cut"
-    assert qualities[138].score < 0.3 and qualities[138].widening > 1.1
+    assert qualities[138].score < 0.3 and qualities[138].interval_scale > 1.1

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.keys import ApiKey, Scope
-from agegender_service import connections
+from agegender_service import app as service_app
 from agegender_service.access import needs
 from agegender_service.app import create_app
 from agegender_service.settings import UNUSABLE_SETTINGS, ServiceSettings
@@ -254,8 +254,8 @@ def test_body_beyond_the_limit_is_refused_before_it_is_read(anonymous: httpx.Cli
 
 
 def test_connections_without_a_whole_head_are_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
-    with serving(made_app(), http=connections.BoundedHeads) as url:
+    monkeypatch.setattr(service_app, "HEAD_SECONDS", 0.5)
+    with serving(made_app(), http=service_app.BoundedHeads) as url:
         port = int(url.rsplit(":", 1)[1])
         for begun in (b"", b"GET /info HTTP/1.1\r\nHost: x\r\nX-Slow: "):
             with socket.create_connection(("127.0.0.1", port)) as slow:

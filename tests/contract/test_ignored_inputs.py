@@ -13,8 +13,7 @@ from embedder.app import create_embedder
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from predictor.intake import decoded
-from predictor.options import FaceOptions, HeadOptions
+from predictor.prediction_request import FaceOptions, HeadOptions, decoded
 from trainer.app import create_trainer
 from trainer.settings import TrainerSettings
 
@@ -136,7 +135,7 @@ def test_data_url_is_answered_as_its_image(predictor: httpx.Client, header: str)
         ("data:image/png,abc", "bad-base64", "not in base64"),
         ("data:image/png;base64,~", "bad-base64", "alphabet"),
         (f"{TEXT[:76]}\n{TEXT[76:]}", "bad-base64", "line breaks"),
-        ("https://example.org/a.jpg", "url-not-supported", "Fetching addresses is not supported"),
+        ("https://example.org/a.jpg", "url-not-supported", "https://"),
         (" HTTP://example.org/a.jpg", "url-not-supported", "send the image itself"),
         ("s3://bucket/a.jpg", "url-not-supported", "send the image itself"),
         ("file:///etc/passwd", "url-not-supported", "send the image itself"),

@@ -50,7 +50,7 @@ def test_blurred_face_gets_a_wider_interval_and_keeps_its_mean(
         return dict(image["faces"][0])
 
     sharp, blurred = asked(200), asked(5)
-    assert (sharp["quality"]["widening"], blurred["quality"]["reasons"]) == (1, ["blurred"])
+    assert (sharp["quality"]["interval_scale"], blurred["quality"]["reasons"]) == (1, ["blurred"])
     (low, high), (lower, higher) = sharp["age"]["interval"], blurred["age"]["interval"]
     assert lower <= low and high <= higher and higher - lower > high - low
     assert {**blurred["age"], "interval": None} == {**sharp["age"], "interval": None}

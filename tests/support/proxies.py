@@ -49,3 +49,10 @@ def problem_of(response: httpx.Response) -> str:
     document = response.json()
     assert document["status"] == response.status_code
     return str(document["type"].removeprefix("urn:age-gender:problem:"))
+
+
+def entry_problem(response: httpx.Response) -> tuple[int, str]:
+    """Status and slug of the problem in the only entry of a successful response."""
+    assert response.status_code == 200, response.text
+    (entry,) = response.json()["images"]
+    return entry["problem"]["status"], entry["problem"]["type"].rpartition(":")[2]

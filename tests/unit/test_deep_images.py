@@ -10,7 +10,7 @@ import pytest
 from agegender.deep_images import white_level
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode, read_header
-from embedder_proxy.upright import upright_rgb
+from embedder_proxy.original_wire import upright_rgb
 from PIL import Image
 
 LIMITS = ImageLimits()

@@ -2,27 +2,36 @@
 
 import pytest
 from agegender.errors import Problem
-from predictor.options import EmbeddingsRequest, parsed
-from predictor.routes.age_gender import wanted_picture
+from agegender_service.inputs import preferred_media_type
+from fastapi import Request
+from predictor.prediction_request import EmbeddingsRequest, parsed
+from predictor.routes.age_gender import MEDIA_TYPES
+
+JSON, JPEG, PNG = MEDIA_TYPES
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "expected"),
     [
-        ("", None),
-        ("*/*", None),
-        ("application/json", None),
-        ("image/png", "PNG"),
-        ("image/jpeg", "JPEG"),
-        ("image/*", "JPEG"),
-        ("image/png;q=0.5, application/json", None),
-        ("application/json;q=0.1, image/png;q=0.8", "PNG"),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", None),
-        ("image/png;q=nonsense", None),
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/json", JSON),
+        ("image/png", PNG),
+        ("image/jpeg", JPEG),
+        ("image/*", JPEG),
+        ("image/png;q=0.5, application/json", JSON),
+        ("application/json;q=0.1, image/png;q=0.8", PNG),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", JSON),
+        ("image/png;q=0, */*", JSON),
+        ("application/json;q=0, image/*", JPEG),
+        ("image/webp", JSON),
+        ("nonsense", JSON),
+        ("image/png;q=nonsense", PNG),  # a malformed weight counts as 1
     ],
 )
-def test_accept_header_chooses_the_answer(accept: str, wanted: str | None) -> None:
-    assert wanted_picture(accept) == wanted
+def test_accept_header_selects_the_media_type(accept: str, expected: str) -> None:
+    request = Request({"type": "http", "headers": [(b"accept", accept.encode())]})
+    assert preferred_media_type(request, MEDIA_TYPES) == expected
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"x"', b"null"])

@@ -10,7 +10,7 @@ from agegender.heads.answers import AgeAnswer, GenderAnswer
 from agegender.predictions import FaceAnswer, Quality
 from PIL import Image
 from predictor.drawing import annotated, label_lines
-from predictor.plates import Box, placed
+from predictor.label_layout import Box, label_boxes
 
 TEXT = "100 (88-100)\nfemale 99 %"  # no label is wider
 
@@ -71,7 +71,7 @@ def test_frame_leaves_a_small_face_in_a_large_picture_free(side: int) -> None:
 
 @pytest.mark.parametrize("size", [(800, 600), (4000, 3000), (3000, 4000), (4000, 1500)])
 def test_letters_can_be_read_where_the_picture_is_seen_1000_pixels_wide(size: tuple[int, int]) -> None:
-    (plate,) = placed([(300, 300, 380, 380)], [TEXT], size)
+    (plate,) = label_boxes([(300, 300, 380, 380)], [TEXT], size)
     capital = plate.font.getbbox("H")
     seen = (capital[3] - capital[1]) * min(1, 1000 / max(size))
     assert seen >= 7
@@ -92,7 +92,7 @@ EDGES = {
 @pytest.mark.parametrize("corner", EDGES.values(), ids=EDGES)
 def test_label_of_a_face_at_an_edge_stands_beside_it_in_the_picture(corner: tuple[int, int]) -> None:
     box = (corner[0], corner[1], corner[0] + 100, corner[1] + 100)
-    (plate,) = placed([box], [TEXT], (900, 700))
+    (plate,) = label_boxes([box], [TEXT], (900, 700))
     x1, y1, x2, y2 = plate.box
     assert x1 >= 0 and y1 >= 0 and x2 <= 900 and y2 <= 700
     assert covered(plate.box, box) == 0
@@ -100,7 +100,7 @@ def test_label_of_a_face_at_an_edge_stands_beside_it_in_the_picture(corner: tupl
 
 @pytest.mark.parametrize("size", [(60, 60), (40, 200), (200, 30), (24, 24)])
 def test_label_in_a_tiny_picture_shrinks_until_it_is_whole(size: tuple[int, int]) -> None:
-    (plate,) = placed([(2, 2, size[0] - 2, size[1] - 2)], [TEXT], size)
+    (plate,) = label_boxes([(2, 2, size[0] - 2, size[1] - 2)], [TEXT], size)
     x1, y1, x2, y2 = plate.box
     assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
 
@@ -111,20 +111,20 @@ def test_picture_without_room_for_letters_is_drawn_all_the_same(size: tuple[int,
 
 
 def test_label_of_a_face_that_fills_the_picture_leaves_the_eyes_free() -> None:
-    (plate,) = placed([(0, 0, 800, 1000)], [TEXT], (800, 1000))
+    (plate,) = label_boxes([(0, 0, 800, 1000)], [TEXT], (800, 1000))
     assert plate.box[1] > 500
 
 
 def test_labels_of_neighbours_cover_neither_each_other_nor_a_face() -> None:
     boxes: list[Box] = [(x, y, x + 90.0, y + 100.0) for y in (400, 1400, 2400) for x in range(100, 3800, 310)]
-    plates = placed(boxes, [TEXT] * len(boxes), (4000, 3000))
+    plates = label_boxes(boxes, [TEXT] * len(boxes), (4000, 3000))
     assert [pair for pair in combinations([plate.box for plate in plates], 2) if covered(*pair)] == []
     assert [plate.box for plate in plates if any(covered(plate.box, box) for box in boxes)] == []
 
 
 def test_letters_of_a_crowd_are_smaller_rather_than_on_each_other() -> None:
-    alone = placed([(2000, 1500, 2090, 1600)], [TEXT], (4000, 3000))[0]
+    alone = label_boxes([(2000, 1500, 2090, 1600)], [TEXT], (4000, 3000))[0]
     row: list[Box] = [(x, 1500, x + 90.0, 1600) for x in range(100, 3800, 150)]
-    plates = placed(row, [TEXT] * len(row), (4000, 3000))
+    plates = label_boxes(row, [TEXT] * len(row), (4000, 3000))
     assert [pair for pair in combinations([plate.box for plate in plates], 2) if covered(*pair)] == []
     assert min(plate.spacing for plate in plates) < alone.spacing

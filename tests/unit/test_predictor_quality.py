@@ -38,7 +38,7 @@ def moved(points: list[tuple[float, float]], x: float, y: float) -> list[tuple[f
 
 def test_large_sharp_frontal_face_lacks_nothing() -> None:
     quality = face_quality(face(sharpness=500, brightness=200, clipped=0.01, covered=0.1), SIZE)
-    assert (quality.score, quality.widening, quality.reasons) == (1.0, 1.0, [])
+    assert (quality.score, quality.interval_scale, quality.reasons) == (1.0, 1.0, [])
 
 
 @pytest.mark.parametrize(

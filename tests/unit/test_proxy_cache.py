@@ -10,12 +10,11 @@ import pytest
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.spaces import Space
 from agegender.wire import encode_image_request
-from agegender_service.timings import stage_seconds
-from embedder_proxy.encoded import EncodedFaces
-from embedder_proxy.entries import sealed
+from agegender_service.observability import stage_seconds
+from embedder_proxy.cache import EncodedFaces, sign
 
 from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
-from tests.support.proxies import picture, post, proxy
+from tests.support.proxies import entry_problem, picture, post, proxy
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.serving import until
 
@@ -85,7 +84,7 @@ def test_another_space_has_its_own_entries(double: EmbedderDouble, redis: RedisS
 def test_a_damaged_picture_is_not_remembered(double: EmbedderDouble, redis: RedisServer) -> None:
     double.broken = lambda image: True
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
-        assert post(client, picture()).status_code == 422
+        assert entry_problem(post(client, picture())) == (422, "damaged-image")
         assert redis.client.keys() == []
 
 
@@ -103,9 +102,9 @@ def test_an_entry_that_was_not_written_for_this_picture_and_space_is_no_hit(
             "cut short": entry[:-1],
             "a bit turned": entry[:-9] + bytes([entry[-9] ^ 1]) + entry[-8:],
             "another count": entry[:35] + b"\x02" + entry[36:],
-            "for another picture": sealed(f"{key[:-1]}x", other, b""),
-            "for another space": sealed(key.replace("double-1", "double-2"), other, b""),
-            "with another secret": sealed(key, other, b"x" * 32),
+            "for another picture": sign(f"{key[:-1]}x", other, b""),
+            "for another space": sign(key.replace("double-1", "double-2"), other, b""),
+            "with another secret": sign(key, other, b"x" * 32),
         }
         for what, content in wrong.items():
             redis.client.set(key, content)
@@ -191,7 +190,7 @@ def test_a_hit_is_answered_as_it_lies_in_redis_and_none_of_it_is_parsed(
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
         post(client, picture())
         (key,) = redis.client.keys()
-        redis.client.set(key, sealed(text_of(key), EncodedFaces(b"no JSON", count=3), b""))
+        redis.client.set(key, sign(text_of(key), EncodedFaces(b"no JSON", count=3), b""))
         faces = told(client, "proxy_faces_total")
         answer = post(client, picture())
         assert answer.content == b'{"space":%b,"images":[no JSON]}' % SPACE.model_dump_json().encode()

@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from agegender.faces import FacesAnswer, ImageFaces
-from agegender_service.timings import stage_seconds
+from agegender_service.observability import stage_seconds
 from PIL import Image
 
 from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
-from tests.support.proxies import picture, post, problem_of, proxy
+from tests.support.proxies import entry_problem, picture, post, problem_of, proxy, ready_embedders
+from tests.support.serving import until
 
 StartProxy = Callable[..., httpx.Client]
 
@@ -61,10 +62,10 @@ def test_one_bad_image_does_not_spoil_the_others(start_proxy: StartProxy, double
     assert double.batches == [3]
 
 
-def test_the_only_images_problem_is_the_requests(start_proxy: StartProxy, double: EmbedderDouble) -> None:
+def test_problem_of_a_lone_image_is_its_entry(start_proxy: StartProxy, double: EmbedderDouble) -> None:
     double.broken = lambda image: True
     response = post(start_proxy(double), picture())
-    assert (response.status_code, problem_of(response)) == (422, "damaged-image")
+    assert entry_problem(response) == (422, "damaged-image")
 
 
 def test_no_face_is_an_empty_list(start_proxy: StartProxy, double: EmbedderDouble) -> None:
@@ -90,10 +91,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
-    "no image": ({"content": b""}, 400, "no-image"),
-    "no image field": ({"files": [("other", ("x", b"abc"))]}, 400, "no-image"),
-    "a text field named image": ({"data": {"image": "text"}, "files": [("x", ("x", b"y"))]}, 400, "no-image"),
+BAD_IMAGES: dict[str, tuple[dict[str, Any], int, str]] = {
     "0 bytes": ({"files": [("image", ("x", b""))]}, 400, "empty-image"),
     "text as JPEG": (
         {"files": [("image", ("x.jpg", b"Dear sir or madam", "image/jpeg"))]},
@@ -106,6 +104,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
         413,
         "image-too-large",
     ),
+}
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no image": ({"content": b""}, 400, "no-image"),
+    "no image field": ({"files": [("other", ("x", b"abc"))]}, 400, "no-image"),
+    "a text field named image": ({"data": {"image": "text"}, "files": [("x", ("x", b"y"))]}, 400, "no-image"),
     "50 MB body": ({"content": picture() + bytes(50_000_000)}, 413, "body-too-large"),
     "150 MB form": ({"files": [("image", ("x", bytes(150_000_000)))]}, 413, "body-too-large"),
     "65 images": ({"files": [("image", ("x", picture()))] * 65}, 413, "too-many-images"),
@@ -127,20 +130,45 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_gets_a_problem_document_and_never_reaches_the_embedder(
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_image_gets_a_problem_as_its_entry_and_never_reaches_the_embedder(
     name: str, start_proxy: StartProxy, double: EmbedderDouble
 ) -> None:
-    request, status, kind = BAD_INPUT[name]
+    request, status, kind = BAD_IMAGES[name]
+    assert entry_problem(start_proxy(double).post("/faces", **request)) == (status, kind)
+    assert not double.batches
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_bad_request_gets_a_problem_document_and_never_reaches_the_embedder(
+    name: str, start_proxy: StartProxy, double: EmbedderDouble
+) -> None:
+    request, status, kind = BAD_REQUESTS[name]
     response = start_proxy(double).post("/faces", **request)
     assert (response.status_code, problem_of(response)) == (status, kind)
     assert response.headers["X-Request-ID"] == response.json()["request_id"]
     assert not double.batches
 
 
-def test_bad_input_is_told_even_while_no_embedder_is_there(start_proxy: StartProxy) -> None:
+def test_bad_request_is_rejected_even_without_an_embedder(start_proxy: StartProxy) -> None:
+    response = start_proxy().post("/faces", content=b"")
+    assert (response.status_code, problem_of(response)) == (400, "no-image")
+
+
+def test_image_is_not_ready_to_be_answered_before_any_embedder_named_its_space(
+    start_proxy: StartProxy,
+) -> None:
     response = start_proxy().post("/faces", content=b"text")
-    assert (response.status_code, problem_of(response)) == (415, "unreadable-image")
+    assert (response.status_code, problem_of(response)) == (503, "not-ready")
+
+
+def test_bad_image_gets_its_entry_while_the_embedder_is_down(
+    start_proxy: StartProxy, double: EmbedderDouble
+) -> None:
+    client = start_proxy(double)
+    double.fault = "not ready"
+    until(lambda: not ready_embedders(client), "the embedder is ejected")
+    assert entry_problem(client.post("/faces", content=b"text")) == (415, "unreadable-image")
 
 
 def test_an_animation_is_passed_on(start_proxy: StartProxy, double: EmbedderDouble) -> None:

@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from tests.support.embedder_double import EmbedderDouble, faces_of
-from tests.support.proxies import picture, post, problem_of, proxy
+from tests.support.proxies import entry_problem, picture, post, problem_of, proxy
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonpickle announces version 5
@@ -201,8 +201,11 @@ def test_a_truncated_picture_is_422_and_does_not_reach_the_container() -> None:
     double = OriginalDouble()
     with in_front_of(double) as client:
         whole = picture(size=(640, 480))
-        response = post(client, whole[: len(whole) // 2])
-        assert (response.status_code, problem_of(response)) == (422, "damaged-image")
+        truncated = whole[: len(whole) // 2]
+        response = post(client, truncated)
+        assert entry_problem(response) == (422, "damaged-image")
+        original = original_request(str(client.base_url), truncated)
+        assert (original.status_code, problem_of(original)) == (422, "damaged-image")
     assert not double.files
 
 

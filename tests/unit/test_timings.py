@@ -1,7 +1,7 @@
 """Time by stage travels from service to service in the `Server-Timing` header."""
 
 import pytest
-from agegender_service.timings import StageSeconds, server_timing, stage_seconds
+from agegender_service.observability import Stopwatch, server_timing, stage_seconds
 from prometheus_client import CollectorRegistry, Histogram
 
 
@@ -17,7 +17,7 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_stage_that_is_entered_twice_or_fails_counts() -> None:
-    spent = StageSeconds()
+    spent = Stopwatch()
     for _ in range(2):
         try:
             with spent.stage("decode"):
@@ -33,7 +33,7 @@ def test_stage_that_is_entered_twice_or_fails_counts() -> None:
 def test_stage_that_fails_is_in_the_histogram_and_in_the_milliseconds() -> None:
     registry = CollectorRegistry()
     histogram = Histogram("made_seconds", "made up", ["stage"], registry=registry)
-    spent = StageSeconds(histogram)
+    spent = Stopwatch(histogram)
     with pytest.raises(ValueError, match="on purpose"), spent.stage("read"):
         raise ValueError("on purpose")
     spent.add({"queue": 0.25, "read": 0.5})

@@ -1,6 +1,6 @@
 """`python -m embedder_proxy` serves on :10002."""
 
-from agegender_service.serve import serve
+from agegender_service.app import serve
 from agegender_service.settings import read_settings
 
 from embedder_proxy.app import create_proxy

@@ -1,216 +1,202 @@
-"""The proxy's application: `POST /faces` and the original's `POST /`."""
+"""The proxy's application: `POST /faces`, and `POST /` in the original container's wire format."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection
+from agegender.faces import EVERY_FACE, FacesAnswer
 from agegender.http_clients import direct_client
 from agegender.keys import Scope
-from agegender.spaces import Space
-from agegender.wire import DIMENSION, decode_image_request, encode_faces_answer
-from agegender_service.admission import BodyMemory, read_in_time
-from agegender_service.app import create_app
-from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender_service.disconnects import while_awaited
-from agegender_service.requests import REQUEST_ID_HEADER, request_id
-from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
-from agegender_service.uploads import IMAGES_CONTENT, read_body, read_images
-from fastapi import FastAPI, Query, Request, Response
+from agegender.wire import decode_image_request, encode_faces_answer, require_original_dimension
+from agegender_service.app import create_app, running
+from agegender_service.observability import SERVER_TIMING_HEADER, server_timing
+from agegender_service.request_body import (
+    FACES_REQUEST_IN_OPENAPI,
+    JSON_STRING_IN_OPENAPI,
+    BodyReader,
+    FacesRequestIn,
+    Received,
+    RequestBodies,
+)
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from embedder_proxy.agegender_wire import AgegenderWire
-from embedder_proxy.cache import FaceCache
+from embedder_proxy.cache import EncodedFaces, FaceCache, faces_answer_json
 from embedder_proxy.embedders import Wire
-from embedder_proxy.encoded import EncodedFaces, faces_answer_json
-from embedder_proxy.faces import FaceFinder, FoundFaces
+from embedder_proxy.faces import FaceFinder
 from embedder_proxy.original_wire import OriginalWire
 from embedder_proxy.pool import Pool
 from embedder_proxy.settings import ProxySettings
 from embedder_proxy.slots import Slots
 
+_LIMITS = (
+    "max_image_bytes",
+    "max_image_pixels",
+    "max_images",
+    "max_request_bytes",
+    "max_body_memory",
+    "max_in_flight",
+    "max_waiting",
+    "timeout",
+    "cache_ttl",
+)
+
+router = APIRouter()
+
 
 @dataclass(frozen=True)
-class _Rooms:
-    """What one proxy is made of."""
+class Services:
+    """The parts of one proxy."""
 
     settings: ProxySettings
-    client: httpx.AsyncClient
+    http: httpx.AsyncClient
     pool: Pool
     cache: FaceCache
     finder: FaceFinder
-    bodies: BodyMemory
+    bodies: RequestBodies
+
+    @classmethod
+    def build(cls, settings: ProxySettings) -> "Services":
+        http = direct_client()
+        wire: Wire = (
+            OriginalWire(http, settings.image_limits, settings.embedder_space)
+            if settings.embedder_wire == "original"
+            else AgegenderWire(http, settings.service_headers)
+        )
+        pool = Pool(
+            wire,
+            settings.embedder_urls,
+            space_id=settings.embedder_space,
+            attempts=settings.attempts,
+            attempt_timeout=settings.attempt_timeout,
+            probe_interval=settings.probe_interval,
+        )
+        cache = FaceCache(
+            settings.redis_url,
+            ttl=settings.cache_ttl,
+            timeout=settings.cache_timeout,
+            secret=settings.cache_secret,
+        )
+        slots = Slots(settings.max_in_flight, settings.max_waiting)
+        bodies = RequestBodies(
+            settings.body_limits,
+            answer_seconds=settings.timeout,
+            read_seconds=settings.read_timeout,
+            max_memory=settings.max_body_memory,
+        )
+        finder = FaceFinder(pool, cache, slots, settings.image_limits)
+        return cls(settings, http, pool, cache, finder, bodies)
+
+    async def close(self) -> None:
+        await self.pool.close()
+        await self.http.aclose()
+        await self.cache.close()
 
 
 def create_proxy(settings: ProxySettings) -> FastAPI:
-    """The application; it looks at its embedders from start on and serves as soon as one is ready."""
-    rooms = _furnish(settings)
+    """Create the application. It probes its embedders from start on, and serves once one of them is ready."""
+    services = Services.build(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(rooms.pool.watch())
-        try:
+        async with running(services.pool.watch()):
             yield
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-            await rooms.pool.close()
-            await rooms.client.aclose()
-            await rooms.cache.close()
+        await services.close()
 
     async def why_not_ready() -> str | None:
-        return rooms.pool.why_none_ready()
+        return services.pool.why_none_ready()
 
     async def info() -> dict[str, Any]:
-        return _info(rooms)
+        return _info(services)
 
-    app = create_app(
+    return create_app(
         settings,
         name="age-gender embedder-proxy",
-        description="Faces and their embeddings, from one or several embedding containers.",
+        description="Faces and their embeddings, from one or more embedding containers.",
         scope=Scope.PREDICT,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        routers=[router],
+        services=services,
+        bodies=services.bodies,
         examples=Path(__file__).with_name("examples.json"),
     )
-    _add_faces(app, rooms)
-    _add_original(app, rooms)
-    return app
 
 
-def _furnish(settings: ProxySettings) -> _Rooms:
-    client = direct_client()
-    wire: Wire = (
-        OriginalWire(client, settings.image_limits, settings.embedder_space)
-        if settings.embedder_wire == "original"
-        else AgegenderWire(client, settings.service_headers)
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesIn = Annotated[Services, Depends(_services)]
+
+
+async def _original_body(request: Request, services: ServicesIn) -> AsyncIterator[Received[bytes]]:
+    max_bytes = services.settings.max_image_bytes * 4 // 3 + 64 * 1024  # base64 and its wrapping
+    async with services.bodies.received(request, BodyReader.whole, max_bytes=max_bytes) as received:
+        yield received
+
+
+@router.post(
+    "/faces",
+    tags=["faces"],
+    summary="Detect faces and embed them",
+    response_model=FacesAnswer,
+    openapi_extra=FACES_REQUEST_IN_OPENAPI,
+)
+async def faces(request: FacesRequestIn, services: ServicesIn) -> Response:
+    """Send images in the multipart field `image` (repeatable), or one as the raw body.
+
+    The response has one entry per image, in the order sent: its faces, or a problem. The header
+    `Server-Timing` lists the milliseconds in queue, decode, detect and embed; 0 for cached images.
+    """
+    found = await services.finder.find(request.images, request.selection, request.deadline)
+    return Response(
+        faces_answer_json(found.space, found.images),
+        media_type="application/json",
+        headers={SERVER_TIMING_HEADER: server_timing(found.seconds)},
     )
-    pool = Pool(
-        wire,
-        settings.embedder_urls,
-        space_id=settings.embedder_space,
-        attempts=settings.attempts,
-        attempt_timeout=settings.attempt_timeout,
-        probe_interval=settings.probe_interval,
-    )
-    cache = FaceCache(
-        settings.redis_url,
-        ttl=settings.cache_ttl,
-        timeout=settings.cache_timeout,
-        secret=settings.cache_secret,
-    )
-    slots = Slots(settings.max_in_flight, settings.max_waiting)
-    finder = FaceFinder(pool, cache, slots, settings.image_limits)
-    return _Rooms(settings, client, pool, cache, finder, BodyMemory(settings.max_body_memory))
 
 
-def _add_faces(app: FastAPI, rooms: _Rooms) -> None:
-    limits = rooms.settings.uploads
-
-    @app.post(
-        "/faces",
-        tags=["faces"],
-        summary="Detect faces and embed them",
-        response_model=FacesAnswer,
-        openapi_extra={
-            "requestBody": {"required": True, "content": IMAGES_CONTENT},
-            "parameters": [DEADLINE_PARAMETER],
-        },
-    )
-    async def faces(request: Request, selection: Annotated[FaceSelection, Query()]) -> Response:
-        """Images as multipart field `image` (repeatable), or one as the raw body; one entry an image.
-
-        `Server-Timing` tells the milliseconds in queue, decode, detect and embed; 0 for what was cached.
-        """
-        deadline = Deadline.of_request(request, rooms.settings.timeout)
-        with rooms.bodies.reserved(request, limits.max_body_bytes):
-            images = await read_in_time(read_images(request, limits), rooms.settings.read_timeout, deadline)
-            deadline = deadline.for_images(len(images))
-            found = await while_awaited(request, rooms.finder.find(images, selection, deadline, _headers()))
-        return Response(
-            faces_answer_json(found.space, found.images),
-            media_type="application/json",
-            headers={SERVER_TIMING_HEADER: server_timing(found.seconds)},
-        )
+@router.post(
+    "/",
+    tags=["original"],
+    summary="Detect faces, in the wire format of tae898/face-detection-recognition",
+    openapi_extra=JSON_STRING_IN_OPENAPI,
+)
+async def original(
+    received: Annotated[Received[bytes], Depends(_original_body, scope="function")], services: ServicesIn
+) -> Response:
+    """Send a JSON string that contains jsonpickle of `{"image": bytes}`; for spaces of 512 dimensions."""
+    if services.pool.space is not None:
+        require_original_dimension(services.pool.space)
+    image = await asyncio.to_thread(decode_image_request, received.body)
+    found = await services.finder.find([image], EVERY_FACE, received.deadline)
+    require_original_dimension(found.space)
+    (entry,) = found.images
+    if isinstance(entry, Problem):
+        raise entry
+    return Response(await asyncio.to_thread(_original_json, entry), media_type="application/json")
 
 
-def _add_original(app: FastAPI, rooms: _Rooms) -> None:
-    most = rooms.settings.max_image_bytes * 4 // 3 + 64 * 1024  # base64 and its wrapping
-
-    @app.post(
-        "/",
-        tags=["original"],
-        summary="The wire format of tae898/face-detection-recognition",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"type": "string"}}},
-            },
-            "parameters": [DEADLINE_PARAMETER],
-        },
-    )
-    async def original(request: Request) -> Response:
-        """A JSON string holding jsonpickle of `{"image": bytes}`, answered in kind; 512-d spaces only."""
-        deadline = Deadline.of_request(request, rooms.settings.timeout)
-        with rooms.bodies.reserved(request, most):
-            body = await read_in_time(read_body(request, most), rooms.settings.read_timeout, deadline)
-            _require_original_dimension(rooms.pool.space)
-            image = await asyncio.to_thread(decode_image_request, body)
-            found = await while_awaited(request, rooms.finder.find([image], EVERY_FACE, deadline, _headers()))
-        _require_original_dimension(found.space)
-        return Response(await asyncio.to_thread(_original_json, found), media_type="application/json")
+def _original_json(entry: EncodedFaces) -> bytes:
+    return encode_faces_answer([(face, face.embedding) for face in entry.decoded().faces])
 
 
-def _headers() -> dict[str, str]:
-    """What travels on to the embedder beside the deadline."""
-    identifier = request_id()
-    return {} if identifier is None else {REQUEST_ID_HEADER: identifier}
-
-
-def _original_json(found: FoundFaces) -> bytes:
-    encoded = [one for one in found.images if isinstance(one, EncodedFaces)]  # a lone problem was raised
-    return encode_faces_answer([(face, face.embedding) for one in encoded for face in one.decoded().faces])
-
-
-def _require_original_dimension(space: Space | None) -> None:
-    if space is not None and space.dimension != DIMENSION:
-        raise Problem(
-            "space-mismatch",
-            409,
-            f"The original's clients take {DIMENSION} numbers a face; this embedder's space is {space}. "
-            "Use POST /faces, or start the embedding container with one of InsightFace's packs.",
-            wanted=f"{DIMENSION}-d",
-            given=str(space),
-        )
-
-
-def _info(rooms: _Rooms) -> dict[str, Any]:
-    settings, space = rooms.settings, rooms.pool.space
+def _info(services: Services) -> dict[str, Any]:
+    settings, space = services.settings, services.pool.space
     return {
         "space": None if space is None else space.model_dump(),
         "embedders": [
             {"url": one.url, "ready": one.ready, "reason": one.reason, "in_flight": one.in_flight}
-            for one in rooms.pool.embedders
+            for one in services.pool.embedders
         ],
         "wire": settings.embedder_wire,
-        "limits": {
-            name: getattr(settings, name)
-            for name in (
-                "max_image_bytes",
-                "max_image_pixels",
-                "max_images",
-                "max_request_bytes",
-                "max_body_memory",
-                "max_in_flight",
-                "max_waiting",
-                "timeout",
-                "cache_ttl",
-            )
-        },
+        "limits": {name: getattr(settings, name) for name in _LIMITS},
     }

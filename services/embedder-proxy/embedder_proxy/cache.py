@@ -1,13 +1,18 @@
-"""Faces of images seen before, in Redis. Without Redis the proxy is slower, never wrong.
+"""Cache the faces of images in Redis. Without Redis the proxy is slower, and its responses stay the same.
 
-Embeddings are biometric data: entries live for `cache_ttl` seconds, and 0 turns the cache off.
+Embeddings are biometric data: entries expire after `cache_ttl` seconds, and 0 turns the cache off.
 """
 
 import asyncio
+import hmac
+import struct
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
+from agegender.errors import Problem
+from agegender.faces import ImageFaces, ImageProblem
 from agegender.spaces import Space
 from prometheus_client import Counter
 from redis.asyncio import Redis
@@ -15,25 +20,88 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from embedder_proxy.encoded import EncodedFaces
-from embedder_proxy.entries import opened, sealed
-
 log = structlog.get_logger(__name__)
 
 CACHE_ERRORS = Counter("proxy_cache_errors_total", "Redis calls that failed or took too long")
 
-_PAUSE = 5.0  # seconds without a look at a Redis that failed, so that a hung one costs little
+_PAUSE = 5.0  # seconds without Redis calls after a failed one, so that a hanging Redis costs little
 _MAX_ENTRY = 4 * 1024 * 1024
+_SIGNATURE_BYTES = 32  # SHA-256
+_COUNT = struct.Struct(">I")
+_HEADER_BYTES = _SIGNATURE_BYTES + _COUNT.size
+
+
+@dataclass(frozen=True)
+class EncodedFaces:
+    """The JSON of an `agegender.faces.ImageFaces` with `count` faces, encoded once for cache and response.
+
+    complete : whether these are all faces that were found; False for cache entries.
+    """
+
+    json: bytes
+    count: int
+    complete: bool = False
+
+    @classmethod
+    def of(cls, image: ImageFaces) -> "EncodedFaces":
+        complete = len(image.faces) == image.faces_found
+        return cls(image.model_dump_json().encode(), len(image.faces), complete)
+
+    def decoded(self) -> ImageFaces:
+        return ImageFaces.model_validate_json(self.json)
+
+
+def encode_each(images: Mapping[str, ImageFaces | Problem]) -> dict[str, EncodedFaces | Problem]:
+    """Encode the images that have faces; keep the problems."""
+    return {
+        key: image if isinstance(image, Problem) else EncodedFaces.of(image) for key, image in images.items()
+    }
+
+
+def faces_answer_json(space: Space, images: Sequence[EncodedFaces | Problem]) -> bytes:
+    """Return the JSON of an `agegender.faces.FacesAnswer`."""
+    entries = [
+        ImageProblem(problem=image.document()).model_dump_json().encode()
+        if isinstance(image, Problem)
+        else image.json
+        for image in images
+    ]
+    return b'{"space":%b,"images":[%b]}' % (space.model_dump_json().encode(), b",".join(entries))
+
+
+def sign(key: str, faces: EncodedFaces, secret: bytes) -> bytes:
+    """Return the cache entry for `key`: a signature, the number of faces, and their JSON.
+
+    The signature is an HMAC of key and entry, which detects entries that are damaged, copied from another key
+    or written with another secret, without parsing their JSON.
+    """
+    count = _COUNT.pack(faces.count)
+    return b"".join((_signature(key, count, faces.json, secret), count, faces.json))
+
+
+def verify(key: str, entry: bytes, secret: bytes) -> EncodedFaces | None:
+    """Return the faces of an entry, or None unless `sign` created it with this key and secret."""
+    signature, count = entry[:_SIGNATURE_BYTES], entry[_SIGNATURE_BYTES:_HEADER_BYTES]
+    json = entry[_HEADER_BYTES:]
+    if not hmac.compare_digest(signature, _signature(key, count, json, secret)):
+        return None
+    return EncodedFaces(json, *_COUNT.unpack(count))
+
+
+def _signature(key: str, count: bytes, json: bytes, secret: bytes) -> bytes:
+    signature = hmac.new(secret, b"%b\0%b" % (key.encode(), count), "sha256")
+    signature.update(json)
+    return signature.digest()
 
 
 class FaceCache:
-    """Keyed by the SHA-256 of the image file and the space.
+    """Store the faces of images by the SHA-256 of the image file and the space.
 
     Parameters
     ----------
-    ttl : seconds that an entry lives; 0 for no cache.
-    timeout : seconds that one look may take.
-    secret : seals the entries (`embedder_proxy.entries`).
+    ttl : seconds after which an entry expires; 0 for no cache.
+    timeout : seconds for one Redis call.
+    secret : signs the entries.
     """
 
     def __init__(self, url: str, *, ttl: int, timeout: float, secret: bytes) -> None:
@@ -50,7 +118,7 @@ class FaceCache:
         return self._ttl > 0 and time.monotonic() >= self._paused_until
 
     async def read(self, space: Space, digests: Sequence[str]) -> dict[str, EncodedFaces]:
-        """What is known, by digest."""
+        """Return the cached faces by digest; images that are not cached are missing."""
         if not self.in_use or not digests:
             return {}
         keys = [_key(space, digest) for digest in digests]
@@ -60,10 +128,11 @@ class FaceCache:
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
             return {}
-        found = await asyncio.to_thread(self._opened, keys, entries)
+        found = await asyncio.to_thread(self._verified, keys, entries)
         return {digest: faces for digest, faces in zip(digests, found, strict=True) if faces is not None}
 
     async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:
+        """Store faces by digest."""
         if not self.in_use or not faces:
             return
         try:
@@ -72,9 +141,9 @@ class FaceCache:
                     for digest, encoded in faces.items():
                         if len(encoded.json) <= _MAX_ENTRY:
                             key = _key(space, digest)
-                            pipeline.set(key, sealed(key, encoded, self._secret), ex=self._ttl)
+                            pipeline.set(key, sign(key, encoded, self._secret), ex=self._ttl)
                     await pipeline.execute()
-        except ResponseError as error:  # it is full, or read-only; what it has may still be read
+        except ResponseError as error:  # full or read-only; entries may still be read
             CACHE_ERRORS.inc()
             log.warning("cache not written", reason=str(error))
         except (RedisError, OSError, TimeoutError) as error:
@@ -83,18 +152,18 @@ class FaceCache:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    def _opened(
+    def _verified(
         self, keys: Sequence[str], entries: Sequence[bytes | str | None]
     ) -> list[EncodedFaces | None]:
         return [
-            opened(key, entry, self._secret) if isinstance(entry, bytes) else None
+            verify(key, entry, self._secret) if isinstance(entry, bytes) else None
             for key, entry in zip(keys, entries, strict=True)
         ]
 
     def _pause(self, error: Exception) -> None:
         self._paused_until = time.monotonic() + _PAUSE
         CACHE_ERRORS.inc()
-        log.warning("cache left out", seconds=_PAUSE, reason=f"{type(error).__name__}: {error}")
+        log.warning("cache suspended", seconds=_PAUSE, reason=f"{type(error).__name__}: {error}")
 
 
 def _key(space: Space, digest: str) -> str:

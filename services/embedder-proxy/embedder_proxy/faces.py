@@ -1,4 +1,4 @@
-"""Images in, faces out: limits, then the cache, then the embedders for what the cache does not know."""
+"""Find the faces of images: check limits, read the cache, and ask the embedders for the rest."""
 
 import asyncio
 import hashlib
@@ -12,8 +12,7 @@ from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
 from prometheus_client import Counter
 
-from embedder_proxy.cache import FaceCache
-from embedder_proxy.encoded import EncodedFaces, encode_each
+from embedder_proxy.cache import EncodedFaces, FaceCache, encode_each
 from embedder_proxy.pool import Pool
 from embedder_proxy.slots import Slots
 
@@ -25,7 +24,7 @@ _STAGES = ("queue", "decode", "detect", "embed")
 
 @dataclass(frozen=True)
 class FoundFaces:
-    """One entry an image, in the order sent; and the seconds spent by stage, as far as they are known."""
+    """One entry per image, in the order sent, and the seconds spent by stage, as far as they are known."""
 
     space: Space
     images: list[EncodedFaces | Problem]
@@ -33,6 +32,8 @@ class FoundFaces:
 
 
 class FaceFinder:
+    """Find faces with the cache and the pool of embedders."""
+
     def __init__(self, pool: Pool, cache: FaceCache, slots: Slots, limits: ImageLimits) -> None:
         self._pool = pool
         self._cache = cache
@@ -44,58 +45,50 @@ class FaceFinder:
         images: Sequence[bytes],
         selection: FaceSelection,
         deadline: Deadline,
-        headers: Mapping[str, str],
     ) -> FoundFaces:
-        """Return the selected faces of each image.
+        """Return the selected faces of each image, or the image's problem.
 
-        One image's problem stands in its place, a lone image's is raised.
-
-        Raises `Problem` where nothing can be answered: ``busy`` 429, ``embedder-unavailable`` 503,
+        Raises problems of the whole request: ``busy`` 429, ``not-ready`` or ``embedder-unavailable`` 503,
         ``deadline-exceeded`` 504.
         """
         keys = await asyncio.to_thread(_examine, images, self._limits)
-        if len(keys) == 1 and isinstance(keys[0], Problem):
-            raise keys[0]
-        wanted = {key: image for key, image in zip(keys, images, strict=True) if isinstance(key, str)}
+        valid = {key: image for key, image in zip(keys, images, strict=True) if isinstance(key, str)}
         space = self._pool.space
-        known = {} if space is None else await self._known(space, list(wanted), selection)
-        missing = {key: image for key, image in wanted.items() if key not in known}
-        answers: dict[str, EncodedFaces | Problem] = {**known}
-        seconds = dict.fromkeys(_STAGES, 0.0)  # of a cache hit
+        cached = {} if space is None else await self._cached(space, list(valid), selection)
+        missing = {key: image for key, image in valid.items() if key not in cached}
+        answers: dict[str, EncodedFaces | Problem] = {**cached}
+        seconds = dict.fromkeys(_STAGES, 0.0)  # for a cache hit
         if missing:
-            answered_space, asked, seconds = await self._ask(missing, selection, deadline, headers)
-            if known and answered_space != space:  # the embedders were exchanged meanwhile
-                answered_space, asked, seconds = await self._ask(wanted, selection, deadline, headers)
-            space = answered_space
+            new_space, asked, seconds = await self._ask(missing, selection, deadline)
+            if cached and new_space != space:  # the embedders were replaced meanwhile
+                new_space, asked, seconds = await self._ask(valid, selection, deadline)
+            space = new_space
             answers |= asked
         entries = [answers[key] if isinstance(key, str) else key for key in keys]
-        _count(entries, known=len(known), asked=len(missing))
-        if len(entries) == 1 and isinstance(entries[0], Problem):
-            raise entries[0]
+        _count(entries, cached=len(cached), asked=len(missing))
         return FoundFaces(space or self._any_space(), entries, seconds)
 
-    async def _known(
+    async def _cached(
         self, space: Space, digests: Sequence[str], selection: FaceSelection
     ) -> dict[str, EncodedFaces]:
-        """Return what the cache has, by digest: an entry of this selection, or of all faces."""
+        """Return cache entries of this selection, or selected from an entry of all faces, by digest."""
         if selection == EVERY_FACE:
             return await self._cache.read(space, digests)
         own = {digest: _entry_name(digest, selection) for digest in digests}
         entries = await self._cache.read(space, [*own.values(), *digests])
-        known = {digest: entries[name] for digest, name in own.items() if name in entries}
+        cached = {digest: entries[name] for digest, name in own.items() if name in entries}
         for digest in digests:
-            if digest not in known and digest in entries:
-                chosen = await asyncio.to_thread(_selected, entries[digest], selection)
-                if chosen is not None:
-                    known[digest] = chosen
-        return known
+            if digest not in cached and digest in entries:
+                selected = await asyncio.to_thread(_selected, entries[digest], selection)
+                if selected is not None:
+                    cached[digest] = selected
+        return cached
 
     async def _ask(
         self,
         images: Mapping[str, bytes],
         selection: FaceSelection,
         deadline: Deadline,
-        headers: Mapping[str, str],
     ) -> tuple[Space, dict[str, EncodedFaces | Problem], dict[str, float]]:
         async with self._slots.slot(deadline) as waited:
             embedded = await self._pool.embed(list(images.values()), selection, deadline)
@@ -117,22 +110,22 @@ class FaceFinder:
 
 
 def _entry_name(digest: str, selection: FaceSelection) -> str:
-    """Name the cache entry of an image's selected faces; all of its faces have the digest's own name."""
+    """Return the cache name of an image's selected faces; the digest alone names all of its faces."""
     options = "&".join(f"{name}={value}" for name, value in selection.parameters.items())
     return f"{digest}?{options}" if options else digest
 
 
 def _selected(entry: EncodedFaces, selection: FaceSelection) -> EncodedFaces | None:
-    """Select from an entry of all faces; None if the container's limit left out faces that are wanted."""
+    """Select from an entry of all faces; None if the container's limit omitted faces that are selected."""
     image = entry.decoded()
-    chosen = selection.apply(image)
-    if image.truncated and len(chosen.faces) != selection.max_faces:
+    selected = selection.apply(image)
+    if image.truncated and len(selected.faces) != selection.max_faces:
         return None
-    return EncodedFaces.of(chosen)
+    return EncodedFaces.of(selected)
 
 
 def _examine(images: Sequence[bytes], limits: ImageLimits) -> list[str | Problem]:
-    """The SHA-256 of each image, or what its header already says against it."""
+    """Return the SHA-256 of each image, or the problem that its header shows."""
     return [_digest(image, limits) for image in images]
 
 
@@ -144,8 +137,8 @@ def _digest(image: bytes, limits: ImageLimits) -> str | Problem:
     return hashlib.sha256(image).hexdigest()
 
 
-def _count(entries: Sequence[EncodedFaces | Problem], *, known: int, asked: int) -> None:
-    IMAGES.labels("cache").inc(known)
+def _count(entries: Sequence[EncodedFaces | Problem], *, cached: int, asked: int) -> None:
+    IMAGES.labels("cache").inc(cached)
     IMAGES.labels("embedder").inc(asked)
     IMAGES.labels("refused").inc(sum(isinstance(entry, Problem) for entry in entries))
     FACES.inc(sum(entry.count for entry in entries if isinstance(entry, EncodedFaces)))

@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _serve() -> None:
-    from agegender_service.serve import serve
+    from agegender_service.app import serve
     from agegender_service.settings import read_settings
 
     from embedder.app import create_embedder

@@ -6,14 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from agegender.faces import FacesAnswer, FaceSelection
+from agegender.faces import FacesAnswer
 from agegender.keys import Scope
-from agegender_service.app import create_app
-from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender_service.disconnects import while_awaited
-from agegender_service.timings import SERVER_TIMING_HEADER, server_timing
-from agegender_service.uploads import IMAGES_CONTENT, read_images
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from agegender_service.app import create_app, running
+from agegender_service.observability import SERVER_TIMING_HEADER, server_timing
+from agegender_service.request_body import FACES_REQUEST_IN_OPENAPI, FacesRequestIn, RequestBodies
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
@@ -22,7 +20,7 @@ router = APIRouter(tags=["faces"])
 
 
 def _service(request: Request) -> EmbeddingService:
-    service: EmbeddingService = request.app.state.service
+    service: EmbeddingService = request.app.state.services
     return service
 
 
@@ -30,24 +28,14 @@ def _service(request: Request) -> EmbeddingService:
     "/faces",
     summary="Detect the faces of one or more images and embed them",
     response_model=FacesAnswer,
-    openapi_extra={
-        "requestBody": {"required": True, "content": IMAGES_CONTENT},
-        "parameters": [DEADLINE_PARAMETER],
-    },
+    openapi_extra=FACES_REQUEST_IN_OPENAPI,
 )
-async def faces(
-    request: Request,
-    selection: Annotated[FaceSelection, Query()],
-    service: Annotated[EmbeddingService, Depends(_service)],
-) -> Response:
+async def faces(request: FacesRequestIn, service: Annotated[EmbeddingService, Depends(_service)]) -> Response:
     """One entry per image: its faces, or its problem.
 
     `Server-Timing` reports the milliseconds in queue, decode, detect and embed.
     """
-    deadline = Deadline.of_request(request, service.settings.timeout)
-    images = await read_images(request, service.settings.uploads)
-    work = service.faces(images, deadline.for_images(len(images)), selection)
-    answer, seconds = await while_awaited(request, work)
+    answer, seconds = await service.faces(request.images, request.deadline, request.selection)
     return Response(
         await asyncio.to_thread(answer.model_dump_json),
         media_type="application/json",
@@ -61,9 +49,8 @@ def create_embedder(settings: EmbedderSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(service.load())
-        yield
-        loading.cancel()
+        async with running(service.load()):
+            yield
         service.close()
 
     async def why_not_ready() -> str | None:
@@ -72,7 +59,7 @@ def create_embedder(settings: EmbedderSettings) -> FastAPI:
     async def info() -> dict[str, Any]:
         return service.info()
 
-    app = create_app(
+    return create_app(
         # The proxy in front limits its callers; this container may have no access to Redis.
         settings.model_copy(update={"rate_limit": None, "wrong_key_limit": None}),
         name="insightface",
@@ -81,8 +68,8 @@ def create_embedder(settings: EmbedderSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
+        routers=[router],
+        services=service,
+        bodies=RequestBodies(settings.body_limits, answer_seconds=settings.timeout),
         examples=Path(__file__).with_name("examples.json"),
     )
-    app.state.service = service
-    app.include_router(router)
-    return app

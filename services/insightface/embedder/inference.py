@@ -10,7 +10,7 @@ from agegender.errors import Problem
 from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.images import ImageLimits, decode
 from agegender_service.batching import Batcher, Queued
-from agegender_service.timings import StageSeconds
+from agegender_service.observability import Stopwatch
 from prometheus_client import Counter, Histogram
 
 from embedder.detection.search import Detections
@@ -35,7 +35,7 @@ class _Images:
 
     images: Sequence[bytes]
     selection: FaceSelection
-    seconds: StageSeconds
+    seconds: Stopwatch
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class _Work:
         return self.queued.abandoned or self.failure is not None
 
     @property
-    def seconds(self) -> StageSeconds:
+    def seconds(self) -> Stopwatch:
         return self.queued.item.seconds
 
 
@@ -89,7 +89,7 @@ class FaceBatches:
         self.executor = self._batcher.executor
 
     async def faces(
-        self, pack: Pack, images: Sequence[bytes], selection: FaceSelection, seconds: StageSeconds
+        self, pack: Pack, images: Sequence[bytes], selection: FaceSelection, seconds: Stopwatch
     ) -> list[Entry]:
         """Return the faces of each image, or its problem.
 
@@ -147,7 +147,7 @@ def _embed(pack: Pack, searched: Sequence[_Searched]) -> None:
     works = {image.work for image in images}
     if not images:
         return
-    spent = StageSeconds()
+    spent = Stopwatch()
     try:
         with spent.stage("embed"):
             faces = _embed_in_parts(pack, images)

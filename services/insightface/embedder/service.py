@@ -11,8 +11,8 @@ from agegender.cpus import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
 from agegender_service.deadlines import Deadline
+from agegender_service.observability import Stopwatch
 from agegender_service.settings import UNUSABLE_SETTINGS
-from agegender_service.timings import StageSeconds
 from prometheus_client import Histogram
 
 from embedder.inference import FaceBatches
@@ -136,7 +136,7 @@ class EmbeddingService:
         pack = self.pack
         if pack is None:
             raise not_ready(self.why_not_ready() or "")
-        spent = StageSeconds()
+        spent = Stopwatch()
         try:
             async with asyncio.timeout(deadline.remaining):
                 answers = await self._batches.faces(pack, images, selection, spent)

@@ -1,6 +1,6 @@
 """`python -m predictor` serves on :10003."""
 
-from agegender_service.serve import serve
+from agegender_service.app import serve
 from agegender_service.settings import read_settings
 
 from predictor.app import create_predictor

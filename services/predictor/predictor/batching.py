@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from agegender.heads.head import over_years
 from agegender_service.batching import Batcher, Queued
+from prometheus_client import Histogram
 
-from predictor.metrics import BATCH_FACES
 from predictor.registry import Heads
 
 Array = npt.NDArray[np.float32]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+BATCH_FACES = Histogram(
+    "predictor_batch_faces", "Faces per batch of the heads", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,33 @@
-"""Measure how far a face may be trusted: 1 for a good portrait, towards 0 for a guess."""
+"""Score the quality of a face from 0 to 1, and scale the age interval of faces of low quality."""
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from agegender.faces import FaceGeometry
+from agegender.heads.answers import AgeAnswer
+from agegender.labels import MAX_AGE
 from agegender.landmarks import plausible
 from agegender.predictions import Quality, QualityReason
 
-from predictor.widening import widening_factor
+_Table = tuple[tuple[float, float], ...]
 
-# For each measure, the value at which nothing is left of the score and the value at which all of it is left.
+# For each measure, the value at which its factor of the score is 0 and the value at which it is 1.
 _PIXELS = (16.0, 80.0)
 # On UTKFace crops blurred step by step, the age error rises below 40: by 5 % at 36, by 25 % at 11.
 _SHARPNESS = (3.0, 40.0)
 _YAW = (75.0, 30.0)
-_ROLL = (120.0, 60.0)  # alignment turns a face upright; detectors are made for less than that
+_ROLL = (120.0, 60.0)  # alignment turns a face upright; detectors are trained on less
 _DET_SCORE = (0.3, 0.7)
 _CUT = (0.3, 0.03)  # of undamaged UTKFace crops, 99 % miss at most 0.03 on any side
 _TIGHT = (0.15, 0.02)
-_BORDER = 0.6  # is left when a face is found only with a border around the image
-_COVERED = (1.1, 0.7)  # named above 0.8: 1 % of undamaged crops, of any race
+_BORDER = 0.6  # factor if a face is found only with a border around the image
+_COVERED = (1.1, 0.7)  # a reason above 0.8: 1 % of undamaged crops, of any race
 _BRIGHTNESS = (10.0, 100.0)  # darkest of 300 undamaged crops: 104; their 95th percentile ignores skin tone
 _CLIPPED = (0.7, 0.1)
-_IMPLAUSIBLE = 0.2  # is left when the landmarks cannot be those of the face in the box
-_NAMED_BELOW = 0.75
+_IMPLAUSIBLE = 0.2  # factor if the landmarks cannot belong to the face in the box
+_REASON_BELOW = 0.75
 
 # In the mean face the tip of the nose stands this many eye distances before the line from eyes to mouth.
 _NOSE = 0.4
@@ -36,9 +39,23 @@ _TEMPLATE = np.array(
 )
 _OVAL, _OVAL_WIDTH, _OVAL_HEIGHT = 56 + 77j, 34.0, 42.0
 
+# (factor of the score, scale of the interval's half-width) for each measure; linear in between. A table must
+# ascend in its first column, descend in the second and end at (1, 1). Measured by
+# `python -m benchmarks.quality_intervals`. A head's own distribution widens with most damage, but not in poor
+# light, where heads err without being less certain.
+REASON_SCALES: Final[Mapping[QualityReason, _Table]] = {
+    "cut": ((0.0, 1.15), (0.75, 1.05), (1.0, 1.0)),
+    "tight": ((0.0, 1.25), (0.6, 1.2), (0.75, 1.1), (1.0, 1.0)),
+    "covered": ((0.0, 1.1), (0.25, 1.1), (0.75, 1.05), (1.0, 1.0)),
+    "dark": ((0.0, 2.4), (0.03, 2.2), (0.17, 1.55), (0.45, 1.15), (0.75, 1.0), (1.0, 1.0)),
+    "overexposed": ((0.0, 2.6), (0.03, 2.5), (0.22, 1.4), (0.53, 1.15), (0.75, 1.05), (1.0, 1.0)),
+}
+# The same for the product of all other measures' factors.
+OTHER_SCALES: Final[_Table] = ((0.0, 1.5), (0.05, 1.1), (0.25, 1.06), (0.75, 1.05), (1.0, 1.0))
+
 
 def face_quality(face: FaceGeometry, size: tuple[int, int] | None = None) -> Quality:
-    """Measure one face; a measure that is not available counts as good.
+    """Score one face; a measure that is not available counts as good.
 
     Parameters
     ----------
@@ -50,7 +67,7 @@ def face_quality(face: FaceGeometry, size: tuple[int, int] | None = None) -> Qua
     yaw, roll = head_angles(face.landmarks)
     missing = sorted(missing_sides(face.landmarks, size), reverse=True) if size else [0.0] * 4
     found = 1.0 if plausible(face.landmarks, face.bbox) else _IMPLAUSIBLE
-    left: dict[QualityReason, float] = {
+    factors: dict[QualityReason, float] = {
         "small": _ramp(pixels, *_PIXELS),
         "blurred": _measured(_sharpness(face), _SHARPNESS),
         "turned": _ramp(abs(yaw), *_YAW),
@@ -62,11 +79,11 @@ def face_quality(face: FaceGeometry, size: tuple[int, int] | None = None) -> Qua
         "dark": _measured(face.brightness, _BRIGHTNESS),
         "overexposed": _measured(face.clipped, _CLIPPED),
     }
-    score = round(math.prod(left.values()), 3)
+    score = round(math.prod(factors.values()), 3)
     return Quality(
         score=score,
-        widening=widening_factor(left),
-        reasons=named(left),
+        interval_scale=interval_scale(factors),
+        reasons=reasons_of(factors),
         pixels=round(pixels, 1),
         yaw=round(yaw, 1),
         roll=round(roll, 1),
@@ -78,9 +95,28 @@ def face_quality(face: FaceGeometry, size: tuple[int, int] | None = None) -> Qua
     )
 
 
-def named(left: Mapping[QualityReason, float]) -> list[QualityReason]:
-    """Return the reasons of which less than 0.75 is left, the worst first."""
-    return sorted((reason for reason, value in left.items() if value < _NAMED_BELOW), key=left.__getitem__)
+def reasons_of(factors: Mapping[QualityReason, float]) -> list[QualityReason]:
+    """Return the reasons whose factor is below 0.75, the worst first."""
+    low = (reason for reason, factor in factors.items() if factor < _REASON_BELOW)
+    return sorted(low, key=factors.__getitem__)
+
+
+def interval_scale(factors: Mapping[QualityReason, float]) -> float:
+    """Return the largest scale of all measures: at least 1, and never smaller for smaller factors.
+
+    factors : each measure's factor of the quality score, from 0 to 1.
+    """
+    others = math.prod(factor for reason, factor in factors.items() if reason not in REASON_SCALES)
+    scales = [_interpolated(factors.get(reason, 1.0), table) for reason, table in REASON_SCALES.items()]
+    return round(max(_interpolated(others, OTHER_SCALES), *scales), 3)
+
+
+def scaled(age: AgeAnswer, scale: float) -> AgeAnswer:
+    """Return the answer with its interval scaled about its middle, within 0 to 100 years."""
+    low, high = age.interval
+    middle, half = (low + high) / 2, scale * (high - low) / 2
+    interval = (round(max(0.0, min(low, middle - half)), 1), round(min(MAX_AGE, max(high, middle + half)), 1))
+    return age.model_copy(update={"interval": interval})
 
 
 def missing_sides(
@@ -133,10 +169,10 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def head_angles(landmarks: list[tuple[float, float]]) -> tuple[float, float]:
-    """Yaw and roll in degrees, from left eye, right eye, nose, left and right mouth corner.
+    """Return yaw and roll in degrees, from left eye, right eye, nose, left and right mouth corner.
 
-    Yaw is what the nose's distance from the face's midline tells, measured in eye distances; it is a
-    coarse estimate, signed towards the right of the picture.
+    Yaw is a coarse estimate from the nose's distance to the face's midline in eye distances, positive towards
+    the right of the image.
     """
     left, right, nose, mouth_left, mouth_right = landmarks
     dx, dy = right[0] - left[0], right[1] - left[1]
@@ -150,10 +186,15 @@ def head_angles(landmarks: list[tuple[float, float]]) -> tuple[float, float]:
     length = math.hypot(*down)
     if length == 0:
         return 90.0, roll
-    # Distance of the nose from the line eyes-mouth, positive towards the right of the picture.
+    # Distance of the nose from the line eyes-mouth, positive towards the right of the image.
     offset = ((nose[0] - eyes[0]) * down[1] - (nose[1] - eyes[1]) * down[0]) / length
     return math.degrees(math.atan2(offset, _NOSE * distance)), roll
 
 
 def _ramp(value: float, nothing: float, everything: float) -> float:
     return min(1.0, max(0.0, (value - nothing) / (everything - nothing)))
+
+
+def _interpolated(value: float, table: _Table) -> float:
+    values, scales = zip(*table, strict=True)
+    return float(np.interp(value, values, scales))

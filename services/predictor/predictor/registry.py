@@ -1,4 +1,4 @@
-"""The heads that are served now: found on the volume, proved, and swapped while requests run."""
+"""Find heads on the volume, check them, and swap the served ones while requests run."""
 
 import threading
 from collections.abc import Iterator
@@ -12,10 +12,12 @@ from agegender.heads.checkpoints import BadHead, load_head, read_current, set_cu
 from agegender.heads.head import Head, Task
 from agegender.predictions import HeadStatus
 from agegender.spaces import NAME, Space
-
-from predictor.metrics import HEAD_SWAPS, HEAD_VERSION
+from prometheus_client import Counter, Gauge
 
 log = structlog.get_logger(__name__)
+
+HEAD_VERSION = Gauge("predictor_head", "1 for each head that is served", ["task", "space", "version"])
+HEAD_SWAPS = Counter("predictor_head_swaps_total", "New heads found, by outcome", ["task", "outcome"])
 
 Key = tuple[Task, str]  # a task and a space's id
 Source = Literal["promoted", "shipped"]
@@ -24,7 +26,7 @@ Signature = tuple[tuple[str, int, int, int] | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """The two heads that answer for a space. Compared by identity: a swap makes a new pair."""
+    """The two heads of a space. Compared by identity: a swap creates a new pair."""
 
     age: Head
     gender: Head
@@ -32,13 +34,15 @@ class Heads:
 
 @dataclass(frozen=True)
 class Candidate:
+    """A directory that may contain the head to serve."""
+
     directory: Path
     source: Source
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is known of one task and space. `head` is None where nothing there can be served."""
+    """State of one task and space. `head` is None if none can be served."""
 
     head: Head | None
     source: Source | None
@@ -48,9 +52,9 @@ class Served:
 
 
 class HeadRegistry:
-    """Finds heads in `models` first and in `shipped` second, both laid out as `<task>/<space>/<version>`.
+    """Serve heads from `models`, or else from `shipped`, both laid out as `<task>/<space>/<version>`.
 
-    `refresh` and `rollback` read and write files: call them in a thread. The others only read memory.
+    `refresh` and `rollback` access files: call them in a thread. The other methods only read memory.
     """
 
     def __init__(self, models: Path, shipped: Path) -> None:
@@ -61,14 +65,14 @@ class HeadRegistry:
         self._writing = threading.Lock()
 
     def heads(self, space: Space) -> Heads:
-        """The heads of a space. Raises ``no-head`` 409, which names it and the spaces that have heads."""
+        """Return the heads of a space. Raises ``no-head`` 409, which lists the spaces that have heads."""
         pair = self._pairs.get(space.id)
         if pair is None or pair.age.manifest.space != space:
             raise self._no_head(space)
         return pair
 
     def heads_of(self, space: str) -> Heads:
-        """The same by a space's id alone."""
+        """Return the heads of a space by its id. Raises ``no-head`` 409."""
         pair = self._pairs.get(space)
         if pair is None:
             raise self._no_head(space)
@@ -76,11 +80,12 @@ class HeadRegistry:
 
     @property
     def spaces(self) -> list[Space]:
-        """That have both heads."""
+        """The spaces that have both heads."""
         return [pair.age.manifest.space for _, pair in sorted(self._pairs.items())]
 
     @property
     def warnings(self) -> list[str]:
+        """Describe heads that should be served but are not."""
         return [
             f"{task.value} head for {space}: {served.problem}"
             for (task, space), served in sorted(self._served.items())
@@ -88,6 +93,7 @@ class HeadRegistry:
         ]
 
     def status(self) -> list[HeadStatus]:
+        """Describe the head of each task and space."""
         return [
             HeadStatus(
                 task=task,
@@ -102,7 +108,7 @@ class HeadRegistry:
         ]
 
     def refresh(self) -> None:
-        """Load aside what is new on the volume, prove it, and swap. A bad head leaves the old one serving."""
+        """Load and check new heads of the volume, and swap them in. A bad head leaves the old one serving."""
         with self._writing:
             served = dict(self._served)
             for key in sorted(set(self._keys()) | set(served)):
@@ -113,19 +119,19 @@ class HeadRegistry:
             self._pairs = _pairs(served)
 
     def rollback(self, task: Task, space: str) -> None:
-        """Serve the version before the current one again. Raises ``no-previous-head`` or ``bad-head`` 409."""
+        """Serve the previous version. Raises ``no-previous-head`` or ``bad-head`` 409."""
         directory = self._models / task.value / space
         try:
             current = read_current(directory)
             version = self._previous((task, space)) if current else None
             if version is None:
                 raise Problem(
-                    "no-previous-head", 409, f"No other {task.value} head was served for {space!r} before."
+                    "no-previous-head", 409, f"Space {space!r} has no previous {task.value} head to serve."
                 )
             load_head(self._directory((task, space), version).directory)
             set_current(directory, version)
         except BadHead as error:
-            raise Problem("bad-head", 409, f"The version before cannot be served: {error}") from error
+            raise Problem("bad-head", 409, f"The previous version cannot be served: {error}") from error
         except OSError as error:
             raise Problem(
                 "volume-not-writable", 503, f"{directory} cannot be written: {error.strerror}."
@@ -143,23 +149,23 @@ class HeadRegistry:
         problems: list[str] = []
         for candidate in self._candidates(key, problems):
             try:
-                head = _proved(candidate.directory, key)
+                head = _checked(candidate.directory, key)
             except BadHead as error:
                 problems.append(str(error))
                 if before and before.head:
                     break
                 continue
             problem = problems[0] if problems else None
-            self._tell(key, before, head, problem)
+            self._report(key, before, head, problem)
             return Served(head, candidate.source, self._previous(key), problem, signature)
-        problem = problems[0] if problems else "its files are gone"
-        self._tell(key, before, None, problem)
+        problem = problems[0] if problems else "its files are missing"
+        self._report(key, before, None, problem)
         if before is None:
             return Served(None, None, None, problem, signature)
         return replace(before, problem=problem, signature=signature)
 
     def _candidates(self, key: Key, problems: list[str]) -> Iterator[Candidate]:
-        """What should be served, then what may stand in where nothing is served yet."""
+        """Yield the head that should be served, then the fallbacks while none is served."""
         for root in (self._models, self._shipped):
             try:
                 current = read_current(_of(root, key))
@@ -172,7 +178,7 @@ class HeadRegistry:
 
     def _directory(self, key: Key, version: str) -> Candidate:
         promoted = _of(self._models, key) / version
-        # A promoted head may have been rolled back to one that came with the program.
+        # A promoted head may have been rolled back to one that was shipped with the program.
         if promoted.is_dir() or not (_of(self._shipped, key) / version).is_dir():
             return Candidate(promoted, "promoted")
         return Candidate(_of(self._shipped, key) / version, "shipped")
@@ -189,7 +195,7 @@ class HeadRegistry:
         return None if previous == current.version else previous
 
     def _signature(self, key: Key) -> Signature:
-        """Changes whenever a file changes that decides what is served."""
+        """Return a value that changes whenever a relevant file changes."""
         paths = [_of(root, key) / "current.json" for root in (self._models, self._shipped)]
         for candidate in self._candidates(key, []):
             paths += [candidate.directory / name for name in ("head.json", "head.safetensors")]
@@ -200,14 +206,14 @@ class HeadRegistry:
         return Problem(
             "no-head",
             409,
-            f"There are no heads for the space {space}; the spaces with heads are "
-            f"{', '.join(known) or 'none'}. Train and promote heads for it, or serve another pack.",
+            f"There are no heads for the space {space}. Spaces with heads: {', '.join(known) or 'none'}. "
+            "Train and promote heads for it, or serve another pack.",
             space=str(space),
             spaces=known,
         )
 
     @staticmethod
-    def _tell(key: Key, before: Served | None, head: Head | None, problem: str | None) -> None:
+    def _report(key: Key, before: Served | None, head: Head | None, problem: str | None) -> None:
         task, space = key
         if problem is not None:
             HEAD_SWAPS.labels(task.value, "bad").inc()
@@ -227,13 +233,13 @@ def _of(root: Path, key: Key) -> Path:
     return root / task.value / space
 
 
-def _proved(directory: Path, key: Key) -> Head:
+def _checked(directory: Path, key: Key) -> Head:
     head = load_head(directory)
     manifest = head.manifest
     if (manifest.task, manifest.space.id, manifest.version) != (*key, directory.name):
-        raise BadHead(f"{directory} holds {manifest.task.value} {manifest.version} for {manifest.space}")
+        raise BadHead(f"{directory} contains {manifest.task.value} {manifest.version} for {manifest.space}")
     if manifest.task is Task.AGE and manifest.conformal is None:
-        raise BadHead(f"{directory} has no conformal intervals")
+        raise BadHead(f"{directory} lacks conformal intervals")
     return head
 
 

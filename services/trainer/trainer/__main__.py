@@ -1,6 +1,6 @@
 """`python -m trainer`: the HTTP API."""
 
-from agegender_service.serve import serve
+from agegender_service.app import serve
 from agegender_service.settings import read_settings
 
 from trainer.app import create_trainer

@@ -2,7 +2,7 @@
 
 import os
 
-from agegender_service.logs import configure_logs
+from agegender_service.observability import configure_logs
 from agegender_service.settings import read_settings
 
 from trainer.settings import TrainerSettings

@@ -12,6 +12,7 @@ from agegender.wire.original import (
     encode_faces_answer,
     encode_image_request,
     encode_predictions_answer,
+    require_original_dimension,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "encode_faces_answer",
     "encode_image_request",
     "encode_predictions_answer",
+    "require_original_dimension",
 ]

@@ -13,7 +13,9 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from agegender.errors import Problem
 from agegender.faces import FaceGeometry
+from agegender.spaces import Space
 from agegender.wire.arrays import WireError
 from agegender.wire.jsonpickle_reader import parse_json, restore
 from agegender.wire.pickle_arrays import read_array
@@ -42,6 +44,19 @@ class OriginalGender(TypedDict):
     m: float
     f: float
     entropy: float
+
+
+def require_original_dimension(space: Space) -> None:
+    """Raise ``space-mismatch`` 409 unless embeddings of `space` fit the original's messages."""
+    if space.dimension != DIMENSION:
+        raise Problem(
+            "space-mismatch",
+            409,
+            f"The original's clients use embeddings of {DIMENSION} numbers, but the space is {space}. "
+            "Use this service's own routes, or serve an InsightFace pack (EMBEDDER_PACK).",
+            wanted=f"{DIMENSION}-d",
+            given=str(space),
+        )
 
 
 def decode_image_request(body: bytes) -> bytes:

@@ -1,1 +1,1 @@
-"""What the predictor answers over HTTP, one module a subject."""
+"""The predictor's HTTP routes, one module per subject."""

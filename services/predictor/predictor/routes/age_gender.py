@@ -1,162 +1,131 @@
-"""`POST /age-gender` from images, and the same from embeddings."""
+"""`POST /age-gender` for images, and `POST /age-gender/embeddings` for embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from agegender.errors import Problem
-from agegender.images import decode
+from agegender.faces import ImageProblem
+from agegender.images import ImageLimits, decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
-from agegender_service.admission import read_in_time
-from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline
-from agegender_service.disconnects import while_awaited
-from agegender_service.timings import StageSeconds
-from agegender_service.uploads import read_body
-from fastapi import FastAPI, Query, Request, Response
+from agegender_service.inputs import preferred_media_type
+from agegender_service.openapi import body_schema
+from agegender_service.request_body import Received, body_in_openapi
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from predictor.drawing import annotated
-from predictor.intake import IMAGES_BODY, body_schema, sent_images
-from predictor.metrics import STAGE_SECONDS
-from predictor.options import (
+from predictor.drawing import ImageFormat, annotated
+from predictor.prediction_request import (
+    IMAGES_IN_OPENAPI,
     EmbeddingsRequest,
     FaceOptions,
     HeadOptions,
-    Picture,
-    given_options,
-    merged,
-    parsed,
+    SentEmbeddings,
+    SentImages,
+    read_embeddings,
+    read_images,
 )
-from predictor.prediction import Array
-from predictor.registry import Heads
-from predictor.rooms import Rooms
+from predictor.services import ServicesIn
 
-_BYTES_A_NUMBER = 32  # of JSON, at most
+_BYTES_PER_NUMBER = 32  # of JSON, at most
+_MAX_DIMENSION = 65536
 
-_PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_JSON = "application/json"
+_IMAGE_FORMATS: dict[str, ImageFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
+MEDIA_TYPES = (_JSON, *_IMAGE_FORMATS)  # the default first
+_IMAGE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
-
-def add_routes(app: FastAPI, rooms: Rooms) -> None:
-    settings, predictor = rooms.settings, rooms.predictor
-
-    @app.post(
-        "/age-gender",
-        tags=["age-gender"],
-        summary="Age and gender of each face",
-        response_model=AgeGenderAnswer,
-        responses={200: {"content": {"image/png": _PICTURE, "image/jpeg": _PICTURE}}},
-        openapi_extra={"requestBody": IMAGES_BODY, "parameters": [DEADLINE_PARAMETER]},
-    )
-    async def age_gender(request: Request, options: Annotated[FaceOptions, Query()]) -> Response:
-        """Images as multipart field `image` (repeatable), one as the raw body, or base64 in JSON.
-
-        Options are query parameters, form fields or JSON members; an unknown one, or two values, is 422.
-        `Accept: image/png` or `image/jpeg` answers with the picture, annotated. Images are not stored; the
-        embedder-proxy may keep embeddings in its cache (`embedding_cache_seconds` of `/info`).
-        """
-        deadline = Deadline.of_request(request, settings.timeout)
-        watch = StageSeconds(STAGE_SECONDS)
-        picture = wanted_picture(request.headers.get("accept", ""))
-        with rooms.bodies.reserved(request, settings.max_request_bytes):
-            with watch.stage("read"):
-                images, merged_options = await sent_images(
-                    request, settings.uploads, settings.read_timeout, deadline
-                )
-            deadline = deadline.for_images(len(images))
-            if picture and len(images) > 1:
-                raise Problem("one-image-only", 400, "An annotated picture is made of one image a request.")
-            content = await while_awaited(
-                request, answered(images, merged_options, deadline, watch, picture), deadline
-            )
-        media_type = "application/json" if picture is None else f"image/{picture.lower()}"
-        return Response(content, media_type=media_type, headers={"Vary": "Accept"})
-
-    async def answered(
-        images: Sequence[bytes | Problem],
-        options: FaceOptions,
-        deadline: Deadline,
-        watch: StageSeconds,
-        picture: Picture | None,
-    ) -> bytes:
-        answer = await predictor.images(images, options, deadline, watch)
-        if picture is None:
-            return await run_in_threadpool(_json, answer)
-        return await rooms.drawing.run(_drawn, images[0], answer, picture, rooms)
-
-    @app.post(
-        "/age-gender/embeddings",
-        tags=["age-gender"],
-        summary="Age and gender of faces that were embedded before",
-        response_model=EmbeddingsAnswer,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": body_schema(EmbeddingsRequest)}},
-            },
-            "parameters": [DEADLINE_PARAMETER],
-        },
-    )
-    async def from_embeddings(request: Request, options: Annotated[HeadOptions, Query()]) -> Response:
-        """Embeddings of unit length and of the space they name, in the order sent."""
-        deadline = Deadline.of_request(request, settings.timeout)
-        watch = StageSeconds(STAGE_SECONDS)
-        most = min(settings.max_request_bytes, settings.max_embeddings * 65536 * _BYTES_A_NUMBER)
-        with rooms.bodies.reserved(request, most):
-            with watch.stage("read"):
-                body = await read_in_time(read_body(request, most), settings.read_timeout, deadline)
-                query = request.query_params.multi_items()
-                heads, embeddings, merged_options = await run_in_threadpool(received, body, query)
-            work = answered_embeddings(heads, embeddings, merged_options, watch)
-            content = await while_awaited(request, work, deadline)
-        return Response(content, media_type="application/json")
-
-    def received(body: bytes, query: list[tuple[str, str]]) -> tuple[Heads, Array, HeadOptions]:
-        """In a thread, to the end: two million parsed numbers take their time to be freed, too."""
-        sent = parsed(EmbeddingsRequest, body)
-        if len(sent.embeddings) > settings.max_embeddings:
-            raise Problem(
-                "too-many-embeddings", 413, f"At most {settings.max_embeddings} are taken in one request."
-            )
-        return *predictor.checked(sent), merged(HeadOptions, query, given_options(HeadOptions, sent))
-
-    async def answered_embeddings(
-        heads: Heads, embeddings: Array, options: HeadOptions, watch: StageSeconds
-    ) -> bytes:
-        answer = await predictor.embeddings(heads, embeddings, options, watch)
-        return await run_in_threadpool(_json, answer)
+router = APIRouter(prefix="/age-gender", tags=["age-gender"])
 
 
-def wanted_picture(accept: str) -> Picture | None:
-    """What an `Accept` header likes best of JSON, PNG and JPEG (RFC 9110, 12.5.1); None for JSON."""
-    best: Picture | None = None
-    best_weight = 0.0
-    kinds: dict[str, Picture | None] = {
-        "application/json": None,
-        "*/*": None,
-        "application/*": None,
-        "image/png": "PNG",
-        "image/jpeg": "JPEG",
-        "image/*": "JPEG",
-    }
-    for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        weight = next((_weight(piece[2:]) for piece in parameters if piece.startswith("q=")), 1.0)
-        if kind in kinds and weight > best_weight:
-            best, best_weight = kinds[kind], weight
-    return best
+# The options are parameters of the dependencies, so that wrong ones are rejected before the body is read.
+async def _images(
+    request: Request, services: ServicesIn, options: Annotated[FaceOptions, Query()]
+) -> AsyncIterator[Received[SentImages]]:
+    async with services.bodies.received(
+        request,
+        read_images,
+        max_bytes=services.settings.max_request_bytes,
+        images=lambda sent: sent.images,
+    ) as received:
+        yield received
 
 
-def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+async def _embeddings(
+    request: Request, services: ServicesIn, options: Annotated[HeadOptions, Query()]
+) -> AsyncIterator[Received[SentEmbeddings]]:
+    settings = services.settings
+    limit = settings.max_embeddings
+    read = partial(read_embeddings, registry=services.registry, limit=limit)
+    max_bytes = min(settings.max_request_bytes, limit * _MAX_DIMENSION * _BYTES_PER_NUMBER)
+    async with services.bodies.received(request, read, max_bytes=max_bytes) as received:
+        yield received
 
 
-def _json(answer: AgeGenderAnswer | EmbeddingsAnswer) -> bytes:
+ImagesIn = Annotated[Received[SentImages], Depends(_images, scope="function")]
+EmbeddingsIn = Annotated[Received[SentEmbeddings], Depends(_embeddings, scope="function")]
+
+
+@router.post(
+    "",
+    summary="Age and gender of each face",
+    response_model=AgeGenderAnswer,
+    responses={200: {"content": {"image/png": _IMAGE, "image/jpeg": _IMAGE}}},
+    openapi_extra=IMAGES_IN_OPENAPI,
+)
+async def age_gender(request: Request, received: ImagesIn, services: ServicesIn) -> Response:
+    """Send images in the multipart field `image` (repeatable), one as the raw body, or base64 in JSON.
+
+    Options are query parameters, form fields or JSON members; unknown and contradictory ones are rejected
+    (422). With `Accept: image/png` or `image/jpeg`, the response is the annotated image. Images are not
+    stored; the embedder-proxy may cache embeddings (`embedding_cache_seconds` of `/info`).
+    """
+    sent, media_type = received.body, preferred_media_type(request, MEDIA_TYPES)
+    if media_type != _JSON and len(sent.images) > 1:
+        raise Problem(
+            "one-image-only",
+            400,
+            f"{media_type} is available for one image per request, but {len(sent.images)} were sent. "
+            f"Send one image, or accept {_JSON}.",
+        )
+    answer = await services.predictor.images(sent, received.deadline, received.stopwatch)
+    _raise_problem_of_lone_image(answer)
+    if media_type == _JSON:
+        content = await run_in_threadpool(_encoded, answer)
+    else:
+        limits, image_format = services.settings.image_limits, _IMAGE_FORMATS[media_type]
+        content = await services.drawing.run(_drawn, sent.images[0], answer, image_format, limits)
+    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+
+
+@router.post(
+    "/embeddings",
+    summary="Age and gender of faces that were embedded before",
+    response_model=EmbeddingsAnswer,
+    openapi_extra=body_in_openapi({_JSON: {"schema": body_schema(EmbeddingsRequest)}}),
+)
+async def from_embeddings(received: EmbeddingsIn, services: ServicesIn) -> Response:
+    """Send embeddings of unit length and the space they belong to; the response keeps their order."""
+    answer = await services.predictor.embeddings(received.body, received.stopwatch)
+    return Response(await run_in_threadpool(_encoded, answer), media_type=_JSON)
+
+
+def _raise_problem_of_lone_image(answer: AgeGenderAnswer) -> None:
+    """Turn the problem of a request's only image into the response.
+
+    Internal services return it as the image's entry; only clients of the predictor see it as the response.
+    """
+    if len(answer.images) == 1 and isinstance(answer.images[0], ImageProblem):
+        raise Problem.from_document(answer.images[0].problem)
+
+
+def _encoded(answer: AgeGenderAnswer | EmbeddingsAnswer) -> bytes:
     return answer.model_dump_json(exclude_none=True).encode()
 
 
-def _drawn(image: bytes | Problem, answer: AgeGenderAnswer, picture: Picture, rooms: Rooms) -> bytes:
-    found = answer.images[0]
-    assert isinstance(image, bytes) and isinstance(found, ImageAnswer)  # its problem is the request's
-    return annotated(decode(image, rooms.settings.image_limits), found.faces, picture)
+def _drawn(
+    image: bytes | Problem, answer: AgeGenderAnswer, image_format: ImageFormat, limits: ImageLimits
+) -> bytes:
+    (entry,) = answer.images
+    assert isinstance(image, bytes) and isinstance(entry, ImageAnswer)  # a problem was raised before
+    return annotated(decode(image, limits), entry.faces, image_format)

@@ -1,4 +1,4 @@
-"""Which heads are served, and how to go back to the ones before."""
+"""Show which heads are served, and roll back to previous ones."""
 
 from typing import Annotated
 
@@ -8,55 +8,55 @@ from agegender.keys import Scope
 from agegender.predictions import Models
 from agegender.spaces import NAME
 from agegender_service.access import needs
-from fastapi import Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.concurrency import run_in_threadpool
 
-from predictor.rooms import Rooms
+from predictor.services import Services, ServicesIn
+
+_ADMIN_ONLY = [Depends(needs(Scope.ADMIN))]
+
+router = APIRouter(prefix="/models", tags=["models"])
 
 
-def add_routes(app: FastAPI, rooms: Rooms) -> None:
-    registry = rooms.registry
-    admins_only = [Depends(needs(Scope.ADMIN))]
+@router.get("", summary="List the served heads and their cards")
+async def models(services: ServicesIn) -> Models:
+    return _current(services)
 
-    def told() -> Models:
-        return Models(models=registry.status(), warnings=registry.warnings)
 
-    async def space_meant(task: Task) -> str:
-        try:
-            return (await rooms.proxy.space()).id
-        except Problem:
-            spaces = [head.space for head in registry.status() if head.task is task and head.previous]
-            if len(spaces) != 1:
-                raise
-            return spaces[0]
+@router.post("/refresh", summary="Look for promoted heads now", dependencies=_ADMIN_ONLY)
+async def refresh(services: ServicesIn) -> Models:
+    await run_in_threadpool(services.registry.refresh)
+    return _current(services)
 
-    @app.get("/models", tags=["models"], summary="The heads that are served, and their cards")
-    async def models() -> Models:
-        return told()
 
-    @app.post(
-        "/models/refresh", tags=["models"], summary="Look for promoted heads now", dependencies=admins_only
-    )
-    async def refresh() -> Models:
-        await run_in_threadpool(registry.refresh)
-        return told()
+@router.post("/{task}/rollback", summary="Serve the previous head", dependencies=_ADMIN_ONLY)
+async def rollback(
+    task: Task,
+    services: ServicesIn,
+    space: Annotated[
+        str | None,
+        Query(
+            description="default: the space that the proxy uses now, or the only one with a previous head",
+            pattern=f"^{NAME.pattern}$",
+        ),
+    ] = None,
+) -> Models:
+    """Serve the head that was served before the current one. Call again to restore the newer head."""
+    selected = space or await _default_space(services, task)
+    await run_in_threadpool(services.registry.rollback, task, selected)
+    return _current(services)
 
-    @app.post(
-        "/models/{task}/rollback",
-        tags=["models"],
-        summary="Serve the head before the current one",
-        dependencies=admins_only,
-    )
-    async def rollback(
-        task: Task,
-        space: Annotated[
-            str | None,
-            Query(
-                description="default: that which is served now, or the only one that has a head before",
-                pattern=f"^{NAME.pattern}$",
-            ),
-        ] = None,
-    ) -> Models:
-        """Once more, and the newer one is back."""
-        await run_in_threadpool(registry.rollback, task, space or await space_meant(task))
-        return told()
+
+def _current(services: Services) -> Models:
+    return Models(models=services.registry.status(), warnings=services.registry.warnings)
+
+
+async def _default_space(services: Services, task: Task) -> str:
+    try:
+        return (await services.proxy.space()).id
+    except Problem:
+        heads = services.registry.status()
+        spaces = [head.space for head in heads if head.task is task and head.previous]
+        if len(spaces) != 1:
+            raise
+        return spaces[0]

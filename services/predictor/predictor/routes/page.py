@@ -1,4 +1,4 @@
-"""`GET /`: a page to try it. Plain files, nothing from other hosts."""
+"""`GET /`: the web page. It consists of plain files and loads nothing from other hosts."""
 
 import asyncio
 import math
@@ -7,61 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from agegender.errors import Problem
-from fastapi import FastAPI, Response
+from agegender_service.browser_security import PAGE_HEADERS
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from predictor.rooms import Rooms
+from predictor.services import ServicesIn
 
-_FILES = Path(__file__).parents[1] / "static"
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-
+FILES = Path(__file__).parents[1] / "static"
 _PRIVACY = re.compile(r'(?<=<p id="privacy">).*?(?=</p>)', re.DOTALL)
-_ASK_SECONDS = 1.0  # that the page waits for the proxy
+_PROXY_SECONDS = 1.0  # time-out of the page's question to the proxy
+
+router = APIRouter(tags=["page"])
 
 
-class _PageFiles(StaticFiles):
+class PageFiles(StaticFiles):
+    """Serve the page's files with the headers of pages."""
+
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
-        response.headers.update(HEADERS)
+        response.headers.update(PAGE_HEADERS)
         return response
 
 
-def add_routes(app: FastAPI, rooms: Rooms) -> None:
-    @app.get("/", tags=["page"], summary="A page to try it", response_class=HTMLResponse)
-    async def page() -> HTMLResponse:
-        """The file's own sentence about storage holds in any case; what the proxy says makes it exact.
+@router.get("/", summary="Web page to try the predictor", response_class=HTMLResponse)
+async def page(services: ServicesIn) -> HTMLResponse:
+    """Return the page, with a statement about storage that is exact if the proxy responds in time.
 
-        A browser without a key could not ask.
-        """
-        text = await run_in_threadpool((_FILES / "index.html").read_text)
-        try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                seconds = (await rooms.proxy.info()).limits.cache_ttl
-        except (Problem, TimeoutError):
-            seconds = None
-        if seconds is not None:
-            text = _PRIVACY.sub(_stored(seconds), text)
-        return HTMLResponse(text, headers=HEADERS)
-
-    app.mount("/static", _PageFiles(directory=_FILES), name="static")
+    The server asks the proxy, because a browser without a key could not.
+    """
+    text = await run_in_threadpool((FILES / "index.html").read_text)
+    try:
+        async with asyncio.timeout(_PROXY_SECONDS):
+            seconds = (await services.proxy.info()).limits.cache_ttl
+    except (Problem, TimeoutError):
+        seconds = None
+    if seconds is not None:
+        text = _PRIVACY.sub(_privacy_statement(seconds), text)
+    return HTMLResponse(text, headers=PAGE_HEADERS)
 
 
-def _stored(cache_seconds: int) -> str:
-    """Return the sentence about storage, for the seconds that the proxy keeps embeddings."""
+def _privacy_statement(cache_seconds: int) -> str:
+    """Return what the page says about storage, for the seconds that the proxy caches embeddings."""
     if cache_seconds == 0:
         return "Images are sent to this server, answered and forgotten. Nothing is stored."
     minutes = math.ceil(cache_seconds / 60)

@@ -8,7 +8,7 @@ from agegender.heads.answers import AgeAnswer
 from agegender.predictions import QualityReason
 from hypothesis import given
 from hypothesis import strategies as st
-from predictor.widening import FACTORS, REASON_FACTORS, widened, widening_factor
+from predictor.quality import OTHER_SCALES, REASON_SCALES, interval_scale, scaled
 
 SCORES = st.floats(0, 1)
 YEARS = st.floats(0, 100)
@@ -20,7 +20,7 @@ def age(low: float, high: float) -> AgeAnswer:
     )
 
 
-@pytest.mark.parametrize("table", [FACTORS, *REASON_FACTORS.values()])
+@pytest.mark.parametrize("table", [OTHER_SCALES, *REASON_SCALES.values()])
 def test_tables_rise_in_what_is_left_fall_in_the_factor_and_leave_good_faces_alone(
     table: tuple[tuple[float, float], ...],
 ) -> None:
@@ -33,30 +33,30 @@ def test_tables_rise_in_what_is_left_fall_in_the_factor_and_leave_good_faces_alo
 @given(SCORES, SCORES)
 def test_less_left_never_means_a_smaller_factor(reason: QualityReason, one: float, other: float) -> None:
     worse, better = sorted((one, other))
-    assert widening_factor({reason: worse}) >= widening_factor({reason: better}) >= 1
+    assert interval_scale({reason: worse}) >= interval_scale({reason: better}) >= 1
 
 
 def test_each_reason_widens_when_nothing_is_left() -> None:
-    assert all(widening_factor({reason: 0.0}) > 1 for reason in get_args(QualityReason))
+    assert all(interval_scale({reason: 0.0}) > 1 for reason in get_args(QualityReason))
 
 
 def test_largest_factor_counts_not_the_product() -> None:
-    assert widening_factor({"dark": 0.1, "covered": 0.1, "small": 0.5}) == widening_factor({"dark": 0.1})
+    assert interval_scale({"dark": 0.1, "covered": 0.1, "small": 0.5}) == interval_scale({"dark": 0.1})
 
 
 @given(YEARS, YEARS, SCORES, SCORES)
 def test_interval_of_a_worse_face_holds_the_better(one: float, other: float, a: float, b: float) -> None:
     answer = age(*(round(end, 1) for end in sorted((one, other))))
-    worse, better = (widened(answer, widening_factor({"small": score})).interval for score in sorted((a, b)))
+    worse, better = (scaled(answer, interval_scale({"small": score})).interval for score in sorted((a, b)))
     assert 0 <= worse[0] <= better[0] <= answer.interval[0]
     assert answer.interval[1] <= better[1] <= worse[1] <= 100
 
 
 def test_interval_grows_about_its_own_middle() -> None:
-    assert widened(age(20, 30), 2).interval == (15, 35)
-    assert widened(age(2, 12), 2).interval == (0, 17)
+    assert scaled(age(20, 30), 2).interval == (15, 35)
+    assert scaled(age(2, 12), 2).interval == (0, 17)
 
 
 @pytest.mark.parametrize("interval", [(20.0, 30.0), (0.0, 0.0), (0.0, 100.0), (99.9, 100.0)])
 def test_face_that_lacks_nothing_keeps_its_interval(interval: tuple[float, float]) -> None:
-    assert widened(age(*interval), widening_factor({"small": 1})).interval == interval
+    assert scaled(age(*interval), interval_scale({"small": 1})).interval == interval

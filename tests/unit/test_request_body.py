@@ -1,18 +1,18 @@
 """Reading the images of a request, driven by ASGI messages, so that each byte's arrival is the test's."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
 import pytest
 from agegender.errors import Problem
-from agegender_service.admission import read_in_time
-from agegender_service.deadlines import Deadline
-from agegender_service.disconnects import while_awaited
-from agegender_service.uploads import UploadLimits, read_body, read_images, read_upload
+from agegender_service.deadlines import Deadline, while_awaited
+from agegender_service.request_body import BodyLimits, read_body, read_images, read_in_time, read_upload
 from fastapi import Request
 
-LIMITS = UploadLimits(max_bytes=1000, max_images=3, max_body_bytes=2000)
+Result = TypeVar("Result")
+
+LIMITS = BodyLimits(max_image_bytes=1000, max_images=3, max_request_bytes=2000)
 FORM = "multipart/form-data; boundary=edge"
 
 
@@ -97,7 +97,7 @@ def text_field(name: str, text: str) -> bytes:
         (form(("images", b"x"), ("image", b"y")), (422, "invalid-request"), "did you mean 'image'"),
         (text_field("coverage", "0.5") + form(("image", b"x")), (422, "invalid-request"), "'coverage'"),
         (text_field("image", "photo.jpg") + form(), (400, "no-image"), "-F image=@photo.jpg"),
-        (text_field("image", "a") + form(("image", b"x")), (422, "invalid-request"), "as text"),
+        (text_field("image", "a") + form(("image", b"x")), (422, "invalid-request"), "is text"),
         (text_field("image", "https://a/b.jpg") + form(), (422, "url-not-supported"), "send the image"),
     ],
 )
@@ -164,6 +164,11 @@ async def test_body_is_waited_for_until_its_time_or_the_deadline_is_over(
     assert (await slug_of(reading))[1] == slug
 
 
+async def awaited(asked: Request, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+    async with while_awaited(asked, Deadline.after(seconds)):
+        return await work
+
+
 async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:
     cancelled = asyncio.Event()
 
@@ -175,7 +180,7 @@ async def test_work_for_a_client_that_hung_up_is_cancelled() -> None:
 
     asked = request([])
     await read_body(asked, 10)
-    assert await slug_of(while_awaited(asked, work())) == (499, "client-closed-request")
+    assert await slug_of(awaited(asked, work(), 60)) == (499, "client-closed-request")
     assert cancelled.is_set()
 
 
@@ -192,7 +197,7 @@ async def test_work_is_cancelled_when_its_deadline_passes() -> None:
         finally:
             cancelled.set()
 
-    working = while_awaited(Request({"type": "http"}, never), work(), Deadline.after(0.01))
+    working = awaited(Request({"type": "http"}, never), work(), 0.01)
     assert await slug_of(working) == (504, "deadline-exceeded")
     assert cancelled.is_set()
 
@@ -205,4 +210,34 @@ async def test_work_for_a_client_that_waits_is_finished() -> None:
     async def work() -> int:
         return 7
 
-    assert await while_awaited(Request({"type": "http"}, receive), work()) == 7
+    assert await awaited(Request({"type": "http"}, receive), work(), 60) == 7
+
+
+async def test_time_out_of_the_work_itself_is_not_taken_for_the_deadline() -> None:
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await awaited(Request({"type": "http"}, receive), work(), 60)
+
+
+async def test_disconnect_at_the_end_of_the_work_leaves_its_result_and_no_task() -> None:
+    hung_up = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        hung_up.set()
+        return 7
+
+    assert await awaited(Request({"type": "http"}, receive), work(), 60) == 7
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1

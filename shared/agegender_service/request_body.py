@@ -1,0 +1,408 @@
+"""Read request bodies within limits of bytes, memory and time, and cancel work that nobody awaits."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Annotated, Any, Generic, TypeVar
+
+from agegender.errors import Problem, busy, client_closed_request
+from agegender.faces import FaceSelection
+from fastapi import Depends, Query, Request
+from prometheus_client import Histogram
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline, while_awaited
+from agegender_service.inputs import unknown_input
+from agegender_service.observability import Stopwatch
+from agegender_service.problems import problem_response
+
+Body = TypeVar("Body")
+
+IMAGE_FIELD = "image"
+_BINARY = {"type": "string", "format": "binary"}
+# OpenAPI content of the bodies that `read_images` reads.
+IMAGES_CONTENT: dict[str, dict[str, Any]] = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": [IMAGE_FIELD],
+            "properties": {IMAGE_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+        }
+    },
+    "image/*": {"schema": _BINARY},
+}
+_READ_SECONDS = 30.0
+_NO_HURRY = 1.0  # seconds; a service's own time for answers may be as long as that for bodies
+_MIN_CHARGE = 256 * 1024  # an open request costs more memory than its bytes
+_MAX_DRAINED = 1024 * 1024 * 1024  # a rejected body up to this length is received and discarded
+_FORM_OVERHEAD = 64 * 1024  # bytes of multipart boundaries and part headers
+_MAX_FIELDS = 16
+_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def body_in_openapi(content: dict[str, Any]) -> dict[str, Any]:
+    """Return `openapi_extra` of a route whose body is read by `RequestBodies`."""
+    return {"requestBody": {"required": True, "content": content}, "parameters": [DEADLINE_PARAMETER]}
+
+
+# The body of the original project's requests: a JSON string that contains jsonpickle.
+JSON_STRING_IN_OPENAPI = body_in_openapi({"application/json": {"schema": {"type": "string"}}})
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Limits of one request, in bytes and images."""
+
+    max_image_bytes: int = 20 * 1024 * 1024
+    max_images: int = 64
+    max_request_bytes: int = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The images of a request in the order sent, and the text fields of its form as (name, value)."""
+
+    images: list[bytes]
+    fields: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Received(Generic[Body]):
+    """A request whose body has been read, and the deadline of its response."""
+
+    body: Body
+    deadline: Deadline
+    stopwatch: Stopwatch
+
+
+class BodyMemory:
+    """Account for the bytes of all request bodies in memory, before they are read."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    @contextmanager
+    def reserved(self, request: Request, max_bytes: int) -> Iterator[None]:
+        """Reserve the declared length, or `max_bytes` if none is declared. Raises ``busy`` 429."""
+        declared = request.headers.get("content-length", "")
+        is_number = declared.isascii() and declared.isdigit()
+        size = min(int(declared[:12]), max_bytes) if is_number else max_bytes
+        charge = max(size, _MIN_CHARGE)
+        if charge > self._free:
+            raise busy()
+        self._free -= charge
+        try:
+            yield
+        finally:
+            self._free += charge
+
+
+class RequestBodies:
+    """The frame around each request with a body: deadline, memory, reading in time, disconnect.
+
+    Parameters
+    ----------
+    answer_seconds : time for a response to one image; `Deadline.for_images` adds to it.
+    read_seconds : time for a body to arrive.
+    max_memory : bytes of all bodies that are being read or processed; None for no limit.
+    stages : histogram for the stopwatch of each request.
+    """
+
+    def __init__(
+        self,
+        limits: BodyLimits,
+        *,
+        answer_seconds: float,
+        read_seconds: float = _READ_SECONDS,
+        max_memory: int | None = None,
+        stages: Histogram | None = None,
+    ) -> None:
+        self.limits = limits
+        self._answer_seconds = answer_seconds
+        self._read_seconds = read_seconds
+        self._memory = None if max_memory is None else BodyMemory(max_memory)
+        self._stages = stages
+
+    @asynccontextmanager
+    async def received(
+        self,
+        request: Request,
+        read: Callable[["BodyReader"], Awaitable[Body]],
+        *,
+        max_bytes: int,
+        images: Callable[[Body], Sequence[object]] = lambda body: (),
+    ) -> AsyncIterator[Received[Body]]:
+        """Read a body with `read`, and run the block until the deadline passes or the client disconnects.
+
+        images : returns the images of a body, each of which extends the deadline.
+
+        Raises `Problem`: ``busy`` 429, ``slow-request`` 408, ``body-too-large`` 413,
+        ``deadline-exceeded`` 504, ``client-closed-request`` 499, and those of `read`.
+        """
+        deadline = Deadline.of_request(request, self._answer_seconds)
+        stopwatch = Stopwatch(self._stages)
+        with self._reserved(request, max_bytes):
+            with stopwatch.stage("read"):
+                body = await read(BodyReader(request, self.limits, max_bytes, self._read_seconds, deadline))
+            deadline = deadline.for_images(len(images(body)))
+            async with while_awaited(request, deadline):
+                yield Received(body, deadline, stopwatch)
+
+    @contextmanager
+    def _reserved(self, request: Request, max_bytes: int) -> Iterator[None]:
+        if self._memory is None:
+            yield
+            return
+        with self._memory.reserved(request, max_bytes):
+            yield
+
+
+@dataclass(frozen=True)
+class BodyReader:
+    """Read the body of one request, within its limits and in time."""
+
+    request: Request
+    limits: BodyLimits
+    max_bytes: int
+    seconds: float
+    deadline: Deadline
+
+    async def whole(self) -> bytes:
+        return await self._read_whole(self.max_bytes)
+
+    async def json_with_base64(self) -> bytes:
+        return await self._read_whole(self.limits.max_request_bytes * 4 // 3)
+
+    async def upload(self) -> Upload:
+        return await read_in_time(read_upload(self.request, self.limits), self.seconds, self.deadline)
+
+    async def images(self) -> list[bytes]:
+        return await read_in_time(read_images(self.request, self.limits), self.seconds, self.deadline)
+
+    async def _read_whole(self, limit: int) -> bytes:
+        return await read_in_time(read_body(self.request, limit), self.seconds, self.deadline)
+
+
+@dataclass(frozen=True)
+class FacesRequest:
+    """A request to `POST /faces` of an internal service."""
+
+    images: list[bytes]
+    selection: FaceSelection
+    deadline: Deadline
+    stopwatch: Stopwatch
+
+
+async def _faces_request(
+    request: Request, selection: Annotated[FaceSelection, Query()]
+) -> AsyncIterator[FacesRequest]:
+    # The options are parameters here, so that wrong ones are rejected before the body is read.
+    bodies: RequestBodies = request.app.state.bodies
+    async with bodies.received(
+        request, BodyReader.images, max_bytes=bodies.limits.max_request_bytes, images=lambda images: images
+    ) as received:
+        yield FacesRequest(received.body, selection, received.deadline, received.stopwatch)
+
+
+# Parameter type of routes for `POST /faces`. The application is created with `create_app(bodies=…)`.
+FacesRequestIn = Annotated[FacesRequest, Depends(_faces_request, scope="function")]
+FACES_REQUEST_IN_OPENAPI = body_in_openapi(IMAGES_CONTENT)
+
+
+class LimitBodies:
+    """ASGI middleware: read each body whole, within a length and a time, before any route.
+
+    For services whose routes have small JSON bodies: FastAPI itself reads a body of any length, for any time.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await read_in_time(read_body(Request(scope, receive), self._max_bytes), self._seconds)
+        except Problem as problem:
+            await problem_response(problem)(scope, receive, send)
+            return
+        delivered = False
+
+        async def receive_again() -> Message:
+            nonlocal delivered
+            if delivered:
+                return await receive()  # reports when the client disconnects
+            delivered = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, receive_again, send)
+
+
+async def read_in_time(reading: Awaitable[Body], seconds: float, deadline: Deadline | None = None) -> Body:
+    """Await the reading of a body for at most `seconds`.
+
+    Raises ``slow-request`` 408, or ``deadline-exceeded`` 504 if the deadline is sooner.
+    """
+    if deadline is not None and deadline.remaining > seconds - _NO_HURRY:
+        deadline = None
+    try:
+        async with asyncio.timeout(seconds if deadline is None else deadline.remaining):
+            return await reading
+    except TimeoutError:
+        if deadline is not None:
+            raise deadline.exceeded(close_connection=True) from None
+        raise Problem(
+            "slow-request",
+            408,
+            f"The request body did not arrive within {seconds:g} s. Send it faster, or send less.",
+            close_connection=True,
+        ) from None
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body; raise ``body-too-large`` 413 as soon as it exceeds `limit` bytes."""
+    body = BytesIO()
+    async for chunk in _bounded(request, limit):
+        body.write(chunk)
+    return body.getvalue()  # hands over the buffer without a copy, which would block the event loop
+
+
+async def read_images(request: Request, limits: BodyLimits) -> list[bytes]:
+    """Read the images of a request whose form has no options; raises the problems of `read_upload`."""
+    upload = await read_upload(request, limits)
+    for name, _ in upload.fields:
+        raise unknown_input("form field", name, [IMAGE_FIELD])
+    return upload.images
+
+
+async def read_upload(request: Request, limits: BodyLimits) -> Upload:
+    """Read a multipart form (field `image`, repeatable, and text fields) or one image as the raw body.
+
+    Raises `Problem`: ``no-image`` 400, ``too-many-images`` or ``body-too-large`` 413, ``bad-multipart`` 400,
+    ``invalid-request`` 422 for a file in another field, ``url-not-supported`` 422.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read_form(request, limits)
+    body = await read_body(request, limits.max_image_bytes)
+    if not body:
+        raise _no_image()
+    return Upload([body], [])
+
+
+def too_many_images(limit: int) -> Problem:
+    """Create the problem ``too-many-images`` 413."""
+    return Problem(
+        "too-many-images",
+        413,
+        f"The request contains more than {limit} images. Send at most {limit} images per request.",
+    )
+
+
+def url_problem(text: str) -> Problem | None:
+    """Return the problem ``url-not-supported`` 422 if `text` is a URL other than a data URL."""
+    found = _URL.match(text[:64])
+    if found is None:
+        return None
+    return Problem(
+        "url-not-supported",
+        422,
+        f"The image is a URL ({found[1].lower()}://…). URLs are not supported; send the image itself.",
+    )
+
+
+async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
+    declared = request.headers.get("content-length", "0")
+    if declared.isascii() and declared.isdigit() and int(declared[:18]) > limit:
+        raise _too_large(limit, endless=int(declared[:18]) > _MAX_DRAINED)
+    total = 0
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > limit:
+                raise _too_large(limit, endless=True)
+            yield chunk
+    except ClientDisconnect as error:
+        raise client_closed_request() from error
+
+
+def _too_large(limit: int, *, endless: bool) -> Problem:
+    # A client that declared a length reads the response after it has sent all of it, so the connection stays
+    # open. One that declared none might never stop sending.
+    detail = f"The request body exceeds the limit of {limit} bytes."
+    return Problem("body-too-large", 413, detail, close_connection=endless)
+
+
+class _InMemoryParser(MultiPartParser):
+    """Never spool files to disk: the body is bounded already, and containers have a read-only root."""
+
+    spool_max_size = 1 << 62
+
+
+async def _read_form(request: Request, limits: BodyLimits) -> Upload:
+    stream = _bounded(request, limits.max_request_bytes + _FORM_OVERHEAD)
+    parser = _InMemoryParser(request.headers, stream, max_files=limits.max_images, max_fields=_MAX_FIELDS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if "Too many files" in error.message:
+            raise too_many_images(limits.max_images) from error
+        raise Problem("bad-multipart", 400, error.message) from error
+    except (KeyError, ValueError) as error:  # no boundary, or one that cannot be decoded
+        raise Problem(
+            "bad-multipart",
+            400,
+            "The multipart body cannot be parsed; is the boundary in Content-Type its own?",
+        ) from error
+    try:
+        return await _upload_of(form)
+    finally:
+        await form.close()
+
+
+async def _upload_of(form: FormData) -> Upload:
+    fields = [(name, part) for name, part in form.multi_items() if isinstance(part, str)]
+    files = [(name, part) for name, part in form.multi_items() if isinstance(part, UploadFile)]
+    images = [part for name, part in files if name == IMAGE_FIELD]
+    misnamed = [name for name, _ in files if name != IMAGE_FIELD]
+    for name, text in fields:
+        if name == IMAGE_FIELD:
+            raise url_problem(text) or _text_for_image(bool(images))
+    if misnamed and images:
+        raise unknown_input("file field", misnamed[0], [IMAGE_FIELD])
+    if not images:
+        raise _no_image(f"The form has a file in the field {misnamed[0][:100]!r}. " if misnamed else "")
+    # In a thread, because copying 100 MB would block the event loop.
+    return Upload(await run_in_threadpool(lambda: [_content(image) for image in images]), fields)
+
+
+def _content(image: UploadFile) -> bytes:
+    with image.file as file:  # closed at once, so that only one image is in memory twice
+        file.seek(0)
+        return file.read()
+
+
+def _text_for_image(others: bool) -> Problem:
+    detail = (
+        f"The form field {IMAGE_FIELD!r} is text, but a file is expected. With curl, put @ before the "
+        f"file's name: -F {IMAGE_FIELD}=@photo.jpg."
+    )
+    return Problem("invalid-request", 422, detail) if others else Problem("no-image", 400, detail)
+
+
+def _no_image(reason: str = "") -> Problem:
+    return Problem(
+        "no-image",
+        400,
+        f"{reason}The request contains no image. Send one or more files in the multipart field 'image' "
+        "(curl -F image=@photo.jpg), or one image as the raw body.",
+    )
