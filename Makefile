@@ -43,7 +43,8 @@ mypy:  ## mypy --strict alone
 openapi: setup  ## renew docs/openapi after an interface changed on purpose
 	@$(PY) -m tools.openapi
 
-reference: setup  ## renew docs/configuration.md and docs/api.md from the code
+reference: setup  ## generate docs/configuration.md, docs/api.md and the blocking client from the code
+	@$(PY) -m tools.unasync_client
 	@$(PY) -m tools.configuration
 	@$(PY) -m tools.api_reference
 

@@ -16,7 +16,7 @@ from agegender.errors import Problem
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
 from agegender_client import Client, ClientSettings
-from agegender_client.training import Extraction, Fold
+from agegender_client.responses import Extraction, Fold
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 
 from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT, Stack, StackError, free_ports

@@ -1,4 +1,7 @@
-"""The typed client of the predictor, the proxy and the trainer; sync and async, with retries."""
+"""Typed clients of the predictor, the embedder-proxy and the trainer, with retries.
+
+>>> from agegender_client import Client, AsyncClient
+"""
 
 from agegender_client.asynchronous import AsyncClient
 from agegender_client.settings import ClientSettings

@@ -1,7 +1,7 @@
-"""The same client for asyncio."""
+"""The client for asyncio. synchronous.py is generated from this file."""
 
-import asyncio
 import json
+from asyncio import to_thread
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -15,12 +15,9 @@ from httpx_sse import aconnect_sse
 from pydantic import ValidationError
 from tenacity import AsyncRetrying
 
-from agegender_client import calls, inputs
-from agegender_client.calls import Call, sole
-from agegender_client.inputs import Image, SomeImage
-from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retrying
-from agegender_client.settings import ClientSettings
-from agegender_client.training import (
+from agegender_client import calls
+from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
+from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
     Experiment,
@@ -29,16 +26,20 @@ from agegender_client.training import (
     ReportFormat,
     Search,
 )
+from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
+from agegender_client.settings import ClientSettings
 
 Answer = TypeVar("Answer")
 
 
 class AsyncClient:
-    """Talks to the services; every method raises `agegender.errors.Problem`.
+    """Client of the predictor, the embedder-proxy and the trainer.
+
+    Every method raises `agegender.errors.Problem` if a service cannot be reached or rejects the request.
 
     Parameters
     ----------
-    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
+    settings : by default those of the environment. Invalid ones raise the problem ``bad-settings``.
 
     Examples
     --------
@@ -88,24 +89,34 @@ class AsyncClient:
 
         Parameters
         ----------
-        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these. One image gives
-            its `ImageAnswer`; a list gives an `AgeGenderAnswer` with one entry per image, in the order given.
-            The entry of an image that has a problem has `ok == False`, `problem` and no faces.
-        options : those of `POST /age-gender`, such as ``coverage=0.8``.
+        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these.
+        options : options of `POST /age-gender`, such as ``coverage=0.8``.
 
-        Raises `Problem`, also for the problem of the only image of a request; `TypeError` for other types;
+        Returns an `ImageAnswer` for one image. For a list returns an `AgeGenderAnswer` with one entry per
+        image, in the same order; the entry of an image with a problem has `ok == False`, `problem` and no
+        faces.
+
+        Raises `Problem`, also for the problem of a lone image; `TypeError` for images of other types;
         `OSError` for a file that cannot be read.
         """
-        answer = await self._send(calls.predict(await asyncio.to_thread(inputs.contents, images), options))
-        return sole(answer.images) if inputs.is_one_image(images) else answer
+        answer = await self._send(calls.predict(await to_thread(calls.read_images, images), options))
+        return sole(answer.images) if is_one_image(images) else answer
 
     async def annotate(self, image: Image, **options: Any) -> bytes:
-        """Return the image with boxes and labels, a PNG file. `image` and `options` as for `predict`."""
-        return await self._send(calls.annotate(await asyncio.to_thread(inputs.content, image), options))
+        """Return the image with boxes and labels as a PNG file. Takes the arguments of `predict`."""
+        return await self._send(calls.annotate(await to_thread(calls.read_image, image), options))
 
     async def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
     ) -> EmbeddingsAnswer:
+        """Estimate age and gender from embeddings.
+
+        Parameters
+        ----------
+        space : id of the embedding space.
+        embeddings : lists of numbers, or an array [faces, dimension].
+        options : options of `POST /age-gender/embeddings`.
+        """
         return await self._send(calls.predict_embeddings(space, embeddings, options))
 
     @overload
@@ -115,17 +126,19 @@ class AsyncClient:
     async def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
 
     async def faces(self, images: Any) -> ImageFaces | FacesAnswer:
-        """Detect faces and embed them; `images`, answers and errors as of `predict`.
+        """Detect and embed faces. Takes images and raises errors as `predict` does.
 
-        The answer for a list names the space of the embeddings.
+        The response for a list names the space of the embeddings.
         """
-        answer = await self._send(calls.faces(await asyncio.to_thread(inputs.contents, images)))
-        return sole(answer.images) if inputs.is_one_image(images) else answer
+        answer = await self._send(calls.faces(await to_thread(calls.read_images, images)))
+        return sole(answer.images) if is_one_image(images) else answer
 
     async def models(self) -> Models:
+        """Return the served heads of each embedding space."""
         return await self._send(calls.models())
 
     async def roll_back(self, task: Task, space: str | None = None) -> Models:
+        """Serve the previous head of a task. A second call restores the newer head."""
         return await self._send(calls.roll_back(task, space))
 
     async def datasets(self) -> list[Dataset]:
@@ -135,28 +148,37 @@ class AsyncClient:
         return await self._send(calls.dataset(name))
 
     async def extract(self, name: str, **options: Any) -> Extraction:
-        """Start an extraction or go on with it; `options` are the body of `POST /datasets/{name}/extract`."""
+        """Start or resume an extraction. `options` are the body of `POST /datasets/{name}/extract`."""
         return await self._send(calls.extract(name, options))
 
     async def regroup(self, name: str, **options: Any) -> Extraction:
-        """Find subjects and folds anew; `options` are the body of `POST /datasets/{name}/regroup`."""
+        """Recompute subjects and folds. `options` are the body of `POST /datasets/{name}/regroup`."""
         return await self._send(calls.regroup(name, options))
 
     async def duplicates(self, name: str, **options: Any) -> list[DuplicateGroup]:
-        """The groups of near-duplicates, largest first; `options` are `space` and `variant`."""
+        """Return the groups of near-duplicates, largest first.
+
+        options : query options of `GET /datasets/{name}/duplicates`, such as ``space``.
+        """
         return await self._send(calls.duplicates(name, options))
 
     async def duplicates_sheet(self, name: str, **options: Any) -> bytes:
-        """Draw these groups as a JPEG; `options` are those of `duplicates`, and `first` and `groups`."""
+        """Return a JPEG that shows the groups. Takes the options of `duplicates`, `first` and `groups`."""
         return await self._send(calls.duplicates_sheet(name, options))
 
     async def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
-        """Each change of a data set's extractions, until none runs."""
-        async for event in self._events(calls.dataset_events(name)):
+        """Yield each change of a data set's extractions until none is running."""
+        async for event in self._events(calls.dataset_path(name, "/events")):
             yield Extraction.model_validate(event)
 
     async def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
-        """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""
+        """Create an experiment.
+
+        Parameters
+        ----------
+        request : body of `POST /experiments`.
+        key : idempotency key. A second request with the same key returns the first experiment.
+        """
         return await self._send(calls.create_experiment(request, key))
 
     async def experiments(self) -> list[Experiment]:
@@ -166,41 +188,56 @@ class AsyncClient:
         return await self._send(calls.experiment(identifier))
 
     async def watch(self, identifier: str) -> AsyncIterator[Experiment]:
-        """Each change of an experiment, until it has ended."""
-        async for event in self._events(calls.experiment_events(identifier)):
+        """Yield each change of an experiment until it has ended."""
+        async for event in self._events(calls.experiment_path(identifier, "/events")):
             yield Experiment.model_validate(event)
 
     async def report(self, identifier: str, kind: ReportFormat = "json") -> str:
-        """Of an experiment or of a search."""
+        """Return the report of an experiment or a search.
+
+        kind : format of the report.
+        """
         return await self._send(calls.report(identifier, kind))
 
     async def comparison(self, identifier: str) -> list[HeadComparison]:
-        """The served heads against those that `promote` would put in their place, in error and in faces."""
+        """Compare the served heads with those that `promote` would serve instead."""
         return await self._send(calls.comparison(identifier))
 
     async def promote(self, identifier: str, refit: bool = True, force: bool = False) -> dict[str, str]:
-        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better.
+        """Serve the heads of an experiment. Returns the version of each task.
 
-        Raises ``promotion-needs-confirmation`` if `comparison` gives a reason against it, unless `force`.
+        Parameters
+        ----------
+        refit : also train on all faces, and serve that ensemble if it is better on held-out folds.
+        force : promote even if `comparison` gives reasons against it; without it they raise the problem
+            ``promotion-needs-confirmation``.
         """
         return await self._send(calls.promote(identifier, refit, force))
 
     async def refit(self, identifier: str) -> Experiment:
-        """Train on all faces too, for the report to say which is better out of fold."""
-        return await self._send(calls.refit(identifier))
+        """Also train on all faces, so that the report shows which ensemble is better on held-out folds."""
+        return await self._send(calls.experiment(identifier, "/refit"))
 
     async def resume(self, identifier: str) -> Experiment:
-        return await self._send(calls.resume(identifier))
+        """Resume a failed or cancelled experiment."""
+        return await self._send(calls.experiment(identifier, "/resume"))
 
     async def cancel(self, identifier: str) -> Experiment:
-        """Cancel an experiment that runs; one that is over stays as it is."""
-        return await self._send(calls.cancel(identifier))
+        """Cancel a running experiment. One that has ended is returned unchanged."""
+        return await self._send(calls.experiment(identifier, "/cancel"))
 
     async def delete(self, identifier: str) -> Experiment:
-        """Delete an experiment that is over and is not served, with all its files."""
-        return await self._send(calls.delete(identifier))
+        """Delete an experiment that has ended and is not served, with all its files."""
+        return await self._send(calls.delete_experiment(identifier))
 
     async def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
+        """Create a hyperparameter search.
+
+        Parameters
+        ----------
+        request : body of `POST /searches`.
+        key : idempotency key. A second request with the same key returns the first search.
+        """
         return await self._send(calls.create_search(request, key))
 
     async def searches(self) -> list[Search]:
@@ -210,23 +247,25 @@ class AsyncClient:
         return await self._send(calls.search(identifier))
 
     async def watch_search(self, identifier: str) -> AsyncIterator[Search]:
-        """Each change of a search, until it has ended."""
-        async for event in self._events(calls.search_events(identifier)):
+        """Yield each change of a search until it has ended."""
+        async for event in self._events(calls.search_path(identifier, "/events")):
             yield Search.model_validate(event)
 
     async def resume_search(self, identifier: str) -> Search:
-        return await self._send(calls.resume_search(identifier))
+        """Resume a failed or cancelled search."""
+        return await self._send(calls.search(identifier, "/resume"))
 
     async def cancel_search(self, identifier: str) -> Search:
-        """Cancel a search that runs; one that is over stays as it is."""
-        return await self._send(calls.cancel_search(identifier))
+        """Cancel a running search. One that has ended is returned unchanged."""
+        return await self._send(calls.search(identifier, "/cancel"))
 
     async def delete_search(self, identifier: str) -> Search:
-        """Delete a search that is over, with all its files."""
+        """Delete a search that has ended, with all its files."""
         return await self._send(calls.delete_search(identifier))
 
     async def _send(self, call: Call[Answer]) -> Answer:
-        return await AsyncRetrying(**retrying(call, self._settings))(self._send_once, call)
+        answer: Answer = await AsyncRetrying(**retry_options(call, self._settings))(self._send_once, call)
+        return answer
 
     async def _send_once(self, call: Call[Answer]) -> Answer:
         http = self._https[call.service]
@@ -243,9 +282,9 @@ class AsyncClient:
 
     async def _events(self, path: str) -> AsyncIterator[Any]:
         http = self._https["trainer"]
-        patient = httpx.Timeout(self._settings.timeout, read=None)
+        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
         try:
-            async with aconnect_sse(http, "GET", path, timeout=patient) as source:
+            async with aconnect_sse(http, "GET", path, timeout=no_read_limit) as source:
                 if not source.response.is_success:
                     await source.response.aread()
                     raise problem_of(source.response, str(http.base_url))

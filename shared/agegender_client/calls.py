@@ -1,9 +1,16 @@
-"""Every request that a client can make, as data; `Client` and `AsyncClient` only send them."""
+"""Every request that a client can make, as data. `Client` and `AsyncClient` send them.
 
+Functions check their arguments: `TypeError` and `ValueError` name what was received and what was expected.
+"""
+
+import os
+import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import IO, Any, Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import httpx
 from agegender.errors import Problem
@@ -12,8 +19,7 @@ from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 from pydantic import TypeAdapter
 
-from agegender_client.inputs import embedding_rows, path_part, request_body
-from agegender_client.training import (
+from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
     Experiment,
@@ -24,14 +30,23 @@ from agegender_client.training import (
     is_search,
 )
 
+Image: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
+# A type variable, so that a list of paths and a list of bytes are lists of images to a type checker.
+SomeImage = TypeVar("SomeImage", bound="str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]")
 Answer = TypeVar("Answer")
 Entry = TypeVar("Entry", ImageAnswer, ImageFaces)
 Service = Literal["predictor", "trainer", "proxy"]
 
+_EXPECTED_IMAGES = "expected a path (str or Path), bytes, a binary file object, or a list of these"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:(//|.*;base64,)", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Call(Generic[Answer]):
-    """One request. `repeatable` ones are sent again even where the service may have acted already."""
+    """A request and the reader of its response.
+
+    repeatable : the request may be sent again if the connection broke after it was sent.
+    """
 
     service: Service
     method: str
@@ -54,27 +69,6 @@ class Call(Generic[Answer]):
         )
 
 
-def _as(type_: type[Answer]) -> Callable[[httpx.Response], Answer]:
-    adapter = TypeAdapter(type_)
-    return lambda response: adapter.validate_json(response.content)
-
-
-def _content(response: httpx.Response) -> bytes:
-    return response.content
-
-
-def _text(response: httpx.Response) -> str:
-    return response.text
-
-
-def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:
-    """The answer for the only image of a request. Raises its problem."""
-    (entry,) = entries
-    if isinstance(entry, ImageProblem):
-        raise Problem.from_document(entry.problem)
-    return entry
-
-
 def predict(images: Sequence[bytes], options: Mapping[str, Any]) -> Call[AgeGenderAnswer]:
     return Call("predictor", "POST", "/age-gender", _as(AgeGenderAnswer), params=options, images=images)
 
@@ -94,7 +88,7 @@ def annotate(image: bytes, options: Mapping[str, Any]) -> Call[bytes]:
 def predict_embeddings(
     space: str, embeddings: Sequence[Sequence[float]], options: Mapping[str, Any]
 ) -> Call[EmbeddingsAnswer]:
-    body = {"space": space, "embeddings": embedding_rows(embeddings)}
+    body = {"space": space, "embeddings": _rows(embeddings)}
     return Call(
         "predictor", "POST", "/age-gender/embeddings", _as(EmbeddingsAnswer), params=options, json=body
     )
@@ -113,36 +107,8 @@ def roll_back(task: Task, space: str | None) -> Call[Models]:
     return Call("predictor", "POST", path, _as(Models), params={"space": space}, repeatable=False)
 
 
-def dataset_events(name: str) -> str:
-    """The path of a stream of events, as the three below."""
-    return dataset_path(name, "/events")
-
-
-def experiment_path(identifier: str, part: str = "") -> str:
-    """Return the path of an experiment's route."""
-    return f"/experiments/{path_part(identifier, 'identifier')}{part}"
-
-
-def search_path(identifier: str, part: str = "") -> str:
-    """Return the path of a search's route."""
-    return f"/searches/{path_part(identifier, 'identifier')}{part}"
-
-
-def experiment_events(identifier: str) -> str:
-    return experiment_path(identifier, "/events")
-
-
-def search_events(identifier: str) -> str:
-    return search_path(identifier, "/events")
-
-
 def datasets() -> Call[list[Dataset]]:
     return Call("trainer", "GET", "/datasets", _as(list[Dataset]))
-
-
-def dataset_path(name: str, part: str = "") -> str:
-    """The path of a data set's route; names may have blanks and other characters that a URL quotes."""
-    return f"/datasets/{path_part(name, 'name')}{part}"
 
 
 def dataset(name: str) -> Call[Dataset]:
@@ -167,21 +133,45 @@ def duplicates_sheet(name: str, options: Mapping[str, Any]) -> Call[bytes]:
 
 
 def create_experiment(request: Mapping[str, Any], key: str | None) -> Call[Experiment]:
-    return _created("/experiments", Experiment, request, key)
+    return _create("/experiments", Experiment, request, key)
+
+
+def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
+    return _create("/searches", Search, request, key)
 
 
 def experiments() -> Call[list[Experiment]]:
     return Call("trainer", "GET", "/experiments", _as(list[Experiment]))
 
 
-def experiment(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "GET", experiment_path(identifier), _as(Experiment))
+def searches() -> Call[list[Search]]:
+    return Call("trainer", "GET", "/searches", _as(list[Search]))
 
 
-def report(identifier: str, kind: ReportFormat) -> Call[str]:
-    part = path_part(identifier, "identifier")
+def experiment(identifier: str, action: Literal["", "/resume", "/cancel", "/refit"] = "") -> Call[Experiment]:
+    """Return the call that shows an experiment, or that does something to it."""
+    path = experiment_path(identifier, action)
+    return Call("trainer", "POST" if action else "GET", path, _as(Experiment))
+
+
+def search(identifier: str, action: Literal["", "/resume", "/cancel"] = "") -> Call[Search]:
+    """Return the call that shows a search, or that does something to it."""
+    return Call("trainer", "POST" if action else "GET", search_path(identifier, action), _as(Search))
+
+
+def delete_experiment(identifier: str) -> Call[Experiment]:
+    return Call("trainer", "DELETE", experiment_path(identifier), _as(Experiment))
+
+
+def delete_search(identifier: str) -> Call[Search]:
+    return Call("trainer", "DELETE", search_path(identifier), _as(Search))
+
+
+def report(identifier: str, report_format: ReportFormat) -> Call[str]:
+    """Return the call for the report of an experiment or a search."""
+    part = _path_part(identifier, "identifier")
     path = f"/{'searches' if is_search(identifier) else 'experiments'}/{part}/report"
-    return Call("trainer", "GET", path, _text, params={"format": kind})
+    return Call("trainer", "GET", path, _text, params={"format": report_format})
 
 
 def comparison(identifier: str) -> Call[list[HeadComparison]]:
@@ -193,53 +183,129 @@ def promote(identifier: str, refit: bool, force: bool) -> Call[dict[str, str]]:
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
-def refit(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "POST", experiment_path(identifier, "/refit"), _as(Experiment))
+def dataset_path(name: str, part: str = "") -> str:
+    """Return the path of a data set's route, with the name quoted."""
+    return f"/datasets/{_path_part(name, 'name')}{part}"
 
 
-def resume(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "POST", experiment_path(identifier, "/resume"), _as(Experiment))
+def experiment_path(identifier: str, part: str = "") -> str:
+    return f"/experiments/{_path_part(identifier, 'identifier')}{part}"
 
 
-def cancel(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "POST", experiment_path(identifier, "/cancel"), _as(Experiment))
+def search_path(identifier: str, part: str = "") -> str:
+    return f"/searches/{_path_part(identifier, 'identifier')}{part}"
 
 
-def delete(identifier: str) -> Call[Experiment]:
-    return Call("trainer", "DELETE", experiment_path(identifier), _as(Experiment))
+def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:
+    """Return the entry of the only image of a request. Raises its problem if it has one."""
+    (entry,) = entries
+    if isinstance(entry, ImageProblem):
+        raise Problem.from_document(entry.problem)
+    return entry
 
 
-def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
-    return _created("/searches", Search, request, key)
+def is_one_image(images: object) -> bool:
+    """Return whether the argument is a single image rather than a list of images."""
+    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(images, "read")
 
 
-def searches() -> Call[list[Search]]:
-    return Call("trainer", "GET", "/searches", _as(list[Search]))
+def read_images(images: object) -> list[bytes]:
+    """Return the bytes of one image or of several. Reads files, so asyncio programs call it in a thread.
+
+    Raises `TypeError` for other types, `ValueError` for no images and for URLs, and `OSError` for a file
+    that cannot be read.
+    """
+    if is_one_image(images):
+        return [_read_image(images)]
+    unordered = isinstance(images, Mapping | set | frozenset)
+    if unordered or not isinstance(images, Iterable) or hasattr(images, "__array__"):
+        raise TypeError(f"images: got {_type_of(images)}; {_EXPECTED_IMAGES}")
+    read = [_read_image(image, f" in the list, at {index}") for index, image in enumerate(images)]
+    if not read:
+        raise ValueError(f"images: got an empty list; {_EXPECTED_IMAGES}")
+    return read
 
 
-def search(identifier: str) -> Call[Search]:
-    return Call("trainer", "GET", search_path(identifier), _as(Search))
+def read_image(image: object) -> bytes:
+    """Return the bytes of one image. Raises as `read_images` does."""
+    if not is_one_image(image):
+        raise TypeError(f"image: got {_type_of(image)}; expected one path, bytes, or a binary file object")
+    return _read_image(image)
 
 
-def resume_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "POST", search_path(identifier, "/resume"), _as(Search))
+def _read_image(image: Any, position: str = "") -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return _read_file(image, position)
+    if hasattr(image, "read"):
+        read = image.read()
+        if isinstance(read, bytes):
+            return read
+        raise TypeError(
+            f"images: got a file{position} that reads {_type_of(read)}; open it in binary mode ('rb')"
+        )
+    raise TypeError(f"images: got {_type_of(image)}{position}; {_EXPECTED_IMAGES}")
 
 
-def cancel_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "POST", search_path(identifier, "/cancel"), _as(Search))
+def _read_file(path: str | os.PathLike[str], position: str) -> bytes:
+    name = os.fspath(path)
+    if isinstance(path, str) and _ADDRESS.match(name):
+        raise ValueError(
+            f"images: got an address{position} ({name[:40]!r}); download it and pass its bytes, or a path"
+        )
+    return Path(name).read_bytes()
 
 
-def delete_search(identifier: str) -> Call[Search]:
-    return Call("trainer", "DELETE", search_path(identifier), _as(Search))
+def _rows(embeddings: Any) -> list[list[float]]:
+    """Return embeddings, lists or an array [faces, dimension], as lists of floats."""
+    expected = "expected a list of embeddings, each a list of numbers, or an array [faces, dimension]"
+    rows = embeddings.tolist() if hasattr(embeddings, "tolist") else embeddings
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        raise TypeError(f"embeddings: got {_type_of(embeddings)}; {expected}")
+    converted = []
+    for index, row in enumerate(rows):
+        values = row.tolist() if hasattr(row, "tolist") else row
+        if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+            raise TypeError(f"embeddings: got {_type_of(row)} at {index}; {expected}")
+        converted.append([float(value) for value in values])
+    return converted
 
 
-def _created(path: str, type_: type[Answer], request: Mapping[str, Any], key: str | None) -> Call[Answer]:
-    # With a key of its own each creation may be sent again without making a second one.
-    return Call(
-        "trainer",
-        "POST",
-        path,
-        _as(type_),
-        json=request_body(request),
-        headers={"Idempotency-Key": key or uuid.uuid4().hex},
-    )
+def _path_part(value: object, argument: str) -> str:
+    """Return an identifier or name as one segment of a URL's path."""
+    if not isinstance(value, str):
+        own = getattr(value, "id", None) or getattr(value, "name", None)
+        hint = f", such as {own!r}" if isinstance(own, str) else ""
+        raise TypeError(f"{argument}: got {_type_of(value)}; expected a str{hint}")
+    if not value or set(value) <= {"."}:
+        raise ValueError(f"{argument}: got {value!r}; expected the {argument} as the service lists it")
+    return quote(value, safe="")
+
+
+def _create(path: str, type_: type[Answer], request: object, key: str | None) -> Call[Answer]:
+    if not isinstance(request, Mapping):
+        raise TypeError(f"request: got {_type_of(request)}; expected a dict such as {{'dataset': 'Adience'}}")
+    body = {name: value for name, value in request.items() if value is not None}
+    # The key makes the request repeatable: the trainer creates at most one experiment per key.
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return Call("trainer", "POST", path, _as(type_), json=body, headers=headers)
+
+
+def _type_of(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _as(type_: type[Answer]) -> Callable[[httpx.Response], Answer]:
+    adapter = TypeAdapter(type_)
+    return lambda response: adapter.validate_json(response.content)
+
+
+def _content(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _text(response: httpx.Response) -> str:
+    return response.text

@@ -1,7 +1,8 @@
-"""The client for programs that wait."""
+"""The blocking client. Generated from asynchronous.py by `make reference`; do not edit."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from operator import call
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -14,12 +15,9 @@ from httpx_sse import connect_sse
 from pydantic import ValidationError
 from tenacity import Retrying
 
-from agegender_client import calls, inputs
-from agegender_client.calls import Call, sole
-from agegender_client.inputs import Image, SomeImage
-from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retrying
-from agegender_client.settings import ClientSettings
-from agegender_client.training import (
+from agegender_client import calls
+from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
+from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
     Experiment,
@@ -28,16 +26,20 @@ from agegender_client.training import (
     ReportFormat,
     Search,
 )
+from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
+from agegender_client.settings import ClientSettings
 
 Answer = TypeVar("Answer")
 
 
 class Client:
-    """Talks to the services; every method raises `agegender.errors.Problem`.
+    """Client of the predictor, the embedder-proxy and the trainer.
+
+    Every method raises `agegender.errors.Problem` if a service cannot be reached or rejects the request.
 
     Parameters
     ----------
-    settings : default: from the environment; a wrong one is the problem ``bad-settings``.
+    settings : by default those of the environment. Invalid ones raise the problem ``bad-settings``.
 
     Examples
     --------
@@ -85,24 +87,34 @@ class Client:
 
         Parameters
         ----------
-        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these. One image gives
-            its `ImageAnswer`; a list gives an `AgeGenderAnswer` with one entry per image, in the order given.
-            The entry of an image that has a problem has `ok == False`, `problem` and no faces.
-        options : those of `POST /age-gender`, such as ``coverage=0.8``.
+        images : a path (`str` or `Path`), bytes, a binary file object, or a list of these.
+        options : options of `POST /age-gender`, such as ``coverage=0.8``.
 
-        Raises `Problem`, also for the problem of the only image of a request; `TypeError` for other types;
+        Returns an `ImageAnswer` for one image. For a list returns an `AgeGenderAnswer` with one entry per
+        image, in the same order; the entry of an image with a problem has `ok == False`, `problem` and no
+        faces.
+
+        Raises `Problem`, also for the problem of a lone image; `TypeError` for images of other types;
         `OSError` for a file that cannot be read.
         """
-        answer = self._send(calls.predict(inputs.contents(images), options))
-        return sole(answer.images) if inputs.is_one_image(images) else answer
+        answer = self._send(calls.predict(call(calls.read_images, images), options))
+        return sole(answer.images) if is_one_image(images) else answer
 
     def annotate(self, image: Image, **options: Any) -> bytes:
-        """Return the image with boxes and labels, a PNG file. `image` and `options` as for `predict`."""
-        return self._send(calls.annotate(inputs.content(image), options))
+        """Return the image with boxes and labels as a PNG file. Takes the arguments of `predict`."""
+        return self._send(calls.annotate(call(calls.read_image, image), options))
 
     def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
     ) -> EmbeddingsAnswer:
+        """Estimate age and gender from embeddings.
+
+        Parameters
+        ----------
+        space : id of the embedding space.
+        embeddings : lists of numbers, or an array [faces, dimension].
+        options : options of `POST /age-gender/embeddings`.
+        """
         return self._send(calls.predict_embeddings(space, embeddings, options))
 
     @overload
@@ -112,17 +124,19 @@ class Client:
     def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
 
     def faces(self, images: Any) -> ImageFaces | FacesAnswer:
-        """Detect faces and embed them; `images`, answers and errors as of `predict`.
+        """Detect and embed faces. Takes images and raises errors as `predict` does.
 
-        The answer for a list names the space of the embeddings.
+        The response for a list names the space of the embeddings.
         """
-        answer = self._send(calls.faces(inputs.contents(images)))
-        return sole(answer.images) if inputs.is_one_image(images) else answer
+        answer = self._send(calls.faces(call(calls.read_images, images)))
+        return sole(answer.images) if is_one_image(images) else answer
 
     def models(self) -> Models:
+        """Return the served heads of each embedding space."""
         return self._send(calls.models())
 
     def roll_back(self, task: Task, space: str | None = None) -> Models:
+        """Serve the previous head of a task. A second call restores the newer head."""
         return self._send(calls.roll_back(task, space))
 
     def datasets(self) -> list[Dataset]:
@@ -132,27 +146,37 @@ class Client:
         return self._send(calls.dataset(name))
 
     def extract(self, name: str, **options: Any) -> Extraction:
-        """Start an extraction or go on with it; `options` are the body of `POST /datasets/{name}/extract`."""
+        """Start or resume an extraction. `options` are the body of `POST /datasets/{name}/extract`."""
         return self._send(calls.extract(name, options))
 
     def regroup(self, name: str, **options: Any) -> Extraction:
-        """Find subjects and folds anew; `options` are the body of `POST /datasets/{name}/regroup`."""
+        """Recompute subjects and folds. `options` are the body of `POST /datasets/{name}/regroup`."""
         return self._send(calls.regroup(name, options))
 
     def duplicates(self, name: str, **options: Any) -> list[DuplicateGroup]:
-        """The groups of near-duplicates, largest first; `options` are `space` and `variant`."""
+        """Return the groups of near-duplicates, largest first.
+
+        options : query options of `GET /datasets/{name}/duplicates`, such as ``space``.
+        """
         return self._send(calls.duplicates(name, options))
 
     def duplicates_sheet(self, name: str, **options: Any) -> bytes:
-        """Draw these groups as a JPEG; `options` are those of `duplicates`, and `first` and `groups`."""
+        """Return a JPEG that shows the groups. Takes the options of `duplicates`, `first` and `groups`."""
         return self._send(calls.duplicates_sheet(name, options))
 
     def watch_extraction(self, name: str) -> Iterator[Extraction]:
-        """Each change of a data set's extractions, until none runs."""
-        yield from (Extraction.model_validate(event) for event in self._events(calls.dataset_events(name)))
+        """Yield each change of a data set's extractions until none is running."""
+        for event in self._events(calls.dataset_path(name, "/events")):
+            yield Extraction.model_validate(event)
 
     def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
-        """`request` is the body of `POST /experiments`; the same `key` never makes a second experiment."""
+        """Create an experiment.
+
+        Parameters
+        ----------
+        request : body of `POST /experiments`.
+        key : idempotency key. A second request with the same key returns the first experiment.
+        """
         return self._send(calls.create_experiment(request, key))
 
     def experiments(self) -> list[Experiment]:
@@ -162,41 +186,56 @@ class Client:
         return self._send(calls.experiment(identifier))
 
     def watch(self, identifier: str) -> Iterator[Experiment]:
-        """Each change of an experiment, until it has ended."""
-        for event in self._events(calls.experiment_events(identifier)):
+        """Yield each change of an experiment until it has ended."""
+        for event in self._events(calls.experiment_path(identifier, "/events")):
             yield Experiment.model_validate(event)
 
     def report(self, identifier: str, kind: ReportFormat = "json") -> str:
-        """Of an experiment or of a search."""
+        """Return the report of an experiment or a search.
+
+        kind : format of the report.
+        """
         return self._send(calls.report(identifier, kind))
 
     def comparison(self, identifier: str) -> list[HeadComparison]:
-        """The served heads against those that `promote` would put in their place, in error and in faces."""
+        """Compare the served heads with those that `promote` would serve instead."""
         return self._send(calls.comparison(identifier))
 
     def promote(self, identifier: str, refit: bool = True, force: bool = False) -> dict[str, str]:
-        """Serve its heads: task → version. With `refit`, train on all faces too, and serve that if better.
+        """Serve the heads of an experiment. Returns the version of each task.
 
-        Raises ``promotion-needs-confirmation`` if `comparison` gives a reason against it, unless `force`.
+        Parameters
+        ----------
+        refit : also train on all faces, and serve that ensemble if it is better on held-out folds.
+        force : promote even if `comparison` gives reasons against it; without it they raise the problem
+            ``promotion-needs-confirmation``.
         """
         return self._send(calls.promote(identifier, refit, force))
 
     def refit(self, identifier: str) -> Experiment:
-        """Train on all faces too, for the report to say which is better out of fold."""
-        return self._send(calls.refit(identifier))
+        """Also train on all faces, so that the report shows which ensemble is better on held-out folds."""
+        return self._send(calls.experiment(identifier, "/refit"))
 
     def resume(self, identifier: str) -> Experiment:
-        return self._send(calls.resume(identifier))
+        """Resume a failed or cancelled experiment."""
+        return self._send(calls.experiment(identifier, "/resume"))
 
     def cancel(self, identifier: str) -> Experiment:
-        """Cancel an experiment that runs; one that is over stays as it is."""
-        return self._send(calls.cancel(identifier))
+        """Cancel a running experiment. One that has ended is returned unchanged."""
+        return self._send(calls.experiment(identifier, "/cancel"))
 
     def delete(self, identifier: str) -> Experiment:
-        """Delete an experiment that is over and is not served, with all its files."""
-        return self._send(calls.delete(identifier))
+        """Delete an experiment that has ended and is not served, with all its files."""
+        return self._send(calls.delete_experiment(identifier))
 
     def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
+        """Create a hyperparameter search.
+
+        Parameters
+        ----------
+        request : body of `POST /searches`.
+        key : idempotency key. A second request with the same key returns the first search.
+        """
         return self._send(calls.create_search(request, key))
 
     def searches(self) -> list[Search]:
@@ -206,23 +245,24 @@ class Client:
         return self._send(calls.search(identifier))
 
     def watch_search(self, identifier: str) -> Iterator[Search]:
-        """Each change of a search, until it has ended."""
-        for event in self._events(calls.search_events(identifier)):
+        """Yield each change of a search until it has ended."""
+        for event in self._events(calls.search_path(identifier, "/events")):
             yield Search.model_validate(event)
 
     def resume_search(self, identifier: str) -> Search:
-        return self._send(calls.resume_search(identifier))
+        """Resume a failed or cancelled search."""
+        return self._send(calls.search(identifier, "/resume"))
 
     def cancel_search(self, identifier: str) -> Search:
-        """Cancel a search that runs; one that is over stays as it is."""
-        return self._send(calls.cancel_search(identifier))
+        """Cancel a running search. One that has ended is returned unchanged."""
+        return self._send(calls.search(identifier, "/cancel"))
 
     def delete_search(self, identifier: str) -> Search:
-        """Delete a search that is over, with all its files."""
+        """Delete a search that has ended, with all its files."""
         return self._send(calls.delete_search(identifier))
 
     def _send(self, call: Call[Answer]) -> Answer:
-        answer: Answer = Retrying(**retrying(call, self._settings))(self._send_once, call)
+        answer: Answer = Retrying(**retry_options(call, self._settings))(self._send_once, call)
         return answer
 
     def _send_once(self, call: Call[Answer]) -> Answer:
@@ -240,9 +280,9 @@ class Client:
 
     def _events(self, path: str) -> Iterator[Any]:
         http = self._https["trainer"]
-        patient = httpx.Timeout(self._settings.timeout, read=None)
+        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
         try:
-            with connect_sse(http, "GET", path, timeout=patient) as source:
+            with connect_sse(http, "GET", path, timeout=no_read_limit) as source:
                 if not source.response.is_success:
                     source.response.read()
                     raise problem_of(source.response, str(http.base_url))

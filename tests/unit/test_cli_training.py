@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from agegender.errors import Problem, not_found
 from agegender_client.cli.app import main
-from agegender_client.cli.experiments import cross_validation
-from agegender_client.cli.options import nested
+from agegender_client.cli.runs import parse_options, sections
 from fastapi import Response
 from typer import BadParameter
 
@@ -276,6 +275,23 @@ def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run
     assert [method for method, *_ in trainer.requests[-3:]] == ["GET", "POST", "DELETE"]
 
 
+def test_run_is_shown_and_deleted_by_its_id(trainer: Service, run: Run) -> None:
+    fold = {"fold": 3, "state": "failed", "problem": "out of [memory]"}
+    failed = {**EXPERIMENT, "state": "failed", "folds": [fold], "warnings": ["few [faces]"]}
+    trainer.will_answer(failed, failed, failed, {**SEARCH, "problem": "no trial [ended]"}, SEARCH)
+    code, out, err = run("show", "e1")
+    assert code == 0 and "0/1" in out and "few [faces]" in err and "Fold 3 failed: out of [memory]" in err
+    assert json.loads(run("show", "e1", "--json")[1])["folds"] == [{**fold, "epoch": 0, "epochs": 0}]
+    assert "e1 deleted" in run("delete", "e1")[1]
+    code, out, err = run("show", "search-1")
+    assert code == 0 and "best 3.5" in out and "no trial [ended]" in err
+    assert "search-1 deleted" in run("delete", "search-1")[1]
+    assert [(method, path) for method, path, *_ in trainer.requests] == [
+        *[("GET", "/experiments/e1")] * 2, ("DELETE", "/experiments/e1"),
+        ("GET", "/searches/search-1"), ("DELETE", "/searches/search-1"),
+    ]  # fmt: skip
+
+
 def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> None:
     trainer.will_answer([EXPERIMENT])
     assert str(EXPERIMENT["id"]) in run("experiments")[1]
@@ -349,15 +365,15 @@ def test_wrong_usage_ends_with_two(run: Run, arguments: tuple[str, ...]) -> None
 
 
 def test_assignments_nest_and_read_json() -> None:
-    assert nested(["a.b=1", "a.c=x=y", "d=[1,2]", "e=null"]) == {
+    assert parse_options(["a.b=1", "a.c=x=y", "d=[1,2]", "e=null"]) == {
         "a": {"b": 1, "c": "x=y"},
         "d": [1, 2],
         "e": None,
     }
     with pytest.raises(BadParameter):
-        nested(["a"])
+        parse_options(["a"])
 
 
 def test_only_the_tables_by_fold_are_shown_after_training() -> None:
-    assert cross_validation(REPORT).startswith("## Cross-validation: age")
-    assert "much" not in cross_validation(REPORT)
+    assert sections(REPORT, "Cross-validation").startswith("## Cross-validation: age")
+    assert "much" not in sections(REPORT, "Cross-validation")

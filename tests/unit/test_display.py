@@ -10,7 +10,7 @@ import pytest
 from agegender import display
 from agegender.heads.answers import AgeAnswer, GenderAnswer
 from agegender.predictions import FaceAnswer, Quality
-from agegender_client.cli.prediction import cells
+from agegender_client.cli.serving import cells
 from predictor.drawing import label_lines
 
 SCRIPT = Path(agegender.__file__).parent / "web" / "static" / "display.js"

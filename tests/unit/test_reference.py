@@ -4,7 +4,7 @@ import pytest
 from agegender.environment import EnvironmentSettings, variables
 from pydantic_settings import BaseSettings
 
-from tools import api_reference, configuration
+from tools import api_reference, configuration, unasync_client
 
 
 def test_configuration_page_is_up_to_date() -> None:
@@ -13,6 +13,12 @@ def test_configuration_page_is_up_to_date() -> None:
 
 def test_api_page_is_up_to_date() -> None:
     assert api_reference.PAGE.read_text() == api_reference.page(), "run `make reference` and commit it"
+
+
+def test_blocking_client_is_generated_from_the_asynchronous_one() -> None:
+    generated = unasync_client.generated()
+    assert unasync_client.GENERATED.read_text() == generated, "run `make reference` and commit it"
+    assert "async" not in generated.replace("asynchronous", "").lower() and "await" not in generated
 
 
 def test_every_settings_class_is_on_the_page() -> None:

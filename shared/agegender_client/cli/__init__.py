@@ -1,1 +1,60 @@
-"""`agegender` on the command line: data sets, training, heads and predictions, without curl."""
+"""The `agegender` command line, and what its commands share: consoles, tables, JSON lines, progress bars."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one value per line.")]
+SpaceOption = Annotated[
+    str | None, typer.Option("--space", help="Embedding space, if data were extracted in several.")
+]
+ImageSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-set", "--variant", help="Image set, if several were extracted. --variant is deprecated."
+    ),
+]
+
+
+def table(*columns: str) -> Table:
+    """Return a table without lines that folds long cells, so that names stay complete."""
+    new = Table(box=None, header_style="dim")
+    for column in columns:
+        new.add_column(column, overflow="fold")
+    return new
+
+
+def print_json(answer: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
+    """Print one line to standard output, neither wrapped nor coloured."""
+    if isinstance(answer, BaseModel):
+        print(answer.model_dump_json(exclude_none=True), flush=True)
+    elif isinstance(answer, dict):
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+    else:
+        print(json.dumps([one.model_dump(mode="json", exclude_none=True) for one in answer]), flush=True)
+
+
+def progress_bars(*, quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=quiet,
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

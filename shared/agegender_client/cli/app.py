@@ -1,42 +1,66 @@
 """The `agegender` command.
 
-Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 a service cannot be reached
-or is not ready; 4 what was watched ended without success.
+Exit codes: 0 success; 1 rejected or failed, with a message; 2 wrong usage or settings; 3 a service cannot be
+reached or is not ready; 4 a watched run ended without success.
 """
 
 import json
 import sys
+from typing import Annotated
 
 import typer
 from agegender.errors import Problem
+from agegender.keys import ApiKey, Scope
 
-from agegender_client.cli import datasets, experiments, heads, keys, prediction, searches
-from agegender_client.cli.output import errors
+from agegender_client.cli import AsJson, datasets, errors, print_json, runs, serving
 
 app = typer.Typer(
     name="agegender",
-    help="Age and gender of faces: predict, extract data sets, train heads, promote them.",
-    epilog="Services are found at AGEGENDER_PREDICTOR_URL, AGEGENDER_TRAINER_URL and AGEGENDER_PROXY_URL. "
-    "Where they take keys, AGEGENDER_API_KEY is sent.",
+    help="Estimate age and gender of faces, extract data sets, train heads and serve them.",
+    epilog="AGEGENDER_PREDICTOR_URL, AGEGENDER_TRAINER_URL and AGEGENDER_PROXY_URL are the addresses of the "
+    "services. AGEGENDER_API_KEY is the API key, if the services require one.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (prediction, datasets, experiments, searches, heads, keys):
-    part.add_commands(app)
+for module in (serving, datasets, runs):
+    module.add_commands(app)
 
 _NEXT_STEPS = {
-    "no-head": "agegender models     # the spaces that have heads",
+    "no-head": "agegender models     # spaces that have heads",
     "not-finished": "agegender watch ID    # until the experiment has ended",
-    "not-found": "agegender datasets, agegender experiments     # the names that there are",
+    "not-found": "agegender datasets, agegender experiments     # existing names",
 }
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Name of the owner, for logs and rate limits.")],
+    scope: Annotated[list[Scope], typer.Option(help="Scope of the key. Repeatable.")] = [Scope.PREDICT],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key: the secret for its owner, and the entry for API_KEYS of the services."""
+    new, secret = ApiKey.new(name, scope)
+    try:
+        ApiKey.parse(str(new))
+    except ValueError:
+        raise typer.BadParameter(
+            f"the name is {name!r}; expected letters, digits, '.', '_' and '-', at most 40"
+        ) from None
+    if as_json:
+        print_json({"key": secret, "entry": str(new)})
+        return
+    errors.print("Secret for the owner (AGEGENDER_API_KEY). It is not stored and cannot be shown again:")
+    print(secret)
+    errors.print("Entry for API_KEYS of the services, where commas separate entries:")
+    print(new)
 
 
 def main() -> None:
     try:
         app()
     except Problem as problem:
-        tell_problem(problem, as_json="--json" in sys.argv)
+        print_problem(problem, as_json="--json" in sys.argv)
         raise SystemExit(_exit_code(problem)) from None
 
 
@@ -46,8 +70,8 @@ def _exit_code(problem: Problem) -> int:
     return 3 if problem.status == 503 else 1
 
 
-def tell_problem(problem: Problem, *, as_json: bool) -> None:
-    """On standard error: the problem document, or its words and what to try next."""
+def print_problem(problem: Problem, *, as_json: bool) -> None:
+    """Print to standard error: the problem document, or its detail and a command to try."""
     if as_json:
         print(json.dumps(problem.document()), file=sys.stderr)
         return

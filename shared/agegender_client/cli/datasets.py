@@ -1,4 +1,4 @@
-"""`agegender datasets` and `agegender extract`."""
+"""`agegender datasets`, `extract`, `regroup` and `duplicates`."""
 
 import shlex
 from pathlib import Path
@@ -10,17 +10,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from agegender_client import Client
-from agegender_client.cli.output import AsJson, console, errors, print_json, progress_bars, table
-from agegender_client.training import ENDED, Dataset, Extraction
+from agegender_client.cli import (
+    AsJson,
+    ImageSetOption,
+    SpaceOption,
+    console,
+    errors,
+    print_json,
+    progress_bars,
+    table,
+)
+from agegender_client.responses import Dataset, Extraction
 
 NearDuplicates = Annotated[
     str | None,
     typer.Option(
-        help="Faces that become one subject: off, photographs (copies of one photograph) or persons."
+        help="Faces that count as one subject: off, photographs (copies of a photograph) or persons."
     ),
 ]
 SubjectsFrom = Annotated[
-    str | None, typer.Option(help="Take unknown subjects from the extraction in this space.")
+    str | None, typer.Option(help="Copy unknown subjects from the extraction in this space.")
 ]
 
 
@@ -31,10 +40,10 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def list_datasets(
-    name: Annotated[str | None, typer.Argument(help="Tell all of one data set.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Data set to show in full.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the data sets in the data folder, and what was extracted of them."""
+    """List the data sets in the data folder and what has been extracted from them."""
     with Client() as client:
         found = client.datasets() if name is None else [client.dataset(name)]
     if as_json:
@@ -42,9 +51,9 @@ def list_datasets(
         return
     if not found:
         errors.print(
-            "There are no data sets yet. Put a folder with pictures and labels.csv into the data folder."
+            "There are no data sets yet. Put a folder with images and labels.csv into the data folder."
         )
-    shown = table("data set", "kind", "space", "variant", "faces", "of")
+    shown = table("data set", "format", "space", "image set", "faces", "of")
     for dataset in found:
         _add_rows(shown, dataset)
     console.print(shown)
@@ -54,56 +63,69 @@ def list_datasets(
 
 
 def _add_rows(shown: Table, dataset: Dataset) -> None:
-    first = [escape(dataset.name), dataset.kind or "extracted only"]
+    first = [escape(dataset.name), dataset.format or "extracted only"]
     for extracted in dataset.extracted:
         faces, _, rest = extracted.summary.partition(" of ")
         shown.add_row(
             *first,
             extracted.space.id,
-            escape(extracted.variant),
+            escape(extracted.image_set),
             faces or f"{extracted.faces:,}",
             escape(rest),
         )
         first = ["", ""]
-    done = {(one.space.id, one.variant) for one in dataset.extracted}
+    done = {(one.space.id, one.image_set) for one in dataset.extracted}
     for other in dataset.extractions:
-        if (other.space.id, other.variant) not in done or other.state != "finished":
+        if (other.space.id, other.image_set) not in done or other.state != "finished":
             shown.add_row(
-                *first, other.space.id, escape(other.variant), f"[dim]{other.state}", escape(_sentence(other))
+                *first,
+                other.space.id,
+                escape(other.image_set),
+                f"[dim]{other.state}",
+                escape(_why_failed(other)),
             )
             first = ["", ""]
     if first[0]:
-        shown.add_row(*first, "", escape(", ".join(dataset.variants)), "[dim]not extracted", "")
+        shown.add_row(*first, "", escape(", ".join(dataset.image_sets)), "[dim]not extracted", "")
 
 
-def _sentence(extraction: Extraction) -> str:
-    """Why it failed, with the counts of what was removed."""
+def _why_failed(extraction: Extraction) -> str:
+    """Return why an extraction failed, with the counts of removed faces."""
     detail = str((extraction.problem or {}).get("detail", ""))
     return detail if extraction.summary in detail else f"{detail} {extraction.summary}.".strip()
 
 
 def extract(
     name: Annotated[str, typer.Argument(help="Name of the data set: its folder in the data folder.")],
-    variant: Annotated[str | None, typer.Option(help="Folder of images, such as aligned.")] = None,
-    mirrored: Annotated[bool, typer.Option(help="Embed the mirrored faces too.")] = False,
+    image_set: Annotated[
+        str | None,
+        typer.Option(
+            "--image-set",
+            "--variant",
+            help="Folder of images in the data set, such as aligned. --variant is deprecated.",
+        ),
+    ] = None,
+    mirrored: Annotated[bool, typer.Option(help="Also embed the mirrored faces.")] = False,
     min_det_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Remove faces that the detector doubts more.")
+        float | None, typer.Option(min=0, max=1, help="Remove faces with a lower detection score.")
     ] = None,
     gender: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT=GENDER", help="What labels.csv means, such as 0=male; may be repeated."),
+        typer.Option(
+            metavar="TEXT=GENDER", help="Meaning of a text in labels.csv, such as 0=male. Repeatable."
+        ),
     ] = None,
     near_duplicates: NearDuplicates = None,
     subjects_from: SubjectsFrom = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an extraction that was made with other options.")
+        bool, typer.Option("--replace", help="Replace an extraction with different options.")
     ] = False,
-    wait: Annotated[bool, typer.Option(help="Follow it to its end.")] = True,
+    wait: Annotated[bool, typer.Option(help="Watch the extraction until it has ended.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Find and embed the faces of a data set. Run it again to go on where it stopped."""
+    """Detect and embed the faces of a data set. Run it again to resume."""
     options: dict[str, Any] = {
-        "variant": variant,
+        "variant": image_set,
         "mirrored": mirrored,
         "min_det_score": min_det_score,
         "near_duplicates": near_duplicates,
@@ -122,7 +144,7 @@ def extract(
         extraction = _finished(client, extraction, as_json=as_json)
     if not as_json:
         console.print(
-            f"Extracted {name}/{extraction.variant} in {extraction.space}: {extraction.summary}. "
+            f"Extracted {name}/{extraction.image_set} in {extraction.space}: {extraction.summary}. "
             f"Next: agegender train {shlex.quote(name)}",
             markup=False,
             soft_wrap=True,
@@ -134,7 +156,7 @@ def _gender_map(assignments: list[str]) -> dict[str, str]:
     for text, _, gender in pairs:
         if not text or gender not in ("male", "female"):
             raise typer.BadParameter(
-                f"--gender takes text of labels.csv and male or female, such as 0=male; got {text}={gender}."
+                f"got --gender {text}={gender}; expected a label and male or female, such as 0=male"
             )
     return {text: gender for text, _, gender in pairs}
 
@@ -143,16 +165,16 @@ def regroup(
     name: Annotated[str, typer.Argument(help="Name of an extracted data set.")],
     near_duplicates: NearDuplicates = None,
     subjects_from: SubjectsFrom = None,
-    space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
+    space: SpaceOption = None,
+    image_set: ImageSetOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find subjects and folds anew, without embedding. Completes what an earlier release extracted."""
+    """Recompute subjects and folds without embedding. Also completes extractions of earlier releases."""
     options = {
         "near_duplicates": near_duplicates,
         "subjects_from": subjects_from,
         "space": space,
-        "variant": variant,
+        "variant": image_set,
     }
     with Client() as client:
         started = client.regroup(name, **{key: value for key, value in options.items() if value is not None})
@@ -160,12 +182,12 @@ def regroup(
         done = next(
             one
             for one in client.dataset(name).extracted
-            if (one.space, one.variant) == (extraction.space, extraction.variant)
+            if (one.space, one.image_set) == (extraction.space, extraction.variant)
         )
     if not as_json:
         found = done.meta_data.get("near_duplicates", {})
         console.print(
-            f"{name}/{extraction.variant} in {extraction.space}: {done.faces:,} faces of "
+            f"{name}/{extraction.image_set} in {extraction.space}: {done.faces:,} faces of "
             f"{done.meta_data.get('subjects', 0):,} subjects; {found.get('faces', 0):,} near-duplicates in "
             f"{found.get('groups', 0):,} groups (`agegender duplicates {name}` shows them)."
         )
@@ -174,16 +196,16 @@ def regroup(
 def duplicates(
     name: Annotated[str, typer.Argument(help="Name of an extracted data set.")],
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Draw the first groups into this JPEG file.")
+        Path | None, typer.Option("--sheet", help="JPEG file that shows the faces of the groups.")
     ] = None,
-    first: Annotated[int, typer.Option(min=0, help="Groups to skip.")] = 0,
-    groups: Annotated[int, typer.Option(min=1, max=100, help="Groups to show.")] = 30,
-    space: Annotated[str | None, typer.Option(help="Where extracted in several spaces.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Where several were extracted.")] = None,
+    first: Annotated[int, typer.Option(min=0, help="Number of groups to skip.")] = 0,
+    groups: Annotated[int, typer.Option(min=1, max=100, help="Number of groups to show.")] = 30,
+    space: SpaceOption = None,
+    image_set: ImageSetOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which faces were found to be near-duplicates, largest group first."""
-    options = {key: value for key, value in (("space", space), ("variant", variant)) if value is not None}
+    """Show the groups of near-duplicate faces, largest first."""
+    options = {key: value for key, value in (("space", space), ("variant", image_set)) if value is not None}
     with Client() as client:
         found = client.duplicates(name, **options)
         if sheet is not None:
@@ -202,12 +224,12 @@ def duplicates(
 
 
 def _finished(client: Client, extraction: Extraction, *, as_json: bool) -> Extraction:
-    """Follow an extraction to its end. Exits with 4 if it does not finish."""
+    """Watch an extraction until it has ended. Exits with 4 if it has not finished."""
     extraction = _followed(client, extraction, as_json=as_json)
     if extraction.state != "finished":
         errors.print(
             f"[red]Extraction of {escape(extraction.dataset)} {extraction.state}.[/]",
-            escape(_sentence(extraction)),
+            escape(_why_failed(extraction)),
         )
         raise typer.Exit(4)
     return extraction
@@ -216,18 +238,18 @@ def _finished(client: Client, extraction: Extraction, *, as_json: bool) -> Extra
 def _followed(client: Client, extraction: Extraction, *, as_json: bool) -> Extraction:
     with progress_bars(quiet=as_json) as bars:
         bar = bars.add_task(extraction.dataset, total=None, note=extraction.state)
-        for told in client.watch_extraction(extraction.dataset):
-            if (told.variant, told.space) != (extraction.variant, extraction.space):
+        for event in client.watch_extraction(extraction.dataset):
+            if (event.image_set, event.space) != (extraction.image_set, extraction.space):
                 continue
-            extraction = told
+            extraction = event
             if as_json:
-                print_json(told)
-            progress = told.progress
+                print_json(event)
+            progress = event.progress
             rate = f"{progress.images_per_second:.0f} images/s" if progress.images_per_second else ""
             bars.update(
                 bar,
                 completed=progress.done,
                 total=progress.total or None,
-                note=told.state if told.state in ENDED else f"{told.state} {rate}",
+                note=event.state if event.ended else f"{event.state} {rate}",
             )
     return extraction

@@ -1,4 +1,4 @@
-"""The image files of `agegender predict`: which are found, which are skipped and why, where answers go."""
+"""Find the image files of `agegender predict`, report skipped files, and name the output files."""
 
 import os
 import stat
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agegender_client.cli.output import plural
+from agegender_client.cli import plural
 
-# A file with such a name is an image to its owner, whatever is in it: the service says what is wrong.
+# A file with such a name is sent even if its content is no image. The service then reports the problem.
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -30,7 +30,10 @@ SPECIAL = "not a regular file"
 
 @dataclass(frozen=True)
 class ImageFile:
-    """`shown` is its path below the folder that was given: what tables show, and where outputs go."""
+    """An image file.
+
+    shown : path below the given folder, for tables and for the output file.
+    """
 
     path: Path
     shown: Path
@@ -38,7 +41,10 @@ class ImageFile:
 
 @dataclass
 class FoundFiles:
-    """`given_skipped` counts those skipped that were named themselves and not found in a folder."""
+    """Image files and skipped files.
+
+    given_skipped : number of skipped files that were given by name rather than found in a folder.
+    """
 
     files: list[ImageFile] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=dict)
@@ -49,7 +55,7 @@ class FoundFiles:
         return reason
 
     def summary(self) -> str:
-        """One line: how many were skipped, why, and the first of each reason. Empty where none was."""
+        """Return a line with the number of skipped files per reason and an example; empty without any."""
         if not self.skipped:
             return ""
         reasons = [
@@ -60,14 +66,14 @@ class FoundFiles:
 
 
 def shown_path(path: Path) -> str:
-    """The path as text that can be printed, whatever bytes its name has."""
+    """Return the path as printable text, even if its name is not valid UTF-8."""
     return os.fsencode(path).decode(errors="replace")
 
 
 def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:
-    """The images among files and in folders, by what is in them; folders are searched to the bottom.
+    """Find images among the given files and, recursively, in the given folders, by their content.
 
-    Of several folders, `shown` begins with each folder's name.
+    With several folders, `shown` begins with the folder's name.
     """
     found, seen = FoundFiles(), set[str]()
     folders = [path for path in given if path.is_dir()]
@@ -83,10 +89,10 @@ def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:
 
 
 def planned_outputs(files: list[ImageFile], folder: Path) -> dict[Path, Path]:
-    """The annotated file of each image, below `folder` as the image is below its own.
+    """Return the output file of each image, in the same subfolder of `folder` as the image.
 
-    ``photo-annotated.png``; where two images would share that name in the eyes of any file system, or it is
-    that of an image, ``photo.jpg-annotated.png``, and then with a number.
+    The name is ``photo-annotated.png``. If that name is taken, also for file systems that ignore case, it is
+    ``photo.jpg-annotated.png``, and then numbered.
     """
     taken = {_folded(file.path.resolve()) for file in files}
     planned = {}
@@ -144,12 +150,12 @@ def _entered(here: Path, names: list[str], found: FoundFiles, output: Path | Non
 
 
 def _add(file: ImageFile, found: FoundFiles, seen: set[str]) -> str | None:
-    """Gives the reason for which the file was skipped."""
-    if (place := os.path.abspath(file.path)) in seen:  # noqa: PTH100  a link is a file of its own
+    """Add the file. Returns the reason if it was skipped."""
+    if (place := os.path.abspath(file.path)) in seen:  # noqa: PTH100  keeps links apart from their targets
         return found.skip(file.path, AGAIN)
     seen.add(place)
     try:
-        if not stat.S_ISREG(file.path.stat().st_mode):  # to open a pipe would wait for its writer
+        if not stat.S_ISREG(file.path.stat().st_mode):  # opening a pipe would wait for a writer
             return found.skip(file.path, SPECIAL)
         with file.path.open("rb") as opened:
             head = opened.read(_HEAD_BYTES)
@@ -162,7 +168,7 @@ def _add(file: ImageFile, found: FoundFiles, seen: set[str]) -> str | None:
 
 
 def why_no_image(head: bytes, suffix: str) -> str | None:
-    """Why a file with these first bytes and this suffix cannot be an image; None where it can."""
+    """Return why a file with these first bytes and this suffix is no image; None if it may be one."""
     if not head:
         return EMPTY
     if head[4:8] == b"ftyp":

@@ -1,37 +1,50 @@
-"""What the trainer answers, as far as a client reads it; further members are kept as they are."""
+"""What the trainer responds with. Members that these classes do not name are kept."""
 
 from datetime import datetime
 from typing import Any, Literal
 
 from agegender.spaces import Space
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 ENDED = frozenset({"finished", "failed", "cancelled"})
 
 ReportFormat = Literal["html", "md", "json"]
 
+# Trainers of release 0.1 name these members `kind`, `variant` and `variants`.
+_FORMAT = AliasChoices("format", "kind")
+_IMAGE_SET = AliasChoices("image_set", "variant")
+_IMAGE_SETS = AliasChoices("image_sets", "variants")
+
 
 def is_search(identifier: str) -> bool:
-    """Whether an id is a search's, and not an experiment's."""
+    """Return whether an id belongs to a search rather than an experiment."""
     return identifier.startswith("search-")
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class _Response(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
-class Progress(_Answer):
+class Progress(_Response):
     done: int = 0
     total: int = 0
     images_per_second: float | None = None
     seconds_left: float | None = None
 
 
-class Extraction(_Answer):
-    """The extraction of one data set in one space."""
+class _OfImageSet(_Response):
+    image_set: str = Field(validation_alias=_IMAGE_SET)
+
+    @property
+    def variant(self) -> str:
+        """Return `image_set`. Deprecated."""
+        return self.image_set
+
+
+class Extraction(_OfImageSet):
+    """The extraction of one image set of a data set in one embedding space."""
 
     dataset: str
-    variant: str
     space: Space
     state: str
     images: int = 0
@@ -39,26 +52,29 @@ class Extraction(_Answer):
     progress: Progress = Progress()
     problem: dict[str, Any] | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
 
-class ExtractedSet(_Answer):
+
+class ExtractedSet(_OfImageSet):
     space: Space
-    variant: str
     faces: int
     summary: str = ""
     meta_data: dict[str, Any] = Field(default_factory=dict)
 
 
-class Dataset(_Answer):
+class Dataset(_Response):
     name: str
-    kind: str | None = None
-    variants: list[str] = Field(default_factory=list)
+    format: str | None = Field(None, validation_alias=_FORMAT)
+    image_sets: list[str] = Field(default_factory=list, validation_alias=_IMAGE_SETS)
     importable: list[str] = Field(default_factory=list)
     extracted: list[ExtractedSet] = Field(default_factory=list)
     extractions: list[Extraction] = Field(default_factory=list)
 
 
-class DuplicateGroup(_Answer):
-    """Faces that are one subject because they are near-duplicates."""
+class DuplicateGroup(_Response):
+    """Faces that count as one subject because they are near-duplicates."""
 
     subject: str
     found_by: str
@@ -66,8 +82,8 @@ class DuplicateGroup(_Answer):
     lowest_cosine: float | None = None
 
 
-class Fold(_Answer):
-    """One bank of networks; of a refit on all faces, `fold` is None."""
+class Fold(_Response):
+    """The training of one ensemble. `fold` is None for the refit on all faces."""
 
     fold: int | None
     state: str
@@ -79,7 +95,7 @@ class Fold(_Answer):
     problem: str | None = None
 
 
-class Experiment(_Answer):
+class Experiment(_Response):
     id: str
     state: str
     created: datetime
@@ -96,8 +112,8 @@ class Experiment(_Answer):
         return self.state in ENDED
 
 
-class HeadComparison(_Answer):
-    """A head that is served now, and the one that a promotion would put in its place."""
+class HeadComparison(_Response):
+    """A served head compared with the one that a promotion would serve instead."""
 
     task: str
     served: str
@@ -109,14 +125,14 @@ class HeadComparison(_Answer):
     summary: str
 
 
-class Trial(_Answer):
+class Trial(_Response):
     trial: int
     state: str
     value: float | None = None
 
 
-class Search(_Answer):
-    """A search for hyperparameters."""
+class Search(_Response):
+    """A hyperparameter search."""
 
     id: str
     state: str

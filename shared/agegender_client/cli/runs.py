@@ -1,0 +1,389 @@
+"""`agegender train` and `search` create runs; `watch`, `resume`, `cancel` and so on work for both kinds."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from agegender.display import duration
+from agegender.files import write_text
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.progress import TaskID
+
+from agegender_client import Client
+from agegender_client.cli import (
+    AsJson,
+    ImageSetOption,
+    SpaceOption,
+    console,
+    errors,
+    print_json,
+    progress_bars,
+    table,
+)
+from agegender_client.responses import Experiment, Fold, ReportFormat, Search, is_search
+
+Run = Experiment | Search
+
+
+def _check_folds(value: str | None) -> str | None:
+    if value is not None and not all(part.strip().isdigit() for part in value.split(",")):
+        raise typer.BadParameter(f"got {value!r}; expected numbers with commas between them, such as 0,1,2")
+    return value
+
+
+RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment or a search.")]
+TaskOption = Annotated[str, typer.Option("--task", help="age, gender, or age-gender.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", help="Idempotency key: a second run with the same key is not created.")
+]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Watch the run until it has ended.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other option, such as optimizer.epochs=5 or 'head.hidden=[256,128]'. Repeatable.",
+    ),
+]
+OverlapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--overlap",
+        help="If a photograph or subject is in several folds or data sets: refuse, merge or allow.",
+    ),
+]
+
+
+_FORMATS: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (train, search, show, watch, report, resume, cancel, delete):
+        app.command()(command)
+    app.command("experiments")(list_experiments)
+    app.command("searches")(list_searches)
+
+
+def train(
+    datasets: Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")],
+    task: TaskOption = "age-gender",
+    folds: Annotated[
+        str | None,
+        typer.Option(callback=_check_folds, help="Folds to hold out, such as 0,1. Default: all."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Members of the ensemble of each fold.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset of all options: default, or original.")] = None,
+    search: Annotated[str | None, typer.Option(help="Id of a search whose best options are used.")] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            "--warm-start",
+            "--start-from",
+            help="Id of an experiment on other data whose ensembles are trained further. --start-from is "
+            "deprecated.",
+        ),
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Also train on all faces, as promote does.")] = False,
+    space: SpaceOption = None,
+    image_set: ImageSetOption = None,
+    overlap: OverlapOption = None,
+    options: SetOption = None,
+    key: KeyOption = None,
+    wait: WaitOption = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train heads with cross-validation: each fold is held out once and evaluated."""
+    request: dict[str, Any] = {
+        "task": task,
+        "dataset": datasets,
+        "folds": folds and [int(fold) for fold in folds.split(",")],
+        "seeds": seeds,
+        "seed": seed,
+        "preset": preset,
+        "search": search,
+        "start_from": warm_start,
+        "refit": refit or None,
+        "space": space,
+        "variant": image_set,
+        "overlap": overlap,
+        **parse_options(options or []),
+    }
+    with Client() as client:
+        experiment = client.create_experiment(request, key)
+        _created(client, experiment, f"in space {experiment.space}", wait=wait, as_json=as_json)
+
+
+def search(
+    datasets: Annotated[list[str], typer.Argument(help="Extracted data sets to search on.")],
+    task: TaskOption = "age-gender",
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(help="Metric to improve: nll, mae, group-accuracy or gender-accuracy. Default: nll."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the options that do not vary: default, or original.")
+    ] = None,
+    space: SpaceOption = None,
+    image_set: ImageSetOption = None,
+    overlap: OverlapOption = None,
+    options: SetOption = None,
+    key: KeyOption = None,
+    wait: WaitOption = True,
+    as_json: AsJson = False,
+) -> None:
+    """Search for better hyperparameters. Every trial is a job."""
+    request: dict[str, Any] = {
+        "task": task,
+        "dataset": datasets,
+        "trials": trials,
+        "goal": goal,
+        "preset": preset,
+        "space": space,
+        "variant": image_set,
+        "overlap": overlap,
+        **parse_options(options or []),
+    }
+    with Client() as client:
+        _created(client, client.create_search(request, key), "", wait=wait, as_json=as_json)
+
+
+def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return `["a.b=1", "a.c=x"]` as `{"a": {"b": 1, "c": "x"}}`. Values that are not JSON are text."""
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise typer.BadParameter(f"got {assignment!r}; expected NAME=VALUE")
+        *parents, name = path.split(".")
+        target = options
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        try:
+            target[name] = json.loads(text)
+        except json.JSONDecodeError:
+            target[name] = text
+    return options
+
+
+def list_experiments(as_json: AsJson = False) -> None:
+    """List all experiments, newest first."""
+    with Client() as client:
+        _print_runs(client.experiments(), as_json=as_json)
+
+
+def list_searches(as_json: AsJson = False) -> None:
+    """List all searches, newest first."""
+    with Client() as client:
+        _print_runs(client.searches(), as_json=as_json)
+
+
+def show(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show the state of an experiment or a search."""
+    with Client() as client:
+        run = _actions(client, run_id).get(run_id)
+    if as_json:
+        print_json(run)
+        return
+    _print_runs([run], as_json=False)
+    for warning in run.warnings:
+        errors.print(f"[yellow]{escape(warning)}[/]")
+    _print_failures(run)
+
+
+def watch(run_id: RunId, as_json: AsJson = False) -> None:
+    """Watch an experiment or a search until it has ended."""
+    with Client() as client:
+        _watch(client, run_id, as_json=as_json)
+
+
+def resume(run_id: RunId, as_json: AsJson = False) -> None:
+    """Resume a failed or cancelled experiment or search."""
+    with Client() as client:
+        _actions(client, run_id).resume(run_id)
+        _watch(client, run_id, as_json=as_json)
+
+
+def cancel(
+    run_id: RunId,
+    delete: Annotated[bool, typer.Option("--delete", help="Then delete it with all its files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel an experiment or a search. `agegender resume` continues with what has been trained."""
+    with Client() as client:
+        actions = _actions(client, run_id)
+        run = actions.get(run_id)
+        if run.ended and not delete:
+            errors.print(f"{run_id} has ended already. To delete it: agegender cancel {run_id} --delete")
+            raise typer.Exit(1)
+        if not run.ended:
+            run = actions.cancel(run_id)
+        if delete:
+            run = actions.delete(run_id)
+    _print_end(run_id, run, "deleted" if delete else run.state, as_json=as_json)
+
+
+def delete(run_id: RunId, as_json: AsJson = False) -> None:
+    """Delete an experiment or a search that has ended, with all its files."""
+    with Client() as client:
+        _print_end(run_id, _actions(client, run_id).delete(run_id), "deleted", as_json=as_json)
+
+
+def report(
+    run_id: RunId,
+    report_format: Annotated[
+        ReportFormat | None,
+        typer.Option("--format", help="Print this format instead of a table."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write it to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the report of a finished experiment or search."""
+    suffix = output.suffix.removeprefix(".").lower() if output else ""
+    of_suffix = next((known for known in _FORMATS if known == suffix), None)
+    selected = "json" if as_json else report_format or of_suffix or "md"
+    with Client() as client:
+        text = client.report(run_id, selected)
+    if output is not None:
+        write_text(output, text)
+        errors.print(f"Written to {output} as {_FORMATS[selected]}.", markup=False)
+    elif report_format is None and not as_json:
+        console.print(Markdown(text))
+    else:
+        print(text)
+
+
+@dataclass(frozen=True)
+class _Actions:
+    """The methods of the client for one kind of run."""
+
+    get: Callable[[str], Run]
+    events: Callable[[str], Iterator[Run]]
+    resume: Callable[[str], Run]
+    cancel: Callable[[str], Run]
+    delete: Callable[[str], Run]
+
+
+def _actions(client: Client, run_id: str) -> _Actions:
+    if is_search(run_id):
+        actions = (client.watch_search, client.resume_search, client.cancel_search, client.delete_search)
+        return _Actions(client.search, *actions)
+    return _Actions(client.experiment, client.watch, client.resume, client.cancel, client.delete)
+
+
+def _created(client: Client, run: Run, detail: str, *, wait: bool, as_json: bool) -> None:
+    if not as_json:
+        errors.print(f"{type(run).__name__} [bold]{run.id}[/] {detail}".rstrip())
+        for warning in run.warnings:
+            errors.print(f"[yellow]{escape(warning)}[/]")
+    if wait:
+        _watch(client, run.id, as_json=as_json)
+    elif as_json:
+        print_json(run)
+    else:
+        console.print(run.id)
+
+
+def _watch(client: Client, run_id: str, *, as_json: bool) -> None:
+    """Show each change and, at the end, the main section of the report."""
+    run = follow(client, run_id, quiet=as_json, each=print_json if as_json else None)
+    if as_json:
+        return
+    heading = "Best" if isinstance(run, Search) else "Cross-validation"
+    console.print(Markdown(sections(client.report(run_id, "md"), heading)))
+    errors.print(f"Whole report: agegender report {run_id}")
+    if isinstance(run, Search):
+        errors.print(f"Train with it: agegender train {' '.join(run.datasets)} --search {run_id}")
+    else:
+        errors.print(f"Serve it: agegender promote {run_id}")
+
+
+def follow(client: Client, run_id: str, *, quiet: bool, each: Callable[[Run], None] | None = None) -> Run:
+    """Show progress until the run has ended. Exits with 4 if it has not finished."""
+    run = None
+    with progress_bars(quiet=quiet) as bars:
+        tasks: dict[str, TaskID] = {}
+        for run in _actions(client, run_id).events(run_id):
+            if each is not None:
+                each(run)
+            for name, completed, total, note in _progress(run):
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=None, note="")
+                bars.update(tasks[name], completed=completed, total=total or None, note=note)
+    if run is not None and run.state == "finished":
+        return run
+    if run is not None:
+        _print_failures(run)
+    state = run.state if run else "sent no events"
+    errors.print(f"{run_id} {state}. To resume: agegender resume {run_id}")
+    raise typer.Exit(4)
+
+
+def _progress(run: Run) -> Iterator[tuple[str, int, int, str]]:
+    """Yield name, completed, total and a note of each progress bar."""
+    if isinstance(run, Search):
+        yield "trials", _ended_trials(run), len(run.trials), _best_value(run) or run.state
+        return
+    for name, fold in _named_folds(run).items():
+        seconds = fold.seconds_left if fold.state == "running" else None
+        left = "" if seconds is None else f" {duration(seconds)}"
+        # Early stopping ends a fold before its last epoch. Its bar is full nevertheless.
+        epoch = fold.epochs if fold.state == "finished" else fold.epoch
+        yield name, epoch, fold.epochs, f"{fold.state}{left}"
+
+
+def _print_failures(run: Run) -> None:
+    if isinstance(run, Search):
+        if run.problem:
+            errors.print(run.problem, markup=False)
+        return
+    for name, fold in _named_folds(run).items():
+        if fold.problem:
+            errors.print(f"[red]{name} failed:[/] {escape(fold.problem)}")
+
+
+def _print_runs(found: Sequence[Experiment] | Sequence[Search] | Sequence[Run], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    experiments = table("experiment", "state", "task", "data sets", "space", "folds", "promoted")
+    searches = table("search", "state", "data sets", "trials", "best")
+    for run in found:
+        if isinstance(run, Search):
+            trials = f"{_ended_trials(run)}/{len(run.trials)}"
+            searches.add_row(run.id, run.state, ", ".join(run.datasets), trials, _best_value(run))
+            continue
+        finished = sum(fold.state == "finished" for fold in run.folds)
+        folds, promoted = f"{finished}/{len(run.folds)}", ", ".join(run.promoted.values())
+        row = (run.id, run.state, run.task, ", ".join(run.datasets), run.space.id, folds, promoted)
+        experiments.add_row(*row)
+    console.print(searches if searches.row_count else experiments)
+
+
+def _print_end(run_id: str, run: Run, state: str, *, as_json: bool) -> None:
+    print_json(run) if as_json else console.print(f"{run_id} {state}.")
+
+
+def sections(report: str, heading: str) -> str:
+    """Return the sections of a Markdown report whose headings start with `heading`."""
+    return "\n".join(f"## {part}" for part in report.split("\n## ") if part.startswith(heading))
+
+
+def _named_folds(experiment: Experiment) -> dict[str, Fold]:
+    """Return everything that the experiment trains, by the name that is shown."""
+    refits = {"All faces" if one.fold is None else f"All but {one.fold}": one for one in experiment.refits}
+    return {f"Fold {one.fold}": one for one in experiment.folds} | refits
+
+
+def _ended_trials(search: Search) -> int:
+    ended = {"finished", "pruned", "failed"}
+    return sum(trial.state in ended for trial in search.trials)
+
+
+def _best_value(search: Search) -> str:
+    return f"best {search.best['value']:.4g}" if search.best else ""

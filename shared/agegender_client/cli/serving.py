@@ -1,0 +1,295 @@
+"""`agegender predict`, and `models`, `promote` and `rollback` for the heads that predict."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from agegender.display import certainty, interval, score, years
+from agegender.errors import Problem
+from agegender.faces import ImageProblem
+from agegender.files import write_bytes
+from agegender.heads.head import Task
+from agegender.predictions import FaceAnswer, ImageAnswer, Models
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from agegender_client import Client
+from agegender_client.cli import AsJson, console, errors, plural, print_json, progress_bars, table
+from agegender_client.cli.image_files import (
+    FoundFiles,
+    ImageFile,
+    found_files,
+    planned_outputs,
+    shown_path,
+)
+from agegender_client.cli.runs import follow
+
+_CONCURRENT_REQUESTS = 4
+# Statuses of problems of one image. Any other problem would recur for every image, so it ends the command.
+_IMAGE_PROBLEMS = {400, 413, 415, 422}
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (predict, models, promote, rollback):
+        app.command()(command)
+
+
+def predict(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, metavar="[IMAGES]...", help="Image files, or folders with images."),
+    ] = None,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder for copies of the images with boxes and labels, in the same subfolders.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite files of --annotate.")] = False,
+    webcam: Annotated[
+        str | None, typer.Option(help="Number of a webcam, or a video file, to read instead of images.")
+    ] = None,
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
+    max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per image.")] = None,
+    min_face: Annotated[float, typer.Option(min=0, help="Minimum size of a face, in pixels.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate age and gender of each face in images, folders or a video."""
+    options = {"coverage": coverage, "max_faces": max_faces, "min_face": min_face}
+    if webcam is not None:
+        if images or annotate:
+            raise typer.BadParameter("--webcam cannot be combined with images or --annotate")
+        _predict_video(webcam, options, as_json=as_json)
+        return
+    if not images:
+        raise typer.BadParameter("got no images; expected image files, folders with images, or --webcam 0")
+    found = found_files(images, annotate)
+    _report_skipped(found)
+    outputs = {} if annotate is None else planned_outputs(found.files, annotate)
+    if not overwrite:
+        _require_new(outputs)
+    failed = _predict_files(found.files, options, outputs, as_json=as_json)
+    if annotate and not as_json:
+        errors.print(f"Annotated images are in {escape(shown_path(annotate))}.")
+    if failed or found.given_skipped:
+        raise typer.Exit(1)
+
+
+def _report_skipped(found: FoundFiles) -> None:
+    """Print which files were skipped. Exits with 1 if no image is left."""
+    if summary := found.summary():
+        errors.print(summary, markup=False, highlight=False)
+    if not found.files:
+        if not found.skipped:
+            errors.print("The folders contain no files.")
+        raise typer.Exit(1)
+
+
+def _require_new(outputs: dict[Path, Path]) -> None:
+    existing = [path for path in outputs.values() if path.exists() or path.is_symlink()]
+    if existing:
+        raise typer.BadParameter(
+            f"{plural(len(existing), 'file')} would be overwritten, such as {shown_path(existing[0])}; "
+            "choose another folder, or add --overwrite"
+        )
+
+
+def _predict_files(
+    files: list[ImageFile], options: dict[str, Any], outputs: dict[Path, Path], *, as_json: bool
+) -> int:
+    """Print the predictions. Returns the number of images with a problem."""
+    shown = table("image", "face", "age", "interval", "gender", "quality")
+    failed = 0
+    with Client() as client, progress_bars(quiet=as_json or len(files) == 1) as bars:
+        bar = bars.add_task("images", total=len(files), note="")
+        for file, answer in _answers(client, files, options, outputs):
+            failed += not answer.ok
+            if as_json:
+                entry = answer.model_dump(mode="json", exclude_none=True)
+                if file.path in outputs and answer.ok:
+                    entry["annotated"] = shown_path(outputs[file.path])
+                print_json({"file": shown_path(file.path), **entry})
+            else:
+                _add_rows(shown, file, answer)
+            bars.advance(bar)
+    if not as_json:
+        console.print(shown)
+    return failed
+
+
+def _answers(
+    client: Client, files: list[ImageFile], options: dict[str, Any], outputs: dict[Path, Path]
+) -> Iterator[tuple[ImageFile, ImageAnswer | ImageProblem]]:
+    def predicted(file: ImageFile) -> ImageAnswer | ImageProblem:
+        try:
+            content = file.path.read_bytes()
+            answer = client.predict(content, **options)
+            drawn = client.annotate(content, **options) if file.path in outputs else None
+        except OSError as error:
+            problem = Problem("unreadable-file", 400, f"The file cannot be read: {error.strerror}.")
+            return ImageProblem(problem=problem.document())
+        except Problem as problem:
+            if problem.status not in _IMAGE_PROBLEMS or problem.slug == "bad-settings":
+                raise
+            return ImageProblem(problem=problem.document())
+        if drawn is not None:
+            _write(outputs[file.path], drawn)
+        return answer
+
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+        try:
+            yield from zip(files, pool.map(predicted, files), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise Problem(
+            "output-not-writable", 500, f"{shown_path(path)} cannot be written: {error.strerror}."
+        ) from error
+
+
+def _add_rows(shown: Table, file: ImageFile, answer: ImageAnswer | ImageProblem) -> None:
+    name = escape(shown_path(file.shown))
+    if isinstance(answer, ImageProblem):
+        shown.add_row(name, "", f"[red]{escape(str(answer.problem['detail']))}")
+        return
+    if answer.rotation:
+        name += f" [dim]turned {answer.rotation}°"
+    if answer.truncated:
+        name += f" [dim]the {len(answer.faces)} largest of {answer.faces_found} faces"
+    if not answer.faces:
+        shown.add_row(name, "", "[dim]no face")
+    for number, face in enumerate(answer.faces, 1):
+        shown.add_row(name if number == 1 else "", str(number), *cells(face))
+
+
+def cells(face: FaceAnswer) -> tuple[str, str, str, str]:
+    """Return age, interval, gender and quality as a table shows them."""
+    low, high = interval(face.age.interval)
+    share = face.gender.probability[face.gender.label]
+    doubts = f" [dim]{', '.join(face.quality.reasons)}" if face.quality.reasons else ""
+    return (
+        years(face.age.mean),
+        f"{low} to {high}",
+        f"{face.gender.label} {certainty(share)}",
+        f"{score(face.quality.score)}{doubts}",
+    )
+
+
+def _predict_video(source: str, options: dict[str, Any], *, as_json: bool) -> None:
+    """Predict frame by frame until Ctrl-C or the end of the video.
+
+    source : number of a webcam, or path of a video file.
+    """
+    try:
+        import cv2  # needed by this option alone
+    except ImportError as error:
+        raise typer.BadParameter("--webcam needs OpenCV: pip install opencv-python-headless") from error
+    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+    if not capture.isOpened():
+        raise typer.BadParameter(f"got {source!r}, which cannot be opened; expected 0, 1, or a video file")
+    try:
+        with Client() as client, Live(console=console, auto_refresh=False) as live:
+            while True:
+                received, frame = capture.read()
+                if not received:
+                    return
+                _, jpeg = cv2.imencode(".jpg", frame)
+                image = client.predict(jpeg.tobytes(), **options)
+                if as_json:
+                    print_json(image)
+                    continue
+                shown = table("face", "age", "interval", "gender", "quality")
+                for number, face in enumerate(image.faces, 1):
+                    shown.add_row(str(number), *cells(face))
+                live.update(shown, refresh=True)
+    except KeyboardInterrupt:
+        return
+    finally:
+        capture.release()
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the served heads."""
+    with Client() as client:
+        _print_models(client.models(), as_json=as_json)
+
+
+def rollback(
+    task: Annotated[Task, typer.Argument(help="age or gender.")],
+    space: Annotated[
+        str | None, typer.Option(help="Embedding space. Default: the space that is served.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the previous head of a task. A second call restores the newer head."""
+    with Client() as client:
+        _print_models(client.roll_back(task, space), as_json=as_json)
+
+
+def _print_models(answer: Models, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+        return
+    shown = table("task", "space", "version", "source", "previous")
+    for head in answer.models:
+        shown.add_row(
+            head.task.value, head.space, head.version or "[red]none", head.source or "", head.previous or ""
+        )
+    console.print(shown)
+    for warning in answer.warnings:
+        errors.print(f"[yellow]Warning:[/] {warning}")
+
+
+def promote(
+    experiment_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment.")],
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Also train on all faces, and serve that ensemble if it is better on held-out folds.",
+        ),
+    ] = True,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do not ask, even if the served heads had far more faces or have a smaller error.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the heads of an experiment, after a comparison with the served heads."""
+    with Client() as client:
+        comparisons = client.comparison(experiment_id)
+        doubtful = any(comparison.reasons for comparison in comparisons)
+        asks = doubtful and not force and not as_json and sys.stdin.isatty()
+        if not as_json and (asks or force or not doubtful):
+            for comparison in comparisons:
+                errors.print(comparison.summary, markup=False)
+        if asks:
+            force = typer.confirm("Serve the new heads nevertheless?", err=True)
+            if not force:
+                errors.print("Nothing was changed.")
+                raise typer.Exit(1)
+        promoted = client.promote(experiment_id, refit, force)  # a doubtful one is rejected without force
+        if refit:
+            errors.print(
+                f"Served: {', '.join(promoted.values())}. Training on all faces; the better one is served."
+            )
+            follow(client, experiment_id, quiet=as_json)
+            promoted = client.promote(experiment_id, refit, force)
+    if as_json:
+        print_json(promoted)
+        return
+    for task, version in promoted.items():
+        console.print(f"{task}: {version} is served. To undo: agegender rollback {task}")
