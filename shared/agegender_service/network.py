@@ -11,7 +11,7 @@ from limits import parse_many
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-SERVICE = "service"  # the name of the key that the services show each other
+SERVICE = "service"  # name of the key with which the services call each other
 _LEAST_SECRET = 20
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -62,7 +62,7 @@ class NetworkSettings(EnvironmentSettings):
         description="Host names accepted in requests while no keys are required, besides local ones.",
     )
 
-    # A validator of a subclass replaces its parent's of the same name, so each has its field's name.
+    # Validators are named after their fields: one of the same name in a subclass would replace them.
     @field_validator("api_keys", mode="before")
     @classmethod
     def _parse_api_keys(cls, value: Any) -> Any:
@@ -94,15 +94,15 @@ class NetworkSettings(EnvironmentSettings):
     @classmethod
     def _check_service_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < _LEAST_SECRET:
-            raise ValueError(f"a service key has at least {_LEAST_SECRET} characters")
+            raise ValueError(f"a service key must have at least {_LEAST_SECRET} characters")
         return value
 
     @model_validator(mode="after")
     def _can_call_each_other(self) -> "NetworkSettings":
         if (self.api_keys or self.rate_limit) and self.service_key is None:
             raise ValueError(
-                "API_KEYS and RATE_LIMIT need SERVICE_KEY, a secret that the services show each other; "
-                "give all of them the same, such as the output of `openssl rand -hex 32`"
+                "API_KEYS and RATE_LIMIT need SERVICE_KEY, a secret with which the services call each other; "
+                "set the same for all of them, such as the output of `openssl rand -hex 32`"
             )
         if "*" in self.cors_origins and not self.api_keys:
             raise ValueError(
@@ -110,12 +110,12 @@ class NetworkSettings(EnvironmentSettings):
                 "list the origins instead, such as https://example.org"
             )
         if any(key.name == SERVICE for key in self.api_keys):
-            raise ValueError(f"the name {SERVICE!r} is taken by SERVICE_KEY")
+            raise ValueError(f"the name {SERVICE!r} is reserved for SERVICE_KEY; choose another name")
         return self
 
     @property
     def known_keys(self) -> tuple[ApiKey, ...]:
-        """The keys that open something, the services' own among them."""
+        """Return all valid keys, including that of the services."""
         if self.service_key is None:
             return self.api_keys
         own = ApiKey.of(self.service_key.get_secret_value(), SERVICE, [Scope.PREDICT])
@@ -123,42 +123,48 @@ class NetworkSettings(EnvironmentSettings):
 
     @property
     def service_headers(self) -> dict[str, str]:
-        """What a request to another of our services carries."""
+        """Return the headers of a request to another service."""
         if self.service_key is None:
             return {}
         return {"Authorization": f"Bearer {self.service_key.get_secret_value()}"}
 
     def why_exposed(self) -> str | None:
-        """Why the service must not start as it is set: it would serve strangers. None where it may."""
+        """Return why the service must not start: it would serve other machines without keys. Else None."""
         address = self.published_on or self.host
         if _is_this_machine(address) or self.api_keys or self.allow_anonymous:
             return None
         return (
-            f"It would answer anybody who reaches {address}. Set API_KEYS (`agegender key NAME` makes "
-            "one), or ALLOW_ANONYMOUS=1 if that is meant, or listen on 127.0.0.1. See docs/security.md."
+            f"It would serve anyone who can reach {address}. Set API_KEYS (`agegender key NAME` creates "
+            "one), or ALLOW_ANONYMOUS=1 to allow that, or listen on 127.0.0.1. See docs/security.md."
         )
 
 
 def listed(value: str) -> list[str]:
-    """Split a comma-separated setting; line breaks separate too, and empty entries are left out."""
+    """Split a setting at commas and line breaks. Empty entries are dropped."""
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
 
 
 def _origin(entry: str) -> str:
-    """Return an origin as browsers send it: scheme, host and port, without a slash at the end."""
+    """Return an origin as browsers send it: scheme, host and port without a trailing slash."""
     parts = urlsplit(entry)
     if entry == "*":
         return entry
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError(f"{entry!r} is not a web origin; expected one such as https://example.org")
+        raise ValueError(
+            f"got {entry!r}, which is not a web origin; expected one such as https://example.org"
+        )
     if parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{entry!r} is more than a web origin; expected one such as https://example.org")
+        raise ValueError(
+            f"got {entry!r}, which is more than a web origin; expected one such as https://example.org"
+        )
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def _host_name(entry: str) -> str:
     if not _HOST_NAME.fullmatch(entry):
-        raise ValueError(f"{entry!r} is not a domain name; expected one such as faces.example.org, no port")
+        raise ValueError(
+            f"got {entry!r}, which is no host name; expected one such as faces.example.org, no port"
+        )
     return entry.lower()
 
 
