@@ -4,11 +4,17 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"error: {error.name} is missing. Install the command: pip install './shared[cli]'"
+    ) from None
 
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)
