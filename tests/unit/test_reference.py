@@ -1,10 +1,16 @@
 """The pages that are made from the code say what the code says."""
 
+import re
+import subprocess
+
 import pytest
 from agegender.environment import EnvironmentSettings, variables
 from pydantic_settings import BaseSettings
 
 from tools import api_reference, configuration, unasync_client
+from tools.stack import ROOT
+
+VARIABLE = re.compile(r"\b(?:EMBEDDER|PROXY|PREDICTOR|TRAINER|AGEGENDER|REDIS|MAX)_[A-Z0-9_]+\b")
 
 
 def test_configuration_page_is_up_to_date() -> None:
@@ -39,3 +45,12 @@ def test_a_variable_on_the_page_is_read(title: str, monkeypatch: pytest.MonkeyPa
             with monkeypatch.context() as environment:
                 environment.setenv(variable, "7")
                 assert getattr(settings(), name) == 7
+
+
+def test_pages_and_deployment_files_name_only_current_variables() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = {name for name in listed.splitlines() if name.endswith(".md") or name.startswith("deploy/")}
+    files -= {"CHANGELOG.md", "docs/configuration.md"}  # they list deprecated names
+    known = configuration.documented_variables() | {"AGEGENDER_DATA"}  # of tests and benchmarks
+    unknown = {name: set(VARIABLE.findall((ROOT / name).read_text())) - known for name in files}
+    assert not {name: variables for name, variables in unknown.items() if variables}
