@@ -56,7 +56,7 @@ def train(
     """A bank of the original's age head on made-up faces."""
     options = original_options(seeds, epochs)
     data, held_out = made_up(faces), made_up(VALIDATION, seed=1)
-    return train_bank(data, held_out, options, fold=0, machine=TrainingDevice(device)), options
+    return train_bank(data, held_out, options, fold=0, device=TrainingDevice(device)), options
 
 
 def rows() -> list[Row]:

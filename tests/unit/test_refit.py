@@ -31,7 +31,7 @@ from trainer.reports.render import write_final, write_reports
 from trainer.reports.summary import compared, summarise
 from trainer.training.config import EpochReport, TrainingOptions
 from trainer.training.device import CPU
-from trainer.training.train import train_bank
+from trainer.training.train import train_bank, train_without_validation
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import SPACE, made_faces
@@ -77,7 +77,7 @@ def test_training_to_a_given_epoch_gives_the_weights_that_validation_found_there
     options = OPTIONS.model_copy(update={"seeds": 1})
     stopped = train_bank(train, validation, options, fold=0)
     (best,) = stopped.best_epochs
-    given = train_bank(train, best, options, fold=0)
+    given = train_without_validation(train, best, options, fold=0)
     assert given.best_epochs == [best] and len(given.curve) == best
     assert [point[1] for point in given.curve] == [None] * best
     for name, tensor in stopped.tensors.items():
@@ -87,16 +87,18 @@ def test_training_to_a_given_epoch_gives_the_weights_that_validation_found_there
 def test_killed_refit_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.training.train._CHECKPOINT_SECONDS", 0.0)
     faces, checkpoint = made_faces(300), tmp_path / "c.safetensors"
-    undisturbed = train_bank(faces, 6, OPTIONS, fold=1)
+    undisturbed = train_without_validation(faces, 6, OPTIONS, fold=1)
 
     def kill(report: EpochReport) -> None:
         if report.epoch == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_bank(faces, 6, OPTIONS, 1, checkpoint, kill)
+        train_without_validation(faces, 6, OPTIONS, 1, checkpoint, kill)
     epochs: list[int] = []
-    resumed = train_bank(faces, 6, OPTIONS, 1, checkpoint, lambda report: epochs.append(report.epoch))
+    resumed = train_without_validation(
+        faces, 6, OPTIONS, 1, checkpoint, lambda report: epochs.append(report.epoch)
+    )
     assert epochs == [5, 6] and resumed.curve == undisturbed.curve
     for name, tensor in undisturbed.tensors.items():
         np.testing.assert_array_equal(resumed.tensors[name], tensor)

@@ -112,7 +112,7 @@ def test_killed_training_goes_on_to_the_same_numbers(
             raise Killed
 
     with pytest.raises(Killed):
-        train_bank(train, validation, chosen, fold=1, checkpoint=tmp_path / "c.safetensors", tell=kill)
+        train_bank(train, validation, chosen, fold=1, checkpoint=tmp_path / "c.safetensors", on_epoch=kill)
     epochs: list[int] = []
     resumed = train_bank(
         train,
@@ -120,7 +120,7 @@ def test_killed_training_goes_on_to_the_same_numbers(
         chosen,
         fold=1,
         checkpoint=tmp_path / "c.safetensors",
-        tell=lambda report: epochs.append(report.epoch),
+        on_epoch=lambda report: epochs.append(report.epoch),
     )
     assert epochs[0] == kill_after + 1
     assert resumed.best_epochs == undisturbed.best_epochs
@@ -140,7 +140,7 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
         }
     )
     epochs: list[int] = []
-    bank = train_bank(train, validation, chosen, 0, tell=lambda report: epochs.append(report.epoch))
+    bank = train_bank(train, validation, chosen, 0, on_epoch=lambda report: epochs.append(report.epoch))
     assert epochs[-1] == max(bank.best_epochs) + 3 < 60
 
 

@@ -23,7 +23,7 @@ from trainer.experiments.progress import AttemptProgress
 from trainer.experiments.store import BANK, CHECKPOINT, METRICS, fold_dir, read_optional, refit_dir
 from trainer.training.config import EpochReport, TrainingOptions
 from trainer.training.device import TrainingDevice
-from trainer.training.train import TrainedBank, train_bank
+from trainer.training.train import TrainedBank, train_without_validation
 
 _FINAL_SEED = 1_000_000  # in place of a fold's number
 Tell = Callable[[EpochReport], None]
@@ -89,7 +89,9 @@ def _trained(
         train, epochs = faces.rows(faces.fold != left_out), best_epoch(data_dir, experiment, [left_out])
         seed = left_out
     checkpoint = directory / CHECKPOINT
-    bank = train_bank(train, epochs, options, seed, checkpoint, progress.noting(tell), machine, start)
+    bank = train_without_validation(
+        train, epochs, options, seed, checkpoint, progress.noting(tell), machine, start
+    )
     progress.require_newest()
     write_events(directory, {"best_epochs": bank.best_epochs, "curve": bank.curve, "splits": {}})
     return bank

@@ -1,1 +1,1 @@
-"""Train banks of heads: arrays in, weights out."""
+"""Train banks of networks: arrays in, weights out."""

@@ -1,4 +1,4 @@
-"""A bank: networks of one architecture that are trained as one batched computation."""
+"""A bank: the members of an ensemble, of one architecture, trained as one batched computation."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ NORM_MOMENTUM = 0.1
 
 
 class Bank(nn.Module):
-    """`members` networks; input [members, faces, inputs], output [members, faces, outputs].
+    """Networks with input [members, faces, inputs] and output [members, faces, outputs].
 
-    seeds : one a member, for its initial weights, so that a member does not depend on its neighbours.
+    seeds : one per member, for its initial weights, so that a member does not depend on the others.
     """
 
     def __init__(self, layers: tuple[Layer, ...], seeds: list[int]) -> None:
@@ -24,7 +24,7 @@ class Bank(nn.Module):
         self.layers = layers
         members = len(seeds)
         self.weights = nn.ParameterDict()
-        self.others = nn.ParameterDict()  # biases and norms: no weight decay
+        self.others = nn.ParameterDict()  # biases and norms, which have no weight decay
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         for layer in flat(layers):
             if isinstance(layer, Linear):
@@ -67,7 +67,7 @@ class Bank(nn.Module):
         if self.training:
             batch_mean = features.mean(dim=1)
             features = features - batch_mean[:, None]
-            batch_variance = features.square().mean(dim=1)  # torch's `var` takes over ten times as long
+            batch_variance = features.square().mean(dim=1)  # torch's `var` takes more than ten times as long
             with torch.no_grad():
                 mean.lerp_(batch_mean, NORM_MOMENTUM)
                 variance.lerp_(batch_variance, NORM_MOMENTUM)
@@ -78,7 +78,7 @@ class Bank(nn.Module):
         return torch.addcmul(shift[:, None], features, scale[:, None])
 
     def head_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The weights as `agegender.heads` wants them, norms folded; without the input's mean and std."""
+        """Return the weights as `agegender.heads` reads them: norms folded, without the mean and std."""
         tensors: dict[str, Tensor] = {}
         for layer in flat(self.layers):
             if isinstance(layer, Linear):
@@ -96,25 +96,23 @@ class Bank(nn.Module):
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
     def weight_tensors(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The weights as they are trained, norms apart, for `start_from`."""
+        """Return the weights as they are trained, norms not folded, for `load_weights`."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
 
-    def start_from(
+    def load_weights(
         self, weights: Mapping[str, npt.NDArray[np.float32]]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Take over the weights of another bank; gives its input mean and std, to which they belong.
+        """Load the weights of another bank, for a warm start. Returns the input mean and std they belong to.
 
-        Raises ValueError where a shape differs.
+        Raises ValueError if a shape differs.
         """
         for name, value in self.state_dict().items():
             given = weights[name].shape if name in weights else "absent"
             if given != tuple(value.shape):
-                raise ValueError(
-                    f"to start from another bank {name} should be {tuple(value.shape)}, is {given}"
-                )
+                raise ValueError(f"warm start: {name} has shape {given}; expected {tuple(value.shape)}")
             value.copy_(torch.tensor(weights[name]))
         return weights["input.mean"][0], weights["input.std"][0]
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "-")  # torch's containers take no dots
+    return name.replace(".", "-")  # torch's containers allow no dots in names

@@ -1,4 +1,4 @@
-"""The state of training on disk, so that a killed job goes on from its last epoch."""
+"""Write and read the state of training, so that a killed job resumes from its last checkpoint."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,16 @@ from trainer.training.bank import Bank
 
 @dataclass
 class TrainingState:
-    """epoch : finished epochs. For each member: best validation loss, its epoch and weights, and whether it
-    has stopped. curve : mean training and validation loss (None: no validation) of every epoch so far."""
+    """Progress of training a bank.
+
+    Attributes
+    ----------
+    epoch : number of finished epochs.
+    best_loss, best_epoch : best validation loss of each member and its epoch [members].
+    stopped : whether a member has stopped early [members].
+    best : weights of each member's best epoch.
+    curve : mean training and validation loss of every epoch so far; None without validation.
+    """
 
     epoch: int
     best_loss: Tensor
@@ -39,10 +47,10 @@ class TrainingState:
             [],
         )
 
-    def note_epoch(self, bank: nn.Module, train_loss: float, losses: Tensor, patience: int) -> None:
-        """Take over the members that are better than ever; stop those that were not for `patience` epochs.
+    def record_epoch(self, bank: nn.Module, train_loss: float, losses: Tensor, patience: int) -> None:
+        """Add an epoch: keep the members that improved, stop those that did not for `patience` epochs.
 
-        bank : the weights that were validated. losses : validation loss of each member.
+        bank : networks that were validated. losses : validation loss of each member [members].
         """
         self.epoch += 1
         self.curve.append((train_loss, float(losses.mean())))
@@ -53,8 +61,8 @@ class TrainingState:
             self.best[name][better] = value.detach()[better]
         self.stopped |= self.epoch - self.best_epoch >= patience
 
-    def note_last(self, bank: nn.Module, train_loss: float) -> None:
-        """Take over all members, where no validation tells which epoch is best."""
+    def record_last(self, bank: nn.Module, train_loss: float) -> None:
+        """Add an epoch without validation: keep all members as they are."""
         self.epoch += 1
         self.curve.append((train_loss, None))
         self.best_epoch = torch.full_like(self.best_epoch, self.epoch)
@@ -94,33 +102,33 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, bank: Bank, average: AveragedModel | None, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
-    """Load what `write_checkpoint` wrote into its other arguments, and give the state."""
+    """Load a checkpoint into bank, average and optimizer, and return the state."""
     tensors = {
         name: torch.tensor(np.asarray(value)) for name, value in load_safetensors(path.read_bytes()).items()
     }
 
-    def part(prefix: str) -> dict[str, Tensor]:
+    def tensors_of(prefix: str) -> dict[str, Tensor]:
         return {
             name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
         }
 
-    bank.load_state_dict(part("bank."))
+    bank.load_state_dict(tensors_of("bank."))
     if average is not None:
-        average.load_state_dict(part("average."))
+        average.load_state_dict(tensors_of("average."))
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer.").items():
+    for name, value in tensors_of("optimizer.").items():
         index, moment = name.split(".", 1)
         moments.setdefault(int(index), {})[moment] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state = part("state.")
+    state = tensors_of("state.")
     device = next(iter(bank.state_dict().values())).device
     return TrainingState(
         int(state["epoch"]),
         state["best_loss"],
         state["best_epoch"],
         state["stopped"],
-        {name: value.to(device) for name, value in part("best.").items()},
+        {name: value.to(device) for name, value in tensors_of("best.").items()},
         [
             (train, None if math.isnan(validation) else validation)
             for train, validation in state["curve"].tolist()

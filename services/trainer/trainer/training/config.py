@@ -1,4 +1,4 @@
-"""Every option of training, with its default."""
+"""Options of training with their defaults, and the report of an epoch. Does not import torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -24,44 +24,49 @@ class OptimizerOptions(_Options):
     epochs: int = Field(30, ge=1, le=2000)
     patience: int = Field(8, ge=1, le=2000, description="epochs without a better validation loss")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    gamma: float = Field(0.95, gt=0, le=1, description="factor an epoch of the exponential schedule")
+    gamma: float = Field(0.95, gt=0, le=1, description="factor per epoch of the exponential schedule")
     averaging: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="decay a step of the moving average of the weights, which is then what is validated "
-        "and kept (arXiv 1803.05407 averages evenly); 0 is off",
+        description="decay per step of a moving average of the weights, which is then validated and kept "
+        "instead (arXiv 1803.05407 uses equal weights); 0 is off",
     )
 
 
 class LossOptions(_Options):
-    """What is minimised; age and gender are added where both are trained.
+    """The loss: the sum over the trained tasks.
 
-    An age is learnt as a normal distribution about its year (arXiv 1611.01731) with a peak on the year.
+    An exact age is learnt as a normal distribution around its year (arXiv 1611.01731) plus a peak at the
+    year.
     """
 
-    label_width: float = Field(0.2, ge=0, le=20, description="its standard deviation at birth, in years")
+    label_width: float = Field(0.2, ge=0, le=20, description="standard deviation at age 0, in years")
     label_growth: float = Field(
         0.08,
         ge=0,
         le=0.5,
-        description="by how much that grows a year: older faces show it less",
+        description="growth of the standard deviation per year: older faces show their age less",
     )
-    label_peak: float = Field(0.2, ge=0, le=1, description="part of the label that is the year itself")
-    mean_weight: float = Field(0.1, ge=0, le=10, description="of the absolute error of the expected age")
-    gender_weight: float = Field(1.0, ge=0, le=100)
+    label_peak: float = Field(0.2, ge=0, le=1, description="share of the peak at the year itself")
+    mean_weight: float = Field(0.1, ge=0, le=10, description="weight of the absolute error of the mean age")
+    gender_weight: float = Field(1.0, ge=0, le=100, description="weight of the gender's cross entropy")
 
 
 class AugmentationOptions(_Options):
+    """Random changes of the training faces."""
+
     mirrored: bool = Field(
-        True, description="use the mirrored face's embedding half the time, where there is one"
+        True, description="use the mirrored face's embedding half of the time, if it was extracted"
     )
-    noise: float = Field(0.0, ge=0, le=2, description="standard deviation, in those of the features")
+    noise: float = Field(
+        0.0, ge=0, le=2, description="standard deviation of added noise, relative to that of the features"
+    )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup (arXiv 1710.09412); 0 is off")
 
 
 class TrainingOptions(_Options):
-    """All of them. Unknown options are errors."""
+    """All options of training. Unknown options are rejected."""
 
     task: Objective = "age-gender"
     classes: Literal["years", "groups"] = "years"
@@ -69,15 +74,18 @@ class TrainingOptions(_Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     loss: LossOptions = LossOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
-    seeds: int = Field(3, ge=1, le=64, description="networks a fold, trained at once as one bank")
+    seeds: int = Field(3, ge=1, le=64, description="networks per fold, trained at once as one bank")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     validation: float = Field(
-        0.1, ge=0.02, le=0.5, description="part of the training faces, no subject shared"
+        0.1,
+        ge=0.02,
+        le=0.5,
+        description="share of the training faces in the validation split, which shares no subject",
     )
 
     @property
     def tasks(self) -> list[tuple[Task, Classes]]:
-        """What the outputs are, in their order."""
+        """Return the tasks and their classes in the order of the outputs."""
         age = (Task.AGE, Classes.YEARS if self.classes == "years" else Classes.GROUPS)
         gender = (Task.GENDER, Classes.GENDERS)
         return {"age": [age], "gender": [gender], "age-gender": [age, gender]}[self.task]
@@ -88,9 +96,10 @@ class TrainingOptions(_Options):
 
 
 def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:
-    """Options that a preset gives, for a request to override one by one.
+    """Return the options of a preset; a request may override each of them.
 
-    `original` is that of tae898/age-gender (its README; arXiv 2108.08186), which trained them apart.
+    `original` has those of tae898/age-gender (its README; arXiv 2108.08186), which trained age and gender
+    separately.
     """
     if preset == "default":
         return {}
@@ -113,7 +122,7 @@ def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Told after each epoch. Losses are means over the members; None where nothing validates."""
+    """Progress after an epoch. Losses are means over the members; None without validation."""
 
     epoch: int
     epochs: int

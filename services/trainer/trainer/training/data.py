@@ -1,4 +1,4 @@
-"""Labels as the losses want them."""
+"""Turn labelled faces into tensors for the losses, and augment batches of them."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,20 @@ from torch import Tensor
 from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
 from trainer.training.config import AugmentationOptions, TrainingOptions
 
-_NARROWEST = 0.05  # years; of a narrower bell nothing but its own year is left
+_NARROWEST = 0.05  # years; a narrower bell covers no other year
 
 
 @dataclass(frozen=True)
 class Targets:
-    """age : distribution to be learnt [faces, classes]; rows of unknown ages are zero.
-    age_set : classes that the label allows [faces, classes]; of use where the label is an interval.
-    age_exact, age_known : [faces], bool. age_years : [faces], zero where unknown.
-    gender : [faces, 2], rows of unknown genders zero.
+    """Labels as tensors.
+
+    Attributes
+    ----------
+    age : distribution to be learnt [faces, classes]; zero for an unknown age.
+    age_set : classes that the label allows [faces, classes]; used if the label is an interval.
+    age_exact, age_known : bool [faces].
+    age_years : years [faces]; zero for an unknown age.
+    gender : distribution [faces, 2]; zero for an unknown gender.
     """
 
     age: Tensor
@@ -33,11 +38,12 @@ class Targets:
         return Targets(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def rows(self, index: Tensor) -> "Targets":
-        """The faces at `index` [members, faces]; each member draws its own."""
+        """Return the targets at `index` [members, faces]; each member draws its own."""
         return Targets(**{name: tensor[index] for name, tensor in vars(self).items()})
 
 
 def make_targets(faces: EmbeddingSet, options: TrainingOptions) -> Targets:
+    """Return the targets of labelled faces; an exact age becomes a bell with a peak (`LossOptions`)."""
     classes = dict(options.tasks).get(Task.AGE, Classes.YEARS)
     first, last = age_bounds(faces, classes)
     index = np.arange(classes.outputs)
@@ -61,14 +67,14 @@ def make_targets(faces: EmbeddingSet, options: TrainingOptions) -> Targets:
 
 
 def class_years(classes: Classes) -> Tensor:
-    """What age in years each class stands for [classes]."""
+    """Return the age in years that each class stands for [classes]."""
     if classes is Classes.YEARS:
         return torch.arange(YEARS, dtype=torch.float32)
     return torch.tensor([(low + high) / 2 for low, high in AGE_GROUPS])
 
 
-def drawn(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
-    """Features [members, faces, inputs] at `index` [members, faces]; half of them of the mirrored face."""
+def draw(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
+    """Return features [members, faces, inputs] at `index` [members, faces], half of them mirrored."""
     features = faces[index]
     if mirrored is not None:
         mirror = torch.rand(index.shape, device=faces.device) < 0.5
@@ -76,8 +82,8 @@ def drawn(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
     return features
 
 
-def augmented(features: Tensor, labels: Targets, options: AugmentationOptions) -> tuple[Tensor, Targets]:
-    """Features with noise; features and labels mixed with those of another face of the batch."""
+def augment(features: Tensor, labels: Targets, options: AugmentationOptions) -> tuple[Tensor, Targets]:
+    """Add noise to the features; mix features and labels with those of another face of the batch."""
     if options.noise > 0:
         features = features + options.noise * torch.randn_like(features)
     if options.mixup > 0:
@@ -86,10 +92,10 @@ def augmented(features: Tensor, labels: Targets, options: AugmentationOptions) -
 
 
 def _mixed(features: Tensor, labels: Targets, alpha: float) -> tuple[Tensor, Targets]:
-    """Mixup (arXiv 1710.09412), the share drawn for each face."""
+    """Apply mixup (arXiv 1710.09412) with a share drawn per face."""
     share = torch.distributions.Beta(alpha, alpha).sample(features.shape[:2]).to(features.device)
     partner = torch.randperm(features.shape[1], device=features.device)
-    # Only faces whose labels are both exact and known can be mixed.
+    # Only faces with a known exact age and a known gender can be mixed.
     both = labels.age_exact & labels.age_known & (labels.gender.sum(dim=-1) > 0)
     share = torch.where(both & both[:, partner], share, 1.0)
 
