@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 from agegender.images import ImageLimits, decode
 from embedder.alignment import crop, similarity, template
 from embedder.packs.pack import Pack

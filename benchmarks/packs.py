@@ -1,6 +1,6 @@
 """The packs that are measured: `human` from set-up, `buffalo_sc` where the research data are at hand."""
 
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 from agegender.spaces import Space
 from embedder.packs.insightface import ArcFaceEmbedder, ScrfdDetector, find_models, load_arcface
 from embedder.packs.load import load_pack

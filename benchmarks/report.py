@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 
 from benchmarks import processor
 from benchmarks.curves import Curve

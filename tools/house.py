@@ -221,12 +221,18 @@ def prose(page: str) -> str:
 
 
 def words_per_sentence(root: Path) -> dict[str, float]:
-    """Return the mean number of words per sentence of README.md and of each page in docs/."""
-    import textstat
+    """Return the mean number of words per sentence of README.md and of each page in docs/.
 
+    Counted as by textstat, which itself cannot be installed here: its wheel has a top-level package `tests`
+    (findings/textstat-installs-tests.sh).
+    """
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     texts = {path.name: prose(path.read_text(encoding="utf-8")) for path in pages}
-    return {name: float(textstat.words_per_sentence(text)) for name, text in texts.items() if text}
+    return {
+        name: len(text.split()) / max(1, len(re.findall(r"[.!?]+(?=\s|$)", text)))
+        for name, text in texts.items()
+        if text
+    }
 
 
 def report(root: Path) -> Iterator[str]:

@@ -1,9 +1,14 @@
-"""Settings read from environment variables, by their present and for one release by their former names."""
+"""The process's environment: settings read from variables, and the CPUs it may use.
+
+Settings are read by their present names and, for one release, by their former ones.
+"""
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import AliasChoices, ValidationError
@@ -11,6 +16,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 _log = logging.getLogger(__name__)
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 
 
 class EnvironmentSettings(BaseSettings):
@@ -111,3 +119,27 @@ def _is_secret(field: FieldInfo) -> bool:
         or "ApiKey" in str(field.annotation)
         or "redis" in str(field.validation_alias).lower()
     )
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use, at least one.
+
+    That is the scheduler's affinity mask, limited by the cgroup's quota in a container.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    try:
+        if _CGROUP_V2.exists():
+            limit, period = _CGROUP_V2.read_text().split()
+            return None if limit == "max" else int(limit) / int(period)
+        if _CGROUP_V1.exists():
+            limit = _CGROUP_V1.read_text().strip()
+            period = _CGROUP_V1.with_name("cpu.cfs_period_us").read_text().strip()
+            return None if int(limit) <= 0 else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+    return None

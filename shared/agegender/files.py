@@ -149,19 +149,26 @@ def read_npz(path: Path, names: Container[str] | None = None) -> dict[str, npt.N
         raise ValueError(str(error)) from error
 
 
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an `.npy` file. Returns shape, whether it is in column-major order, and data type.
+
+    Raises `ValueError`, also for the format version 3.0, which only structured arrays need.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"the .npy format version is {version}; expected (1, 0) or (2, 0)")
+
+
 def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"{entry.filename} is of a format that is not written here")
+        shape, _, dtype = read_npy_header(stream)
         if dtype.hasobject:
-            raise ValueError(f"{entry.filename} holds objects")
+            raise ValueError(f"{entry.filename} contains Python objects; expected numbers or text")
         if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
-            raise ValueError(f"{entry.filename} has not the size that its header states")
+            raise ValueError(f"{entry.filename} does not have the size that its header states")
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:

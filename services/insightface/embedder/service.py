@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import structlog
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 from agegender.errors import Problem, not_ready
 from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageProblem
 from agegender_service.deadlines import Deadline

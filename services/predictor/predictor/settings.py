@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 from agegender.http_clients import ServiceUrl
 from agegender_service.settings import ImageSettings, Port
 from pydantic import AliasChoices, Field

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agegender.files import read_npy_header
 from agegender.wire.arrays import ArrayBuilder, WireError, array_from_bytes, finished, symbol
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -131,15 +132,12 @@ def _read_npy(data: bytes) -> npt.NDArray[Any]:
 
 
 def split_npy(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]:
-    """Shape, column-major order, data type and content of an `.npy` file, none of it interpreted."""
+    """Return shape, whether in column-major order, data type and content of an `.npy` file."""
     file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise WireError(f"The .npy format version {version} is not read.")
+    try:
+        shape, fortran, dtype = read_npy_header(file)
+    except ValueError as error:
+        raise WireError(f"The .npy file has a bad header: {error}.") from error
     return shape, fortran, dtype, data[file.tell() :]
 
 

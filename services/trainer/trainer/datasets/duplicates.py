@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
-from agegender.cpus import available_cpus
+from agegender.environment import available_cpus
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
