@@ -1,4 +1,4 @@
-"""Scale images of more than 8 bits a sample to 8 bits, by what they contain.
+"""Scale images of more than 8 bits per sample to 8 bits by their content.
 
 A container of 16 bits often holds 10 or 12 significant bits, and a decoder that keeps the upper byte makes
 such an image black. Here the number of significant bits is found from the brightest samples, and white is the
@@ -34,7 +34,7 @@ _STRIP_ROWS = 256
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an image that was opened, but not loaded, has more than 8 bits a sample."""
+    """Return whether an image that was opened, but not loaded, has more than 8 bits per sample."""
     return image.mode.startswith(("I", "F")) or _raw_mode(image) in (*_OTHER_BYTE, _GREY_ALPHA)
 
 
@@ -122,7 +122,7 @@ def _joined(upper: npt.NDArray[np.uint8], lower: npt.NDArray[np.uint8]) -> Sampl
 
 def _load_upright(image: Image.Image) -> None:
     image.load()
-    with suppress(Exception):  # broken EXIF: take the pixels as they lie
+    with suppress(Exception):  # broken EXIF: keep the stored orientation
         ImageOps.exif_transpose(image, in_place=True)
 
 

@@ -1,4 +1,4 @@
-"""The one exception class that services raise on purpose, and its RFC 9457 rendering."""
+"""`Problem`, the exception that services raise on purpose, and its RFC 9457 documents in both directions."""
 
 import errno
 import math
@@ -17,8 +17,8 @@ _REASONS = {
     errno.EDQUOT: "The volume's quota is used up.",
     errno.EROFS: "The volume is read-only.",
 }
-_CURE = "Nothing stored before was lost; make room, or mount it writable, and do the same again."
-_FULL = "The service has as many requests as it can hold."
+_CURE = "Stored data is intact. Free space, or mount it writable, and retry."
+_FULL = "The service is at its limit of concurrent requests. Retry later."
 
 
 class Problem(Exception):
@@ -26,11 +26,11 @@ class Problem(Exception):
 
     Parameters
     ----------
-    slug : stable, lower-case name of the kind of error; becomes ``type``.
+    slug : stable, lower-case name of the error; becomes ``type``.
     status : HTTP status.
-    detail : what happened and what to do about it, one or two sentences.
-    retry_after : seconds after which the same request may succeed, if it may.
-    close_connection : whether the rest of the request is not worth reading.
+    detail : what was received, what was expected, and what to do, in one or two sentences.
+    retry_after : seconds after which the same request may succeed; None if it cannot.
+    close_connection : whether to close the connection without reading the rest of the request.
     extra : further members of the problem document (RFC 9457, section 3.2).
     """
 
@@ -60,7 +60,7 @@ class Problem(Exception):
         return {**headers, "Connection": "close"} if self.close_connection else headers
 
     def document(self) -> dict[str, Any]:
-        """The problem document of RFC 9457."""
+        """Return the problem document of RFC 9457."""
         return {
             "type": f"urn:age-gender:problem:{self.slug}",
             "title": self.slug.replace("-", " ").capitalize(),
@@ -71,7 +71,7 @@ class Problem(Exception):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, retry_after: int | None = None) -> "Problem":
-        """A problem that another service answered, to be passed on as it is."""
+        """Return the problem of another service's response, to pass it on unchanged."""
         problem = cls(
             str(document.get("type", "")).rsplit(":", 1)[-1] or "unknown",
             int(document.get("status", 500)),
@@ -96,23 +96,26 @@ def busy(detail: str = _FULL, *, retry_after: int = 1) -> Problem:
 
 
 def client_closed_request() -> Problem:
-    """Nobody reads this answer but logs and metrics (499 as nginx has it)."""
-    return Problem("client-closed-request", 499, "The client hung up before the answer was ready.")
+    """Return the problem that logs and metrics record when a client disconnects (499, as in nginx)."""
+    return Problem("client-closed-request", 499, "The client disconnected before the response was ready.")
 
 
 def space_mismatch(wanted: str, given: str) -> Problem:
     return Problem(
         "space-mismatch",
         409,
-        f"Embeddings of space {given!r} were given where {wanted!r} is needed; "
-        "embeddings of two models cannot be mixed.",
+        f"Received embeddings of space {given!r}, expected {wanted!r}. Embeddings of different models cannot "
+        "be mixed.",
         wanted=wanted,
         given=given,
     )
 
 
 def retry_after_seconds(header: str | None) -> int | None:
-    """The seconds from now, 0 for a date that is past; None for what is neither number nor date."""
+    """Return the seconds of a `Retry-After` header (RFC 9110, 10.2.3), which has a number or a date.
+
+    A past date gives 0. Anything else gives None.
+    """
     if not header:
         return None
     if header.isascii() and header.isdigit():
@@ -121,13 +124,13 @@ def retry_after_seconds(header: str | None) -> int | None:
         at = parsedate_to_datetime(header)
     except ValueError:
         return None
-    if at.tzinfo is None:  # a date that does not say its zone is in UTC
+    if at.tzinfo is None:  # dates without a zone are in UTC
         at = at.replace(tzinfo=UTC)
     return max(0, math.ceil((at - datetime.now(UTC)).total_seconds()))
 
 
 def problem_in(response: "httpx.Response") -> Problem | None:
-    """What a response that is no success tells (RFC 9457), with its `Retry-After`; None without one."""
+    """Return the problem document of an error response, with its `Retry-After`; None if it has none."""
     try:
         document = response.json()
     except ValueError:
@@ -139,7 +142,7 @@ def problem_in(response: "httpx.Response") -> Problem | None:
 
 
 def volume_problem(error: OSError) -> Problem | None:
-    """``volume-not-writable`` 503 for a write that failed for the volume; None for another error."""
+    """Return ``volume-not-writable`` 503 if a write failed because of the volume, None for other errors."""
     reason = _REASONS.get(error.errno or 0)
     if reason is None:
         return None

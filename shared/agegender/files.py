@@ -1,6 +1,7 @@
-"""The one way in which a file appears: whole, by an atomic rename, and on disk when it returns.
+"""Write files atomically, and read files without trusting their content.
 
-Readers therefore never see half a file, whichever process is killed at whatever moment.
+A file appears whole, by an atomic rename, and is on disk when the call returns. Readers never see a partial
+file, whenever a process is killed.
 """
 
 import json
@@ -27,7 +28,7 @@ MAX_JSON_BYTES = 64 * 1024**2
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the name `path` only when the block ends without error."""
+    """Open a temporary file that is renamed to `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
@@ -66,9 +67,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays without pickle: object arrays are refused. The same arrays give the same bytes.
+    """Write arrays without pickle; object arrays are rejected. The same arrays give the same bytes.
 
-    Not by `numpy.savez`, which stamps the time and takes no array named ``file``.
+    `numpy.savez` is not used because it writes the time and accepts no array named ``file``.
     """
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -85,29 +86,29 @@ def write_safetensors(
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file. Raises `OSError`, and `ValueError` for another kind, or a larger one.
+    """Return the content of a regular file of at most `most` bytes. Raises `OSError` and `ValueError`.
 
-    A link to a device states no size and never ends; a pipe is waited for without end.
+    Other files are rejected: a device has no size and no end, and opening a pipe may block for ever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
         if status.st_size > most:
-            raise ValueError(f"{path} has {status.st_size} bytes; at most {most} are read")
+            raise ValueError(f"{path} has {status.st_size} bytes; expected at most {most}")
         return file.read(status.st_size)
 
 
 def read_json(path: Path) -> Any:
-    """Raises `OSError`, and `ValueError` for what is no JSON that a program of ours would write."""
+    """Return the value of a JSON file. Raises `OSError` and `ValueError`; NaN and infinity are rejected."""
     return _parsed(path, read_bytes(path, MAX_JSON_BYTES))
 
 
 def read_model(path: Path, model: type[Model]) -> Model:
-    """The same as a model, strictly: text is no number. Raises `OSError` and `ValueError`."""
+    """Return a JSON file as a model, in strict mode (text is no number). Raises `OSError`, `ValueError`."""
     content = read_bytes(path, MAX_JSON_BYTES)
-    _parsed(path, content)  # fields that take any value would take NaN, which no answer can tell
+    _parsed(path, content)  # fields of type Any would accept NaN, which JSON responses cannot contain
     return model.model_validate_json(content, strict=True)
 
 
@@ -119,18 +120,20 @@ def _parsed(path: Path, content: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def read_npz(path: Path, names: Container[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """What `write_npz` wrote. Raises `OSError` and `ValueError`, before it takes memory that is only claimed.
+    """Read arrays written by `write_npz`. Raises `OSError` and `ValueError`.
 
-    names : of the arrays to read; by default all.
-    NumPy's own reader unpacks compressed entries of any size, and allocates what a header states.
+    Files with inconsistent headers are rejected before memory is allocated; NumPy's own reader decompresses
+    entries of any size and allocates what a header states.
+
+    names : names of the arrays to read; all by default.
     """
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -177,13 +180,13 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray
 
 
 def why_not_writable(directory: Path) -> str | None:
-    """What stands in the way of writing there, without writing; None where nothing does."""
+    """Return why a directory cannot be written, without writing to it; None if it can."""
     try:
         volume = os.statvfs(directory)
     except OSError as error:
-        return f"{directory} cannot be looked at: {error.strerror}."
+        return f"{directory} cannot be read: {error.strerror}."
     if volume.f_flag & os.ST_RDONLY:
-        return f"The volume of {directory} is read-only; work goes on by itself once it can be written."
+        return f"The volume of {directory} is read-only. Work resumes by itself once it is writable."
     if volume.f_bavail * volume.f_frsize < _LEAST_ROOM:
-        return f"The volume of {directory} is full; work goes on by itself once there is room."
+        return f"The volume of {directory} is full. Work resumes by itself once there is space."
     return None

@@ -1,4 +1,4 @@
-"""The one set-up of HTTP clients: valid service addresses, certificates, and when a proxy is used.
+"""Set up HTTP clients: service addresses, certificates, and when to use a proxy.
 
 Services call each other directly, whatever the environment says. The client library and the command line use
 the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so that
@@ -51,19 +51,19 @@ class HttpOptions(TypedDict):
 
 @dataclass(frozen=True)
 class EnvironmentProxy:
-    """The proxy that the environment names for an address."""
+    """The proxy that the environment defines for an address."""
 
     variable: str
     url: str
 
     @property
     def shown(self) -> str:
-        """The address without its user name and password."""
+        """Return the address without its user name and password."""
         return self.url if "@" not in self.url else _without_user(self.url)
 
 
 def service_url(value: str) -> str:
-    """Return the address without a trailing slash. Raises `ValueError` that says what is wrong with it."""
+    """Return the address without a trailing slash. Raises `ValueError` with the reason if it is invalid."""
     text = value.strip()
     hint = "expected an address such as http://127.0.0.1:10003"
     shown = _without_user(text)
@@ -90,17 +90,17 @@ def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password:
         raise ValueError(
-            f"{_without_user(url)!r} was given with a user name; services show each other SERVICE_KEY alone"
+            f"{_without_user(url)!r} was given with a user name; services authenticate with SERVICE_KEY only"
         )
     return url
 
 
-UserUrl = Annotated[str, AfterValidator(service_url)]  # a gateway may ask a user for a name and a password
+UserUrl = Annotated[str, AfterValidator(service_url)]  # a gateway may require a user name and a password
 ServiceUrl = Annotated[str, AfterValidator(service_url), AfterValidator(_without_credentials)]
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is this machine or one of a private network, as far as its name or address shows.
+    """Return whether a host is this machine or in a private network, as far as its name or address shows.
 
     Loopback, RFC 1918, link-local, unique local and shared (RFC 6598) addresses; names of one label, such as
     Compose's ``predictor``; names in domains that only private networks have. No name is resolved.
@@ -113,7 +113,7 @@ def is_private(host: str) -> bool:
 
 
 def environment_proxy(url: str) -> EnvironmentProxy | None:
-    """The proxy for a request to `url`; None for private hosts, and where `NO_PROXY` excludes the host."""
+    """Return the proxy for a request to `url`; None for private hosts and those in `NO_PROXY`."""
     parts = urlsplit(url)
     if is_private(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
@@ -127,7 +127,10 @@ def environment_proxy(url: str) -> EnvironmentProxy | None:
 
 
 def direct_options() -> HttpOptions:
-    """For a client of one service in another: no proxy, no `.netrc`. Raises ``bad-settings``."""
+    """Return the options for a client of one service in another: no proxy, no `.netrc`.
+
+    Raises ``bad-settings``.
+    """
     return HttpOptions(trust_env=False, verify=_certificates(), proxy=None)
 
 
@@ -164,7 +167,7 @@ async def exchange(
 
 
 def user_options(url: str, certificates: ssl.SSLContext | None = None) -> HttpOptions:
-    """For a client on a user's machine. Raises `Problem` ``bad-settings`` for a proxy that cannot be used."""
+    """Return the options for a client on a user's machine. Raises ``bad-settings`` for an unusable proxy."""
     found = environment_proxy(url)
     if found is not None:
         _require_usable(found, url)
@@ -176,7 +179,7 @@ def user_options(url: str, certificates: ssl.SSLContext | None = None) -> HttpOp
 
 
 def bad_settings(detail: str) -> Problem:
-    """What is wrong with the environment of this program; no service was asked."""
+    """Return the problem of an invalid environment of this program; no request was sent."""
     return Problem("bad-settings", 400, detail)
 
 
@@ -186,7 +189,7 @@ def _require_usable(proxy: EnvironmentProxy, url: str) -> None:
     scheme = proxy.url.partition("://")[0].lower()
     if scheme not in _PROXY_SCHEMES:
         raise bad_settings(
-            f"{proxy.variable} is {proxy.shown!r}; its scheme is one of {', '.join(_PROXY_SCHEMES)}. "
+            f"{proxy.variable} is {proxy.shown!r}; expected one of the schemes {', '.join(_PROXY_SCHEMES)}. "
             f"Correct it, or {unset}."
         )
     if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
@@ -219,7 +222,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(name)
     except ValueError:
         pass
-    try:  # the older spellings that resolvers take: 127.1, 0x7f.1, 2130706433
+    try:  # older notations that resolvers accept: 127.1, 0x7f.1, 2130706433
         return ipaddress.IPv4Address(socket.inet_aton(name))
     except (OSError, UnicodeError):
         return None

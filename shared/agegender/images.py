@@ -1,4 +1,4 @@
-"""The one image intake: limits are checked on the header, before any pixel is decoded."""
+"""Decode images of any origin. Limits are checked on the header, before any pixel is decoded."""
 
 import io
 import warnings
@@ -16,23 +16,25 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_ORIENTATION = 0x0112
 _START_OF_SCAN = b"\xff\xda"
-# Each scan of a progressive JPEG is a pass over all pixels, and none can be interrupted; cameras write 10.
+# Each scan of a progressive JPEG is an uninterruptible pass over all pixels; cameras write 10.
 _MAX_SCANS = 100
 _STRIP_ROWS = 256
 
-# Pillow's own limit only warns; ours (ImageLimits.max_pixels) refuses, so its warning is noise.
+# Pillow only warns at its limit. ImageLimits.max_pixels rejects, so the warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class ImageLimits:
+    """Limits of one image: size of the file, and width × height."""
+
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of an image without decoding it. Width and height are those of the upright image."""
+    """Properties of an image that need no decoding. Width and height are those of the upright image."""
 
     format: str
     width: int
@@ -41,20 +43,20 @@ class ImageHeader:
 
 def _open(content: bytes, limits: ImageLimits) -> Image.Image:
     if not content:
-        raise Problem("empty-image", 400, "The image has no bytes; send a picture file.")
+        raise Problem("empty-image", 400, "The image is empty; send an image file.")
     if len(content) > limits.max_bytes:
         raise Problem(
             "image-too-large",
             413,
-            f"The image has {len(content)} bytes; at most {limits.max_bytes} are taken.",
+            f"The image has {len(content)} bytes; at most {limits.max_bytes} are accepted.",
         )
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:  # twice Pillow's own limit, which lies above ours
+    except Image.DecompressionBombError as error:  # twice Pillow's own limit, which is above ours
         raise Problem(
             "too-many-pixels", 413, f"At most {limits.max_pixels} pixels in all are taken."
         ) from error
-    except Exception as error:  # Pillow's plugins raise many kinds for hostile headers
+    except Exception as error:  # Pillow's plugins raise many types for hostile headers
         raise Problem(
             "unreadable-image",
             415,
@@ -73,14 +75,14 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         raise Problem(
             "unreadable-image",
             415,
-            "A TIFF of more than 8 bits per sample must have interleaved colours, and this one has a plane "
-            "per colour; save it with planar configuration 1, or as PNG.",
+            "A TIFF with more than 8 bits per sample must have interleaved colours, but this one has one "
+            "plane per colour. Save it with planar configuration 1, or as PNG.",
         )
     return image
 
 
 def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
-    """Check an image's limits and give its header.
+    """Check the limits of an image and return its header.
 
     Raises `Problem`: ``empty-image`` 400, ``image-too-large`` or ``too-many-pixels`` 413,
     ``unreadable-image`` 415.
@@ -88,7 +90,7 @@ def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
     with _open(content, limits) as image:
         try:
             sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-        except Exception:  # broken EXIF says nothing about the pixels
+        except Exception:  # broken EXIF does not affect the pixels
             sideways = False
         width, height = image.size
         if sideways:
@@ -97,10 +99,10 @@ def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
 
 
 def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Decode to upright RGB pixels [height, width, 3]; of an animation, the first frame.
+    """Decode to upright RGB pixels [height, width, 3]; the first frame of an animation.
 
-    Images of more than 8 bits a sample are scaled by their content (see `agegender.deep_images`). Raises what
-    `read_header` raises, and ``damaged-image`` 422 where the pixels cannot be decoded.
+    Images of more than 8 bits per sample are scaled by their content (see `agegender.deep_images`). Raises
+    what `read_header` raises, and ``damaged-image`` 422 if the pixels cannot be decoded.
     """
     with _open(content, limits) as image:
         try:
@@ -111,13 +113,13 @@ def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
             raise Problem(
                 "damaged-image", 422, "The image file is damaged or cut short; send the whole file."
             ) from error
-        with suppress(Exception):  # broken EXIF: take the pixels as they lie
+        with suppress(Exception):  # broken EXIF: keep the stored orientation
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image)
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """A strip at a time: whole copies, one for each conversion, would hold a large picture several times."""
+    """Convert strip by strip, because whole copies would hold a large image several times in memory."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _STRIP_ROWS):

@@ -1,4 +1,4 @@
-"""API keys: what a caller may do, and how a key is recognised without being stored."""
+"""API keys: what a caller may do, and how a key is verified without being stored."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Scope(StrEnum):
-    """What a key is good for; `admin` is good for everything."""
+    """What a key permits; `admin` permits everything."""
 
     PREDICT = "predict"
     TRAIN = "train"
@@ -22,7 +22,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as the services know it. A random key of 256 bits needs no salt and no slow hash.
+    """A key as the services store it: its hash. A random key of 256 bits needs no salt and no slow hash.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class ApiKey:
 
     @classmethod
     def new(cls, name: str, scopes: Iterable[Scope]) -> tuple["ApiKey", str]:
-        """A new key, and the secret that its owner keeps: it cannot be found out again."""
+        """Return a new key and its secret, which cannot be recovered later."""
         secret = "agk_" + secrets.token_urlsafe(32)
         return cls.of(secret, name, scopes), secret
 
@@ -47,12 +47,12 @@ class ApiKey:
 
     @classmethod
     def parse(cls, entry: str) -> "ApiKey":
-        """From `name:scope+scope:sha256`, as `str(key)` writes it. Raises `ValueError`."""
+        """Parse `name:scope+scope:sha256`, as `str(key)` writes it. Raises `ValueError`."""
         name, _, rest = entry.partition(":")
         scopes, _, digest = rest.partition(":")
         if not _NAME.fullmatch(name) or not _SHA256.fullmatch(digest):
-            # The entry itself is not repeated: somebody may have put the secret there.
-            raise ValueError("an API key is given as name:scope+scope:sha256; `agegender key` makes one")
+            # The entry is not repeated, because it may contain a secret by mistake.
+            raise ValueError("expected an API key as name:scope+scope:sha256; `agegender key NAME` makes one")
         return cls(name, frozenset(Scope(scope) for scope in scopes.split("+")), digest)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class ApiKey:
 
 
 def key_of(secret: str, keys: Iterable[ApiKey]) -> ApiKey | None:
-    """The key that the secret opens. Every key is compared, so the time tells nothing."""
+    """Return the key with this secret, or None. Compares every key, so the time reveals nothing."""
     opened = [key for key in keys if key.opens(secret)]
     return opened[0] if opened else None
 

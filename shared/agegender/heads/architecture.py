@@ -1,4 +1,4 @@
-"""What a head is made of, as data: NumPy (serving) and torch (training) interpret the same layers."""
+"""Architectures of heads as lists of layers, which NumPy (serving) and torch (training) interpret."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +28,15 @@ class Norm:
 
 @dataclass(frozen=True)
 class Dropout:
+    """Dropout with a probability of each feature."""
+
     probability: float
 
 
 @dataclass(frozen=True)
 class Activate:
+    """An activation function."""
+
     function: Activation
 
 
@@ -53,16 +57,16 @@ class _Architecture(BaseModel):
 
 
 class Mlp(_Architecture):
-    """Linear layers of the given widths, each normalised (if asked), activated and dropped out.
+    """Linear layers of the given widths, each followed by normalisation (optional), activation and dropout.
 
-    No hidden layer makes it multinomial logistic regression.
+    Without hidden layers it is multinomial logistic regression.
     """
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field((256, 128), max_length=8)
     activation: Activation = "silu"
     norm: bool = True
-    input_dropout: float = Field(0.0, ge=0, lt=1, description="of the embedding's features")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the embedding's features")
 
     def layers(self, inputs: int, outputs: int) -> tuple[Layer, ...]:
         layers: list[Layer] = [Dropout(self.input_dropout)] if self.input_dropout else []
@@ -78,9 +82,9 @@ class Mlp(_Architecture):
 class ResMlp(_Architecture):
     """The head of tae898/age-gender (arXiv 2108.08186, section 3).
 
-    A block is `residuals_per_block` residual units of unchanged width and a layer that halves it. Before
-    each linear layer but the very first stands an independent-component layer: batch normalisation, then
-    dropout (arXiv 1905.05928). A residual unit activates after the addition.
+    A block has `residuals_per_block` residual units of constant width and a layer that halves the width. Each
+    linear layer but the first is preceded by an independent-component layer: batch normalisation, then
+    dropout (arXiv 1905.05928). A residual unit applies its activation after the addition.
     """
 
     kind: Literal["resmlp"] = "resmlp"
@@ -119,7 +123,7 @@ Architecture = Annotated[Mlp | ResMlp, Field(discriminator="kind")]
 
 
 def flat(layers: tuple[Layer, ...]) -> Iterator[Linear | Norm | Dropout | Activate]:
-    """The layers in order, residual bodies unfolded."""
+    """Yield the layers in order, those of residual bodies included."""
     for layer in layers:
         if isinstance(layer, Residual):
             yield from flat(layer.body)
@@ -128,7 +132,7 @@ def flat(layers: tuple[Layer, ...]) -> Iterator[Linear | Norm | Dropout | Activa
 
 
 def tensor_shapes(layers: tuple[Layer, ...], members: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a saved bank's tensors."""
+    """Return the names and shapes of a saved bank's tensors."""
     shapes: dict[str, tuple[int, ...]] = {"input.mean": (members, inputs), "input.std": (members, inputs)}
     for layer in flat(layers):
         if isinstance(layer, Linear):

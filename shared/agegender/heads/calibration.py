@@ -1,7 +1,7 @@
 """Calibrate a head on out-of-fold predictions: temperature, and conformal age intervals.
 
-Every training face was predicted by a network that never saw its subject; those predictions say how far
-the head may be trusted, without a further split.
+Every training face was predicted by a network that never saw its subject. These predictions calibrate the
+head without a further split.
 """
 
 from typing import Annotated, Final
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.floating]
 
 COVERAGES: Final = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # 0.50 to 0.99
 _SMALLEST: Final = 1e-12
-# Where each age group begins and ends; a year spans half a year on both sides.
+# Start and end of each age group; a year extends half a year on both sides.
 _GROUP_EDGES: Final = tuple(
     (years[0] - 0.5, years[-1] + 0.5)
     for years in (np.flatnonzero(group == GROUP_OF_YEAR) for group in range(len(AGE_GROUPS)))
@@ -24,7 +24,7 @@ _GROUP_EDGES: Final = tuple(
 
 
 def tempered(probabilities: Array, temperature: float) -> Array:
-    """Probabilities [..., classes] raised to 1/temperature and normalised (arXiv 1706.04599)."""
+    """Return probabilities [..., classes] to the power of 1/temperature, normalised (arXiv 1706.04599)."""
     if temperature == 1:
         return probabilities
     logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
@@ -33,7 +33,7 @@ def tempered(probabilities: Array, temperature: float) -> Array:
 
 
 def interval_nll(probabilities: Array, low: npt.NDArray[np.integer], high: npt.NDArray[np.integer]) -> float:
-    """Mean negative log-likelihood, in nats, of the class being one of low..high (both included).
+    """Return the mean negative log-likelihood, in nats, of a class from low to high (inclusive).
 
     probabilities : [faces, classes]; low, high : [faces], class indices.
     """
@@ -48,9 +48,9 @@ def interval_nll(probabilities: Array, low: npt.NDArray[np.integer], high: npt.N
 def fit_temperature(
     probabilities: Array, low: npt.NDArray[np.integer], high: npt.NDArray[np.integer]
 ) -> float:
-    """The temperature in [0.2, 5] that minimises `interval_nll`, by golden-section search on its log.
+    """Return the temperature in [0.2, 5] that minimises `interval_nll`, by golden-section search on its log.
 
-    1, which changes nothing, where there are no faces.
+    Without faces it is 1, which changes nothing.
     """
     if len(probabilities) == 0:
         return 1.0
@@ -69,9 +69,10 @@ def fit_temperature(
 
 
 def year_quantiles(year_probabilities: Array, level: float) -> Array:
-    """The `level` quantile in years of each distribution [faces, 101]; a year's mass lies evenly on it.
+    """Return the `level` quantile, in years, of each distribution [faces, 101].
 
-    Year y spans y - 0.5 to y + 0.5, so that the quantiles of a symmetric distribution lie about its mean.
+    Year y extends from y - 0.5 to y + 0.5 with uniform mass, so the quantiles of a symmetric distribution are
+    symmetric about its mean.
     """
     cumulative = np.cumsum(year_probabilities, axis=1, dtype=np.float64)
     cumulative /= cumulative[:, -1:]
@@ -89,11 +90,11 @@ _GroupRow = Annotated[tuple[_Years, ...], Field(min_length=len(COVERAGES), max_l
 class ConformalIntervals(BaseModel):
     """Conformalised quantile intervals (CQR, arXiv 1905.03222), Mondrian by true age group.
 
-    An age y belongs to a face's interval if y lies within the head's own central interval, widened on both
-    sides by `widening[group of y][coverage]` years: the finite-sample quantile of the out-of-fold scores of
-    the faces of that group. So each age group is covered as stated, and not only all together
-    (label-conditional conformal prediction, Vovk 2012, arXiv 1209.2673). The answer is the hull of these ages
-    and of the mean. With out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
+    An age y is in a face's interval if it is in the head's central interval, extended on both sides by
+    `widening[group of y][coverage]` years. That extension is the finite-sample quantile of the out-of-fold
+    scores of the group's faces, so each age group has the stated coverage, not only all faces together
+    (label-conditional conformal prediction, Vovk 2012, arXiv 1209.2673). The interval is the hull of these
+    ages and of the mean. With out-of-fold scores this is the cross-conformal CV+ of arXiv 1905.02928.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -113,10 +114,10 @@ class ConformalIntervals(BaseModel):
         high: Array,
         smallest_group: int = 100,
     ) -> "ConformalIntervals":
-        """From out-of-fold distributions [faces, 101] and age labels low..high in years [faces].
+        """Fit to out-of-fold distributions [faces, 101] and age labels low to high in years [faces].
 
-        A label that is itself an interval counts as covered when the answer touches it. A group of fewer than
-        `smallest_group` faces takes the scores of all faces.
+        A label that is an interval counts as covered if the predicted interval overlaps it. A group of fewer
+        than `smallest_group` faces uses the scores of all faces.
         """
         groups = age_groups_of((low + high) / 2)
         counts = np.bincount(groups, minlength=len(AGE_GROUPS))
@@ -133,7 +134,7 @@ class ConformalIntervals(BaseModel):
         )
 
     def intervals(self, year_probabilities: Array, coverage: float) -> tuple[Array, Array]:
-        """Low and high end in years [faces], within 0 to 100, for one of `COVERAGES`.
+        """Return the low and high ends in years [faces], within 0 to 100, for one of `COVERAGES`.
 
         Raises ValueError for any other coverage.
         """
@@ -150,7 +151,7 @@ class ConformalIntervals(BaseModel):
 
 
 def mean_years(year_probabilities: Array) -> Array:
-    """Expected age in years of each distribution [..., 101]."""
+    """Return the expected age in years of each distribution [..., 101]."""
     return np.asarray(year_probabilities @ np.arange(YEARS, dtype=year_probabilities.dtype))
 
 
@@ -160,7 +161,7 @@ def _central_interval(year_probabilities: Array, coverage: float) -> tuple[Array
 
 
 def _conformal_quantile(scores: Array, coverage: float) -> float:
-    """The ceil((n + 1) coverage)-th smallest score; a hundred years where n is too small to promise it."""
+    """Return the ceil((n + 1) coverage)-th smallest score, or a hundred years if n is too small for it."""
     rank = int(np.ceil((len(scores) + 1) * coverage))
     if rank > len(scores):
         return float(MAX_AGE)

@@ -1,4 +1,4 @@
-"""Heads as files: head.json and head.safetensors in `models/<task>/<space>/<version>/`.
+"""Store heads: head.json and head.safetensors in `models/<task>/<space>/<version>/`.
 
 `current.json` in `models/<task>/<space>/` names the version that is served and the one before it.
 """
@@ -21,11 +21,11 @@ from agegender.spaces import NAME, Space
 MAX_WEIGHT_BYTES = 256 * 1024 * 1024
 _MAX_HEADER_BYTES = 1024 * 1024
 _GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
-_GOLDEN_TOLERANCE = 1e-3  # float16 storage and another BLAS move probabilities by less
+_GOLDEN_TOLERANCE = 1e-3  # storage as float16 and another BLAS change probabilities by less
 
 
 class BadHead(ValueError):
-    """A head's files are missing, damaged, or not what they say they are."""
+    """A head whose files are missing, damaged or inconsistent."""
 
 
 class CurrentHead(BaseModel):
@@ -54,9 +54,9 @@ def heads_directory(models: Path, task: Task, space: Space) -> Path:
 
 
 def save_head(directory: Path, manifest: HeadManifest, tensors: dict[str, npt.NDArray[np.float32]]) -> Head:
-    """Write a head, weights as float16, with a golden embedding that proves it after loading.
+    """Write a head, weights as float16, with a golden embedding that verifies it after loading.
 
-    The hash in `manifest` is filled in here. head.json is written last: a directory without it is no head.
+    The hash in `manifest` is set here. head.json is written last; a directory without it is not a head.
     """
     halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     served = Head(manifest, {name: half.astype(np.float32) for name, half in halves.items()})
@@ -75,9 +75,10 @@ def save_head(directory: Path, manifest: HeadManifest, tensors: dict[str, npt.ND
 
 
 def load_head(directory: Path) -> Head:
-    """Read a head and prove it: hash, shapes, finite values, and the answer to its golden embedding.
+    """Read a head and verify its hash, shapes, finite values, and prediction for its golden embedding.
 
-    No tensor is made before the file's header states what head.json needs. Raises `BadHead` with the reason.
+    No tensor is allocated before the file's header has been compared with head.json. Raises `BadHead` with
+    the reason.
     """
     try:
         manifest = read_model(directory / "head.json", HeadManifest)
@@ -85,21 +86,23 @@ def load_head(directory: Path) -> Head:
         content = read_bytes(weights, MAX_WEIGHT_BYTES)
         if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
             raise BadHead(f"{weights} does not have the hash that head.json states")
-        _require_stated(content, _wanted_shapes(manifest))
+        _require_shapes(content, _expected_shapes(manifest))
         tensors = {name: array.astype(np.float32) for name, array in load_safetensors(content).items()}
         golden, expected = tensors.pop(_GOLDEN_EMBEDDING), tensors.pop(_GOLDEN_PROBABILITIES)
         head = Head(manifest, tensors)
-        answered = head.probabilities(golden)
+        predicted = head.probabilities(golden)
     except BadHead:
         raise
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise BadHead(f"{directory}: {error}") from error
-    if answered.shape != expected.shape or not np.allclose(answered, expected, atol=_GOLDEN_TOLERANCE):
-        raise BadHead(f"{directory} does not answer its golden embedding as it did when it was saved")
+    if predicted.shape != expected.shape or not np.allclose(predicted, expected, atol=_GOLDEN_TOLERANCE):
+        raise BadHead(
+            f"{directory} predicts other probabilities for its golden embedding than when it was saved"
+        )
     return head
 
 
-def _wanted_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:
     return {
         **manifest.shapes,
         _GOLDEN_EMBEDDING: (1, manifest.space.dimension),
@@ -107,20 +110,20 @@ def _wanted_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _require_stated(content: bytes, wanted: dict[str, tuple[int, ...]]) -> None:
-    """Compare a safetensors header with what is wanted. safetensors itself compares it with the file."""
+def _require_shapes(content: bytes, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compare a safetensors header with the expected shapes. safetensors itself compares it with the file."""
     length = int.from_bytes(content[:8], "little")
     if length > min(_MAX_HEADER_BYTES, len(content) - 8):
         raise ValueError(f"head.safetensors states a header of {length} bytes")
     stated = {name: tensor.shape for name, tensor in _HEADER.validate_json(content[8 : 8 + length]).items()}
-    for name in sorted(stated.keys() | wanted.keys()):
-        should, given = wanted.get(name, "absent"), stated.get(name, "absent")
-        if should != given:
-            raise ValueError(f"tensor {name[:100]} should be {should}, and is {given}")
+    for name in sorted(stated.keys() | expected.keys()):
+        shape, given = expected.get(name, "absent"), stated.get(name, "absent")
+        if shape != given:
+            raise ValueError(f"tensor {name[:100]} has shape {given}; expected {shape}")
 
 
 def read_current(directory: Path) -> CurrentHead | None:
-    """Which version of `models/<task>/<space>/` is served; None where none was ever promoted."""
+    """Return which version in `models/<task>/<space>/` is served; None if none was promoted."""
     path = directory / "current.json"
     try:
         current = read_model(path, CurrentHead)
@@ -130,14 +133,14 @@ def read_current(directory: Path) -> CurrentHead | None:
         raise BadHead(f"{path}: {error}") from error
     for version in (current.version, current.previous):
         if version is not None and not NAME.fullmatch(version):
-            raise BadHead(f"{path} names {version!r}, which is no version")
+            raise BadHead(f"{path} names {version!r}, which is not a valid version")
     return current
 
 
 def set_current(directory: Path, version: str, instead_of: str | None = None) -> CurrentHead:
-    """Serve `version` from now on; the one served until now stays as the previous one.
+    """Serve `version` from now on, and remember the version served until now as the previous one.
 
-    instead_of : where this one is served, the previous one stays what it was.
+    instead_of : if this version is served, the previous one remains unchanged.
     """
     before = read_current(directory)
     if before is not None and before.version == version:
@@ -149,6 +152,6 @@ def set_current(directory: Path, version: str, instead_of: str | None = None) ->
 
 
 def _golden_embedding(dimension: int) -> npt.NDArray[np.float32]:
-    """A fixed random point on the unit sphere; no person's embedding."""
+    """Return a fixed random point [1, dimension] on the unit sphere, which is nobody's embedding."""
     point = np.random.default_rng(0).standard_normal((1, dimension)).astype(np.float32)
     return np.asarray(point / np.linalg.norm(point))

@@ -1,4 +1,4 @@
-"""Run a bank of heads in NumPy: all members at once, no torch at serving."""
+"""Run a bank in NumPy, all members at once, so that serving needs no torch."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ def bank_logits(
     embeddings: Array,
     dropout: np.random.Generator | None = None,
 ) -> Array:
-    """Logits of every member of a bank.
+    """Return the logits of every member of a bank.
 
     Parameters
     ----------
-    layers : of the architecture.
-    tensors : named and shaped as `architecture.tensor_shapes` says, float32.
+    layers : layers of the architecture.
+    tensors : float32, with the names and shapes of `architecture.tensor_shapes`.
     embeddings : [faces, dimension].
-    dropout : draws the masks of Monte-Carlo dropout (arXiv 1506.02142); without it dropout is off.
+    dropout : generator of the masks of Monte-Carlo dropout (arXiv 1506.02142); None turns dropout off.
 
     Returns
     -------
@@ -34,10 +34,10 @@ def bank_logits(
 
 
 class FoldedBank:
-    """`bank_logits` without dropout, faster: what scales and shifts lies in the weights of the linear layers.
+    """`bank_logits` without dropout, but faster: scales and shifts are folded into the linear layers.
 
-    With the input's standardisation there too, all members multiply the same numbers, so the first layer is
-    one product for the whole bank.
+    With the standardisation of the input folded too, all members have the same input, so the first layer is
+    one matrix product for the whole bank.
     """
 
     def __init__(self, first: Linear, rest: tuple[Layer, ...], tensors: Mapping[str, Array]) -> None:
@@ -46,7 +46,7 @@ class FoldedBank:
         self._bias = tensors[f"{first.name}.bias"] - shift
         self._weight = np.ascontiguousarray(weight.transpose(1, 0, 2).reshape(first.inputs, -1))
         self._rest = rest
-        self._tensors = {  # without the first layer's, the largest, which would be kept in vain
+        self._tensors = {  # without those of the first layer, the largest, which are no longer needed
             name: tensor for name, tensor in tensors.items() if not name.startswith(f"{first.name}.")
         }
 
@@ -58,7 +58,7 @@ class FoldedBank:
 
 
 def folded(layers: tuple[Layer, ...], tensors: Mapping[str, Array]) -> FoldedBank | None:
-    """None where no linear layer comes first: a residual unit needs its input as it is."""
+    """Return the folded bank, or None if the first layer is not linear (a residual unit keeps its input)."""
     (first, *rest), tensors = _without_norms(
         [layer for layer in layers if not isinstance(layer, Dropout)], tensors
     )
@@ -66,7 +66,7 @@ def folded(layers: tuple[Layer, ...], tensors: Mapping[str, Array]) -> FoldedBan
 
 
 def _without_norms(layers: list[Layer], tensors: Mapping[str, Array]) -> tuple[list[Layer], dict[str, Array]]:
-    """The same function with each norm behind a linear layer in that layer's weight and bias."""
+    """Return equivalent layers in which each norm after a linear layer is folded into that layer."""
     kept, merged = list[Layer](), dict(tensors)
     for layer in layers:
         if isinstance(layer, Norm) and kept and isinstance(before := kept[-1], Linear):
@@ -106,7 +106,7 @@ def _run(
 
 
 def _silu(x: Array) -> Array:
-    """``x / (1 + exp(-x))``; where the exponential overflows, the quotient is zero, as it should be."""
+    """Return ``x / (1 + exp(-x))``; if the exponential overflows, the quotient is zero, which is correct."""
     with np.errstate(over="ignore"):
         divisor = np.exp(np.negative(x))
     divisor += 1
@@ -114,6 +114,6 @@ def _silu(x: Array) -> Array:
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Over the last axis."""
+    """Return the softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""A served head: a bank of networks of one task and space, with its calibration."""
+"""A head: an ensemble of networks for one task and space, with its calibration."""
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -17,19 +17,21 @@ from agegender.spaces import Space
 
 Array = npt.NDArray[np.float32]
 
-MAX_WIDTH = 2**20  # numbers that one face needs at once; 4 MiB
+MAX_WIDTH = 2**20  # numbers in memory per face; 4 MiB
 
 
 class Task(StrEnum):
+    """What a head predicts."""
+
     AGE = "age"
     GENDER = "gender"
 
 
 class Classes(StrEnum):
-    """What a head's outputs are."""
+    """The classes of a head's outputs."""
 
     YEARS = "years"  # 0 to 100
-    GROUPS = "groups"  # Adience's eight
+    GROUPS = "groups"  # Adience's eight groups
     GENDERS = "genders"  # female, male
 
     @property
@@ -38,7 +40,7 @@ class Classes(StrEnum):
 
 
 class HeadManifest(BaseModel):
-    """head.json: all of a head but its weights."""
+    """head.json: everything about a head except its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,41 +62,41 @@ class HeadManifest(BaseModel):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the tensors in head.safetensors, by name."""
+        """Return the shapes of the tensors in head.safetensors, by name."""
         return tensor_shapes(self.layers, self.members, self.space.dimension)
 
     @model_validator(mode="after")
     def _answers_within_bounds(self) -> Self:
         widest = max(shape[-1] for shape in self.shapes.values())
         if self.members * widest > MAX_WIDTH:
-            raise ValueError(f"{self.members} members of a width of {widest} need too much memory a face")
+            raise ValueError(f"{self.members} members of width {widest} need too much memory per face")
         return self
 
 
 class Head:
-    """Gives calibrated class probabilities for embeddings of its space.
+    """Predicts calibrated class probabilities for embeddings of its space.
 
     Parameters
     ----------
     manifest : head.json.
-    tensors : head.safetensors as float32, named and shaped as `tensor_shapes` says.
+    tensors : content of head.safetensors as float32, with the names and shapes of `tensor_shapes`.
     """
 
     def __init__(self, manifest: HeadManifest, tensors: dict[str, Array]) -> None:
         self.manifest = manifest
         self._layers = manifest.layers
-        wanted = manifest.shapes
-        for name, shape in wanted.items():
+        expected = manifest.shapes
+        for name, shape in expected.items():
             if name not in tensors or tensors[name].shape != shape:
                 given = tensors[name].shape if name in tensors else "absent"
-                raise ValueError(f"tensor {name} should be {shape}, and is {given}")
+                raise ValueError(f"tensor {name} has shape {given}; expected {shape}")
             if not np.isfinite(tensors[name]).all():
-                raise ValueError(f"tensor {name} has values that are not finite")
-        self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in wanted}
+                raise ValueError(f"tensor {name} contains NaN or infinite values")
+        self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
         self._folded = folded(self._layers, self._tensors)
 
     def probabilities(self, embeddings: Array) -> Array:
-        """Calibrated mean over the bank's members, a deep ensemble (arXiv 1612.01474).
+        """Return the calibrated mean over the members, a deep ensemble (arXiv 1612.01474).
 
         embeddings : [faces, dimension]. Returns [faces, classes].
         """
@@ -108,9 +110,10 @@ class Head:
     def probabilities_mc_dropout(
         self, embeddings: Array, passes: int, seed: int, *, unwanted: Callable[[], bool] = lambda: False
     ) -> Array:
-        """The same by Monte-Carlo dropout: `passes` draws in all, shared out over the members.
+        """Return the same by Monte-Carlo dropout, with `passes` draws in total, divided among the members.
 
-        unwanted : asked before each round. Where it is true, `concurrent.futures.CancelledError` is raised.
+        unwanted : called before each round; if it returns True, `concurrent.futures.CancelledError` is
+        raised.
         """
         draws = np.random.default_rng(seed)
         rounds = max(1, -(-passes // self.manifest.members))
@@ -126,7 +129,7 @@ class Head:
 
 
 def over_years(probabilities: Array, classes: Classes) -> Array:
-    """An age head's probabilities [faces, classes] as [faces, 101]: a group's evenly over its own years."""
+    """Return an age head's probabilities [faces, classes] over years [faces, 101], groups spread evenly."""
     if classes is Classes.YEARS:
         return probabilities
     spread = np.zeros((len(AGE_GROUPS), YEARS), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""What a pickle or jsonpickle of a NumPy array asks for by name, done here without calling any name.
+"""Rebuild the arrays in a pickle or jsonpickle without calling anything that the message names.
 
-NumPy pickles an array as `_reconstruct(ndarray, (0,), b"b")` whose state is set afterwards, from
-protocol 5 on as `_frombuffer(...)`, and a scalar as `scalar(dtype, bytes)`. NumPy 1 calls the module
-`numpy.core`, NumPy 2 `numpy._core`. These names, and no others, are known; none is ever imported.
+NumPy pickles an array as `_reconstruct(ndarray, (0,), b"b")` whose state is set afterwards, or as
+`_frombuffer(...)` since protocol 5, and a scalar as `scalar(dtype, bytes)`. The module is `numpy.core` in
+NumPy 1 and `numpy._core` in NumPy 2. Only these names are accepted, and none is ever imported.
 """
 
 import math
@@ -22,14 +22,14 @@ _MAX_DIMENSIONS = 8
 
 
 class WireError(Problem):
-    """A message is not of the original's format, or holds more than plain values and arrays of numbers."""
+    """A message that is not in the original's format, or contains more than values and arrays of numbers."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("unreadable-message", 400, detail)
 
 
 class Symbol(Enum):
-    """A name that stands in a message."""
+    """A name that a message may refer to."""
 
     NDARRAY = auto()
     DTYPE = auto()
@@ -57,33 +57,33 @@ _SYMBOLS = {
 
 
 def symbol(name: str) -> Symbol:
-    """The symbol of a dotted name; `WireError` for every name that arrays of numbers do not need."""
+    """Return the symbol of a dotted name. Raises `WireError` for names that arrays of numbers do not need."""
     if name not in _SYMBOLS:
-        raise WireError(f"The message names {name[:80]!r}; only NumPy arrays of numbers are read.")
+        raise WireError(f"The message refers to {name[:80]!r}; only NumPy arrays of numbers are accepted.")
     return _SYMBOLS[name]
 
 
 @dataclass(eq=False)
 class DtypeCell:
-    """A data type whose byte order may still be set."""
+    """A data type whose byte order may be set later."""
 
     dtype: np.dtype[Any]
 
 
 @dataclass(eq=False)
 class ArrayCell:
-    """An array whose content is still to come."""
+    """An array whose content is set later."""
 
     array: npt.NDArray[Any] | None = None
 
 
 class ArrayBuilder:
-    """Makes what symbols ask for.
+    """Creates the values that symbols stand for.
 
     Parameters
     ----------
-    max_bytes : text turned into bytes, in all; a message needs no more than its own length.
-    objects : whether arrays of Python objects are made, from lists that were read already.
+    max_bytes : total size of text converted to bytes; a message needs no more than its own length.
+    objects : whether to create arrays of Python objects, from lists that were already read.
     """
 
     def __init__(self, max_bytes: int, *, objects: bool = False) -> None:
@@ -91,7 +91,7 @@ class ArrayBuilder:
         self._objects = objects
 
     def call(self, function: object, arguments: object) -> object:
-        """What `function(*arguments)` would give: a cell, a NumPy scalar, an array, or bytes."""
+        """Return what `function(*arguments)` would: a cell, a NumPy scalar, an array, or bytes."""
         match function, arguments:
             case Symbol.RECONSTRUCT, (Symbol.NDARRAY, (0,), b"b"):
                 return ArrayCell()
@@ -121,10 +121,10 @@ class ArrayBuilder:
                 return text.encode("latin1")
             case Symbol.BYTES, ():
                 return b""
-        raise WireError("The message asks for something that arrays of numbers do not need.")
+        raise WireError("The message calls something that arrays of numbers do not need.")
 
     def build(self, target: object, state: object) -> None:
-        """What `target.__setstate__(state)` would do."""
+        """Do what `target.__setstate__(state)` would."""
         match target, state:
             case DtypeCell(), (3, "<" | ">" | "=" | "|" as order, None, None, None, -1, -1, int()):
                 target.dtype = target.dtype.newbyteorder(order)
@@ -146,29 +146,29 @@ class ArrayBuilder:
     def _dtype(self, name: str) -> np.dtype[Any]:
         if _NUMBER.fullmatch(name) or (self._objects and _OBJECT.fullmatch(name)):
             return np.dtype(name if _NUMBER.fullmatch(name) else "O")
-        raise WireError(f"Arrays of {name[:20]!r} are not read; only arrays of numbers are.")
+        raise WireError(f"Arrays of {name[:20]!r} are not accepted; expected an array of numbers.")
 
     def _spend(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise WireError("The message grows while it is read.")
+            raise WireError("The message would need more memory than its own size.")
 
 
 def finished(value: object) -> object:
-    """The array of a cell, other values as they are; `WireError` for what is no value yet."""
+    """Return the array of a cell, or another value unchanged. Raises `WireError` for an incomplete value."""
     if isinstance(value, ArrayCell):
         if value.array is None:
-            raise WireError("The message holds an array without content.")
+            raise WireError("The message contains an array without content.")
         return value.array
     if isinstance(value, DtypeCell | Symbol):
-        raise WireError("The message holds a name where a value belongs.")
+        raise WireError("The message contains a name instead of a value.")
     return value
 
 
 def array_from_bytes(
     data: bytes | bytearray, dtype: np.dtype[Any], shape: tuple[object, ...], order: Any
 ) -> npt.NDArray[Any]:
-    """A view of `data`. Nothing is allocated that the message did not bring itself."""
+    """Return an array that is a view of `data`, so that no memory is allocated."""
     sizes = _sizes(shape)
     if dtype.hasobject or math.prod(sizes) * dtype.itemsize != len(data):
         raise WireError(f"An array of shape {sizes} does not fit its {len(data)} bytes.")

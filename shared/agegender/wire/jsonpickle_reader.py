@@ -1,7 +1,7 @@
-"""Read jsonpickle text that holds arrays, numbers, text, bytes, lists and dicts, and nothing else.
+"""Read jsonpickle text that contains only arrays, numbers, text, bytes, lists and dicts.
 
-jsonpickle numbers the objects of a message and writes `{"py/id": n}` for one that comes again. Versions
-2 to 4 count lists, dicts and reduced objects from 0; version 1 does not count dicts.
+jsonpickle numbers the objects of a message and writes `{"py/id": n}` for a repeated one. Versions 2 to 4
+count lists, dicts and reduced objects from 0; version 1 does not count dicts.
 """
 
 import base64
@@ -15,17 +15,17 @@ _MAX_DEPTH = 32
 
 
 def parse_json(text: bytes | str, max_items: int) -> Any:
-    """Parse JSON of at most about `max_items` values. NaN and infinity are no JSON. Raises `WireError`."""
+    """Parse JSON of at most about `max_items` values, without NaN and infinity. Raises `WireError`."""
     with only_wire_errors():
         content = text.encode() if isinstance(text, str) else text
-        # Before parsing, as a list of a million empty lists is small as text and large in memory.
+        # Checked before parsing, because a million empty lists are small as text but large in memory.
         if sum(map(content.count, (b",", b"[", b"{"))) > max_items:
             raise WireError("The message has too many items.")
         return json.loads(content, parse_constant=_refuse_constant)
 
 
 def restore(flat: Any) -> Any:
-    """The Python value of parsed jsonpickle, of any version's numbering. Raises `WireError`."""
+    """Return the Python value of parsed jsonpickle, whatever its version's numbering. Raises `WireError`."""
     with only_wire_errors():
         try:
             return _Restorer(counts_dicts=True).restore(flat, 0)
@@ -87,7 +87,7 @@ class _Restorer:
     def _reduced(self, function: Any, arguments: Any, state: Any, depth: int) -> Any:
         index = len(self._objects)
         self._objects.append(None)
-        called, given, set_state = (self.restore(part, depth + 1) for part in (function, arguments, state))
+        called, given, set_state = (self.restore(item, depth + 1) for item in (function, arguments, state))
         result = self._builder.call(called, given)
         if set_state is not None:
             self._builder.build(result, set_state)
@@ -98,7 +98,7 @@ class _Restorer:
 
     def _earlier(self, index: int) -> Any:
         if not 0 <= index < len(self._objects) or self._objects[index] is None:
-            raise WireError("The message refers to an object that it has not brought.")
+            raise WireError("The message refers to an object that it does not contain.")
         return self._objects[index]
 
 

@@ -1,7 +1,7 @@
 """Read a pickled NumPy array of numbers, protocols 0 to 5, without executing anything.
 
-`pickletools.genops` splits the pickle into opcodes and their arguments; it only parses. The machine
-below interprets the opcodes that arrays need, and refuses every other.
+`pickletools.genops` only parses the pickle into opcodes and arguments. The machine below interprets the
+opcodes that arrays need and rejects all others.
 """
 
 import io
@@ -32,21 +32,21 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_array(data: bytes) -> npt.NDArray[Any]:
-    """The array of numbers in `pickle.dumps(array)` or in the content of an `.npy` file.
+    """Return the array of numbers in `pickle.dumps(array)` or in the content of an `.npy` file.
 
-    Raises `WireError` for everything else. The array may be a read-only view of `data`.
+    Raises `WireError` for anything else. The array may be a read-only view of `data`.
     """
     with only_wire_errors():
         if data.startswith(_NPY_MAGIC):
             return _read_npy(data)
         value = ArrayMachine(data).run()
         if not isinstance(value, np.ndarray):
-            raise WireError("The pickle holds no array.")
+            raise WireError("The pickle does not contain an array.")
         return value
 
 
 class ArrayMachine:
-    """The stack machine of the pickle module, cut down to arrays of numbers."""
+    """The stack machine of the pickle module, restricted to arrays of numbers."""
 
     max_opcodes = _MAX_OPCODES
     max_remembered = _MAX_OPCODES
@@ -62,13 +62,13 @@ class ArrayMachine:
     def run(self) -> object:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self._data)):
             if count == self.max_opcodes:
-                raise WireError("The pickle is longer than an array's.")
+                raise WireError("The pickle has more opcodes than an array needs.")
             if opcode.name == "STOP":
                 return finished(self._stack.pop())
             self.step(opcode.name, argument)
             if len(self._stack) > _MAX_STACK or len(self._memo) > self.max_remembered:
-                raise WireError("The pickle holds more at a time than an array's.")
-        raise WireError("The pickle is cut short.")
+                raise WireError("The pickle has more values at a time than an array needs.")
+        raise WireError("The pickle is truncated.")
 
     def step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -104,10 +104,10 @@ class ArrayMachine:
                 self._builder.build(target, state)
                 stack.pop()
             case _:
-                raise WireError(f"The pickle has the opcode {name}, which an array does not need.")
+                raise WireError(f"The pickle has the opcode {name}, which arrays do not need.")
 
     def since_mark(self) -> list[Any]:
-        """Take what was pushed since the last mark."""
+        """Pop the values that were pushed since the last mark."""
         start = self._marks.pop()
         items = self._stack[start:]
         del self._stack[start:]
@@ -120,14 +120,14 @@ class ArrayMachine:
 
     def _top(self, count: int) -> list[Any]:
         if len(self._stack) < count:
-            raise WireError("The pickle takes more than it brought.")
+            raise WireError("The pickle uses more values than it contains.")
         return self._stack[-count:]
 
 
 def _read_npy(data: bytes) -> npt.NDArray[Any]:
     shape, fortran, dtype, content = split_npy(data)
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise WireError(f"Arrays of {dtype} are not read; only arrays of numbers are.")
+        raise WireError(f"Arrays of {dtype} are not accepted; expected an array of numbers.")
     return array_from_bytes(content, dtype, shape, "F" if fortran else "C")
 
 
@@ -143,7 +143,7 @@ def split_npy(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]
 
 @contextmanager
 def only_wire_errors() -> Iterator[None]:
-    """A hostile message breaks a reader in many ways; the caller sees one."""
+    """Turn all errors that a hostile message may cause into `WireError`."""
     try:
         yield
     except WireError:
