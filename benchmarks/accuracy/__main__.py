@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.experiments.store import load_experiment
+from trainer.experiments.experiment import load_experiment
 
 from benchmarks.accuracy import robustness
 from benchmarks.accuracy.answers import of_experiments

@@ -12,9 +12,8 @@ from safetensors.numpy import load as load_safetensors
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.evaluation.calibration import OutOfFold, crossed_calibration
 from trainer.evaluation.metrics import age_metrics, calibration_error, gender_metrics, true_groups
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import labelled, load_faces
-from trainer.experiments.store import fold_dir, load_experiment, merged_subjects
+from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, merged_subjects
+from trainer.experiments.experiment_data import labelled, load_faces
 from trainer.training.predict import member_probabilities
 
 Array = npt.NDArray[np.float32]

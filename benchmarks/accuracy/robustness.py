@@ -14,9 +14,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
 from trainer.evaluation.calibration import REPORTED_COVERAGE, calibrate
 from trainer.evaluation.metrics import age_metrics, gender_metrics
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import read_out_of_fold
-from trainer.experiments.store import fold_dir, load_experiment
+from trainer.experiments.experiment import Experiment, fold_dir, load_experiment
+from trainer.experiments.experiment_data import read_out_of_fold
 from trainer.training.predict import member_probabilities
 
 from benchmarks.accuracy.answers import experiment_faces, fold_bank

@@ -12,8 +12,7 @@ from agegender.labels import group_probabilities
 from sklearn.metrics import roc_auc_score
 from trainer.evaluation.calibration import OutOfFold, crossed_calibration
 from trainer.evaluation.metrics import age_metrics, true_groups
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.store import load_experiment
+from trainer.experiments.experiment import Experiment, load_experiment
 from trainer.training.predict import task_tensors
 
 from benchmarks.accuracy.answers import Array, experiment_faces, fold_bank

@@ -10,8 +10,7 @@ from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
 from pydantic import SecretStr
 from trainer.app import create_trainer
-from trainer.experiments.experiment import Experiment, ExperimentRequest
-from trainer.experiments.store import save_experiment
+from trainer.experiments.experiment import Experiment, ExperimentRequest, save_experiment
 from trainer.settings import TrainerSettings
 
 from tests.support import packs

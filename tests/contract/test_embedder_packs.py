@@ -10,7 +10,7 @@ from agegender.landmarks import turned_points
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality
-from trainer.extraction.selection import same_face_mirrored
+from trainer.extraction.embed import same_face_mirrored
 
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
 from tools.stack import PHOTOGRAPH

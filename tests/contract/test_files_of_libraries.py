@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from trainer.evaluation.tensorboard import write_events
-from trainer.queues import WantedJob, ensure_jobs, job_queue
+from trainer.jobs import train_fold
+from trainer.runs.queue import job_queue
+from trainer.runs.run import Step
+from trainer.runs.scheduler import enqueue_steps
 from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server
@@ -20,18 +23,16 @@ SOON = TrainerSettings(heartbeat_seconds=1)  # a lock that the log brings back i
 def test_redis_starts_with_what_is_whole_of_its_cut_log_and_the_rest_is_enqueued_again(
     tmp_path: Path, cut: int
 ) -> None:
-    jobs = [
-        WantedJob(f"job-{number}", "trainer.jobs.train.train_fold", ["x", number], 60) for number in range(3)
-    ]
+    steps = [Step(f"job-{number}", train_fold, ("x", number), 60) for number in range(3)]
     with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
-        ensure_jobs(job_queue(server.client, SOON), "x", jobs)
+        enqueue_steps(job_queue(server.client, SOON), "x", steps)
         server.process.kill()
         server.process.wait(10)
     (log,) = tmp_path.rglob("*.aof")
     log.write_bytes(log.read_bytes()[:-cut])
     with redis_server(tmp_path, "--appendonly", "yes") as server:
         queue = job_queue(server.client, SOON)
-        ensure_jobs(queue, "x", jobs)
+        enqueue_steps(queue, "x", steps)
         assert queue.get_job_ids() == ["job-0", "job-1", "job-2"]
 
 

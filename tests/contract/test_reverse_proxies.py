@@ -16,7 +16,7 @@ import pytest
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
 from trainer.app import create_trainer
-from trainer.experiments import store
+from trainer.experiments.experiment import save_experiment
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
 
@@ -143,7 +143,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp(server)
     chain, key = certificate(directory)
     promoted_heads(directory / "models", SPACE)
-    store.save_experiment(directory, made_experiment([0], TrainingOptions(), name="waiting"))
+    save_experiment(directory, made_experiment([0], TrainingOptions(), name="waiting"))
     with redis_server(directory) as redis, EmbedderDouble().served() as double:
         shared: dict[str, Any] = {
             "data_dir": directory,

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.store import load_experiment, merged_subjects
-from trainer.extraction.state import read_state
-from trainer.jobs.merge import regroup_faces
+from trainer.experiments.experiment import load_experiment, merged_subjects
+from trainer.extraction.extraction import load_extraction
+from trainer.jobs import regroup_faces
 from trainer.settings import TrainerSettings
 
 from tests.support.made_faces import made_faces
@@ -44,10 +44,9 @@ def test_an_old_extraction_is_regrouped_and_its_groups_are_shown(
     assert refused.status_code == 422 and "no-recogniser" in refused.json()["type"]
     started = trainer.post("/datasets/faces/regroup")
     assert (started.status_code, started.json()["state"]) == (202, "planning")
-    state = read_state(data_dir, "faces", SPACE.id, "images")
-    assert state is not None
+    extraction = load_extraction(data_dir, f"faces/{SPACE.id}/images")
     monkeypatch.setenv("DATA_DIR", str(data_dir))
-    regroup_faces("faces", SPACE.id, "images", state.attempt_id)
+    regroup_faces(extraction.name, extraction.attempt_id)
     assert trainer.get("/datasets/faces").json()["extractions"][0]["state"] == "finished"
     [group] = trainer.get("/datasets/faces/duplicates").json()
     assert group["files"] == ["0.jpg", "29.jpg"]

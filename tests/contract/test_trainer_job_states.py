@@ -1,30 +1,27 @@
 """What RQ says of a job decides nothing: the files do, and jobs leave nothing but files."""
 
-import importlib
-import re
 import signal
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trainer
 from agegender.files import write_json
 from rq import SimpleWorker
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from trainer.experiments.schedule import reconcile
-from trainer.experiments.store import METRICS, fold_dir
-from trainer.queues import job_queue
+from trainer import jobs
+from trainer.experiments.experiment import METRICS, fold_dir
+from trainer.jobs import EXPERIMENTS, KINDS
+from trainer.runs.queue import job_queue
+from trainer.runs.scheduler import schedule
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
 from tests.support.redis_server import redis_server
 
-_NAMED = re.compile(r'"(trainer\.jobs\.\w+\.\w+)"')
-SOURCES = sorted(Path(trainer.__file__).parent.rglob("*.py"))
-ENTRY_POINTS = sorted({name for path in SOURCES for name in _NAMED.findall(path.read_text())})
+ENTRY_POINTS = [job for kind in KINDS for job in vars(kind).values()]
 
 
 @contextmanager
@@ -38,18 +35,36 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_job_takes_names_and_returns_nothing(name: str) -> None:
+@pytest.mark.parametrize("job", ENTRY_POINTS, ids=lambda job: job.__name__)
+def test_job_takes_names_and_returns_nothing(job: Callable[..., None]) -> None:
     """RQ 3.0 ends a job whose value JSON cannot hold as finished, with a text in place of the value."""
-    module, _, function = name.rpartition(".")
-    hints = typing.get_type_hints(getattr(importlib.import_module(module), function))
+    hints = typing.get_type_hints(job)
     assert hints.pop("return") is type(None)
     assert set(hints.values()) <= {str, int}
 
 
-def test_entry_points_are_found_in_every_module_of_jobs() -> None:
-    modules = {name.split(".")[2] for name in ENTRY_POINTS}
-    assert modules == {"extract", "import_original", "merge", "promote", "report", "search", "train"}
+def test_queue_finds_each_job_by_the_name_that_it_stores() -> None:
+    assert len(ENTRY_POINTS) == 12
+    for job in ENTRY_POINTS:
+        assert (job.__module__, getattr(jobs, job.__qualname__)) == ("trainer.jobs", job)
+
+
+def test_waiting_jobs_of_release_0_1_0_are_replaced_and_others_fail_without_harm(tmp_path: Path) -> None:
+    experiment = made_experiment([0, 1], TrainingOptions(), name="one")
+    with redis_server(tmp_path) as server:
+        queue = job_queue(server.client)
+        for name in ("one-fold-0", "gone-fold-0"):
+            queue.enqueue_call("trainer.jobs.train.train_fold", args=("one", 0), job_id=name)
+        schedule(EXPERIMENTS, tmp_path, queue, experiment)
+        assert set(queue.get_job_ids()) == {"one-fold-0", "one-fold-1", "gone-fold-0"}
+        job = Job.fetch("one-fold-0", connection=server.client, serializer=JSONSerializer)
+        assert job.func_name == "trainer.jobs.train_fold"
+        for waiting in ("one-fold-0", "one-fold-1"):
+            queue.remove(waiting)
+        with own_signals():
+            SimpleWorker([queue], connection=server.client, serializer=JSONSerializer).work(burst=True)
+        job = Job.fetch("gone-fold-0", connection=server.client, serializer=JSONSerializer)
+        assert job.get_status() == JobStatus.FAILED
 
 
 def test_fold_that_rq_calls_finished_but_left_no_file_is_enqueued_again(tmp_path: Path) -> None:
@@ -66,14 +81,14 @@ def test_fold_that_rq_calls_finished_but_left_no_file_is_enqueued_again(tmp_path
             SimpleWorker([queue], connection=server.client, serializer=JSONSerializer).work(burst=True)
         job = Job.fetch("one-fold-0", connection=server.client, serializer=JSONSerializer)
         assert job.get_status() == JobStatus.FINISHED
-        reconcile(tmp_path, queue, experiment)
+        schedule(EXPERIMENTS, tmp_path, queue, experiment)
         assert queue.get_job_ids() == ["one-fold-0"]
         job = Job.fetch("one-fold-0", connection=server.client, serializer=JSONSerializer)
-        assert job.func_name == "trainer.jobs.train.train_fold"
+        assert job.func_name == "trainer.jobs.train_fold"
         # A file is enough, whatever RQ says.
         directory = fold_dir(tmp_path, "one", 0)
         directory.mkdir(parents=True)
         write_json(directory / METRICS, {})
         server.client.flushdb()
-        reconcile(tmp_path, queue, experiment)
+        schedule(EXPERIMENTS, tmp_path, queue, experiment)
         assert queue.get_job_ids() == ["one-report"]

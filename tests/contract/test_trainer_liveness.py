@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 from rq.job import Job
 from rq.utils import now
-from trainer.queues import WantedJob, ensure_job, job_queue
+from trainer.jobs import train_fold
+from trainer.runs.queue import job_queue
+from trainer.runs.run import Step
+from trainer.runs.scheduler import enqueue_step
+from trainer.runs.worker import make_worker
 from trainer.settings import TrainerSettings
-from trainer.workers import make_worker
 
 from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server
 
-FOLD = WantedJob("fold", "trainer.jobs.train.train_fold", ["experiment", 0], 600)
+FOLD = Step("fold", train_fold, ("experiment", 0), 600)
 IMPORTS = 8.0  # seconds that a worker needs to start, measured on two cores
 
 
@@ -28,7 +31,7 @@ def test_silent_worker_loses_its_job_after_15_s_and_not_before(
         assert worker.job_monitoring_interval == 5
         assert worker.maintenance_interval == 10
         assert worker.max_connection_wait_time == 15
-        ensure_job(queue, FOLD)
+        enqueue_step(queue, FOLD)
         taken = queue.dequeue_any([queue], None, connection=server.client, serializer=queue.serializer)
         assert taken is not None
         job, _ = taken
@@ -37,7 +40,7 @@ def test_silent_worker_loses_its_job_after_15_s_and_not_before(
         worker.prepare_job_execution(job)
         for silent, waits in ((14, []), (16, ["fold"])):
             job.heartbeat(now() - timedelta(seconds=silent), 60)
-            ensure_job(queue, FOLD)
+            enqueue_step(queue, FOLD)
             assert queue.get_job_ids() == waits
         assert not Job.fetch("fold", server.client, queue.serializer).is_started
     # From the last heartbeat until another worker, started then, has the job.

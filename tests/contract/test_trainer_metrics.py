@@ -7,7 +7,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from rq import Worker
 from trainer.app import create_trainer
-from trainer.queues import job_queue
+from trainer.runs.queue import job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server
@@ -35,7 +35,7 @@ def test_waiting_jobs_and_workers_are_counted(tmp_path: Path) -> None:
             none = {"trainer_jobs waiting": 0, "trainer_jobs running": 0, "trainer_jobs failed": 0}
             assert queue_metrics(url) == {**none, "trainer_workers": 0}
             queue = job_queue(server.client)
-            queue.enqueue("trainer.jobs.train.run_fold", "nothing", 0)
+            queue.enqueue("trainer.jobs.train_fold", "nothing", 0)
             worker = Worker([queue], connection=server.client, serializer=queue.serializer)
             worker.register_birth()  # type: ignore[no-untyped-call]
             assert queue_metrics(url) == {**none, "trainer_jobs waiting": 1, "trainer_workers": 1}

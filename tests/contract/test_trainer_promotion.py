@@ -14,12 +14,11 @@ from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.faces import load_faces
+from trainer.experiments.experiment import PROMOTED, experiment_dir, load_experiment, save_experiment
+from trainer.experiments.experiment_data import load_faces
 from trainer.experiments.promote import promote
-from trainer.experiments.store import PROMOTED, experiment_dir, load_experiment, save_experiment
-from trainer.jobs.promote import serve_better
-from trainer.searches.search import Search
-from trainer.searches.store import save_search, search_dir
+from trainer.jobs import serve_better
+from trainer.searches.search import Search, save_search, search_dir
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
 

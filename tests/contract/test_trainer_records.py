@@ -11,10 +11,11 @@ import pytest
 from agegender.errors import Problem
 from agegender.files import write_json
 from trainer.app import create_trainer
-from trainer.experiments.store import experiment_statuses, load_experiment, save_experiment
-from trainer.queues import job_queue
-from trainer.searches.search import Search
-from trainer.searches.store import save_search
+from trainer.experiments.experiment import load_experiment, save_experiment
+from trainer.jobs import EXPERIMENTS
+from trainer.runs.queue import job_queue
+from trainer.runs.store import statuses
+from trainer.searches.search import Search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
 
@@ -123,7 +124,7 @@ def test_list_and_scheduler_tolerate_a_record_that_is_deleted_meanwhile(tmp_path
     thread.start()
     try:
         for _ in range(200):
-            assert "stays" in [status.id for status in experiment_statuses(tmp_path)]
+            assert "stays" in [status.id for status in statuses(EXPERIMENTS, tmp_path)]
     finally:
         stop.set()
         thread.join()

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from agegender.files import write_json
-from trainer.experiments.schedule import reconcile
-from trainer.experiments.store import METRICS, fold_dir
-from trainer.queues import job_queue
+from trainer.experiments.experiment import METRICS, fold_dir
+from trainer.jobs import EXPERIMENTS
+from trainer.runs.queue import job_queue
+from trainer.runs.scheduler import schedule
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
@@ -23,13 +24,13 @@ def end_fold(data_dir: Path, fold: int) -> None:
 def test_report_is_written_before_the_refits_that_wait(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
         queue = job_queue(server.client)
-        reconcile(tmp_path, queue, EXPERIMENT)
+        schedule(EXPERIMENTS, tmp_path, queue, EXPERIMENT)
         assert queue.get_job_ids() == ["one-fold-0", "one-fold-1"]
         server.client.flushdb()
         end_fold(tmp_path, 0)
-        reconcile(tmp_path, queue, EXPERIMENT)
+        schedule(EXPERIMENTS, tmp_path, queue, EXPERIMENT)
         assert queue.get_job_ids() == ["one-fold-1", "one-refit-0"]
         queue.remove("one-fold-1")
         end_fold(tmp_path, 1)
-        reconcile(tmp_path, queue, EXPERIMENT)
+        schedule(EXPERIMENTS, tmp_path, queue, EXPERIMENT)
         assert queue.get_job_ids() == ["one-report", "one-refit-0", "one-refit-1"]

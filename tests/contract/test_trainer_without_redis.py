@@ -10,10 +10,8 @@ import pytest
 from agegender_service.openapi import operations
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.store import load_experiment, save_experiment
-from trainer.searches.search import Search
-from trainer.searches.store import load_search, save_search
+from trainer.experiments.experiment import Experiment, load_experiment, save_experiment
+from trainer.searches.search import Search, load_search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
 
@@ -26,10 +24,10 @@ BODIES = {
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
 NEED_REDIS = {
-    "GET /datasets/{name}",
     "POST /datasets/{name}/extract",
     "POST /datasets/{name}/regroup",
     "DELETE /datasets/{name}/extract",
+    "POST /datasets/{name}/cancel",
     "POST /datasets/{name}/import",
     "POST /experiments",
     "POST /experiments/{experiment_id}/cancel",

@@ -14,7 +14,7 @@ import pytest
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.store import fold_dir
+from trainer.experiments.experiment import fold_dir
 
 from tests.support.made_faces import SPACE, made_faces
 from tests.support.recovery import PROMISED

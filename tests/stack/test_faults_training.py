@@ -12,9 +12,12 @@ import pytest
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from trainer.queues import WantedJob, ensure_job, job_queue
+from trainer.jobs import train_fold
+from trainer.runs.queue import job_queue
+from trainer.runs.run import Step
+from trainer.runs.scheduler import enqueue_step
+from trainer.runs.worker import make_worker
 from trainer.settings import TrainerSettings
-from trainer.workers import make_worker
 
 from tests.support.fault_record import record
 from tests.support.jumping_clock import jumping_clock
@@ -124,17 +127,17 @@ def test_job_whose_worker_is_long_dead_is_enqueued_again(tmp_path: Path, life: E
     settings = TrainerSettings(redis_url=server.url)
     worker, queue = make_worker(settings), job_queue(server.client, settings)
     worker.presumed_dead_seconds, queue.presumed_dead = 1, timedelta(seconds=1)  # below what a setting allows
-    wanted = WantedJob("fold", "trainer.jobs.train.train_fold", ["experiment", 0], 600)
-    ensure_job(queue, wanted)
+    step = Step("fold", train_fold, ("experiment", 0), 600)
+    enqueue_step(queue, step)
     taken = queue.dequeue_any([queue], None, connection=server.client, serializer=queue.serializer)
     assert taken is not None
     job, _ = taken
     execution = worker.prepare_execution(job)
     worker.prepare_job_execution(job)
-    ensure_job(queue, wanted)
+    enqueue_step(queue, step)
     assert queue.get_job_ids() == []
     until(lambda: not server.client.exists(execution.key), "its record expires")
-    ensure_job(queue, wanted)
+    enqueue_step(queue, step)
     assert queue.get_job_ids() == ["fold"]
     assert Job.fetch("fold", server.client, queue.serializer).get_status() == JobStatus.QUEUED
 

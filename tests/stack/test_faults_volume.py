@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from safetensors.numpy import load as load_safetensors
-from trainer.experiments.store import experiment_dir, load_experiment
+from trainer.experiments.experiment import experiment_dir, load_experiment
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import HeadManifest, Task
-from trainer.experiments.store import BANK, refit_dir
+from trainer.experiments.experiment import BANK, refit_dir
 
 from tests.support.made_faces import SPACE
 from tests.support.serving import until

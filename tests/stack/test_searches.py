@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.faces import load_faces
-from trainer.searches.store import load_search, search_status
+from trainer.experiments.experiment_data import load_faces
+from trainer.runs.attempt import Attempt
+from trainer.searches.search import load_search, trial_dir
+from trainer.searches.steps import search_status
 from trainer.searches.trial import run_trial
 from trainer.training.device import prepare_device
 
@@ -58,7 +60,7 @@ def undisturbed(data_dir: Path, search_id: str, copy_id: str) -> list[Any]:
     faces = load_faces(data_dir, search.datasets, search.space, search.variant)
     machine = prepare_device("cpu", amp=False, threads=1)
     for number in range(search.trials):
-        run_trial(data_dir, search, number, faces, lambda report: None, machine)
+        run_trial(data_dir, search, number, faces, Attempt(trial_dir(data_dir, copy_id, number)), machine)
     return judged(search_status(data_dir, search).model_dump(mode="json"))
 
 

@@ -15,10 +15,10 @@ from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from trainer.api.datasets import router
 from trainer.datasets.embedding_set import EmbeddingSet, read_embedding_set
-from trainer.extraction.state import CHUNK
-from trainer.queues import connect, give_up_dead_jobs, job_queue
+from trainer.extraction.extraction import CHUNK
+from trainer.routes.datasets import router
+from trainer.runs.queue import connect, give_up_dead_jobs, job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE

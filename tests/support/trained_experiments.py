@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment import Experiment, fold_dir, save_experiment
 from trainer.experiments.fold import run_fold
-from trainer.experiments.store import save_experiment
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
-from trainer.training.config import EpochReport, TrainingOptions
+from trainer.runs.attempt import Attempt
+from trainer.training.config import TrainingOptions
 from trainer.training.device import prepare_device
 
 from tests.support.made_experiment import made_experiment
@@ -32,7 +32,7 @@ def trained_experiment(data_dir: Path, name: str, dataset: str, faces: Embedding
     save_experiment(data_dir, experiment)
     machine = prepare_device("cpu", False, 1)  # as a worker's job has it
     for fold in FOLDS:
-        run_fold(data_dir, experiment, faces, fold, _silent, machine)
+        run_fold(data_dir, experiment, faces, fold, Attempt(fold_dir(data_dir, name, fold)), machine)
     write_reports(data_dir, experiment, summarise(data_dir, experiment))
     return experiment
 
@@ -41,7 +41,3 @@ def without_meaning(faces: EmbeddingSet, seed: int = 0) -> EmbeddingSet:
     """The same faces with their embeddings shuffled: nothing can be learnt from them."""
     order = np.random.default_rng(seed).permutation(len(faces))
     return EmbeddingSet(**{**vars(faces), "embedding": faces.embedding[order]})
-
-
-def _silent(report: EpochReport) -> None:
-    pass

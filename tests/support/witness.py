@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agegender.files import read_json
 from safetensors.numpy import load_file
-from trainer.experiments.store import METRICS, fold_dir
+from trainer.experiments.experiment import METRICS, fold_dir
 
 from tests.support.trainer_processes import Trainer
 

@@ -75,8 +75,8 @@ def nursery() -> Nursery:
 
 
 def main() -> None:
+    from trainer.jobs import preload
     from trainer.worker import main as work
-    from trainer.workers import preload
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -9,16 +9,21 @@ import pytest
 from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.spaces import Space
-from redis import Redis
 from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set
 from trainer.datasets.formats import adience, labels_csv
 from trainer.datasets.original import import_original
-from trainer.extraction.planning import read_plan, read_removed, read_shard, write_plan
-from trainer.extraction.progress import ShardProgress, read_progress
-from trainer.extraction.state import Extraction, read_state, write_state
+from trainer.extraction.extraction import (
+    Extraction,
+    current_attempt,
+    load_extraction,
+    read_progress,
+    save_extraction,
+    shard_dir,
+)
+from trainer.extraction.plan import read_plan, read_removed, read_shard, write_plan
+from trainer.runs.attempt import Attempt
 
-from tests.support.redis_server import redis_server
 from tools.stack import RESEARCH_DATA
 
 SPACE = Space(id="test-1", dimension=8)
@@ -89,29 +94,29 @@ def test_adience_without_its_images_says_so(tmp_path: Path) -> None:
         write_plan(adience.FORMAT, tmp_path / "faces", "aligned", 32, tmp_path / "work")
 
 
-def test_the_state_survives_and_a_damaged_one_is_none(tmp_path: Path) -> None:
-    written = write_state(tmp_path, extraction(), state="extracting", images=5)
-    assert read_state(tmp_path, "faces", SPACE.id, "images") == written
+def test_the_record_survives_and_a_damaged_one_is_a_problem(tmp_path: Path) -> None:
+    written = save_extraction(tmp_path, extraction(), state="extracting", images=5)
+    assert load_extraction(tmp_path, written.name) == written
+    assert current_attempt(tmp_path, written.name, written.attempt_id) == written
     path = tmp_path / "faces" / SPACE.id / "extraction-images.json"
     path.write_text(path.read_text()[:50])
-    assert read_state(tmp_path, "faces", SPACE.id, "images") is None
+    with pytest.raises(Problem, match=r"extraction-images\.json cannot be read") as caught:
+        load_extraction(tmp_path, written.name)
+    assert caught.value.slug == "unreadable-record"
+    assert current_attempt(tmp_path, written.name, written.attempt_id) is None
 
 
 def test_progress_sums_shards_and_forgets_rates_of_the_dead(tmp_path: Path) -> None:
     running = extraction(state="extracting", images=100, shards=2)
-    with redis_server(tmp_path) as server:
-        redis = Redis(port=server.port)
-        assert read_progress(redis, running).done == 0
-        first, second = (ShardProgress(redis, running, shard, 50, done) for shard, done in ((0, 10), (1, 0)))
-        time.sleep(0.05)
-        first.advance(10)
-        second.advance(5)
-        progress = read_progress(redis, running)
-        assert (progress.done, progress.total) == (25, 100)
-        assert progress.images_per_second is not None
-        assert progress.seconds_left == pytest.approx(75 / progress.images_per_second, rel=0.02, abs=0.1)
-        later = read_progress(redis, running, now=time.time() + 120)
-        assert (later.done, later.images_per_second, later.seconds_left) == (25, None, None)
+    assert read_progress(tmp_path, running).done == 0
+    for shard, (done, rate) in enumerate(((20, 3.0), (5, 2.0))):
+        attempt = Attempt(shard_dir(tmp_path, running, shard))
+        attempt.write({"done": done, "rate": rate, "at": time.time()})
+    progress = read_progress(tmp_path, running)
+    assert (progress.done, progress.total, progress.images_per_second) == (25, 100, 5.0)
+    assert progress.seconds_left == 75 / 5
+    later = read_progress(tmp_path, running, now=time.time() + 120)
+    assert (later.done, later.images_per_second, later.seconds_left) == (25, None, None)
 
 
 def test_only_folders_with_a_data_set_are_listed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender_service import faces_client
 from agegender_service.faces_client import BlockingFacesClient
-from trainer.extraction.selection import labelled_face, same_face_mirrored
+from trainer.extraction.embed import labelled_face, same_face_mirrored
 
 SPACE = Space(id="test-1", dimension=2)
 POINTS = [(1.0, 1.0)] * 5

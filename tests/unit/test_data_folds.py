@@ -16,7 +16,7 @@ from trainer.datasets.folds import (
     validation_split,
 )
 from trainer.datasets.grouping import with_folds
-from trainer.experiments.faces import require_validation_parts
+from trainer.experiments.experiment_data import require_validation_parts
 
 from tests.support.made_faces import made_faces
 

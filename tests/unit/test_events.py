@@ -1,35 +1,41 @@
 """Events of work that runs: each change once, until it is over or gone."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from agegender.errors import not_found
-from pydantic import BaseModel
-from trainer.api import events
+from trainer.routes import runs
+from trainer.runs.run import RunStatus
+
+CREATED = datetime.now(UTC)
 
 
-class Status(BaseModel):
-    state: str
+class Status(RunStatus):
     epoch: int = 0
 
 
 async def told(monkeypatch: Any, *looks: Status | Exception) -> list[Status]:
-    monkeypatch.setattr(events, "_SECONDS", 0)
+    monkeypatch.setattr(runs, "_EVENT_SECONDS", 0)
     following = iter(looks)
 
     def look() -> Any:
         seen = next(following)
         if isinstance(seen, Exception):
             raise seen
-        return seen
+        return [seen]
 
-    return [status async for status in events.changes(look)]
+    return [status async for status in runs.changes(look, {"queued", "running"})]
 
 
 async def test_each_change_is_told_once_until_it_is_over(monkeypatch: Any) -> None:
-    first, second, last = Status(state="queued"), Status(state="running", epoch=1), Status(state="finished")
+    first, second, last = (
+        Status(id="one", created=CREATED, state="queued"),
+        Status(id="one", created=CREATED, state="running", epoch=1),
+        Status(id="one", created=CREATED, state="finished"),
+    )
     assert await told(monkeypatch, first, first, second, second, last) == [first, second, last]
 
 
 async def test_stream_of_what_is_deleted_meanwhile_ends(monkeypatch: Any) -> None:
-    running = Status(state="running")
+    running = Status(id="one", created=CREATED, state="running")
     assert await told(monkeypatch, running, not_found("experiment", "x")) == [running]

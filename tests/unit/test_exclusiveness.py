@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
 from trainer.datasets.exclusiveness import check, merged, require_exclusive, shared_faces
-from trainer.experiments.faces import (
+from trainer.experiments.experiment import MERGED, merged_subjects, save_experiment
+from trainer.experiments.experiment_data import (
     as_one,
     exclusive_labels,
     exclusiveness_warnings,
     load_faces,
     write_merged,
 )
-from trainer.experiments.head_start import require_unseen
-from trainer.experiments.store import MERGED, merged_subjects, save_experiment
+from trainer.experiments.warm_start import require_unseen
 from trainer.reports.tables import exclusiveness as told
 from trainer.training.config import TrainingOptions
 
@@ -177,10 +177,10 @@ def test_a_warm_start_from_networks_that_saw_the_faces_under_another_name_is_ref
     source = made_experiment([0], TrainingOptions()).model_copy(update={"id": "pre", "datasets": ["A"]})
     save_experiment(tmp_path, source)
     sets = {"renamed": read_labels(tmp_path, "renamed", SPACE, "images")}
-    with pytest.raises(Problem, match=r"have seen 70 of these faces, such as renamed/00000\.jpg") as caught:
+    with pytest.raises(Problem, match=r"trained on 70 of these faces, such as renamed/00000\.jpg") as caught:
         require_unseen(tmp_path, "pre", sets, "merge")
-    assert caught.value.extra["errors"][0]["field"] == "start_from"
-    assert "flattered" in require_unseen(tmp_path, "pre", sets, "allow")[0]
+    assert caught.value.extra["errors"][0]["field"] == "warm_start"
+    assert "too optimistic" in require_unseen(tmp_path, "pre", sets, "allow")[0]
     assert require_unseen(tmp_path, "pre", {"B": read_labels(tmp_path, "B", SPACE, "images")}, "refuse") == []
 
 

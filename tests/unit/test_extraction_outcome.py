@@ -19,12 +19,20 @@ from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set, read_meta_data
 from trainer.datasets.formats import labels_csv, require_format
 from trainer.datasets.labels import LabelledImage, Reason, removal_summary
-from trainer.extraction.embedding import embed_images
-from trainer.extraction.merging import merge
-from trainer.extraction.planning import write_plan
-from trainer.extraction.shards import embed_shard
-from trainer.extraction.state import CHUNK, Extraction, ExtractionRequest, states_of, work_dir
-from trainer.jobs.attempts import fail
+from trainer.extraction.embed import embed_images, embed_shard
+from trainer.extraction.extraction import (
+    CHUNK,
+    Extraction,
+    ExtractionRequest,
+    extraction_names,
+    load_extraction,
+    shard_dir,
+    work_dir,
+)
+from trainer.extraction.merge import merge
+from trainer.extraction.plan import write_plan
+from trainer.extraction.steps import fail
+from trainer.runs.attempt import Attempt
 
 from tests.support.embedder_double import faces_of
 
@@ -76,9 +84,8 @@ def extracted(data_dir: Path, **changes: Any) -> Extraction:
                 ready,
                 shard,
                 client,
+                Attempt(shard_dir(data_dir, ready, shard)),
                 in_flight=1,
-                goes_on=lambda: True,
-                begun=lambda images, done: lambda more: None,
             )
     return ready
 
@@ -133,7 +140,8 @@ def test_images_that_are_all_absent_are_no_lack_of_faces(tmp_path: Path) -> None
     notes = tmp_path / NAME / SPACE.id / "removed-images.jsonl"
     assert len(notes.read_text().splitlines()) == 3
     fail(tmp_path, ready, caught.value)
-    (listed,) = states_of(tmp_path / NAME)
+    (name,) = extraction_names(tmp_path / NAME)
+    listed = load_extraction(tmp_path, name)
     assert listed.removed == {"image-missing": 2, "age-out-of-range": 1}
     assert listed.summary in caught.value.detail
 

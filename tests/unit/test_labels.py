@@ -9,7 +9,7 @@ from agegender.spaces import Space
 from trainer.datasets.catalog import Dataset, ExtractedSet
 from trainer.datasets.embedding_set import BadDataset, read_labels, write_embedding_set
 from trainer.datasets.formats import format_name
-from trainer.experiments.faces import load_faces, load_labels
+from trainer.experiments.experiment_data import load_faces, load_labels
 
 from tests.support.made_faces import SPACE, made_faces
 

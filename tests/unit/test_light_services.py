@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "onnxruntime", "tensorboard"}
 JOBS = """
-from trainer.workers import preload
+from trainer.jobs import preload
 preload()
 print(*sys.modules)
 from pathlib import Path
@@ -17,7 +17,8 @@ from trainer.datasets.embedding_set import write_embedding_set
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces
 from trainer.experiments.fold import run_fold
-from trainer.experiments.store import save_experiment
+from trainer.runs.attempt import Attempt
+from trainer.experiments.experiment import fold_dir, save_experiment
 from trainer.reports.summary import summarise
 from trainer.reports.render import write_reports
 from trainer.training.config import TrainingOptions
@@ -28,7 +29,8 @@ options = TrainingOptions.model_validate({"optimizer": {"epochs": 1}, "seeds": 1
 experiment = made_experiment([0, 1], options)
 save_experiment(data, experiment)
 for fold in experiment.folds:
-    run_fold(data, experiment, faces, fold, lambda report: None, prepare_device("cpu", False, 1))
+    attempt = Attempt(fold_dir(data, experiment.id, fold))
+    run_fold(data, experiment, faces, fold, attempt, prepare_device("cpu", False, 1))
 write_reports(data, experiment, summarise(data, experiment))
 """
 

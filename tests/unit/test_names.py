@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from trainer.datasets.catalog import dataset_folder
 from trainer.datasets.labels import is_safe_name
-from trainer.experiments.experiment import ExperimentRequest
-from trainer.experiments.store import experiment_dir, load_experiment
+from trainer.experiments.experiment import ExperimentRequest, experiment_dir, load_experiment
 
 PARTS = st.sampled_from(
     [

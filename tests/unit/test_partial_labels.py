@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
-from trainer.experiments.faces import require_labels
+from trainer.experiments.experiment import fold_dir, save_experiment
+from trainer.experiments.experiment_data import require_labels
 from trainer.experiments.fold import run_fold
-from trainer.experiments.store import save_experiment
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
+from trainer.runs.attempt import Attempt
 from trainer.training.config import TrainingOptions
 from trainer.training.device import CPU
 
@@ -67,7 +68,7 @@ def test_validation_part_without_a_gender_is_a_gap_in_the_report(tmp_path: Path)
     save_experiment(tmp_path, experiment)
     require_labels(faces, faces.fold, experiment.folds, options)
     for fold in experiment.folds:
-        run_fold(tmp_path, experiment, faces, fold, lambda report: None, CPU)
+        run_fold(tmp_path, experiment, faces, fold, Attempt(fold_dir(tmp_path, experiment.id, fold)), CPU)
     summary = summarise(tmp_path, experiment)
     validation = [row["validation"] for row in summary["tables"]["gender"][:-1]]
     assert None in validation

@@ -11,24 +11,23 @@ from agegender.heads.checkpoints import heads_directory, load_head
 from agegender.heads.head import Head, Task
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.evaluation.calibration import calibrate
-from trainer.experiments.ensemble import MAX_BYTES, final_networks
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import load_faces, read_out_of_fold
-from trainer.experiments.fold import run_fold
-from trainer.experiments.promote import awaits_promotion, promote
-from trainer.experiments.refit import best_epoch, run_refit
-from trainer.experiments.store import (
+from trainer.experiments.experiment import (
     METRICS,
     OUT_OF_FOLD,
+    Experiment,
     experiment_dir,
-    experiment_status,
     fold_dir,
     is_finished,
     refit_dir,
     save_experiment,
 )
+from trainer.experiments.experiment_data import load_faces, read_out_of_fold
+from trainer.experiments.fold import best_epoch, run_fold, run_refit
+from trainer.experiments.promote import MAX_BYTES, awaits_promotion, ensemble_size, promote
+from trainer.jobs import EXPERIMENTS
 from trainer.reports.render import write_final, write_reports
 from trainer.reports.summary import compared, summarise
+from trainer.runs.attempt import Attempt
 from trainer.training.config import EpochReport, TrainingOptions
 from trainer.training.device import CPU
 from trainer.training.train import train_bank, train_without_validation
@@ -48,16 +47,12 @@ OPTIONS = TrainingOptions.model_validate(
 )
 
 
-def untold(report: EpochReport) -> None:
-    pass
-
-
 def train_folds(data_dir: Path, faces: EmbeddingSet) -> Experiment:
     write_embedding_set(data_dir, "made", "images", faces, {})
     experiment = made_experiment(FOLDS, OPTIONS, refit=True)
     save_experiment(data_dir, experiment)
     for fold in FOLDS:
-        run_fold(data_dir, experiment, faces, fold, untold, CPU)
+        run_fold(data_dir, experiment, faces, fold, Attempt(fold_dir(data_dir, experiment.id, fold)), CPU)
     return experiment
 
 
@@ -66,8 +61,8 @@ def end(data_dir: Path, experiment: Experiment) -> None:
     write_reports(data_dir, experiment, summarise(data_dir, experiment))
     assert not is_finished(data_dir, experiment)
     for fold in FOLDS:
-        run_refit(data_dir, experiment, faces, fold, untold, CPU)
-    write_final(data_dir, experiment, faces, untold, CPU)
+        run_refit(data_dir, experiment, faces, fold, Attempt(refit_dir(data_dir, experiment.id, fold)), CPU)
+    write_final(data_dir, experiment, faces, Attempt(refit_dir(data_dir, experiment.id, None)), CPU)
     assert is_finished(data_dir, experiment)
 
 
@@ -108,7 +103,7 @@ def test_refit_knows_nothing_of_the_left_out_fold(tmp_path: Path) -> None:
     """Neither its labels, nor what other folds' networks, which saw it, say of the number of epochs."""
     faces = made_faces(300, folds=3)
     experiment = train_folds(tmp_path, faces)
-    run_refit(tmp_path, experiment, faces, 1, untold, CPU)
+    run_refit(tmp_path, experiment, faces, 1, Attempt(refit_dir(tmp_path, experiment.id, 1)), CPU)
     path = refit_dir(tmp_path, experiment.id, 1) / OUT_OF_FOLD
     honest = read_npz(path)
     others = fold_dir(tmp_path, experiment.id, 0) / METRICS
@@ -120,7 +115,7 @@ def test_refit_knows_nothing_of_the_left_out_fold(tmp_path: Path) -> None:
         age_high=np.where(left_out, 3, faces.age_high).astype(np.float32),
         gender=np.where(left_out, 0, faces.gender).astype(np.int8),
     )
-    run_refit(tmp_path, experiment, blinded, 1, untold, CPU)
+    run_refit(tmp_path, experiment, blinded, 1, Attempt(refit_dir(tmp_path, experiment.id, 1)), CPU)
     for name, values in read_npz(path).items():
         np.testing.assert_array_equal(values, honest[name])
     assert best_epoch(tmp_path, experiment, [0]) == 1
@@ -143,7 +138,7 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
     with pytest.raises(Problem, match="not finished"):
         promote(tmp_path, experiment)
     end(tmp_path, experiment)
-    status = experiment_status(tmp_path, experiment)
+    status = EXPERIMENTS.status(tmp_path, experiment)
     assert [refit.fold for refit in status.refits] == [0, 1, 2, None]
     assert {refit.state for refit in status.refits} == {"finished"}
 
@@ -189,5 +184,5 @@ def test_bank_on_all_faces_has_no_more_networks_than_a_head_s_file_can_hold() ->
         "output.weight": np.zeros((2, 1000, 103), np.float32),
     }
     wide["output.bias"] = np.zeros((2, 103), np.float32)
-    assert final_networks(wide, OPTIONS, folds=1000) == MAX_BYTES // (2 * (1000 + 2 * 1000 + 2))
-    assert final_networks(wide, OPTIONS, folds=3) == 6
+    assert ensemble_size(wide, OPTIONS, folds=1000) == MAX_BYTES // (2 * (1000 + 2 * 1000 + 2))
+    assert ensemble_size(wide, OPTIONS, folds=3) == 6

@@ -13,8 +13,7 @@ import pytest
 from agegender.files import write_json
 from optuna.trial import TrialState
 from trainer.searches.journal import FileLock, open_journal
-from trainer.searches.search import Trial, TrialResult
-from trainer.searches.store import RESULT, TRIAL, begun_numbers, trial_dir
+from trainer.searches.search import RESULT, TRIAL, Trial, TrialResult, begun_numbers, trial_dir
 from trainer.searches.study import Study
 from trainer.training.config import TrainingOptions
 
@@ -75,7 +74,7 @@ def test_search_goes_on_after_the_journal_was_cut_at_every_byte_of_its_last_reco
         assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
         # What was told by the record that is lost is told again.
         again = Study(tmp_path, search(), 0)
-        again.tell(0, 1.5, TrialState.COMPLETE)
+        again.end(0, 1.5, TrialState.COMPLETE)
         assert again._study.get_trials()[0].value == 1.5
 
 
@@ -192,11 +191,11 @@ def test_trial_that_failed_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
     study = Study(tmp_path, search(), 0)
     number, drawn = study.ask()
     study.is_worse(number, 0, 2.0)
-    study.tell(number, None, TrialState.FAIL)
+    study.end(number, None, TrialState.FAIL)
     resumed = Study(tmp_path, search(), 0)
     assert not any(resumed.is_worse(number, part, 2.0) for part in range(3))
     for _ in range(2):  # killed between that and its result.json, it says so again
-        resumed.tell(number, 2.0, TrialState.COMPLETE)
+        resumed.end(number, 2.0, TrialState.COMPLETE)
     failed, judged = resumed._study.get_trials()
     assert (failed.state, judged.state, judged.value) == (TrialState.FAIL, TrialState.COMPLETE, 2.0)
     assert judged.params == drawn
@@ -204,6 +203,6 @@ def test_trial_that_failed_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
 
 def test_trial_that_has_ended_stays_what_it_was(tmp_path: Path) -> None:
     judge(tmp_path, 0, [1.0])
-    Study(tmp_path, search(), 0).tell(0, 5.0, TrialState.PRUNED)
+    Study(tmp_path, search(), 0).end(0, 5.0, TrialState.PRUNED)
     assert states(tmp_path) == [TrialState.COMPLETE]
     assert open_journal(tmp_path / "journal.log") is not None

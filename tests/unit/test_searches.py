@@ -8,17 +8,16 @@ import pytest
 from agegender.errors import Problem
 from optuna.trial import TrialState
 from trainer.reports.tables import origins
-from trainer.searches.faces import searched_faces
-from trainer.searches.parameters import (
+from trainer.searches.search import Search, searched_faces
+from trainer.searches.space import (
     Choices,
     Parameters,
     Span,
-    chosen_values,
     options_with,
     preset_parameters,
     require_options,
+    values_of,
 )
-from trainer.searches.search import Search
 from trainer.searches.study import Study
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
@@ -54,9 +53,9 @@ def judge(directory: Path, number: int, values: list[float], **changes: object) 
     trial, drawn = study.ask()
     for part in range(len(values)):
         if study.is_worse(trial, part, float(np.mean(values[: part + 1]))):
-            study.tell(trial, None, TrialState.PRUNED)
+            study.end(trial, None, TrialState.PRUNED)
             return part + 1, drawn["optimizer.learning_rate"]
-    study.tell(trial, float(np.mean(values)), TrialState.COMPLETE)
+    study.end(trial, float(np.mean(values)), TrialState.COMPLETE)
     return len(values), drawn["optimizer.learning_rate"]
 
 
@@ -105,7 +104,7 @@ def test_choices_come_back_as_they_were_given() -> None:
     }
     drawn = varied["head.hidden"].distribution()
     named = drawn.to_external_repr(1)
-    values = chosen_values(varied, {"head.hidden": named, "head.norm": "true"})
+    values = values_of(varied, {"head.hidden": named, "head.norm": "true"})
     assert values == {"head.hidden": [256, 128], "head.norm": True}
     head = options_with(TrainingOptions(), values).head
     assert head.model_dump()["hidden"] == (256, 128)

@@ -1,56 +1,148 @@
-"""What an experiment is: the request, completed, as `experiments/<id>/experiment.json` keeps it."""
+"""An experiment: the request, its record `experiments/<id>/experiment.json`, its status and its files."""
 
-from datetime import datetime
+import json
+from pathlib import Path
 from typing import Any, Literal
 
-from agegender.spaces import Space
-from pydantic import BaseModel, Field, StrictInt
+from agegender.errors import Problem, not_found
+from agegender.spaces import NAME, Space
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
+from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.exclusiveness import Overlap
-from trainer.experiments.request import TrainingRequest
-from trainer.training.config import Objective, Preset, TrainingOptions
+from trainer.runs.run import Run, RunStatus, State, with_new_names
+from trainer.runs.store import REPORT, load_record, save_record
+from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
-State = Literal["queued", "running", "finished", "failed", "cancelled"]
+RECORD = "experiment.json"
+METRICS, PROMOTED, MERGED = "metrics.json", "promoted.json", "merged-subjects.npz"
+BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
+
+_GROUPS = ("head", "optimizer", "loss", "augmentation")
+_SINGLE = ("seeds", "seed", "classes", "validation")
+
+
+class TrainingRequest(BaseModel):
+    """What requests for training have in common. The preset gives the options that a request does not name.
+
+    Unknown options are rejected, and so is text where a number is expected.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: Objective = "age-gender"
+    dataset: str | list[str] = Field(description="one extracted data set, or several to train on together")
+    variant: str | None = Field(
+        None,
+        description="folder of images, if there are several; for several data sets one each, with commas",
+    )
+    space: str | None = Field(None, description="id of the embedding space, if there are several")
+    preset: Preset = "default"
+    seeds: StrictInt | None = None
+    seed: StrictInt | None = None
+    classes: Literal["years", "groups"] | None = None
+    validation: StrictFloat | None = None
+    head: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    loss: dict[str, Any] | None = None
+    augmentation: dict[str, Any] | None = None
+    overlap: Overlap = Field(
+        "refuse",
+        description="if faces of one photograph or subject are in several folds or data sets: `refuse` the "
+        "request; `merge` them into one subject, in one fold; or `allow` it, which the report states",
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _check_names(cls, value: str | list[str]) -> list[str]:
+        names = [value] if isinstance(value, str) else value
+        if not names or len(set(names)) != len(names):
+            raise ValueError("expected one data set, or several different ones")
+        for name in names:
+            if not is_dataset_name(name):
+                raise ValueError(f"{name!r} is not a valid name of a data set")
+        return names
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.dataset] if isinstance(self.dataset, str) else self.dataset
+
+    def training_options(self, base: dict[str, Any] | None = None) -> TrainingOptions:
+        """Return the options of `base`, or of the preset, overridden by those of this request.
+
+        Raises ``invalid-request`` 422 naming the fields.
+        """
+        given = dict(preset_options(self.preset, self.task) if base is None else base)
+        for name in _GROUPS:
+            own = getattr(self, name)
+            if own is not None:
+                before = given.get(name, {})
+                replaced = name == "head" and own.get("kind", "mlp") != before.get("kind", "mlp")
+                given[name] = {"kind": "mlp", **own} if name == "head" and replaced else {**before, **own}
+        if "head" in given:
+            given["head"] = {"kind": "mlp", **given["head"]}
+        for name in _SINGLE:
+            if getattr(self, name) is not None:
+                given[name] = getattr(self, name)
+        try:
+            # As JSON, because strict validation then accepts lists for tuples but still no text for numbers.
+            options = json.dumps({**given, "task": self.task})
+            return TrainingOptions.model_validate_json(options, strict=True)
+        except ValidationError as error:
+            raise invalid_options(error) from error
 
 
 class ExperimentRequest(TrainingRequest):
     """`POST /experiments`."""
 
-    folds: list[StrictInt] | None = Field(None, min_length=1, description="folds to leave out; default all")
-    start_from: str | None = Field(
+    folds: list[StrictInt] | None = Field(None, min_length=1, description="folds to hold out; default all")
+    warm_start: str | None = Field(
         None,
-        description="an experiment on other data, with whose networks (of its first fold) these begin",
+        description="id of an experiment on other data; training starts from the weights of its first fold",
     )
     search: str | None = Field(
-        None, description="a finished search, whose best options are taken in place of the preset's"
+        None, description="id of a finished search, whose best options replace those of the preset"
     )
     refit: bool = Field(
         False,
-        description="train on all faces too, as `POST /experiments/{id}/refit` does later: what is promoted "
-        "is then whichever is better out of fold",
+        description="also train on all faces, as `POST /experiments/{id}/refit` does later; a promotion then "
+        "serves whichever is better out of fold",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, data: Any) -> Any:
+        return with_new_names(data, {"start_from": "warm_start"})
 
 
 class ChosenBy(BaseModel):
-    """Where the options come from, for the report to say whose figures are independent of their choice."""
+    """The search that the options come from. The report says which metrics are independent of it."""
 
     search: str
     trial: int
-    trials: int = Field(description="that were compared")
+    trials: int = Field(description="number of trials compared")
     datasets: list[str]
-    held_out: list[int] = Field(description="folds that the search never looked at")
+    held_out: list[int] = Field(description="folds that the search did not use")
     shared_faces: int | None = Field(
         None,
-        description="of this experiment, in other data sets that the search looked at; null: not counted",
+        description="faces of this experiment in other data sets that the search used; null: not counted",
     )
 
 
-class Experiment(BaseModel):
-    """experiment.json. It never changes but for the last three; how far it is, its files tell."""
+class Experiment(Run):
+    """experiment.json. Only `refit`, `promote` and `cancelled` change after it is created."""
 
-    format: int = Field(1, ge=1, le=1, description="of the record; 0.1.0 wrote none, which is 1")
-    id: str
-    created: datetime
     datasets: list[str]
     variant: str
     space: Space
@@ -58,24 +150,29 @@ class Experiment(BaseModel):
     options: TrainingOptions
     preset: Preset
     chosen_by: ChosenBy | None = None
-    start_from: str | None = None
+    warm_start: str | None = Field(None, validation_alias=AliasChoices("warm_start", "start_from"))
     refit: bool = False
-    overlap: Overlap = "allow"  # of records of earlier releases, which were not checked
+    overlap: Overlap = "allow"  # for records of release 0.1.0, which did not check
     exclusiveness: dict[str, Any] | None = Field(
-        None, description="what was checked when it was created, and found; null: nothing was checked"
+        None, description="what was checked at its creation, and what was found; null: nothing was checked"
     )
     warnings: list[str] = Field(default_factory=list)
-    promote: bool = Field(False, description="serve the better one, once its refits are done")
-    cancelled: bool = False
+    promote: bool = Field(False, description="serve the better heads once the refits are done")
+
+    @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]
+    @property
+    def start_from(self) -> str | None:
+        """Return `warm_start` under the name that release 0.1.0 gave it."""
+        return self.warm_start
 
     @property
     def refits(self) -> list[int | None]:
-        """The folds that its refits leave out; None, on all faces, comes last."""
+        """The folds that the refits hold out; None, which stands for all faces, comes last."""
         return [*self.folds, None] if self.refit else []
 
 
 class WorkStatus(BaseModel):
-    """How far one bank of networks is."""
+    """How far the training of one ensemble is."""
 
     state: State
     epoch: int = 0
@@ -84,7 +181,7 @@ class WorkStatus(BaseModel):
     validation_loss: float | None = None
     seconds_left: float | None = Field(None, description="estimate")
     attempts: int = 0
-    worker: str | None = Field(None, description="host and process that has, or had, the newest attempt")
+    worker: str | None = Field(None, description="host and process of the newest attempt")
     curve: list[tuple[int, float, float | None]] = Field(
         default_factory=list, description="epoch, training loss, validation loss; at most a hundred points"
     )
@@ -96,23 +193,82 @@ class FoldStatus(WorkStatus):
 
 
 class RefitStatus(WorkStatus):
-    """Training without a validation part, for as many epochs as were best with one."""
+    """Training without a validation split, for as many epochs as were best with one."""
 
-    fold: int | None = Field(description="that is left out, for the comparison; null: on all faces")
+    fold: int | None = Field(description="the fold that is held out, for the comparison; null: none")
 
 
-class ExperimentStatus(BaseModel):
-    id: str
+class ExperimentStatus(RunStatus):
     state: State
-    created: datetime
     task: Objective
     datasets: list[str]
     space: Space
     seeds: int
     preset: Preset
     folds: list[FoldStatus]
-    refits: list[RefitStatus] = Field(default_factory=list, description="where `refit` was asked for")
-    promoted: dict[str, str] = Field(default_factory=dict, description="task → version, where promoted")
+    refits: list[RefitStatus] = Field(default_factory=list, description="empty unless `refit` was requested")
+    promoted: dict[str, str] = Field(default_factory=dict, description="task → version, once promoted")
     warnings: list[str] = Field(
-        default_factory=list, description="what to know of its folds and of what could not be checked"
+        default_factory=list, description="what to know about the folds and about what could not be checked"
     )
+
+
+def experiment_dir(data_dir: Path, experiment_id: str) -> Path:
+    """Return an experiment's folder. Raises ``not-found`` 404 for an id that could leave `experiments`."""
+    if not NAME.fullmatch(experiment_id):
+        raise not_found("experiment", experiment_id)
+    return data_dir / "experiments" / experiment_id
+
+
+def fold_dir(data_dir: Path, experiment_id: str, fold: int) -> Path:
+    return experiment_dir(data_dir, experiment_id) / "folds" / str(fold)
+
+
+def refit_dir(data_dir: Path, experiment_id: str, fold: int | None) -> Path:
+    """Return the folder of the ensemble trained on all faces but those of `fold`; None: on all faces."""
+    if fold is None:
+        return experiment_dir(data_dir, experiment_id) / "final"
+    return fold_dir(data_dir, experiment_id, fold) / "refit"
+
+
+def merged_subjects(data_dir: Path, experiment: Experiment) -> Path | None:
+    """Return the file of merged subjects, for `load_faces`; None if none were merged."""
+    return experiment_dir(data_dir, experiment.id) / MERGED if experiment.overlap == "merge" else None
+
+
+def is_finished(data_dir: Path, experiment: Experiment) -> bool:
+    """Return whether the report exists, and the fit on all faces too if it was requested."""
+    reported = (experiment_dir(data_dir, experiment.id) / REPORT).exists()
+    final = refit_dir(data_dir, experiment.id, None)
+    return reported and (not experiment.refit or (final / METRICS).exists())
+
+
+def load_experiment(data_dir: Path, experiment_id: str) -> Experiment:
+    """Read a record. Raises ``not-found`` 404 and ``unreadable-record`` 409."""
+    path = experiment_dir(data_dir, experiment_id) / RECORD
+    return load_record(path, Experiment, "experiment", experiment_id)
+
+
+def save_experiment(data_dir: Path, experiment: Experiment) -> None:
+    save_record(experiment_dir(data_dir, experiment.id) / RECORD, experiment)
+
+
+def refused(field: str, detail: str) -> Problem:
+    """Return ``invalid-request`` 422 for one field."""
+    return Problem("invalid-request", 422, detail, errors=[{"field": field, "message": detail}])
+
+
+def invalid_options(error: ValidationError, within: str = "") -> Problem:
+    """Return ``invalid-request`` 422 that names the fields, prefixed by `within`, as the request has them."""
+    errors = [
+        {"field": within + ".".join(_field(item["loc"])), "message": item["msg"]} for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
+    return Problem("invalid-request", 422, detail, errors=errors)
+
+
+def _field(location: tuple[str | int, ...]) -> list[str]:
+    """Drop the kind of head, which pydantic puts between `head` and the field's name."""
+    return [
+        str(part) for index, part in enumerate(location) if not (index == 1 and part in ("mlp", "resmlp"))
+    ]

@@ -1,6 +1,10 @@
-"""Train the bank of one left-out fold and say what it makes of training, validation and test faces."""
+"""Train and evaluate the ensemble of a held-out fold, and the ensembles that learn from more faces.
 
-from collections.abc import Callable
+An ensemble that has seen every face leaves none to evaluate it on. So its recipe is evaluated instead: once
+per held-out fold, trained on all other faces, without a validation split, for as many epochs as were best
+with one. Neither the weights nor that number of epochs depend on the held-out fold.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,25 +13,40 @@ import numpy as np
 import numpy.typing as npt
 from agegender.files import write_json, write_npz, write_safetensors
 from agegender.heads.head import Task, over_years
+from safetensors.numpy import load as load_safetensors
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
 from trainer.evaluation.metrics import age_metrics, gender_metrics
 from trainer.evaluation.tensorboard import write_events
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import labelled
-from trainer.experiments.head_start import WEIGHTS, read_head_start
-from trainer.experiments.progress import AttemptProgress
-from trainer.experiments.store import BANK, CHECKPOINT, METRICS, OUT_OF_FOLD, fold_dir
-from trainer.training.config import EpochReport, TrainingOptions
+from trainer.experiments.experiment import (
+    BANK,
+    CHECKPOINT,
+    METRICS,
+    OUT_OF_FOLD,
+    Experiment,
+    fold_dir,
+    refit_dir,
+)
+from trainer.experiments.experiment_data import labelled
+from trainer.experiments.promote import ensemble_size
+from trainer.experiments.warm_start import WEIGHTS, read_warm_start
+from trainer.runs.attempt import Attempt
+from trainer.runs.store import read_optional
+from trainer.training.config import TrainingOptions
 from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
-from trainer.training.train import TrainedBank, train_bank
+from trainer.training.train import TrainedBank, train_bank, train_without_validation
+
+_FINAL_SEED = 1_000_000  # in place of a fold's number
 
 
 @dataclass(frozen=True)
 class FoldParts:
-    """Three sets of faces that share no subject."""
+    """Three sets of faces that share no subject.
+
+    test_rows : positions of the test faces among the experiment's labelled faces.
+    """
 
     train: EmbeddingSet
     validation: EmbeddingSet
@@ -36,18 +55,18 @@ class FoldParts:
 
 
 def split_faces(faces: EmbeddingSet, experiment: Experiment, fold: int) -> FoldParts:
-    """Test is the left-out fold; validation is taken from the others, subject by subject."""
-    chosen = labelled(faces, experiment.options)
-    test = np.flatnonzero(chosen.fold == fold)
-    rest = np.flatnonzero(chosen.fold != fold)
-    others = chosen.rows(rest)
+    """Take the held-out fold as test set and a share of the other subjects as validation split."""
+    selected = labelled(faces, experiment.options)
+    test = np.flatnonzero(selected.fold == fold)
+    rest = np.flatnonzero(selected.fold != fold)
+    others = selected.rows(rest)
     validates = validation_split(
         strata_of(others.age_low, others.age_high, others.gender),
         groups_of(others.subject),
         experiment.options.validation,
         seed=experiment.options.seed + fold,
     )
-    return FoldParts(others.rows(~validates), others.rows(validates), chosen.rows(test), test)
+    return FoldParts(others.rows(~validates), others.rows(validates), selected.rows(test), test)
 
 
 def run_fold(
@@ -55,23 +74,20 @@ def run_fold(
     experiment: Experiment,
     faces: EmbeddingSet,
     fold: int,
-    tell: Callable[[EpochReport], None],
-    machine: TrainingDevice,
+    attempt: Attempt,
+    device: TrainingDevice,
 ) -> None:
-    """Train, evaluate and write `folds/<fold>/`; metrics.json comes last and says that all is there.
+    """Train and evaluate the ensemble of a held-out fold; metrics.json, written last, marks it as done.
 
-    tell : called with each `EpochReport`; may raise to stop. Raises `Superseded` where a newer attempt runs.
+    Raises `GivenUp` if the attempt must stop.
     """
     directory = fold_dir(data_dir, experiment.id, fold)
-    directory.mkdir(parents=True, exist_ok=True)
-    progress = AttemptProgress(directory)
     parts = split_faces(faces, experiment, fold)
     checkpoint = directory / CHECKPOINT
     options = experiment.options
-    start = read_head_start(data_dir, experiment.start_from, options.seeds)
-    note = progress.noting(tell)
-    bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, note, machine, start)
-    progress.require_newest()
+    start = read_warm_start(data_dir, experiment.warm_start, options.seeds)
+    bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, attempt.report, device, start)
+    attempt.check()
     write_safetensors(directory / BANK, bank.tensors)
     write_safetensors(directory / WEIGHTS, bank.weights)
     write_out_of_fold(directory, bank, options, parts.test, parts.test_rows)
@@ -92,7 +108,7 @@ def run_fold(
 
 
 def _split_metrics(experiment: Experiment, bank: TrainedBank, faces: EmbeddingSet) -> list[dict[str, Any]]:
-    """Metrics of each member on its own."""
+    """Return the metrics of each member alone."""
     predicted = member_probabilities(bank.tensors, experiment.options, faces)
     classes = dict(experiment.options.tasks)
     members: list[dict[str, Any]] = []
@@ -113,8 +129,77 @@ def write_out_of_fold(
     test: EmbeddingSet,
     rows: npt.NDArray[np.int64],
 ) -> None:
-    """The members' mean probabilities of the left-out faces; `row` counts the experiment's labelled faces."""
+    """Write the members' mean probabilities of the held-out faces.
+
+    rows : positions of the faces among the experiment's labelled faces.
+    """
     predicted = member_probabilities(bank.tensors, options, test)
     arrays: dict[str, npt.NDArray[Any]] = {"row": rows}
     arrays |= {task.value: members.mean(axis=0) for task, members in predicted.items()}
     write_npz(directory / OUT_OF_FOLD, arrays)
+
+
+def run_refit(
+    data_dir: Path,
+    experiment: Experiment,
+    faces: EmbeddingSet,
+    fold: int,
+    attempt: Attempt,
+    device: TrainingDevice,
+) -> None:
+    """Train on all faces but those of one fold, and predict these; metrics.json marks it as done.
+
+    The fold itself must be trained. Raises `GivenUp` if the attempt must stop.
+    """
+    options, selected = experiment.options, labelled(faces, experiment.options)
+    bank = _train_longer(data_dir, experiment, options, selected, fold, attempt, device)
+    test = np.flatnonzero(selected.fold == fold)
+    directory = refit_dir(data_dir, experiment.id, fold)
+    write_out_of_fold(directory, bank, options, selected.rows(test), test)
+    write_json(directory / METRICS, {"fold": fold, "best_epochs": bank.best_epochs, "curve": bank.curve})
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+
+
+def run_final(
+    data_dir: Path, experiment: Experiment, faces: EmbeddingSet, attempt: Attempt, device: TrainingDevice
+) -> None:
+    """Train on all faces as many members as the folds' ensembles would serve, and write them.
+
+    Raises `GivenUp` if the attempt must stop.
+    """
+    first = (fold_dir(data_dir, experiment.id, experiment.folds[0]) / BANK).read_bytes()
+    members = ensemble_size(load_safetensors(first), experiment.options, len(experiment.folds))
+    options = experiment.options.model_copy(update={"seeds": members})
+    selected = labelled(faces, options)
+    bank = _train_longer(data_dir, experiment, options, selected, None, attempt, device)
+    write_safetensors(refit_dir(data_dir, experiment.id, None) / BANK, bank.tensors)
+
+
+def best_epoch(data_dir: Path, experiment: Experiment, folds: list[int]) -> int:
+    """Return the median of the epochs at which early stopping found these folds' members to be best."""
+    metrics = [read_optional(fold_dir(data_dir, experiment.id, fold) / METRICS) for fold in folds]
+    return max(1, round(float(np.median([epoch for one in metrics for epoch in one["best_epochs"]]))))
+
+
+def _train_longer(
+    data_dir: Path,
+    experiment: Experiment,
+    options: TrainingOptions,
+    faces: EmbeddingSet,
+    held_out: int | None,
+    attempt: Attempt,
+    device: TrainingDevice,
+) -> TrainedBank:
+    """Train without a validation split, on all faces but those of `held_out`."""
+    directory = refit_dir(data_dir, experiment.id, held_out)
+    start = read_warm_start(data_dir, experiment.warm_start, options.seeds)
+    if held_out is None:
+        train, epochs, seed = faces, best_epoch(data_dir, experiment, experiment.folds), _FINAL_SEED
+    else:
+        train, epochs = faces.rows(faces.fold != held_out), best_epoch(data_dir, experiment, [held_out])
+        seed = held_out
+    checkpoint = directory / CHECKPOINT
+    bank = train_without_validation(train, epochs, options, seed, checkpoint, attempt.report, device, start)
+    attempt.check()
+    write_events(directory, {"best_epochs": bank.best_epochs, "curve": bank.curve, "splits": {}})
+    return bank

@@ -1,9 +1,9 @@
-"""Make the head that is served from an experiment.
+"""Serve an experiment: write a head for each task and make it the current one.
 
-It is the banks of all folds, an ensemble of the cross-validation; or, where the experiment was fitted on all
-faces too and that is better out of fold, the bank that learnt from all. Its temperature and intervals are
-those of the out-of-fold predictions of its own way of training. Those are of one bank, or of fewer faces, so
-the stated uncertainty should err on the safe side.
+The head is the ensemble of all folds' members or, if the experiment was also trained on all faces and that is
+better out of fold, the ensemble trained on all. Temperature and intervals come from the out-of-fold
+predictions of the same recipe. Those are made by fewer members or from fewer faces, so the stated uncertainty
+errs on the safe side.
 """
 
 import subprocess
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
@@ -20,21 +21,24 @@ from agegender.heads.head import Classes, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
 from trainer.evaluation.calibration import calibrate
-from trainer.experiments.ensemble import ensemble
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import data_hashes, read_out_of_fold
-from trainer.experiments.store import (
+from trainer.experiments.experiment import (
     BANK,
     METRICS,
     PROMOTED,
-    REPORT,
+    Experiment,
     experiment_dir,
     fold_dir,
     is_finished,
-    read_optional,
     refit_dir,
 )
+from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
+from trainer.runs.store import REPORT, read_optional
+from trainer.training.config import TrainingOptions
 from trainer.training.predict import task_tensors
+
+Array = npt.NDArray[np.float32]
+
+MAX_BYTES = 4_900_000  # of a head's file; weights are float16
 
 LIMITS = (
     "An estimate of apparent age and of gender presentation in one picture. Not identity, and not for "
@@ -166,3 +170,28 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def members_that_fit(tensors: dict[str, Array]) -> int:
+    """Return how many members a head's file can hold.
+
+    tensors : of an ensemble of such members, for one task.
+    """
+    values = sum(tensor[0].size for tensor in tensors.values())
+    return max(1, MAX_BYTES // (2 * int(values)))
+
+
+def ensemble_size(bank: dict[str, Array], options: TrainingOptions, folds: int) -> int:
+    """Return as many members as all folds have together, or as many as any task's head can hold.
+
+    bank : tensors of one fold.
+    """
+    limit = max(members_that_fit(task_tensors(bank, options, task)) for task, _ in options.tasks)
+    return min(folds * options.seeds, limit)
+
+
+def ensemble(banks: list[dict[str, Array]]) -> dict[str, Array]:
+    """Concatenate the members of all banks, or the first of each if all would make too large a file."""
+    members = len(banks[0]["input.mean"])
+    kept = max(1, min(members, members_that_fit(banks[0]) // len(banks)))
+    return {name: np.concatenate([bank[name][:kept] for bank in banks]) for name in banks[0]}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from trainer.evaluation.calibration import OutOfFold, crossed_calibration
 from trainer.evaluation.metrics import age_metrics, gender_metrics
 from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import data_hashes, read_out_of_fold
+from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
 from trainer.experiments.promote import head_versions, require_report, served_banks
 
 FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation

@@ -1,6 +1,5 @@
 """The report as one HTML page that needs nothing else."""
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 from agegender.files import write_json, write_text
 
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.refit import run_final
-from trainer.experiments.store import BANK, CHECKPOINT, METRICS, REPORT, experiment_dir, refit_dir
+from trainer.experiments.experiment import BANK, CHECKPOINT, METRICS, Experiment, experiment_dir, refit_dir
+from trainer.experiments.fold import run_final
 from trainer.reports.plots import report_plots
 from trainer.reports.summary import summarise
 from trainer.reports.tables import Table, exclusiveness, failed_folds, origins, report_tables, served
-from trainer.training.config import EpochReport
+from trainer.runs.attempt import Attempt
+from trainer.runs.store import REPORT
 from trainer.training.device import TrainingDevice
 
 _STYLE = """
@@ -104,18 +103,18 @@ def write_final(
     data_dir: Path,
     experiment: Experiment,
     faces: EmbeddingSet,
-    tell: Callable[[EpochReport], None],
-    machine: TrainingDevice,
+    attempt: Attempt,
+    device: TrainingDevice,
 ) -> None:
     """Train the bank on all faces if it is chosen, renew the report, and write metrics.json last.
 
-    tell, errors : as of `run_fold`.
+    Raises `GivenUp` if the attempt must stop.
     """
     summary = summarise(data_dir, experiment)
     served = summary["served"]
     directory = refit_dir(data_dir, experiment.id, None)
     if served["chosen"] == "all" and not (directory / BANK).exists():
-        run_final(data_dir, experiment, faces, tell, machine)
+        run_final(data_dir, experiment, faces, attempt, device)
     write_reports(data_dir, experiment, summary)
     write_json(directory / METRICS, {"chosen": served["chosen"], "nll": served["nll"]})
     (directory / CHECKPOINT).unlink(missing_ok=True)

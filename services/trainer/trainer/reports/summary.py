@@ -19,10 +19,10 @@ from trainer.evaluation.metrics import (
     reliability,
     true_groups,
 )
-from trainer.experiments.experiment import Experiment
-from trainer.experiments.faces import read_out_of_fold, variants_of
-from trainer.experiments.refit import best_epoch
-from trainer.experiments.store import FAILURE, METRICS, fold_dir, read_optional, refit_dir
+from trainer.experiments.experiment import METRICS, Experiment, fold_dir, refit_dir
+from trainer.experiments.experiment_data import read_out_of_fold, variants_of
+from trainer.experiments.fold import best_epoch
+from trainer.runs.store import FAILURE, read_optional
 
 SPLITS = ("train", "validation", "test")
 HEADLINE = {Task.AGE: "group_accuracy", Task.GENDER: "accuracy"}

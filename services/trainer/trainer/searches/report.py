@@ -7,12 +7,12 @@ import numpy as np
 from agegender.files import write_json, write_text
 from matplotlib.axes import Axes
 
-from trainer.experiments.store import REPORT
 from trainer.reports.plots import drawn
 from trainer.reports.render import as_page, table_lines
 from trainer.reports.tables import Table, number
-from trainer.searches.search import Search, SearchStatus, TrialStatus
-from trainer.searches.store import begun_numbers, search_dir, search_status
+from trainer.runs.store import REPORT
+from trainer.searches.search import Search, SearchStatus, TrialStatus, begun_numbers, search_dir
+from trainer.searches.steps import search_status
 from trainer.searches.study import Study
 
 _GOAL_NAMES = {

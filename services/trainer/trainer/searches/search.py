@@ -1,16 +1,25 @@
-"""What a search is: the request, completed, as `searches/<id>/search.json` keeps it; and its status."""
+"""A search: the request, its record `searches/<id>/search.json`, its status, files and faces."""
 
-from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
-from agegender.spaces import Space
+import numpy as np
+from agegender.errors import not_found
+from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field, model_validator
 
+from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import Overlap
-from trainer.experiments.experiment import State
-from trainer.experiments.request import TrainingRequest
-from trainer.searches.parameters import Parameters
+from trainer.datasets.folds import groups_of, strata_of, stratified_folds
+from trainer.experiments.experiment import MERGED, TrainingRequest, refused
+from trainer.experiments.experiment_data import Faces, labelled
+from trainer.runs.run import Run, RunStatus, State
+from trainer.runs.store import load_record, new_id, read_optional, save_record
+from trainer.searches.space import Parameters
 from trainer.training.config import Objective, Preset, TrainingOptions
+
+PREFIX = "search-"  # so that an id shows its kind of run
+RECORD, TRIAL, RESULT = "search.json", "trial.json", "result.json"
 
 Goal = Literal["nll", "mae", "group-accuracy", "gender-accuracy"]
 TrialState = Literal["queued", "running", "finished", "pruned", "failed", "cancelled"]
@@ -19,58 +28,56 @@ _NEEDS = {"mae": "age", "group-accuracy": "age", "gender-accuracy": "gender"}
 
 
 class SearchRequest(TrainingRequest):
-    """`POST /searches`. Options that are given here are the same in all trials, but for what varies."""
+    """`POST /searches`. All trials share the options given here, except for those that the search varies."""
 
-    trials: int = Field(30, ge=1, le=1000, description="settings to try, each a queue job")
+    trials: int = Field(30, ge=1, le=1000, description="number of settings to try; each is a queue job")
     parameters: Parameters | None = Field(
         None,
         max_length=50,
-        description="what varies: an option's path, such as optimizer.learning_rate, and its span or its "
-        "choices; default: the preset's",
+        description="what to vary: path of an option, such as optimizer.learning_rate → its span or choices; "
+        "default: those of the preset",
     )
     goal: Goal = Field(
-        "nll", description="what the best trial is best in; nll is the sum of age's and gender's, in nats"
+        "nll", description="metric that selects the best trial; nll is the sum over age and gender, in nats"
     )
-    parts: int = Field(3, ge=2, le=20, description="of the inner cross-validation by which a trial is judged")
+    parts: int = Field(
+        3, ge=2, le=20, description="number of folds of the inner cross-validation that evaluates a trial"
+    )
     held_out: list[int] | None = Field(
-        None, description="folds that the search never looks at; default the last one; may be empty"
+        None, description="folds that the search does not use; default: the last one; may be empty"
     )
     pruning: bool = Field(
-        True, description="give a trial up after a part where half of the others are better"
+        True, description="stop a trial after a part if it is worse there than the median of the others"
     )
 
     @model_validator(mode="after")
-    def _goal_is_learnt(self) -> "SearchRequest":
+    def _require_goal_of_task(self) -> "SearchRequest":
         needed = _NEEDS.get(self.goal)
         if needed is not None and needed not in self.task:
-            raise ValueError(f"goal: {self.goal} needs a task with {needed}, and this is {self.task}")
+            raise ValueError(f"goal: {self.goal} needs a task with {needed}, but the task is {self.task}")
         return self
 
 
-class Search(BaseModel):
-    """search.json. It never changes but for `cancelled`; how far it is, its trials' files tell."""
+class Search(Run):
+    """search.json. Only `cancelled` changes after it is created."""
 
-    format: int = Field(1, ge=1, le=1, description="of the record; 0.1.0 wrote none, which is 1")
-    id: str
-    created: datetime
     datasets: list[str]
     variant: str
     space: Space
-    folds: list[int] = Field(description="whose faces the trials are trained and judged on")
+    folds: list[int] = Field(description="folds whose faces train and evaluate the trials")
     held_out: list[int]
-    options: TrainingOptions = Field(description="of all trials, but for what varies")
+    options: TrainingOptions = Field(description="of all trials, except for those that vary")
     preset: Preset
     parameters: Parameters
     trials: int
     goal: Goal
     parts: int
     pruning: bool
-    overlap: Overlap = "allow"  # of records of earlier releases, which were not checked
+    overlap: Overlap = "allow"  # for records of release 0.1.0, which did not check
     exclusiveness: dict[str, Any] | None = Field(
-        None, description="what was checked when it was created, and found; null: nothing was checked"
+        None, description="what was checked at its creation, and what was found; null: nothing was checked"
     )
     warnings: list[str] = Field(default_factory=list)
-    cancelled: bool = False
 
     @property
     def maximises(self) -> bool:
@@ -78,7 +85,7 @@ class Search(BaseModel):
 
 
 class Trial(BaseModel):
-    """trial.json: what a trial is, from its beginning. `number` is its number in Optuna's study."""
+    """trial.json: the settings of a trial, written when it begins. `number` counts in Optuna's study."""
 
     number: int
     values: dict[str, Any] = Field(description="option → value")
@@ -86,11 +93,11 @@ class Trial(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """result.json: says that the trial is over."""
+    """result.json: its presence marks the trial as over."""
 
     state: Literal["finished", "pruned", "failed"]
-    value: float | None = Field(None, description="mean of the goal over the parts that were judged")
-    metrics: dict[str, float] = Field(default_factory=dict, description="means over these parts")
+    value: float | None = Field(None, description="mean of the goal over the evaluated parts")
+    metrics: dict[str, float] = Field(default_factory=dict, description="means over the evaluated parts")
     problem: str | None = None
 
 
@@ -107,19 +114,17 @@ class TrialStatus(BaseModel):
 
 
 class Best(BaseModel):
-    """The best trial that was judged on all parts."""
+    """The best trial that was evaluated on all parts."""
 
     trial: int
     value: float
     values: dict[str, Any] = Field(description="option → value")
     metrics: dict[str, float]
-    experiment: dict[str, Any] = Field(description="body of a POST /experiments with these options")
+    experiment: dict[str, Any] = Field(description="body for POST /experiments with these options")
 
 
-class SearchStatus(BaseModel):
-    id: str
+class SearchStatus(RunStatus):
     state: State
-    created: datetime
     task: Objective
     datasets: list[str]
     space: Space
@@ -131,3 +136,72 @@ class SearchStatus(BaseModel):
     best: Best | None
     warnings: list[str] = Field(default_factory=list)
     problem: str | None = None
+
+
+def new_search_id(idempotency_key: str | None) -> str:
+    return PREFIX + new_id(idempotency_key)
+
+
+def search_dir(data_dir: Path, search_id: str) -> Path:
+    """Return a search's folder. Raises ``not-found`` 404 for an id that could leave `searches`."""
+    if not NAME.fullmatch(search_id):
+        raise not_found("search", search_id)
+    return data_dir / "searches" / search_id
+
+
+def trial_dir(data_dir: Path, search_id: str, trial: int) -> Path:
+    return search_dir(data_dir, search_id) / "trials" / str(trial)
+
+
+def merged_search_subjects(data_dir: Path, search: Search) -> Path | None:
+    """Return the file of merged subjects, for `load_faces`; None if none were merged."""
+    return search_dir(data_dir, search.id) / MERGED if search.overlap == "merge" else None
+
+
+def load_search(data_dir: Path, search_id: str) -> Search:
+    """Read a record. Raises ``not-found`` 404 and ``unreadable-record`` 409."""
+    return load_record(search_dir(data_dir, search_id) / RECORD, Search, "search", search_id)
+
+
+def save_search(data_dir: Path, search: Search) -> None:
+    save_record(search_dir(data_dir, search.id) / RECORD, search)
+
+
+def read_trial(directory: Path) -> Trial | None:
+    """Read the settings of a trial, None if it has not begun."""
+    found = read_optional(directory / TRIAL)
+    return None if found is None else Trial.model_validate(found)
+
+
+def read_result(directory: Path) -> TrialResult | None:
+    """Read the result of a trial, None if it is not over."""
+    found = read_optional(directory / RESULT)
+    return None if found is None else TrialResult.model_validate(found)
+
+
+def begun_numbers(data_dir: Path, search: Search) -> set[int]:
+    """Return the numbers, in Optuna's study, of the trials that have begun and are not over."""
+    directories = [trial_dir(data_dir, search.id, number) for number in range(search.trials)]
+    begun = [read_trial(directory) for directory in directories if not (directory / RESULT).exists()]
+    return {trial.number for trial in begun if trial is not None}
+
+
+def searched_faces(faces: Faces, search: Search) -> tuple[Faces, np.ndarray]:
+    """Return the labelled faces of the search's folds, and the part [faces] that each belongs to.
+
+    Raises ``too-few-subjects`` 422.
+    """
+    selected = labelled(faces, search.options)
+    selected = selected.rows(np.flatnonzero(np.isin(selected.fold, search.folds)))
+    strata = strata_of(selected.age_low, selected.age_high, selected.gender)
+    return selected, stratified_folds(strata, groups_of(selected.subject), search.parts, search.options.seed)
+
+
+def require_exact_ages(faces: FaceLabels, part_of: np.ndarray, search: Search) -> None:
+    """Raise ``invalid-request`` 422 if the goal is an error in years and a part has no exact age."""
+    exact = part_of[faces.has_age & (faces.age_low == faces.age_high)]
+    if search.goal == "mae" and len(np.unique(exact)) < search.parts:
+        raise refused(
+            "goal",
+            "mae needs faces of exactly known age in every part, and too few are; use nll or group-accuracy.",
+        )

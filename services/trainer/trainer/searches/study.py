@@ -1,11 +1,12 @@
-"""Optuna's study of a search: which values to try, and when to give a trial up.
+"""Optuna's study of a search: which values to try, and when to prune a trial.
 
-It lies in `searches/<id>/journal.log` (`trainer.searches.journal`), which the workers append to in turn.
+The study is stored in `searches/<id>/journal.log` (`trainer.searches.journal`), to which the workers append
+in turn.
 
 A trial of the study belongs to the trial of the search whose trial.json names it. Optuna has no heartbeat for
-a journal, so the files decide which running trials are dead: one that no trial.json names was begun by a job
-that was killed before it could write that file. One that a trial.json names lives on: the scheduler enqueues
-its job again.
+a journal, so the files decide which running trials are dead. If no trial.json names a trial, its job was
+killed before it could write that file. If one does, the trial continues, because the scheduler enqueues its
+job again.
 """
 
 from collections.abc import Container, Iterator
@@ -19,18 +20,18 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from trainer.searches.journal import FileLock, open_journal
-from trainer.searches.parameters import distributions
 from trainer.searches.search import Search
+from trainer.searches.space import distributions
 
-_STARTING_TRIALS = 10  # at random, before Optuna's estimator (TPE, NIPS 2011) has anything to go by
-_UNPRUNED = 5
-_REPEATS = "repeats"  # attribute of a trial that was judged after all: the number of the one that failed
+_STARTING_TRIALS = 10  # sampled at random before Optuna's estimator (TPE, NIPS 2011) is used
+_UNPRUNED = 5  # trials that finish before any is pruned
+_REPEATS = "repeats"  # attribute of a trial that repeats a failed one: the number of that one
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Study:
-    """A search's study as one trial's job sees it. The job of trial `number` draws by a seed of its own."""
+    """The study, for the job of trial `number`, which has its own seed for sampling."""
 
     def __init__(self, directory: Path, search: Search, number: int) -> None:
         self._beginning = FileLock(directory / "beginning.lock")
@@ -41,7 +42,7 @@ class Study:
             study_name=search.id,
             direction="maximize" if search.maximises else "minimize",
             load_if_exists=True,
-            # Trials that run count as bad ones, so that workers do not all try the same.
+            # Running trials count as bad ones, so that workers do not all try the same values.
             sampler=optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=_STARTING_TRIALS, constant_liar=True
             ),
@@ -52,7 +53,7 @@ class Study:
 
     @contextmanager
     def beginning(self) -> Iterator[None]:
-        """Within it no other job asks for a trial: from `ask` until trial.json names what it gave."""
+        """Keep other jobs from asking for a trial, from `ask` until trial.json names the result."""
         self._beginning.acquire()
         try:
             yield
@@ -60,32 +61,30 @@ class Study:
             self._beginning.release()
 
     def fail_dead(self, named: Container[int]) -> None:
-        """End the running trials that no trial.json names. To be called within `beginning`.
+        """End the running trials that no trial.json names. Call it within `beginning`.
 
         named : numbers in trial.json files of trials that are not over.
         """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in named:
-                self.tell(trial.number, None, TrialState.FAIL)
+                self.end(trial.number, None, TrialState.FAIL)
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """Begin a trial: its number in the study, and what Optuna draws for it."""
+        """Begin a trial; return its number in the study and the values that Optuna sampled."""
         trial = self._study.ask(distributions(self._search.parameters))
         return trial.number, trial.params
 
     def is_worse(self, number: int, part: int, value: float) -> bool:
-        """Note the mean over parts 0 to `part`, and say whether the trial should be given up for it."""
+        """Store the mean over parts 0 to `part`; return whether the trial should be pruned."""
         frozen, trial = self._frozen(number), self._trial(number)
-        if (
-            frozen.state.is_finished()
-        ):  # the job was killed before it wrote that down, or failed and is resumed
+        if frozen.state.is_finished():  # the job was killed before it wrote its result, or is resumed
             return frozen.state is TrialState.PRUNED and part == frozen.last_step
         if part not in frozen.intermediate_values:
             trial.report(value, part)
         return bool(trial.should_prune())
 
-    def tell(self, number: int, value: float | None, state: TrialState) -> None:
-        """End a trial, unless it has ended. One that failed, and was judged when resumed, is added again."""
+    def end(self, number: int, value: float | None, state: TrialState) -> None:
+        """End a trial, unless it has ended. A failed trial that was resumed and finished is added again."""
         frozen = self._frozen(number)
         if frozen.state is TrialState.FAIL and state is TrialState.COMPLETE:
             self._add_repeated(frozen, value)

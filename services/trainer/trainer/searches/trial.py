@@ -1,10 +1,10 @@
-"""One trial: its setting is judged by cross-validation within the folds that the search may look at.
+"""One trial: evaluate a setting by cross-validation within the folds that the search may use.
 
-The faces are divided into parts that share no subject. Each part is predicted by a bank that was trained on
-the others, and stopped early on a piece of those: neither training nor stopping sees the faces that judge.
+The faces are divided into parts that share no subject. Each part is predicted by an ensemble that was trained
+on the others, with early stopping on a share of those, so neither training nor stopping sees the test faces.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,21 @@ from optuna.trial import TrialState
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.evaluation.metrics import age_metrics, gender_metrics
-from trainer.experiments.progress import AttemptProgress
-from trainer.experiments.store import read_optional
-from trainer.searches.faces import searched_faces
-from trainer.searches.parameters import chosen_values, options_with
-from trainer.searches.search import Search, Trial, TrialResult
-from trainer.searches.store import RESULT, TRIAL, begun_numbers, read_trial, search_dir, trial_dir
+from trainer.runs.attempt import Attempt
+from trainer.runs.store import read_optional, save_record
+from trainer.searches.search import (
+    RESULT,
+    TRIAL,
+    Search,
+    Trial,
+    TrialResult,
+    begun_numbers,
+    read_trial,
+    search_dir,
+    searched_faces,
+    trial_dir,
+)
+from trainer.searches.space import options_with, values_of
 from trainer.searches.study import Study
 from trainer.training.config import EpochReport, TrainingOptions
 from trainer.training.device import TrainingDevice
@@ -35,98 +44,105 @@ def run_trial(
     search: Search,
     number: int,
     faces: EmbeddingSet,
-    tell: Callable[[EpochReport], None],
-    machine: TrainingDevice,
+    attempt: Attempt,
+    device: TrainingDevice,
 ) -> None:
-    """Judge trial `number`, or go on where a killed job stopped; result.json says that it is over.
+    """Evaluate trial `number`, or resume it; result.json, written last, marks it as over.
 
-    tell : called with each `EpochReport`; may raise to stop. Raises `Superseded` where a newer attempt runs.
+    Raises `GivenUp` if the attempt must stop.
     """
     directory = trial_dir(data_dir, search.id, number)
-    directory.mkdir(parents=True, exist_ok=True)
-    progress = AttemptProgress(directory)
     study = Study(search_dir(data_dir, search.id), search, number)
-    trial = read_trial(directory) or _begun(data_dir, study, search, number)
-    chosen, part_of = searched_faces(faces, search)
+    trial = read_trial(directory) or _begin(data_dir, study, search, number)
+    selected, part_of = searched_faces(faces, search)
     scores: list[dict[str, float]] = []
     for part in range(search.parts):
         path = directory / f"part-{part}.json"
         score = read_optional(path)
         if score is None:
-            note = _noted(progress, tell, part, search.parts, trial.options.optimizer.epochs)
             checkpoint = directory / f"part-{part}.safetensors"
-            score = _judged(chosen, part_of == part, trial.options, part, checkpoint, note, machine)
-            progress.require_newest()
+            score = _evaluate(
+                selected, part_of == part, trial.options, part, search.parts, checkpoint, attempt, device
+            )
+            attempt.check()
             write_json(path, score)
             checkpoint.unlink(missing_ok=True)
         scores.append(score)
         value = float(np.mean([goal_value(search, one) for one in scores]))
         if study.is_worse(trial.number, part, value) and part + 1 < search.parts:
-            study.tell(trial.number, value, TrialState.PRUNED)
-            _end(directory, "pruned", value, scores)
+            study.end(trial.number, value, TrialState.PRUNED)
+            _write_result(directory, "pruned", value, scores)
             return
-    study.tell(trial.number, value, TrialState.COMPLETE)
-    _end(directory, "finished", value, scores)
+    study.end(trial.number, value, TrialState.COMPLETE)
+    _write_result(directory, "finished", value, scores)
 
 
 def fail_trial(data_dir: Path, search: Search, number: int, problem: str) -> None:
-    """Write down that a trial cannot be judged; the search goes on without it."""
+    """Store that a trial failed; the search continues without it."""
     directory = trial_dir(data_dir, search.id, number)
     trial = read_trial(directory)
     if trial is not None:
-        Study(search_dir(data_dir, search.id), search, number).tell(trial.number, None, TrialState.FAIL)
-    write_json(directory / RESULT, TrialResult(state="failed", problem=problem).model_dump(mode="json"))
+        Study(search_dir(data_dir, search.id), search, number).end(trial.number, None, TrialState.FAIL)
+    save_record(directory / RESULT, TrialResult(state="failed", problem=problem))
 
 
 def goal_value(search: Search, score: dict[str, float]) -> float:
+    """Return the metric that the search optimises."""
     if search.goal == "nll":
         return sum(value for name, value in score.items() if name.endswith(" nll"))
     return score[_GOALS[search.goal]]
 
 
-def _begun(data_dir: Path, study: Study, search: Search, number: int) -> Trial:
-    # Every trial has seeds of its own: a setting that is good by the luck of one seed does not stay ahead.
+def _begin(data_dir: Path, study: Study, search: Search, number: int) -> Trial:
+    # Every trial has its own seeds, so that a setting cannot stay ahead by the luck of one seed.
     seed = derived_seed(search.options.seed, number) % 2**31
     with study.beginning():
         study.fail_dead(begun_numbers(data_dir, search))
         optuna_number, drawn = study.ask()
-        values = chosen_values(search.parameters, drawn)
+        values = values_of(search.parameters, drawn)
         options = options_with(search.options, {**values, "seed": seed})
         trial = Trial(number=optuna_number, values=values, options=options)
-        write_json(trial_dir(data_dir, search.id, number) / TRIAL, trial.model_dump(mode="json"))
+        save_record(trial_dir(data_dir, search.id, number) / TRIAL, trial)
     return trial
 
 
-def _judged(
+def _evaluate(
     faces: EmbeddingSet,
-    judges: np.ndarray,
+    is_test: np.ndarray,
     options: TrainingOptions,
     part: int,
+    parts: int,
     checkpoint: Path,
-    note: Callable[[EpochReport], None],
-    machine: TrainingDevice,
+    attempt: Attempt,
+    device: TrainingDevice,
 ) -> dict[str, float]:
-    """Figures of the bank, as an ensemble, on the faces of one part."""
-    others = faces.rows(np.flatnonzero(~judges))
+    """Train on the other parts and return the ensemble's metrics on the test faces."""
+    others = faces.rows(np.flatnonzero(~is_test))
     stops = validation_split(
         strata_of(others.age_low, others.age_high, others.gender),
         groups_of(others.subject),
         options.validation,
         seed=part,
     )
-    bank = train_bank(others.rows(~stops), others.rows(stops), options, part, checkpoint, note, machine)
-    return _figures(bank, options, faces.rows(np.flatnonzero(judges)))
+
+    def report(epoch: EpochReport) -> None:
+        """Count epochs over all parts."""
+        epochs = options.optimizer.epochs
+        attempt.report(replace(epoch, epoch=epoch.epoch + part * epochs, epochs=parts * epochs))
+
+    bank = train_bank(others.rows(~stops), others.rows(stops), options, part, checkpoint, report, device)
+    return _metrics(bank, options, faces.rows(np.flatnonzero(is_test)))
 
 
-def _figures(bank: TrainedBank, options: TrainingOptions, faces: EmbeddingSet) -> dict[str, float]:
+def _metrics(bank: TrainedBank, options: TrainingOptions, faces: EmbeddingSet) -> dict[str, float]:
     found: dict[str, float] = {}
     classes = dict(options.tasks)
     for task, members in member_probabilities(bank.tensors, options, faces).items():
-        said = members.mean(axis=0)
+        probabilities = members.mean(axis=0)
         metrics = (
-            age_metrics(over_years(said, classes[task]), faces)
+            age_metrics(over_years(probabilities, classes[task]), faces)
             if task is Task.AGE
-            else gender_metrics(said, faces)
+            else gender_metrics(probabilities, faces)
         )
         found |= {
             f"{task.value} {name}": float(value)
@@ -136,25 +152,8 @@ def _figures(bank: TrainedBank, options: TrainingOptions, faces: EmbeddingSet) -
     return found
 
 
-def _noted(
-    progress: AttemptProgress, tell: Callable[[EpochReport], None], part: int, parts: int, epochs: int
-) -> Callable[[EpochReport], None]:
-    def note(report: EpochReport) -> None:
-        over_all = EpochReport(
-            report.epoch + part * epochs,
-            parts * epochs,
-            report.train_loss,
-            report.validation_loss,
-            report.members_running,
-        )
-        progress.note(over_all)
-        tell(over_all)
-
-    return note
-
-
-def _end(directory: Path, state: str, value: float, scores: list[dict[str, float]]) -> None:
+def _write_result(directory: Path, state: str, value: float, scores: list[dict[str, float]]) -> None:
     names = scores[0]
     metrics = {name: float(np.mean([score[name] for score in scores])) for name in names}
     result = TrialResult.model_validate({"state": state, "value": value, "metrics": metrics})
-    write_json(directory / RESULT, result.model_dump(mode="json"))
+    save_record(directory / RESULT, result)

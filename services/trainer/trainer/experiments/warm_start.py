@@ -1,0 +1,100 @@
+"""Warm start: train from the weights of another experiment, as the original does from IMDB-WIKI."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from agegender.errors import Problem
+from agegender.spaces import Space
+from safetensors.numpy import load as load_safetensors
+
+from trainer.datasets.embedding_set import FaceLabels
+from trainer.datasets.exclusiveness import Overlap, shared_faces
+from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, refused
+from trainer.experiments.experiment_data import load_label_sets
+from trainer.training.config import TrainingOptions
+
+WEIGHTS = "weights.safetensors"
+Array = npt.NDArray[np.float32]
+
+
+def require_warm_start(
+    data_dir: Path, source_id: str, datasets: list[str], space: Space, options: TrainingOptions
+) -> None:
+    """Raise ``invalid-request`` 422 naming `warm_start` if the source's weights do not fit the experiment."""
+    try:
+        source = load_experiment(data_dir, source_id)
+    except Problem as problem:
+        raise _refused(problem.detail) from problem
+    if not _weights_path(data_dir, source_id).exists():
+        raise _refused(f"The first fold of experiment {source_id} is not trained yet.")
+    if shared := sorted(_seen(data_dir, source) & set(datasets)):
+        raise _refused(f"It was trained on {', '.join(shared)}, which would be evaluated here.")
+    if source.space != space:
+        raise _refused(f"It was trained in space {source.space}, this experiment is in {space}.")
+    for name in ("head", "tasks"):
+        ours, theirs = getattr(options, name), getattr(source.options, name)
+        if ours != theirs:
+            raise _refused(f"Its {name} are {theirs}, those of this experiment {ours}; they must be equal.")
+
+
+def require_unseen(
+    data_dir: Path, source_id: str, sets: Mapping[str, FaceLabels], overlap: Overlap
+) -> list[str]:
+    """Reject a source that was trained on faces of these data sets under another name; return warnings.
+
+    Raises ``invalid-request`` 422 naming `warm_start`, unless `overlap` is "allow".
+    """
+    warnings: list[str] = []
+    for source in _sources(data_dir, load_experiment(data_dir, source_id)):
+        try:
+            seen = load_label_sets(data_dir, source.datasets, source.space, source.variant)
+        except Problem:
+            seen = {}
+        if missing := sorted(set(source.datasets) - {name for name, one in seen.items() if one.has_hashes}):
+            warnings.append(
+                f"It was not checked whether experiment {source.id} was trained on these images, because "
+                f"{' and '.join(missing)} is absent or was extracted without hashes of its images."
+            )
+        count, examples = shared_faces(seen, sets)
+        if not count:
+            continue
+        what = f"Experiment {source.id} was trained on {count} of these faces, such as {examples[0]}"
+        if overlap != "allow":
+            raise _refused(f'{what}. Use other data, or set overlap to "allow" to train anyway.')
+        warnings.append(f"{what}; the metrics are too optimistic.")
+    return warnings
+
+
+def read_warm_start(data_dir: Path, source_id: str | None, seeds: int) -> dict[str, Array] | None:
+    """Return the weights of the source's first fold for `seeds` members, repeated if it has fewer.
+
+    Return None if `source_id` is None: members then start from random weights.
+    """
+    if source_id is None:
+        return None
+    weights = load_safetensors(_weights_path(data_dir, source_id).read_bytes())
+    members = np.arange(seeds) % len(weights["input.mean"])
+    return {name: value[members] for name, value in weights.items()}
+
+
+def _seen(data_dir: Path, source: Experiment) -> set[str]:
+    """Return the data sets that an experiment and the sources of its warm start were trained on."""
+    return {name for one in _sources(data_dir, source) for name in one.datasets}
+
+
+def _sources(data_dir: Path, source: Experiment) -> list[Experiment]:
+    """Return the experiment, the source of its warm start, that source's source, and so on."""
+    found = [source]
+    while found[-1].warm_start is not None:
+        found.append(load_experiment(data_dir, found[-1].warm_start))
+    return found
+
+
+def _weights_path(data_dir: Path, source_id: str) -> Path:
+    return fold_dir(data_dir, source_id, load_experiment(data_dir, source_id).folds[0]) / WEIGHTS
+
+
+def _refused(detail: str) -> Problem:
+    return refused("warm_start", detail)

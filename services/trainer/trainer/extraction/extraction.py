@@ -1,0 +1,255 @@
+"""The extraction of a data set in an embedding space: the requests, its record, progress and files.
+
+<data>/<data set>/<space>/extraction-<variant>.json     the record <data>/<data
+set>/<space>/extract-<variant>/            work in progress, removed when the extraction is finished:
+removed.jsonl, shard-00000.json, …                  the labels, divided into shards <hash of a
+shard>/chunk-0000.npz, …                 the answers of the proxy attempt-<n>-<token>/<step>/
+progress and result of each step of an attempt
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from agegender.errors import Problem
+from agegender.files import write_json
+from agegender.spaces import Space
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+from trainer.datasets.grouping import NearDuplicates
+from trainer.runs.attempt import PROGRESS
+from trainer.runs.run import Run, RunStatus
+from trainer.runs.store import load_record, read_optional, save_record
+
+State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
+ACTIVE: frozenset[str] = frozenset({"planning", "extracting", "merging"})
+CHUNK = 32  # images; extraction resumes from the last chunk
+RESULT = "result.json"
+_FRESH_SECONDS = 60.0  # after which the rate that a shard reported does not count any more
+
+NEAR_DUPLICATES = (
+    "which faces become one subject in addition to those that the labels name: `photographs`, copies of one "
+    "photograph; `persons`, also faces that a recogniser takes for one person; `off`, none. Default: persons "
+    "if the space holds a recogniser's output or subjects_from is given, otherwise photographs"
+)
+SUBJECTS_FROM = (
+    "id of another space in which these images were extracted; its subjects are used for faces whose labels "
+    "name none"
+)
+
+
+class RegroupRequest(BaseModel):
+    """`POST /datasets/{name}/regroup`: find subjects and folds again, without embedding."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str | None = Field(None, description="the image folder, if several were extracted")
+    space: str | None = Field(None, description="id of the space, if the images were extracted in several")
+    near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
+    subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
+
+
+class ExtractionRequest(BaseModel):
+    """What to extract. Everything has a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str | None = Field(
+        None, description="the image folder, such as Adience's `aligned`; default: the first that exists"
+    )
+    mirrored: StrictBool = Field(False, description="embed the mirrored image too")
+    shard_size: int = Field(960, ge=CHUNK, le=20_000, strict=True, description="images per job")
+    min_det_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        strict=True,
+        description="remove faces with a lower detection score; default: that of the data set's format",
+    )
+    genders: dict[str, Literal["female", "male"]] = Field(
+        default_factory=dict,
+        description="for labels.csv only: meaning of other words, or numbers, in its column `gender`",
+        examples=[{"0": "male", "1": "female"}],
+    )
+    near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
+    subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
+    replace: StrictBool = Field(
+        False, description="replace a finished extraction that was made with other options"
+    )
+
+
+class ExtractionDetails(BaseModel):
+    """What the record and the status of an extraction have in common."""
+
+    dataset: str
+    space: Space
+    mirrored: bool
+    shard_size: int
+    min_det_score: float
+    genders: dict[str, Literal["female", "male"]] = Field(default_factory=dict)
+    near_duplicates: NearDuplicates | None = None
+    subjects_from: str | None = None
+    regroup: bool = Field(False, description="only subjects and folds are found again; nothing is embedded")
+    attempt: int = Field(1, description="how often it was started or resumed")
+    run: str = Field("", description="tells this attempt from those of another volume with the same Redis")
+    images: int = Field(0, description="to embed; the labels may have removed others")
+    shards: int = 0
+    faces: int | None = Field(None, description="number extracted; null until it has ended")
+    removed: dict[str, int] = Field(
+        default_factory=dict, description="rows by reason; until it has ended, those that labels removed"
+    )
+    removed_examples: dict[str, str] = Field(
+        default_factory=dict, description="the first file of each reason"
+    )
+    summary: str = Field("", description="the same in one sentence, once the labels have been read")
+    problem: dict[str, Any] | None = Field(None, description="why it failed, or what it waits for")
+    changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class Extraction(Run, ExtractionDetails):
+    """extraction-<variant>.json. The jobs of the current attempt store their state and the outcome in it."""
+
+    id: str = Field("", description="of this data set, variant and space")
+    kind: str = Field(description="name of the label format")
+    variant: str
+    state: State = "planning"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _date_old_record(cls, data: Any) -> Any:
+        """Release 0.1.0 wrote no `created`."""
+        if isinstance(data, dict) and "created" not in data and "changed_at" in data:
+            return {**data, "created": data["changed_at"]}
+        return data
+
+    @model_validator(mode="after")
+    def _derive_id(self) -> "Extraction":
+        text = f"{self.dataset}/{self.variant}/{self.space.id}"
+        self.id = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return what addresses the record: data set, space and variant, with slashes."""
+        return f"{self.dataset}/{self.space.id}/{self.variant}"
+
+    @property
+    def attempt_id(self) -> str:
+        return f"{self.attempt}-{self.run}"
+
+    def job_id(self, step: str) -> str:
+        return f"extract-{self.id}-{self.attempt_id}-{step}"
+
+
+class Progress(BaseModel):
+    """Images that are done, and the current rate."""
+
+    done: int = Field(description="images embedded or removed")
+    total: int
+    images_per_second: float | None = Field(None, description="of all workers; null while nothing runs")
+    seconds_left: float | None = None
+
+
+class ExtractionStatus(RunStatus, ExtractionDetails):
+    """An extraction and its progress."""
+
+    state: State
+    kind: str
+    variant: str
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.space.id}/{self.variant}"
+
+
+def record_path(data_dir: Path, dataset: str, space_id: str, variant: str) -> Path:
+    return data_dir / dataset / space_id / f"extraction-{variant}.json"
+
+
+def work_dir(data_dir: Path, extraction: Extraction) -> Path:
+    return data_dir / extraction.dataset / extraction.space.id / f"extract-{extraction.variant}"
+
+
+def attempt_dir(data_dir: Path, extraction: Extraction) -> Path:
+    return work_dir(data_dir, extraction) / f"attempt-{extraction.attempt_id}"
+
+
+def shard_dir(data_dir: Path, extraction: Extraction, shard: int) -> Path:
+    return attempt_dir(data_dir, extraction) / f"shard-{shard:05d}"
+
+
+def shard_path(work: Path, shard: int) -> Path:
+    return work / f"shard-{shard:05d}.json"
+
+
+def removed_path(work: Path) -> Path:
+    return work / "removed.jsonl"
+
+
+def extraction_names(folder: Path) -> Iterator[str]:
+    """Yield the names of all extractions of the data set in a folder."""
+    for path in sorted(folder.glob("*/extraction-*.json")):
+        yield f"{folder.name}/{path.parent.name}/{path.stem.removeprefix('extraction-')}"
+
+
+def load_extraction(data_dir: Path, name: str) -> Extraction:
+    """Read a record. Raises ``not-found`` 404 and ``unreadable-record`` 409."""
+    dataset, space_id, variant = name.split("/")
+    return load_record(record_path(data_dir, dataset, space_id, variant), Extraction, "extraction", name)
+
+
+def save_extraction(data_dir: Path, extraction: Extraction, **changes: Any) -> Extraction:
+    """Store an extraction with some fields changed; return it."""
+    changed = extraction.model_copy(update={**changes, "changed_at": datetime.now(UTC)})
+    path = record_path(data_dir, changed.dataset, changed.space.id, changed.variant)
+    save_record(path, changed)
+    return changed
+
+
+def current_attempt(data_dir: Path, name: str, attempt_id: str) -> Extraction | None:
+    """Return the extraction, None if this attempt of it is over, cancelled or replaced."""
+    try:
+        extraction = load_extraction(data_dir, name)
+    except Problem:
+        return None
+    if extraction.attempt_id != attempt_id or extraction.state not in ACTIVE:
+        return None
+    return extraction
+
+
+def extraction_status(data_dir: Path, extraction: Extraction) -> ExtractionStatus:
+    """Return how far an extraction is."""
+    return ExtractionStatus(
+        **extraction.model_dump(exclude={"format", "cancelled"}), progress=read_progress(data_dir, extraction)
+    )
+
+
+def read_progress(data_dir: Path, extraction: Extraction, now: float | None = None) -> Progress:
+    """Return the sum over all shards. Rates that have not been renewed for a minute do not count."""
+    if extraction.state == "finished":
+        return Progress(done=extraction.images, total=extraction.images)
+    paths = attempt_dir(data_dir, extraction).glob(f"shard-*/{PROGRESS}")
+    shards = [shard for path in paths if (shard := read_optional(path)) is not None and "done" in shard]
+    done = sum(shard["done"] for shard in shards)
+    oldest = (time.time() if now is None else now) - _FRESH_SECONDS
+    rate = sum(shard["rate"] for shard in shards if shard["rate"] and shard["at"] >= oldest)
+    if not rate or extraction.state not in ACTIVE:
+        return Progress(done=done, total=extraction.images)
+    return Progress(
+        done=done,
+        total=extraction.images,
+        images_per_second=round(rate, 2),
+        seconds_left=round((extraction.images - done) / rate, 1),
+    )
+
+
+def shard_is_done(data_dir: Path, extraction: Extraction, shard: int) -> bool:
+    return (shard_dir(data_dir, extraction, shard) / RESULT).exists()
+
+
+def mark_shard_done(data_dir: Path, extraction: Extraction, shard: int, images: int) -> None:
+    write_json(shard_dir(data_dir, extraction, shard) / RESULT, {"images": images})

@@ -1,0 +1,345 @@
+"""The queue jobs: the functions that workers call, and the kinds of runs whose steps they are.
+
+Arguments are names, because the truth lies on disk. Each job may run again at any time, on any worker; it
+skips what is done already. Imports that bring in torch, matplotlib or Optuna stay inside the functions, so
+that the API starts without them.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from agegender.errors import Problem
+
+from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.experiments.experiment import METRICS, Experiment, experiment_dir, fold_dir, refit_dir
+from trainer.experiments.experiment_data import load_faces, load_faces_of
+from trainer.experiments.promote import awaits_promotion, promote
+from trainer.experiments.served import serves_all
+from trainer.experiments.steps import Experiments
+from trainer.extraction.extraction import (
+    Extraction,
+    attempt_dir,
+    current_attempt,
+    mark_shard_done,
+    save_extraction,
+    work_dir,
+)
+from trainer.extraction.steps import Extractions, fail
+from trainer.runs.attempt import Attempt, PutOff, carry_out, store_failure
+from trainer.runs.queue import connect, job_queue
+from trainer.runs.run import Kind, R, S
+from trainer.runs.scheduler import schedule
+from trainer.searches.search import RESULT, merged_search_subjects, search_dir, trial_dir
+from trainer.searches.steps import Searches
+from trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from trainer.training.device import TrainingDevice
+
+log = structlog.get_logger(__name__)
+
+_REPORT_FAILED = "the report failed: "
+
+
+def preload() -> None:
+    """Import once, and not in each job, what jobs need: that takes longer than to train on a few faces.
+
+    Nothing is computed here: threads that torch or OpenMP had started would be missing in a forked job.
+    """
+    import sklearn.model_selection  # noqa: F401
+    import torch._inductor.config  # noqa: F401
+
+    import trainer.experiments.fold
+    import trainer.reports.render
+    import trainer.reports.summary
+    import trainer.searches.report
+    import trainer.searches.trial  # noqa: F401
+
+    gc.freeze()  # jobs share the memory of what they do not touch, and the collector would touch it
+
+
+def train_fold(experiment_id: str, fold: int) -> None:
+    """Train and evaluate the ensemble of a held-out fold."""
+    from trainer.experiments.fold import run_fold
+
+    directory = fold_dir(TrainerSettings().data_dir, experiment_id, fold)
+    _train(directory, partial(EXPERIMENTS.wanted, name=experiment_id), partial(run_fold, fold=fold))
+
+
+def refit_fold(experiment_id: str, fold: int) -> None:
+    """Train the ensemble of a held-out fold without a validation split, for comparison."""
+    from trainer.experiments.fold import run_refit
+
+    directory = refit_dir(TrainerSettings().data_dir, experiment_id, fold)
+    _train(directory, partial(EXPERIMENTS.wanted_refit, name=experiment_id), partial(run_refit, fold=fold))
+
+
+def fit_final(experiment_id: str) -> None:
+    """Choose which ensemble is served, and train it on all faces if that is the better one."""
+    from trainer.reports.render import write_final
+
+    directory = refit_dir(TrainerSettings().data_dir, experiment_id, None)
+    _train(directory, partial(EXPERIMENTS.wanted_refit, name=experiment_id), write_final)
+
+
+def write_report(experiment_id: str) -> None:
+    """Write the report of an experiment."""
+    from trainer.reports.render import write_reports
+    from trainer.reports.summary import summarise
+
+    data_dir = TrainerSettings().data_dir
+    experiment = EXPERIMENTS.wanted(data_dir, experiment_id)
+    if experiment is not None:
+        fail_run = store_failure(experiment_dir(data_dir, experiment_id), _REPORT_FAILED)
+        carry_out(
+            lambda: write_reports(data_dir, experiment, summarise(data_dir, experiment)),
+            fail_run,
+            experiment=experiment_id,
+        )
+
+
+def serve_better(experiment_id: str) -> None:
+    """Serve the ensemble that the refits found to be better.
+
+    A promotion or rollback that was made in the meantime is the later decision, and stays.
+    """
+    data_dir = TrainerSettings().data_dir
+    experiment = EXPERIMENTS.wanted(data_dir, experiment_id)
+    if experiment is None or not awaits_promotion(data_dir, experiment):
+        return
+    if not serves_all(data_dir, experiment):
+        log.info("promotion dropped because other heads are served by now", experiment=experiment_id)
+        EXPERIMENTS.save(data_dir, experiment.model_copy(update={"promote": False}))
+        return
+    fail_run = store_failure(experiment_dir(data_dir, experiment_id), "the better heads are not served: ")
+    carry_out(lambda: promote(data_dir, experiment), fail_run, experiment=experiment_id)
+
+
+def run_trial(search_id: str, number: int) -> None:
+    """Evaluate one trial of a search."""
+    from trainer.searches.trial import fail_trial
+    from trainer.searches.trial import run_trial as evaluate
+
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    search = SEARCHES.wanted(data_dir, search_id)
+    if search is None:
+        return
+    directory = trial_dir(data_dir, search_id, number)
+
+    def work() -> None:
+        attempt = Attempt(directory, lambda: SEARCHES.wanted(data_dir, search_id) is not None)
+        merged = merged_search_subjects(data_dir, search)
+        faces = load_faces(data_dir, search.datasets, search.space, search.variant, merged)
+        evaluate(data_dir, search, number, faces, attempt, _device(settings))
+
+    def fail_run(problem: Problem) -> None:
+        fail_trial(data_dir, search, number, problem.detail)
+
+    over = (directory / RESULT).exists()
+    if over or carry_out(work, fail_run, search=search_id, trial=number).is_over:
+        _schedule(SEARCHES, settings, search_id)
+
+
+def write_search_report(search_id: str) -> None:
+    """Write the report of a search."""
+    from trainer.searches.report import write_search_reports
+
+    data_dir = TrainerSettings().data_dir
+    search = SEARCHES.wanted(data_dir, search_id)
+    if search is not None:
+        fail_run = store_failure(search_dir(data_dir, search_id), _REPORT_FAILED)
+        carry_out(lambda: write_search_reports(data_dir, search), fail_run, search=search_id)
+
+
+def plan_extraction(name: str, attempt_id: str) -> None:
+    """Divide the images of a data set into shards."""
+    from trainer.datasets.catalog import dataset_folder
+    from trainer.datasets.formats import require_format
+    from trainer.extraction.plan import write_plan
+
+    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+        folder = dataset_folder(data_dir, extraction.dataset)
+        label_format = require_format(folder).with_gender_map(extraction.genders)
+        shards_dir = work_dir(data_dir, extraction)
+        plan = write_plan(label_format, folder, extraction.variant, extraction.shard_size, shards_dir)
+        attempt.check()
+        labels = {**vars(plan.removals.outcome(plan.images, noun="rows can be read")), "faces": None}
+        save_extraction(
+            data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards, **labels
+        )
+        log.info("labels read", extraction=name, summary=labels["summary"])
+
+    _extract(name, attempt_id, "plan", work)
+
+
+def embed_shard(name: str, attempt_id: str, shard: int) -> None:
+    """Embed the images of one shard."""
+    from agegender_service.faces_client import BlockingFacesClient
+
+    from trainer.extraction.embed import embed_shard as embed
+
+    settings = TrainerSettings()
+
+    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+        try:
+            with BlockingFacesClient(settings.proxy_url, headers=settings.service_headers) as client:
+                images = embed(
+                    data_dir, extraction, shard, client, attempt, in_flight=settings.extract_in_flight
+                )
+        except Problem as problem:
+            latest = current_attempt(data_dir, name, attempt_id)
+            if problem.retry_after is None or latest is None:
+                raise
+            save_extraction(data_dir, latest, problem=problem.document())
+            raise PutOff(problem.detail) from problem
+        attempt.check()
+        mark_shard_done(data_dir, extraction, shard, images)
+
+    _extract(name, attempt_id, f"shard-{shard:05d}", work)
+
+
+def merge_shards(name: str, attempt_id: str) -> None:
+    """Write the extracted data set from all chunks."""
+    from trainer.extraction.merge import merge
+
+    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+        extraction = save_extraction(data_dir, extraction, state="merging")
+        outcome = merge(data_dir, extraction)
+        attempt.check()
+        save_extraction(data_dir, extraction, state="finished", problem=None, **vars(outcome))
+        shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
+        log.info("extraction finished", extraction=name, faces=outcome.faces, summary=outcome.summary)
+
+    _extract(name, attempt_id, "merge", work)
+
+
+def regroup_faces(name: str, attempt_id: str) -> None:
+    """Find subjects and folds of an extracted data set again."""
+    from trainer.datasets.regrouping import regroup
+
+    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+        extraction = save_extraction(data_dir, extraction, state="merging")
+        meta_data = regroup(
+            data_dir,
+            extraction.dataset,
+            extraction.space,
+            extraction.variant,
+            near_duplicates=extraction.near_duplicates,
+            subjects_from=extraction.subjects_from,
+            genders=extraction.genders,
+        )
+        attempt.check()
+        save_extraction(data_dir, extraction, state="finished", problem=None)
+        shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
+        log.info("regrouped", extraction=name, subjects=meta_data["subjects"])
+
+    _extract(name, attempt_id, "regroup", work)
+
+
+def import_original_faces(name: str, attempt_id: str) -> None:
+    """Write an extracted data set from the original project's file."""
+    from trainer.datasets.original import import_original
+    from trainer.extraction.plan import Removals
+
+    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+        extraction = save_extraction(data_dir, extraction, state="extracting")
+        faces = import_original(data_dir, extraction.dataset, extraction.variant, extraction.space)
+        attempt.check()
+        outcome = Removals().outcome(faces)
+        save_extraction(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
+        shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
+        log.info("import finished", extraction=name, summary=outcome.summary)
+
+    _extract(name, attempt_id, "import", work)
+
+
+EXPERIMENTS = Experiments(
+    train_fold=train_fold,
+    refit_fold=refit_fold,
+    fit_final=fit_final,
+    write_report=write_report,
+    serve_better=serve_better,
+)
+SEARCHES = Searches(run_trial=run_trial, write_report=write_search_report)
+EXTRACTIONS = Extractions(
+    plan=plan_extraction,
+    embed_shard=embed_shard,
+    merge=merge_shards,
+    regroup=regroup_faces,
+    import_original=import_original_faces,
+)
+KINDS: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES, EXTRACTIONS)
+
+
+class _Training(Protocol):
+    """Training that ends with METRICS in its folder."""
+
+    def __call__(
+        self,
+        data_dir: Path,
+        experiment: Experiment,
+        faces: EmbeddingSet,
+        *,
+        attempt: Attempt,
+        device: "TrainingDevice",
+    ) -> None: ...
+
+
+def _train(directory: Path, wanted: Callable[[Path], Experiment | None], training: _Training) -> None:
+    """Train into `directory`, unless that is done or not wanted any more; then enqueue what follows."""
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    experiment = wanted(data_dir)
+    if experiment is None:
+        return
+
+    def work() -> None:
+        attempt = Attempt(directory, lambda: wanted(data_dir) is not None)
+        faces = load_faces_of(data_dir, experiment)
+        training(data_dir, experiment, faces, attempt=attempt, device=_device(settings))
+
+    of = str(directory.relative_to(data_dir))
+    if (directory / METRICS).exists() or carry_out(work, store_failure(directory), of=of).is_over:
+        _schedule(EXPERIMENTS, settings, experiment.id)
+
+
+def _extract(
+    name: str, attempt_id: str, step: str, work: Callable[[Path, Extraction, Attempt], None]
+) -> None:
+    """Do one step of an extraction's attempt, unless that is over; then enqueue what follows."""
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    current = partial(current_attempt, data_dir, name, attempt_id)
+    extraction = current()
+    if extraction is None:
+        return
+
+    def attempted() -> None:
+        directory = attempt_dir(data_dir, extraction) / step
+        work(data_dir, extraction, Attempt(directory, lambda: current() is not None))
+
+    def fail_run(problem: Problem) -> None:
+        if (latest := current()) is not None:
+            fail(data_dir, latest, problem)
+
+    if carry_out(attempted, fail_run, extraction=name, step=step).is_over:
+        _schedule(EXTRACTIONS, settings, name)
+
+
+def _device(settings: TrainerSettings) -> "TrainingDevice":
+    from trainer.training.device import prepare_device
+
+    return prepare_device(settings.device, settings.amp, settings.threads)
+
+
+def _schedule(kind: Kind[R, S], settings: TrainerSettings, name: str) -> None:
+    """Enqueue what a run needs next, as it is stored now."""
+    run = kind.wanted(settings.data_dir, name)
+    if run is not None:
+        schedule(kind, settings.data_dir, job_queue(connect(settings), settings), run)

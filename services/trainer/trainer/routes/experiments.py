@@ -1,0 +1,155 @@
+"""Routes of experiments: create, refit, compare and promote, in addition to the shared ones."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from agegender.keys import Scope
+from agegender_service.access import needs
+from fastapi import Depends, Header, Query
+
+from trainer.experiments.experiment import (
+    MERGED,
+    Experiment,
+    ExperimentRequest,
+    ExperimentStatus,
+    experiment_dir,
+    load_experiment,
+    save_experiment,
+)
+from trainer.experiments.experiment_data import (
+    choose_extraction,
+    choose_folds,
+    exclusive_labels,
+    exclusiveness_warnings,
+    labelled,
+    load_label_sets,
+    require_labels,
+    require_validation_parts,
+    validation_warnings,
+    write_merged,
+)
+from trainer.experiments.promote import promote
+from trainer.experiments.served import HeadComparison, compare_with_served, require_no_loss
+from trainer.experiments.warm_start import require_unseen, require_warm_start
+from trainer.jobs import EXPERIMENTS
+from trainer.routes.runs import Connection, Settings, create_run, run_routes
+from trainer.runs.queue import job_queue
+from trainer.runs.scheduler import schedule
+from trainer.runs.store import new_id
+from trainer.searches.steps import best_options, faces_seen_by_search
+
+router = run_routes(EXPERIMENTS, ExperimentStatus)
+
+
+@router.post("", status_code=202, summary="Start a cross-validation, with one job per held-out fold")
+def create(
+    request: ExperimentRequest,
+    settings: Settings,
+    redis: Connection,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> ExperimentStatus:
+    """A repeated request with the same `Idempotency-Key` returns the same experiment."""
+    experiment_id = new_id(idempotency_key)
+
+    def complete() -> Experiment:
+        return _experiment(settings.data_dir, experiment_id, request)
+
+    return create_run(EXPERIMENTS, settings, redis, experiment_id, idempotency_key, complete)
+
+
+@router.post(
+    "/{experiment_id}/refit",
+    status_code=202,
+    summary="Also train on all faces; a promotion then serves whichever is better out of fold",
+)
+def refit(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id).model_copy(update={"refit": True})
+    save_experiment(data_dir, experiment)
+    schedule(EXPERIMENTS, data_dir, job_queue(redis, settings), experiment)
+    return EXPERIMENTS.status(data_dir, experiment)
+
+
+@router.get(
+    "/{experiment_id}/comparison", summary="Compare the served heads with those that a promotion would serve"
+)
+def comparison(experiment_id: str, settings: Settings) -> list[HeadComparison]:
+    """Compares training faces and errors on the same faces. Empty if no other head is served."""
+    data_dir = settings.data_dir
+    return compare_with_served(data_dir, settings.heads_dir, load_experiment(data_dir, experiment_id))
+
+
+@router.post(
+    "/{experiment_id}/promote",
+    summary="Serve the heads of a finished experiment",
+    dependencies=[Depends(needs(Scope.ADMIN))],
+)
+def promote_experiment(
+    experiment_id: str,
+    settings: Settings,
+    refit: Annotated[
+        bool,
+        Query(
+            description="also train on all faces, as a job, and serve the result if it is better out of fold"
+        ),
+    ] = True,
+    force: Annotated[
+        bool,
+        Query(
+            description="serve the heads even if they were trained on less than half as many faces as the "
+            "served heads, or their error is larger (`GET /experiments/{id}/comparison`)"
+        ),
+    ] = False,
+) -> dict[str, str]:
+    """Returns task → version. Serves what exists at once, and refits that are still missing later."""
+    data_dir = settings.data_dir
+    experiment = load_experiment(data_dir, experiment_id)
+    if not force:
+        require_no_loss(compare_with_served(data_dir, settings.heads_dir, experiment))
+    served = promote(data_dir, experiment)
+    if refit:
+        # Read it again: it may have been deleted in the meantime.
+        experiment = load_experiment(data_dir, experiment_id)
+        save_experiment(data_dir, experiment.model_copy(update={"refit": True, "promote": True}))
+    return served
+
+
+def _experiment(data_dir: Path, experiment_id: str, request: ExperimentRequest) -> Experiment:
+    """Check a request against the data and complete it. Raises ``invalid-request`` 422, among others."""
+    best = None if request.search is None else best_options(data_dir, request.search)
+    options = request.training_options(None if best is None else best[0])
+    space, variant = choose_extraction(data_dir, request)
+    exclusive, exclusiveness = exclusive_labels(data_dir, request.datasets, space, variant, request.overlap)
+    sets = load_label_sets(data_dir, request.datasets, space, variant)
+    warnings = exclusiveness_warnings(exclusiveness)
+    if request.warm_start is not None:
+        require_warm_start(data_dir, request.warm_start, request.datasets, space, options)
+        warnings += require_unseen(data_dir, request.warm_start, sets, request.overlap)
+    chosen_by = None if best is None else best[1]
+    if chosen_by is not None:
+        shared = faces_seen_by_search(data_dir, chosen_by, sets)
+        chosen_by = chosen_by.model_copy(update={"shared_faces": shared})
+    faces = labelled(exclusive, options)
+    folds = choose_folds(faces, request.folds)
+    require_labels(faces, faces.fold, folds, options)
+    require_validation_parts(faces, faces.fold, folds)
+    warnings += validation_warnings(faces, faces.fold, folds, options.validation)
+    if request.overlap == "merge":
+        write_merged(experiment_dir(data_dir, experiment_id) / MERGED, exclusive)
+    return Experiment(
+        id=experiment_id,
+        created=datetime.now(UTC),
+        datasets=request.datasets,
+        variant=variant,
+        space=space,
+        folds=folds,
+        options=options,
+        preset=request.preset,
+        chosen_by=chosen_by,
+        warm_start=request.warm_start,
+        refit=request.refit,
+        overlap=request.overlap,
+        exclusiveness=exclusiveness,
+        warnings=warnings,
+    )

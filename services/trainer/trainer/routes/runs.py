@@ -1,0 +1,220 @@
+"""The routes that all kinds of runs share: list, show, events, report, resume, cancel, delete."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Set
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from agegender.errors import Problem
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.sse import EventSourceResponse
+from redis import Redis
+
+from trainer.runs import scheduler
+from trainer.runs.queue import job_queue
+from trainer.runs.run import Kind, R, S
+from trainer.runs.store import REPORT, statuses, unreadable_names
+from trainer.settings import TrainerSettings
+
+UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
+_EVENT_SECONDS = 0.5  # between two reads of a status
+
+# The report's own styles, and matplotlib's in its plots, are in the page; nothing in it can run.
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; "
+    "frame-ancestors 'none'"
+}
+_FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
+
+
+def _settings(request: Request) -> TrainerSettings:
+    settings: TrainerSettings = request.app.state.settings
+    return settings
+
+
+def _redis(request: Request) -> Redis:
+    """Return the connection if Redis answers, so that a route that needs it changes no file otherwise."""
+    redis: Redis = request.app.state.redis
+    redis.ping()
+    return redis
+
+
+Settings = Annotated[TrainerSettings, Depends(_settings)]
+Connection = Annotated[Redis, Depends(_redis)]
+
+
+def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
+    """Return a router with the shared routes of a kind, to which its own are added.
+
+    status : the model that `kind.status` returns.
+    """
+    router = APIRouter(prefix=f"/{kind.path}", tags=[kind.path])
+    run = f"{kind.article} {kind.name}"
+    RunId = Annotated[str, Path(alias=f"{kind.name}_id")]
+
+    @router.get(
+        "",
+        name=f"list_{kind.path}",
+        summary=f"List all {kind.path}, newest first",
+        response_model=list[status],  # type: ignore[valid-type]
+    )
+    def list_runs(settings: Settings, response: Response) -> list[S]:
+        """A record that cannot be read is skipped and named in the header `X-Unreadable-Records`."""
+        found = statuses(kind, settings.data_dir)
+        name_unreadable(kind, settings, response)
+        return found
+
+    @router.get(
+        f"/{{{kind.name}_id}}",
+        name="show",
+        summary=f"Show how far {run} is",
+        response_model=status,
+    )
+    def show(run_id: RunId, settings: Settings) -> S:
+        return kind.status(settings.data_dir, kind.load(settings.data_dir, run_id))
+
+    async def events(run_id: RunId, settings: Settings) -> AsyncIterator[S]:
+        async for changed in changes(lambda: [show(run_id, settings)], kind.active):
+            yield changed
+
+    events.__annotations__["return"] = AsyncIterator[status]  # type: ignore[valid-type]
+    router.get(
+        f"/{{{kind.name}_id}}/events",
+        summary=f"Stream the status of {run} at every change, as server-sent events, until it ends",
+        response_class=EventSourceResponse,
+        dependencies=[Depends(show)],  # an unknown id can be answered by 404 only before the stream begins
+    )(events)
+
+    @router.get(
+        f"/{{{kind.name}_id}}/report",
+        summary="Return the report as HTML, Markdown or JSON, selected by `format` or `Accept`",
+        response_class=Response,
+        responses={200: {"content": {media_type: {} for media_type in _FORMATS.values()}}},
+    )
+    def report(
+        run_id: RunId,
+        settings: Settings,
+        request: Request,
+        format: Literal["json", "md", "html"] | None = None,
+    ) -> Response:
+        found = kind.load(settings.data_dir, run_id)
+        directory = kind.record_path(settings.data_dir, kind.name_of(found)).parent
+        selected = format or _accepted(request.headers.get("accept", ""))
+        if not (directory / REPORT).exists():
+            raise Problem(
+                "not-finished",
+                409,
+                f"{kind.name.capitalize()} {run_id} has no report yet; wait until it is finished.",
+            )
+        return Response(
+            (directory / f"report.{selected}").read_bytes(),
+            media_type=_FORMATS[selected],
+            headers=_REPORT_HEADERS,
+        )
+
+    @router.post(
+        f"/{{{kind.name}_id}}/resume",
+        summary=f"Resume {run} after a failure or a cancellation",
+        response_model=status,
+    )
+    def resume(run_id: RunId, settings: Settings, redis: Connection) -> S:
+        """Continues where it stopped, and does again what failed."""
+        data_dir = settings.data_dir
+        resumed = kind.resume(data_dir, kind.load(data_dir, run_id))
+        scheduler.schedule(kind, data_dir, job_queue(redis, settings), resumed)
+        return kind.status(data_dir, resumed)
+
+    @router.post(
+        f"/{{{kind.name}_id}}/cancel",
+        summary=f"Cancel a running {kind.name}; what is done stays",
+        response_model=status,
+    )
+    def cancel(run_id: RunId, settings: Settings, redis: Connection) -> S:
+        """Safe to retry: nothing changes if it is over already."""
+        data_dir = settings.data_dir
+        found = kind.load(data_dir, run_id)
+        return kind.status(data_dir, scheduler.cancel(kind, data_dir, job_queue(redis, settings), found))
+
+    @router.delete(
+        f"/{{{kind.name}_id}}",
+        summary=f"Delete {run} that is over and not in use",
+        response_model=status,
+    )
+    def delete(run_id: RunId, settings: Settings, redis: Connection) -> S:
+        """Removes its files. Heads that were promoted from it, and options taken from it, stay."""
+        return delete_run(kind, settings, kind.load(settings.data_dir, run_id), f"/{kind.path}/{run_id}")
+
+    return router
+
+
+def create_run(
+    kind: Kind[R, S],
+    settings: TrainerSettings,
+    redis: Redis,
+    run_id: str,
+    idempotency_key: str | None,
+    complete: Callable[[], R],
+) -> S:
+    """Store a run and enqueue its first steps; return the status.
+
+    A request that repeats an idempotency key is answered with the run that exists.
+    """
+    data_dir = settings.data_dir
+    if idempotency_key is not None and kind.record_path(data_dir, run_id).exists():
+        return kind.status(data_dir, kind.load(data_dir, run_id))
+    run = complete()
+    kind.save(data_dir, run)
+    scheduler.schedule(kind, data_dir, job_queue(redis, settings), run)
+    return kind.status(data_dir, run)
+
+
+def delete_run(kind: Kind[R, S], settings: TrainerSettings, run: R, path: str) -> S:
+    """Delete a run and return its last status. Raises ``still-running`` 409 and those of `require_unused`.
+
+    path : of its routes, to name the one that cancels.
+    """
+    data_dir = settings.data_dir
+    status = kind.status(data_dir, run)
+    if kind.is_active(status):
+        # In release 0.1.0, DELETE cancelled a run.
+        raise Problem(
+            "still-running",
+            409,
+            f"The {kind.name} is running. DELETE only deletes, since release 0.2.0: cancel it first by "
+            f"POST {path}/cancel, or wait until it is over.",
+        )
+    kind.require_unused(data_dir, run)
+    kind.delete(data_dir, run)
+    return status
+
+
+def name_unreadable(kind: Kind[R, S], settings: TrainerSettings, response: Response) -> None:
+    """Name, in a header of a list, the records that the list skipped."""
+    if unreadable := unreadable_names(kind, settings.data_dir):
+        response.headers[UNREADABLE] = ",".join(map(quote, unreadable))
+
+
+async def changes(look: Callable[[], list[S]], active: Set[str]) -> AsyncIterator[S]:
+    """Yield each status that `look` returns, once at first and then whenever it changes.
+
+    Ends when no status is active, or the run was deleted: a stream that has begun cannot report a problem.
+
+    look : reads files, so a thread runs it. active : states of a run that is not over.
+    """
+    sent: dict[str, str] = {}
+    while True:
+        try:
+            found = await asyncio.to_thread(look)
+        except Problem:
+            return
+        for status in found:
+            if sent.get(status.id) != (text := status.model_dump_json()):
+                sent[status.id] = text
+                yield status
+        if not any(status.state in active for status in found):
+            return
+        await asyncio.sleep(_EVENT_SECONDS)
+
+
+def _accepted(accept: str) -> str:
+    return next((name for name in ("html", "md") if _FORMATS[name] in accept), "json")
