@@ -51,7 +51,7 @@ def experiment_faces(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
             data_dir,
             experiment.datasets,
             experiment.space,
-            experiment.variant,
+            experiment.image_set,
             merged_subjects(data_dir, experiment),
         ),
         experiment.options,

@@ -21,7 +21,7 @@ def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
     experiment = load_experiment(data_dir, experiment_id)
     options = experiment.options
     sets = {
-        one: labelled(load_faces(data_dir, [one], experiment.space, experiment.variant), options)
+        one: labelled(load_faces(data_dir, [one], experiment.space, experiment.image_set), options)
         for one in experiment.datasets
     }
     for source, target in permutations(sets, 2):

@@ -65,7 +65,7 @@ def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp
         id="one",
         created=datetime.now(UTC),
         datasets=["made"],
-        variant="images",
+        image_set="images",
         space=Space(id="made-1", dimension=4),
         folds=[0, 1],
         options=request.training_options(),

@@ -34,8 +34,8 @@ from tests.support.serving import serving, until
 
 EXTRACTION = Extraction(
     dataset="faces",
-    kind="labels.csv",
-    variant="images",
+    label_format="labels.csv",
+    image_set="images",
     space=Space(id="made-1", dimension=4),
     mirrored=False,
     shard_size=32,

@@ -53,7 +53,7 @@ def made_work(data_dir: Path) -> None:
     known = {
         "created": datetime.now(UTC),
         "datasets": ["made"],
-        "variant": "images",
+        "image_set": "images",
         "space": SPACE,
         "folds": [0, 1],
         "options": TrainingOptions(),

@@ -57,7 +57,7 @@ def wait_for_epoch(trainer: Trainer, search: str, epoch: int) -> None:
 def undisturbed(data_dir: Path, search_id: str, copy_id: str) -> list[Any]:
     """What the same search finds in this process, one trial after the other."""
     search = load_search(data_dir, search_id).model_copy(update={"id": copy_id})
-    faces = load_faces(data_dir, search.datasets, search.space, search.variant)
+    faces = load_faces(data_dir, search.datasets, search.space, search.image_set)
     machine = prepare_device("cpu", amp=False, threads=1)
     for number in range(search.trials):
         run_trial(data_dir, search, number, faces, Attempt(trial_dir(data_dir, copy_id, number)), machine)

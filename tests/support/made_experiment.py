@@ -16,7 +16,7 @@ def made_experiment(
         id=name,
         created=datetime.now(UTC),
         datasets=["made"],
-        variant="images",
+        image_set="images",
         space=SPACE,
         folds=folds,
         options=options,

@@ -32,8 +32,8 @@ SPACE = Space(id="test-1", dimension=8)
 def extraction(**changes: Any) -> Extraction:
     fields: dict[str, Any] = {
         "dataset": "faces",
-        "kind": "labels.csv",
-        "variant": "images",
+        "label_format": "labels.csv",
+        "image_set": "images",
         "space": SPACE,
         "mirrored": False,
         "shard_size": 32,

@@ -52,7 +52,7 @@ class NoHttp(BlockingFacesClient):
 
 
 def extraction(**changes: Any) -> Extraction:
-    options = {"kind": "labels.csv", "variant": "images", "mirrored": False, "shard_size": CHUNK}
+    options = {"label_format": "labels.csv", "image_set": "images", "mirrored": False, "shard_size": CHUNK}
     return Extraction(**{"dataset": NAME, "space": SPACE, "min_det_score": 0.0, **options, **changes})
 
 
@@ -179,7 +179,7 @@ def test_names_that_are_no_text_are_counted_and_harmless_to_show(tmp_path: Path)
         Path(os.fsdecode(bytes(folder) + b"/" + name)).touch()
     (folder / "22_1_0_20170101000000000.jpg").write_bytes(b"no")
     with pytest.raises(Problem) as caught:
-        merge(tmp_path, extracted(tmp_path, kind="utkface"))
+        merge(tmp_path, extracted(tmp_path, label_format="utkface"))
     shown = "0 of 3 faces (2 bad-file-name, e.g. 20_1_0_20170101000000000\N{REPLACEMENT CHARACTER}.jpg"
     assert shown in caught.value.detail and caught.value.detail.isprintable()
     assert len((folder / SPACE.id / "removed-images.jsonl").read_bytes().splitlines()) == 3

@@ -31,7 +31,7 @@ def search(**changes: object) -> Search:
         "id": "search-1",
         "created": datetime.now(UTC),
         "datasets": ["made"],
-        "variant": "images",
+        "image_set": "images",
         "space": SPACE,
         "folds": [0, 1, 2, 3],
         "held_out": [4],

@@ -39,7 +39,7 @@ def experiment(data_dir: Path, name: str, dataset: str, **changes: Any) -> Exper
         "id": name,
         "created": datetime.now(UTC),
         "datasets": [dataset],
-        "variant": "images",
+        "image_set": "images",
         "space": SPACE,
         "folds": [0],
         "options": OPTIONS,
@@ -52,7 +52,7 @@ def experiment(data_dir: Path, name: str, dataset: str, **changes: Any) -> Exper
 
 
 def trained(data_dir: Path, made: Experiment) -> dict[str, Any]:
-    faces = load_faces(data_dir, made.datasets, made.space, made.variant)
+    faces = load_faces(data_dir, made.datasets, made.space, made.image_set)
     machine = prepare_device("cpu", amp=False, threads=1)
     run_fold(data_dir, made, faces, 0, Attempt(fold_dir(data_dir, made.id, 0)), machine)
     return dict(read_optional(fold_dir(data_dir, made.id, 0) / "metrics.json"))
@@ -116,13 +116,13 @@ def test_data_sets_of_different_folders_are_trained_on_together(tmp_path: Path) 
 
     both = ["Adience", "UTKFace"]
     assert chosen(dataset="UTKFace") == (SPACE, "images")
-    assert chosen(dataset="Adience", variant="faces") == (SPACE, "faces")
-    space, variant = chosen(dataset=both, variant="aligned,images")
-    assert len(load_faces(tmp_path, both, space, variant)) == 100
+    assert chosen(dataset="Adience", image_set="faces") == (SPACE, "faces")
+    space, image_set = chosen(dataset=both, image_set="aligned,images")
+    assert len(load_faces(tmp_path, both, space, image_set)) == 100
     wrongs: list[tuple[dict[str, Any], str]] = [
-        ({"dataset": both}, "variant"),
-        ({"dataset": both, "variant": "aligned"}, "variant"),
-        ({"dataset": both, "variant": "a,b,c"}, "variant"),
+        ({"dataset": both}, "image_set"),
+        ({"dataset": both, "image_set": "aligned"}, "image_set"),
+        ({"dataset": both, "image_set": "a,b,c"}, "image_set"),
         ({"dataset": both, "space": "other-1"}, "dataset"),
         ({"dataset": ["Adience", "absent"]}, "dataset"),
     ]

@@ -135,7 +135,7 @@ def run_trial(search_id: str, number: int) -> None:
     def work() -> None:
         attempt = Attempt(directory, lambda: SEARCHES.wanted(data_dir, search_id) is not None)
         merged = merged_search_subjects(data_dir, search)
-        faces = load_faces(data_dir, search.datasets, search.space, search.variant, merged)
+        faces = load_faces(data_dir, search.datasets, search.space, search.image_set, merged)
         evaluate(data_dir, search, number, faces, attempt, _device(settings))
 
     def fail_run(problem: Problem) -> None:
@@ -167,7 +167,7 @@ def plan_extraction(name: str, attempt_id: str) -> None:
         folder = dataset_folder(data_dir, extraction.dataset)
         label_format = require_format(folder).with_gender_map(extraction.genders)
         shards_dir = work_dir(data_dir, extraction)
-        plan = write_plan(label_format, folder, extraction.variant, extraction.shard_size, shards_dir)
+        plan = write_plan(label_format, folder, extraction.image_set, extraction.shard_size, shards_dir)
         attempt.check()
         labels = {**vars(plan.removals.outcome(plan.images, noun="rows can be read")), "faces": None}
         save_extraction(
@@ -229,7 +229,7 @@ def regroup_faces(name: str, attempt_id: str) -> None:
             data_dir,
             extraction.dataset,
             extraction.space,
-            extraction.variant,
+            extraction.image_set,
             near_duplicates=extraction.near_duplicates,
             subjects_from=extraction.subjects_from,
             genders=extraction.genders,
@@ -249,7 +249,7 @@ def import_original_faces(name: str, attempt_id: str) -> None:
 
     def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
         extraction = save_extraction(data_dir, extraction, state="extracting")
-        faces = import_original(data_dir, extraction.dataset, extraction.variant, extraction.space)
+        faces = import_original(data_dir, extraction.dataset, extraction.image_set, extraction.space)
         attempt.check()
         outcome = Removals().outcome(faces)
         save_extraction(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))

@@ -21,7 +21,7 @@ from pydantic import (
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.exclusiveness import Overlap
-from trainer.runs.run import Run, RunStatus, State, with_new_names
+from trainer.runs.run import DEPRECATED, Run, RunStatus, State, with_new_names
 from trainer.runs.store import REPORT, load_record, save_record
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
@@ -43,7 +43,7 @@ class TrainingRequest(BaseModel):
 
     task: Objective = "age-gender"
     dataset: str | list[str] = Field(description="one extracted data set, or several to train on together")
-    variant: str | None = Field(
+    image_set: str | None = Field(
         None,
         description="folder of images, if there are several; for several data sets one each, with commas",
     )
@@ -62,6 +62,11 @@ class TrainingRequest(BaseModel):
         description="if faces of one photograph or subject are in several folds or data sets: `refuse` the "
         "request; `merge` them into one subject, in one fold; or `allow` it, which the report states",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, data: Any) -> Any:
+        return with_new_names(data, {"variant": "image_set", "start_from": "warm_start"})
 
     @field_validator("dataset")
     @classmethod
@@ -120,11 +125,6 @@ class ExperimentRequest(TrainingRequest):
         "serves whichever is better out of fold",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_old_names(cls, data: Any) -> Any:
-        return with_new_names(data, {"start_from": "warm_start"})
-
 
 class ChosenBy(BaseModel):
     """The search that the options come from. The report says which metrics are independent of it."""
@@ -144,7 +144,7 @@ class Experiment(Run):
     """experiment.json. Only `refit`, `promote` and `cancelled` change after it is created."""
 
     datasets: list[str]
-    variant: str
+    image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
     space: Space
     folds: list[int]
     options: TrainingOptions
@@ -159,11 +159,15 @@ class Experiment(Run):
     warnings: list[str] = Field(default_factory=list)
     promote: bool = Field(False, description="serve the better heads once the refits are done")
 
-    @computed_field(json_schema_extra={"deprecated": True})  # type: ignore[prop-decorator]
+    @computed_field(description="former name of `warm_start`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def start_from(self) -> str | None:
-        """Return `warm_start` under the name that release 0.1.0 gave it."""
         return self.warm_start
+
+    @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def variant(self) -> str:
+        return self.image_set
 
     @property
     def refits(self) -> list[int | None]:

@@ -35,7 +35,7 @@ Faces = TypeVar("Faces", bound=FaceLabels)
 
 
 def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, str]:
-    """The space that all data sets of a request were extracted in, and the variant, for `variants_of`.
+    """The space that all data sets of a request were extracted in, and the image_set, for `image_sets_of`.
 
     Raises ``invalid-request`` 422 naming the field, where there is none or where there are several.
     """
@@ -51,20 +51,20 @@ def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, 
     if len(choices) > 1:
         told = f"{names} was extracted in several spaces; choose one of {', '.join(choices)}."
         raise refused("space", told)
-    wanted_variants = variants_of(request.datasets, request.variant) if request.variant else {}
-    variants = []
+    wanted_image_sets = image_sets_of(request.datasets, request.image_set) if request.image_set else {}
+    image_sets = []
     for name, sets in extracted.items():
         there = sorted(one.image_set for one in sets if one.space.id == choices[0])
-        variants.append(_one_variant(name, there, wanted_variants.get(name)))
+        image_sets.append(_one_image_set(name, there, wanted_image_sets.get(name)))
     space = next(one.space for one in extracted[request.datasets[0]] if one.space.id == choices[0])
-    return space, variants[0] if len(set(variants)) == 1 else ",".join(variants)
+    return space, image_sets[0] if len(set(image_sets)) == 1 else ",".join(image_sets)
 
 
-def variants_of(datasets: list[str], variant: str) -> dict[str, str]:
-    """Data set → folder of images; `variant` is one for all, or one for each with commas between."""
-    names = variant.split(",")
+def image_sets_of(datasets: list[str], image_set: str) -> dict[str, str]:
+    """Data set → folder of images; `image_set` is one for all, or one for each with commas between."""
+    names = image_set.split(",")
     if len(names) not in (1, len(datasets)):
-        raise refused("variant", f"One folder of images, or one for each of {', '.join(datasets)}.")
+        raise refused("image_set", f"One folder of images, or one for each of {', '.join(datasets)}.")
     return dict(zip(datasets, names * len(datasets) if len(names) == 1 else names, strict=True))
 
 
@@ -78,23 +78,23 @@ def _extracted(data_dir: Path, name: str) -> list[ExtractedSet]:
     return found.extracted
 
 
-def _one_variant(name: str, there: list[str], wanted: str | None) -> str:
+def _one_image_set(name: str, there: list[str], wanted: str | None) -> str:
     if wanted in there:
         return str(wanted)
     if wanted is None and len(there) == 1:
         return there[0]
     asked = f"not from {wanted!r} but" if wanted else "several folders,"
-    raise refused("variant", f"{name} was extracted from {asked} {', '.join(there)}; choose one of these.")
+    raise refused("image_set", f"{name} was extracted from {asked} {', '.join(there)}; choose one of these.")
 
 
 def load_faces(
-    data_dir: Path, datasets: list[str], space: Space, variant: str, merged_subjects: Path | None = None
+    data_dir: Path, datasets: list[str], space: Space, image_set: str, merged_subjects: Path | None = None
 ) -> EmbeddingSet:
     """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
 
     merged_subjects : the file of `write_merged`, if overlapping faces were merged.
     """
-    sets = _read(read_embedding_set, data_dir, datasets, space, variant)
+    sets = _read(read_embedding_set, data_dir, datasets, space, image_set)
     faces = next(iter(sets.values())) if len(sets) == 1 else combine(sets)
     return faces if merged_subjects is None else _with_merged(faces, merged_subjects)
 
@@ -102,17 +102,19 @@ def load_faces(
 def load_faces_of(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
     """Return the faces of an experiment, with or without a label for its task. Raises ``bad-dataset`` 409."""
     merged = merged_subjects(data_dir, experiment)
-    return load_faces(data_dir, experiment.datasets, experiment.space, experiment.variant, merged)
+    return load_faces(data_dir, experiment.datasets, experiment.space, experiment.image_set, merged)
 
 
-def load_labels(data_dir: Path, datasets: list[str], space: Space, variant: str) -> FaceLabels:
+def load_labels(data_dir: Path, datasets: list[str], space: Space, image_set: str) -> FaceLabels:
     """The same without the embeddings, for who does not train."""
-    return as_one(load_label_sets(data_dir, datasets, space, variant))
+    return as_one(load_label_sets(data_dir, datasets, space, image_set))
 
 
-def load_label_sets(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, FaceLabels]:
+def load_label_sets(
+    data_dir: Path, datasets: list[str], space: Space, image_set: str
+) -> dict[str, FaceLabels]:
     """The labels of each data set, by name. Raises ``bad-dataset`` 409."""
-    return _read(read_labels, data_dir, datasets, space, variant)
+    return _read(read_labels, data_dir, datasets, space, image_set)
 
 
 def as_one(sets: dict[str, FaceLabels]) -> FaceLabels:
@@ -120,14 +122,14 @@ def as_one(sets: dict[str, FaceLabels]) -> FaceLabels:
 
 
 def exclusive_labels(
-    data_dir: Path, datasets: list[str], space: Space, variant: str, overlap: Overlap
+    data_dir: Path, datasets: list[str], space: Space, image_set: str, overlap: Overlap
 ) -> tuple[FaceLabels, dict[str, Any]]:
     """The labels of all data sets as one, checked, and what is kept of the check.
 
     With `overlap` "merge" their subjects and folds are those that `write_merged` writes. Raises
     ``overlapping-faces`` 409 with "refuse", and ``bad-dataset`` 409.
     """
-    sets = load_label_sets(data_dir, datasets, space, variant)
+    sets = load_label_sets(data_dir, datasets, space, image_set)
     faces = as_one(sets)
     result = check(faces, sets)
     if overlap == "refuse":
@@ -182,21 +184,21 @@ def _read(
     data_dir: Path,
     datasets: list[str],
     space: Space,
-    variant: str,
+    image_set: str,
 ) -> dict[str, Faces]:
     try:
         return {
-            name: read(data_dir, name, space, own) for name, own in variants_of(datasets, variant).items()
+            name: read(data_dir, name, space, own) for name, own in image_sets_of(datasets, image_set).items()
         }
     except BadDataset as error:
         raise Problem("bad-dataset", 409, f"{error}; extract the data set again.") from error
 
 
-def data_hashes(data_dir: Path, datasets: list[str], space: Space, variant: str) -> dict[str, str]:
+def data_hashes(data_dir: Path, datasets: list[str], space: Space, image_set: str) -> dict[str, str]:
     """SHA-256 of each data file, for the model card."""
     return {
         name: file_sha256(data_path(data_dir, name, space, own))
-        for name, own in variants_of(datasets, variant).items()
+        for name, own in image_sets_of(datasets, image_set).items()
     }
 
 

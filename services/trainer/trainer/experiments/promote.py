@@ -141,7 +141,7 @@ def _card(
         "code": {"version": __version__, "commit": _commit()},
         "data": {
             "sets": experiment.datasets,
-            "sha256": data_hashes(data_dir, experiment.datasets, experiment.space, experiment.variant),
+            "sha256": data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set),
             "faces": sum(part["test"] for part in report["faces"].values()),
         },
         "protocol": (

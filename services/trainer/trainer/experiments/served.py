@@ -154,7 +154,7 @@ def _compared(
     card = head.manifest.card
     data = card.get("data")
     data = data if isinstance(data, dict) else {}  # a card is free text where no experiment wrote it
-    hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.variant)
+    hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set)
     theirs, trained_on = data.get("sha256"), data.get("faces")
     new_trained_on = sum(part["test"] for part in report["faces"].values())
     refitted, judges, _ = served_banks(data_dir, experiment, report)

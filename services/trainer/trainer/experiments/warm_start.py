@@ -49,7 +49,7 @@ def require_unseen(
     warnings: list[str] = []
     for source in _sources(data_dir, load_experiment(data_dir, source_id)):
         try:
-            seen = load_label_sets(data_dir, source.datasets, source.space, source.variant)
+            seen = load_label_sets(data_dir, source.datasets, source.space, source.image_set)
         except Problem:
             seen = {}
         if missing := sorted(set(source.datasets) - {name for name, one in seen.items() if one.has_hashes}):

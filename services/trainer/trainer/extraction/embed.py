@@ -70,7 +70,13 @@ def chunk_paths(work: Path, extraction: Extraction, shard: bytes, images: int) -
 
     shard : content of its file, which has so many `images`.
     """
-    depends = [str(extraction.space), extraction.mirrored, extraction.min_det_score, extraction.kind, CHUNK]
+    depends = [
+        str(extraction.space),
+        extraction.mirrored,
+        extraction.min_det_score,
+        extraction.label_format,
+        CHUNK,
+    ]
     directory = work / hashlib.sha256(repr(depends).encode() + shard).hexdigest()[:16]
     return [directory / f"chunk-{number:04d}.npz" for number in range(-(-images // CHUNK))]
 
@@ -103,7 +109,7 @@ def embed_shard(
     """
     folder = dataset_folder(data_dir, extraction.dataset)
     label_format = require_format(folder)
-    image_dir = label_format.image_dir(folder, extraction.variant)
+    image_dir = label_format.image_dir(folder, extraction.image_set)
     work = work_dir(data_dir, extraction)
     content = shard_path(work, shard).read_bytes()
     images = shard_images(content)
@@ -169,8 +175,8 @@ def embed_images(
 ) -> Chunk:
     """Send the images of one chunk and select the labelled face of each.
 
-    The requests depend on the images alone, never on what else is in flight. Raises what `BlockingFacesClient.faces`
-    raises.
+    The requests depend on the images alone, never on what else is in flight. Raises what
+    `BlockingFacesClient.faces` raises.
 
     data_dir : symbolic links may lead to files below it, or below the image folder.
     first_row : position of the first image in its shard.

@@ -1,7 +1,7 @@
 """The extraction of a data set in an embedding space: the requests, its record, progress and files.
 
-<data>/<data set>/<space>/extraction-<variant>.json     the record <data>/<data
-set>/<space>/extract-<variant>/            work in progress, removed when the extraction is finished:
+<data>/<data set>/<space>/extraction-<image set>.json     the record <data>/<data
+set>/<space>/extract-<image set>/            work in progress, removed when the extraction is finished:
 removed.jsonl, shard-00000.json, …                  the labels, divided into shards <hash of a
 shard>/chunk-0000.npz, …                 the answers of the proxy attempt-<n>-<token>/<step>/
 progress and result of each step of an attempt
@@ -17,11 +17,11 @@ from typing import Any, Literal
 from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.spaces import Space
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, computed_field, model_validator
 
 from trainer.datasets.grouping import NearDuplicates
 from trainer.runs.attempt import PROGRESS
-from trainer.runs.run import Run, RunStatus
+from trainer.runs.run import DEPRECATED, Run, RunStatus, with_new_names
 from trainer.runs.store import load_record, read_optional, save_record
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
@@ -46,10 +46,15 @@ class RegroupRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    variant: str | None = Field(None, description="the image folder, if several were extracted")
+    image_set: str | None = Field(None, description="the image folder, if several were extracted")
     space: str | None = Field(None, description="id of the space, if the images were extracted in several")
     near_duplicates: NearDuplicates | None = Field(None, description=NEAR_DUPLICATES)
     subjects_from: str | None = Field(None, description=SUBJECTS_FROM)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, data: Any) -> Any:
+        return with_new_names(data, {"variant": "image_set"})
 
 
 class ExtractionRequest(BaseModel):
@@ -57,7 +62,7 @@ class ExtractionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    variant: str | None = Field(
+    image_set: str | None = Field(
         None, description="the image folder, such as Adience's `aligned`; default: the first that exists"
     )
     mirrored: StrictBool = Field(False, description="embed the mirrored image too")
@@ -79,6 +84,11 @@ class ExtractionRequest(BaseModel):
     replace: StrictBool = Field(
         False, description="replace a finished extraction that was made with other options"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, data: Any) -> Any:
+        return with_new_names(data, {"variant": "image_set"})
 
 
 class ExtractionDetails(BaseModel):
@@ -110,11 +120,11 @@ class ExtractionDetails(BaseModel):
 
 
 class Extraction(Run, ExtractionDetails):
-    """extraction-<variant>.json. The jobs of the current attempt store their state and the outcome in it."""
+    """extraction-<image set>.json. The jobs of the current attempt store their state and outcome in it."""
 
-    id: str = Field("", description="of this data set, variant and space")
-    kind: str = Field(description="name of the label format")
-    variant: str
+    id: str = Field("", description="of this data set, image set and space")
+    label_format: str = Field(validation_alias=AliasChoices("label_format", "kind"))
+    image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
     state: State = "planning"
 
     @model_validator(mode="before")
@@ -127,14 +137,14 @@ class Extraction(Run, ExtractionDetails):
 
     @model_validator(mode="after")
     def _derive_id(self) -> "Extraction":
-        text = f"{self.dataset}/{self.variant}/{self.space.id}"
+        text = f"{self.dataset}/{self.image_set}/{self.space.id}"
         self.id = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self
 
     @property
     def name(self) -> str:
-        """Return what addresses the record: data set, space and variant, with slashes."""
-        return f"{self.dataset}/{self.space.id}/{self.variant}"
+        """Return what addresses the record: data set, space and image set, with slashes."""
+        return f"{self.dataset}/{self.space.id}/{self.image_set}"
 
     @property
     def attempt_id(self) -> str:
@@ -157,21 +167,31 @@ class ExtractionStatus(RunStatus, ExtractionDetails):
     """An extraction and its progress."""
 
     state: State
-    kind: str
-    variant: str
+    format: str = Field(description="label format")
+    image_set: str = Field(description="folder of images")
     progress: Progress
+
+    @computed_field(description="former name of `format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def kind(self) -> str:
+        return self.format
+
+    @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def variant(self) -> str:
+        return self.image_set
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}/{self.space.id}/{self.variant}"
+        return f"{self.dataset}/{self.space.id}/{self.image_set}"
 
 
-def record_path(data_dir: Path, dataset: str, space_id: str, variant: str) -> Path:
-    return data_dir / dataset / space_id / f"extraction-{variant}.json"
+def record_path(data_dir: Path, dataset: str, space_id: str, image_set: str) -> Path:
+    return data_dir / dataset / space_id / f"extraction-{image_set}.json"
 
 
 def work_dir(data_dir: Path, extraction: Extraction) -> Path:
-    return data_dir / extraction.dataset / extraction.space.id / f"extract-{extraction.variant}"
+    return data_dir / extraction.dataset / extraction.space.id / f"extract-{extraction.image_set}"
 
 
 def attempt_dir(data_dir: Path, extraction: Extraction) -> Path:
@@ -198,14 +218,14 @@ def extraction_names(folder: Path) -> Iterator[str]:
 
 def load_extraction(data_dir: Path, name: str) -> Extraction:
     """Read a record. Raises ``not-found`` 404 and ``unreadable-record`` 409."""
-    dataset, space_id, variant = name.split("/")
-    return load_record(record_path(data_dir, dataset, space_id, variant), Extraction, "extraction", name)
+    dataset, space_id, image_set = name.split("/")
+    return load_record(record_path(data_dir, dataset, space_id, image_set), Extraction, "extraction", name)
 
 
 def save_extraction(data_dir: Path, extraction: Extraction, **changes: Any) -> Extraction:
     """Store an extraction with some fields changed; return it."""
     changed = extraction.model_copy(update={**changes, "changed_at": datetime.now(UTC)})
-    path = record_path(data_dir, changed.dataset, changed.space.id, changed.variant)
+    path = record_path(data_dir, changed.dataset, changed.space.id, changed.image_set)
     save_record(path, changed)
     return changed
 
@@ -224,7 +244,9 @@ def current_attempt(data_dir: Path, name: str, attempt_id: str) -> Extraction | 
 def extraction_status(data_dir: Path, extraction: Extraction) -> ExtractionStatus:
     """Return how far an extraction is."""
     return ExtractionStatus(
-        **extraction.model_dump(exclude={"format", "cancelled"}), progress=read_progress(data_dir, extraction)
+        **extraction.model_dump(exclude={"format", "label_format", "cancelled"}),
+        format=extraction.label_format,
+        progress=read_progress(data_dir, extraction),
     )
 
 

@@ -38,8 +38,8 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     # Sized for all images; what is not written takes no disk space.
     embedding = _memory_mapped(work / "embedding.npy", plan.images, dimension)
     mirrored = _memory_mapped(work / "mirrored.npy", plan.images if extraction.mirrored else 0, dimension)
-    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.variant).parent
-    with Notes(folder, extraction.variant, read_removed(work)) as notes:
+    folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.image_set).parent
+    with Notes(folder, extraction.image_set, read_removed(work)) as notes:
         labels = _fill(work, extraction, notes, embedding, mirrored)
     kept = len(labels)
     removals = plan.removals + notes.removals
@@ -59,7 +59,7 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
         grouping = grouping_for(
             data_dir,
             extraction.dataset,
-            extraction.variant,
+            extraction.image_set,
             extraction.near_duplicates,
             extraction.subjects_from,
         )
@@ -67,11 +67,11 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     except Problem as problem:
         problem.extra |= vars(outcome)
         raise
-    write_groups(data_dir, extraction.dataset, extraction.variant, faces)
+    write_groups(data_dir, extraction.dataset, extraction.image_set, faces)
     meta_data = {
         "dataset": extraction.dataset,
-        "format": extraction.kind,
-        "image_set": extraction.variant,
+        "format": extraction.label_format,
+        "image_set": extraction.image_set,
         "min_det_score": extraction.min_det_score,
         "mirrored": extraction.mirrored,
         "images": sum(plan.rows_of_fold.values()),
@@ -82,7 +82,7 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
         **grouped,
         **face_counts(faces),
     }
-    write_embedding_set(data_dir, extraction.dataset, extraction.variant, faces, meta_data)
+    write_embedding_set(data_dir, extraction.dataset, extraction.image_set, faces, meta_data)
     return outcome
 
 
@@ -158,7 +158,7 @@ def _unlabelled(labels: FaceLabels) -> Iterator[str]:
 
 def _with_hashes(data_dir: Path, extraction: Extraction, labels: FaceLabels) -> FaceLabels:
     folder = dataset_folder(data_dir, extraction.dataset)
-    images = require_format(folder).image_dir(folder, extraction.variant)
+    images = require_format(folder).image_dir(folder, extraction.image_set)
     hashes = hash_files(images, labels.file.tolist())
     return replace(labels, file_sha256=hashes.file_sha256, image_hash=hashes.image_hash)
 
@@ -178,19 +178,19 @@ def _columns(images: list[LabelledImage]) -> FaceLabels:
 class Notes:
     """Write which images were removed, and which had several faces, and count both.
 
-    `removed-<variant>.jsonl` has a line {"file", "reason"} per removed image. `several-faces-<variant>.jsonl`
-    has a line {"file", "faces", "chosen"} per kept image with several faces; `chosen` counts from the
-    largest, which is 0. Both files appear when the block ends.
+    `removed-<image set>.jsonl` has a line {"file", "reason"} per removed image.
+    `several-faces-<image set>.jsonl` has a line {"file", "faces", "chosen"} per image with several faces;
+    `chosen` counts from the largest, which is 0. Both files appear when the block ends.
     """
 
-    def __init__(self, folder: Path, variant: str, removed_by_labels: Iterable[dict[str, str]]) -> None:
+    def __init__(self, folder: Path, image_set: str, removed_by_labels: Iterable[dict[str, str]]) -> None:
         self.removals = Removals()
         self.several_faces = 0
         self.mirrored_not_found = 0
         self._first_of_several = ""
         self._stack = ExitStack()
         self._removed_by_labels = removed_by_labels
-        self._paths = (folder / f"removed-{variant}.jsonl", folder / f"several-faces-{variant}.jsonl")
+        self._paths = (folder / f"removed-{image_set}.jsonl", folder / f"several-faces-{image_set}.jsonl")
 
     def __enter__(self) -> Self:
         self._removed, self._several = (self._stack.enter_context(atomic_file(path)) for path in self._paths)

@@ -92,21 +92,21 @@ class Plan:
         return self.removals.counts
 
 
-def write_plan(kind: DatasetFormat, folder: Path, variant: str, shard_size: int, work: Path) -> Plan:
+def write_plan(kind: DatasetFormat, folder: Path, image_set: str, shard_size: int, work: Path) -> Plan:
     """Divide the images to embed into shard files, in their order, and list the removed rows in a file.
 
     Needs memory for one shard and all file names. Raises ``bad-labels``, ``missing-images``, ``some-folds``
     and ``no-images`` 422.
     """
-    image_dir = kind.image_dir(folder, variant)
+    image_dir = kind.image_dir(folder, image_set)
     if not image_dir.is_dir():
-        raise Problem("missing-images", 422, f"There is no image folder {folder.name}/{variant}.")
+        raise Problem("missing-images", 422, f"There is no image folder {folder.name}/{image_set}.")
     plan = Plan()
     shard: list[LabelledImage] = []
     own_folds = 0
     without_fold = ""
     with atomic_file(removed_path(work)) as removed:
-        for row in checked_rows(kind.read(folder, variant), image_dir):
+        for row in checked_rows(kind.read(folder, image_set), image_dir):
             if not (isinstance(row, Removed) and row.reason in REPEATED):
                 plan.rows_of_fold[row.fold] += 1
             if isinstance(row, Removed):

@@ -36,14 +36,14 @@ log = structlog.get_logger(__name__)
 
 _PLAN_SECONDS, _MERGE_SECONDS = 3600, 6 * 3600
 _SHARD_SECONDS, _IMAGE_SECONDS = 1800, 20
-_DECIDES_FACES = ("kind", "mirrored", "min_det_score", "genders")
+_DECIDES_FACES = ("label_format", "mirrored", "min_det_score", "genders")
 _OPTIONS = (*_DECIDES_FACES, "shard_size", "near_duplicates", "subjects_from", "regroup")
 _OUTCOME = tuple(field.name for field in fields(Outcome))
 
 
 @dataclass(frozen=True)
 class Extractions(Kind[Extraction, ExtractionStatus]):
-    """The kind of run, with the jobs of its steps. A run's name is `<data set>/<space>/<variant>`."""
+    """The kind of run, with the jobs of its steps. A run's name is `<data set>/<space>/<image set>`."""
 
     plan: Callable[[str, str], None]
     embed_shard: Callable[[str, str, int], None]
@@ -80,7 +80,7 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
         names = (run.name, run.attempt_id)
         if run.regroup:
             yield Step(run.job_id("regroup"), self.regroup, names, _MERGE_SECONDS)
-        elif run.kind == ORIGINAL:
+        elif run.label_format == ORIGINAL:
             yield Step(run.job_id("import"), self.import_original, names, _MERGE_SECONDS)
         elif run.state == "planning":
             yield Step(run.job_id("plan"), self.plan, names, _PLAN_SECONDS)
@@ -124,7 +124,7 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
                 raise Problem(
                     "extraction-running",
                     409,
-                    f"An extraction of {wanted.dataset}/{wanted.variant} with other options is running; "
+                    f"An extraction of {wanted.dataset}/{wanted.image_set} with other options is running; "
                     "cancel it or wait until it has ended.",
                 )
             return last
@@ -167,7 +167,7 @@ def _require_same_faces(last: Extraction, wanted: Extraction) -> None:
         raise Problem(
             "extraction-exists",
             409,
-            f"{wanted.dataset}/{wanted.variant} was extracted in {wanted.space.id} with other options: "
+            f"{wanted.dataset}/{wanted.image_set} was extracted in {wanted.space.id} with other options: "
             f"{'; '.join(changes)}. Experiments that were trained on it need its faces as they are. To "
             'replace them, send "replace": true (agegender extract --replace).',
         )

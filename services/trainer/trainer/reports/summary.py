@@ -20,7 +20,7 @@ from trainer.evaluation.metrics import (
     true_groups,
 )
 from trainer.experiments.experiment import METRICS, Experiment, fold_dir, refit_dir
-from trainer.experiments.experiment_data import read_out_of_fold, variants_of
+from trainer.experiments.experiment_data import image_sets_of, read_out_of_fold
 from trainer.experiments.fold import best_epoch
 from trainer.runs.store import FAILURE, read_optional
 
@@ -41,8 +41,8 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
     summary = {
         "experiment": experiment.model_dump(mode="json"),
         "data": {
-            name: read_meta_data(data_dir, name, experiment.space, variant)
-            for name, variant in variants_of(experiment.datasets, experiment.variant).items()
+            name: read_meta_data(data_dir, name, experiment.space, image_set)
+            for name, image_set in image_sets_of(experiment.datasets, experiment.image_set).items()
         },
         "failed_folds": {
             str(fold): (read_optional(fold_dir(data_dir, experiment.id, fold) / FAILURE) or {}).get("detail")

@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import Space
 from agegender_service.faces_client import BlockingFacesClient
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from redis import Redis
 
 from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_folder, dataset_in, datasets
@@ -30,6 +30,7 @@ from trainer.jobs import EXTRACTIONS
 from trainer.routes.runs import Connection, Settings, changes, delete_run, name_unreadable
 from trainer.runs import scheduler
 from trainer.runs.queue import job_queue
+from trainer.runs.run import log_deprecated_name, with_new_names
 from trainer.runs.store import statuses
 from trainer.settings import TrainerSettings
 
@@ -64,9 +65,14 @@ class ImportRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    variant: str | None = Field(None, description="aligned for data-aligned.npy; images for data.npy")
+    image_set: str | None = Field(None, description="aligned for data-aligned.npy; images for data.npy")
     space: Space = Field(Space(id="original-512", dimension=512))
     replace: StrictBool = Field(False, description="replace what was extracted or imported otherwise before")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, data: Any) -> Any:
+        return with_new_names(data, {"variant": "image_set"})
 
 
 def _folder(name: str, settings: Settings) -> Path:
@@ -74,6 +80,7 @@ def _folder(name: str, settings: Settings) -> Path:
 
 
 Folder = Annotated[Path, Depends(_folder)]
+FormerImageSet = Annotated[str | None, Query(deprecated=True, description="former name of `image_set`")]
 
 
 @router.get("", summary="List the data sets, what can be extracted from them and what has been")
@@ -110,7 +117,7 @@ def extract(
 ) -> ExtractionStatus:
     request = request or ExtractionRequest()
     label_format = require_format(folder).with_gender_map(request.genders)
-    variant = _select(label_format.image_sets(folder), request.variant)
+    image_set = _select(label_format.image_sets(folder), request.image_set)
     with BlockingFacesClient(
         settings.proxy_url, headers=settings.service_headers, patience=_PROXY_SECONDS
     ) as client:
@@ -119,8 +126,8 @@ def extract(
     default_score = label_format.min_det_score
     extraction = Extraction(
         dataset=folder.name,
-        kind=label_format.name,
-        variant=variant,
+        label_format=label_format.name,
+        image_set=image_set,
         space=space,
         mirrored=request.mirrored,
         shard_size=request.shard_size,
@@ -138,17 +145,17 @@ def regroup(
 ) -> ExtractionStatus:
     """Completes data sets of an earlier release, or applies subjects that the labels have gained."""
     options = options or RegroupRequest()
-    extracted = _extracted(folder, options.space, options.variant)
+    extracted = _extracted(folder, options.space, options.image_set)
     require_recogniser(extracted.space, options.near_duplicates, options.subjects_from)
     extraction = Extraction.model_validate(
         {
-            "kind": format_name(extracted.meta_data),
+            "label_format": format_name(extracted.meta_data),
             "mirrored": extracted.meta_data.get("mirrored", False),
             "shard_size": 0,
             "min_det_score": extracted.meta_data.get("min_det_score", 0.0),
             **_last_extraction(settings.data_dir, folder.name, extracted),
             "dataset": folder.name,
-            "variant": extracted.image_set,
+            "image_set": extracted.image_set,
             "space": extracted.space,
             "near_duplicates": options.near_duplicates,
             "subjects_from": options.subjects_from,
@@ -166,13 +173,13 @@ def import_dataset(
     folder: Folder, settings: Settings, redis: Connection, request: ImportRequest | None = None
 ) -> ExtractionStatus:
     request = request or ImportRequest()
-    variants = original_image_sets(folder)
-    if not variants:
+    image_sets = original_image_sets(folder)
+    if not image_sets:
         raise Problem("no-original", 422, f"There is no data-aligned.npy or data.npy in {folder.name!r}.")
     extraction = Extraction(
         dataset=folder.name,
-        kind=ORIGINAL,
-        variant=_select(variants, request.variant),
+        label_format=ORIGINAL,
+        image_set=_select(image_sets, request.image_set),
         space=request.space,
         mirrored=False,
         shard_size=0,
@@ -208,9 +215,13 @@ def delete(folder: Folder, settings: Settings, redis: Connection) -> list[Extrac
 
 @router.get("/{name}/duplicates", summary="List the groups of near-duplicate faces, largest first")
 def duplicates(
-    folder: Folder, settings: Settings, space: str | None = None, variant: str | None = None
+    folder: Folder,
+    settings: Settings,
+    space: str | None = None,
+    image_set: str | None = None,
+    variant: FormerImageSet = None,
 ) -> list[DuplicateGroup]:
-    extracted = _extracted(folder, space, variant)
+    extracted = _extracted(folder, space, _present(image_set, variant))
     groups = read_groups(settings.data_dir, folder.name, extracted.space, extracted.image_set)
     return [DuplicateGroup.model_validate(group) for group in groups]
 
@@ -225,11 +236,12 @@ def duplicates_sheet(
     folder: Folder,
     settings: Settings,
     space: str | None = None,
-    variant: str | None = None,
+    image_set: str | None = None,
+    variant: FormerImageSet = None,
     first: Annotated[int, Query(ge=0, description="groups to skip")] = 0,
     groups: Annotated[int, Query(ge=1, le=100, description="groups to draw")] = 30,
 ) -> Response:
-    extracted = _extracted(folder, space, variant)
+    extracted = _extracted(folder, space, _present(image_set, variant))
     found = read_groups(settings.data_dir, folder.name, extracted.space, extracted.image_set)
     image_dir = require_format(folder).image_dir(folder, extracted.image_set)
     content = contact_sheet(image_dir, found[first : first + groups])
@@ -267,13 +279,13 @@ def _last_extraction(data_dir: Path, dataset: str, extracted: ExtractedSet) -> d
     return last.model_dump(exclude={"problem", "state", "cancelled"})
 
 
-def _extracted(folder: Path, space: str | None, variant: str | None) -> ExtractedSet:
+def _extracted(folder: Path, space: str | None, image_set: str | None) -> ExtractedSet:
     """Return the extracted set of a request, which may omit what there is only one of."""
     found = dataset_in(folder)
     if found is None:
         raise not_found("data set", folder.name)
     fitting = [
-        one for one in found.extracted if space in (None, one.space.id) and variant in (None, one.image_set)
+        one for one in found.extracted if space in (None, one.space.id) and image_set in (None, one.image_set)
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -281,14 +293,22 @@ def _extracted(folder: Path, space: str | None, variant: str | None) -> Extracte
     raise Problem(
         "invalid-request",
         422,
-        f"{len(fitting)} extracted sets of {folder.name!r} fit this space and variant, expected one; "
+        f"{len(fitting)} extracted sets of {folder.name!r} fit this space and image set, expected one; "
         f"extracted are: {choices}.",
     )
 
 
-def _select(variants: list[str], requested: str | None) -> str:
+def _present(image_set: str | None, variant: str | None) -> str | None:
+    """Return the option under its present name, or under the one of release 0.1.0, which is logged."""
+    if image_set is None and variant is not None:
+        log_deprecated_name("variant", "image_set")
+        return variant
+    return image_set
+
+
+def _select(image_sets: list[str], requested: str | None) -> str:
     if requested is None:
-        return variants[0]
-    if requested not in variants:
-        raise not_found("variant", requested, variants=variants)
+        return image_sets[0]
+    if requested not in image_sets:
+        raise not_found("image_set", requested, image_sets=image_sets)
     return requested

@@ -119,9 +119,9 @@ def _experiment(data_dir: Path, experiment_id: str, request: ExperimentRequest) 
     """Check a request against the data and complete it. Raises ``invalid-request`` 422, among others."""
     best = None if request.search is None else best_options(data_dir, request.search)
     options = request.training_options(None if best is None else best[0])
-    space, variant = choose_extraction(data_dir, request)
-    exclusive, exclusiveness = exclusive_labels(data_dir, request.datasets, space, variant, request.overlap)
-    sets = load_label_sets(data_dir, request.datasets, space, variant)
+    space, image_set = choose_extraction(data_dir, request)
+    exclusive, exclusiveness = exclusive_labels(data_dir, request.datasets, space, image_set, request.overlap)
+    sets = load_label_sets(data_dir, request.datasets, space, image_set)
     warnings = exclusiveness_warnings(exclusiveness)
     if request.warm_start is not None:
         require_warm_start(data_dir, request.warm_start, request.datasets, space, options)
@@ -141,7 +141,7 @@ def _experiment(data_dir: Path, experiment_id: str, request: ExperimentRequest) 
         id=experiment_id,
         created=datetime.now(UTC),
         datasets=request.datasets,
-        variant=variant,
+        image_set=image_set,
         space=space,
         folds=folds,
         options=options,

@@ -68,8 +68,8 @@ def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:
     if not parameters:
         raise refused("parameters", "No option varies; name one, or omit parameters.")
     require_options(options, parameters)
-    space, variant = choose_extraction(data_dir, request)
-    faces, exclusiveness = exclusive_labels(data_dir, request.datasets, space, variant, request.overlap)
+    space, image_set = choose_extraction(data_dir, request)
+    faces, exclusiveness = exclusive_labels(data_dir, request.datasets, space, image_set, request.overlap)
     folds = choose_folds(labelled(faces, options), None)
     held_out = folds[-1:] if request.held_out is None else sorted(set(request.held_out))
     if not set(held_out) < set(folds):
@@ -78,7 +78,7 @@ def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:
         id=search_id,
         created=datetime.now(UTC),
         datasets=request.datasets,
-        variant=variant,
+        image_set=image_set,
         space=space,
         folds=[fold for fold in folds if fold not in held_out],
         held_out=held_out,

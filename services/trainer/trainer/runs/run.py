@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import structlog
 from agegender.errors import Problem
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 log = structlog.get_logger(__name__)
+
+DEPRECATED: dict[str, JsonValue] = {"deprecated": True}  # of a field's JSON schema
 
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
 

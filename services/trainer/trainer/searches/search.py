@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from agegender.errors import not_found
 from agegender.spaces import NAME, Space
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, model_validator
 
 from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import Overlap
@@ -62,7 +62,7 @@ class Search(Run):
     """search.json. Only `cancelled` changes after it is created."""
 
     datasets: list[str]
-    variant: str
+    image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
     space: Space
     folds: list[int] = Field(description="folds whose faces train and evaluate the trials")
     held_out: list[int]

@@ -140,7 +140,7 @@ def best_of(search: Search, trials: list[TrialStatus]) -> Best | None:
             "task": search.options.task,
             "dataset": search.datasets,
             "space": search.space.id,
-            "variant": search.variant,
+            "image_set": search.image_set,
         },
     )
 
@@ -178,7 +178,7 @@ def faces_seen_by_search(data_dir: Path, chosen_by: ChosenBy, sets: Mapping[str,
     """
     search = load_search(data_dir, chosen_by.search)
     try:
-        seen = load_label_sets(data_dir, search.datasets, search.space, search.variant)
+        seen = load_label_sets(data_dir, search.datasets, search.space, search.image_set)
     except Problem:
         return None
     others = {name: faces for name, faces in seen.items() if name not in sets}
