@@ -1,6 +1,7 @@
 """Read request bodies within limits of bytes, memory and time, and cancel work that nobody awaits."""
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -27,7 +28,6 @@ Body = TypeVar("Body")
 
 IMAGE_FIELD = "image"
 _BINARY = {"type": "string", "format": "binary"}
-# OpenAPI content of the bodies that `read_images` reads.
 IMAGES_CONTENT: dict[str, dict[str, Any]] = {
     "multipart/form-data": {
         "schema": {
@@ -38,12 +38,10 @@ IMAGES_CONTENT: dict[str, dict[str, Any]] = {
     },
     "image/*": {"schema": _BINARY},
 }
-_READ_SECONDS = 30.0
-_NO_HURRY = 1.0  # seconds; a service's own time for answers may be as long as that for bodies
+_NO_HURRY = 1.0  # seconds, as a service may allow as long for responses as for bodies
 _MIN_CHARGE = 256 * 1024  # an open request costs more memory than its bytes
 _MAX_DRAINED = 1024 * 1024 * 1024  # a rejected body up to this length is received and discarded
 _FORM_OVERHEAD = 64 * 1024  # bytes of multipart boundaries and part headers
-_MAX_FIELDS = 16
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -83,9 +81,12 @@ class Received(Generic[Body]):
 
 
 class BodyMemory:
-    """Account for the bytes of all request bodies in memory, before they are read."""
+    """Account for the bytes of all request bodies in memory, before they are read.
 
-    def __init__(self, limit: int) -> None:
+    limit : bytes; infinite for no limit.
+    """
+
+    def __init__(self, limit: float) -> None:
         self._free = limit
 
     @contextmanager
@@ -105,13 +106,13 @@ class BodyMemory:
 
 
 class RequestBodies:
-    """The frame around each request with a body: deadline, memory, reading in time, disconnect.
+    """Frame each request with a body: deadline, memory, reading in time, disconnect.
 
     Parameters
     ----------
     answer_seconds : time for a response to one image; `Deadline.for_images` adds to it.
     read_seconds : time for a body to arrive.
-    max_memory : bytes of all bodies that are being read or processed; None for no limit.
+    max_memory : bytes of all bodies that are being read or processed; infinite for no limit.
     stages : histogram for the stopwatch of each request.
     """
 
@@ -120,14 +121,14 @@ class RequestBodies:
         limits: BodyLimits,
         *,
         answer_seconds: float,
-        read_seconds: float = _READ_SECONDS,
-        max_memory: int | None = None,
+        read_seconds: float = 30.0,
+        max_memory: float = math.inf,
         stages: Histogram | None = None,
     ) -> None:
         self.limits = limits
         self._answer_seconds = answer_seconds
         self._read_seconds = read_seconds
-        self._memory = None if max_memory is None else BodyMemory(max_memory)
+        self._memory = BodyMemory(max_memory)
         self._stages = stages
 
     @asynccontextmanager
@@ -148,20 +149,12 @@ class RequestBodies:
         """
         deadline = Deadline.of_request(request, self._answer_seconds)
         stopwatch = Stopwatch(self._stages)
-        with self._reserved(request, max_bytes):
+        with self._memory.reserved(request, max_bytes):
             with stopwatch.stage("read"):
                 body = await read(BodyReader(request, self.limits, max_bytes, self._read_seconds, deadline))
             deadline = deadline.for_images(len(images(body)))
             async with while_awaited(request, deadline):
                 yield Received(body, deadline, stopwatch)
-
-    @contextmanager
-    def _reserved(self, request: Request, max_bytes: int) -> Iterator[None]:
-        if self._memory is None:
-            yield
-            return
-        with self._memory.reserved(request, max_bytes):
-            yield
 
 
 @dataclass(frozen=True)
@@ -350,7 +343,7 @@ class _InMemoryParser(MultiPartParser):
 
 async def _read_form(request: Request, limits: BodyLimits) -> Upload:
     stream = _bounded(request, limits.max_request_bytes + _FORM_OVERHEAD)
-    parser = _InMemoryParser(request.headers, stream, max_files=limits.max_images, max_fields=_MAX_FIELDS)
+    parser = _InMemoryParser(request.headers, stream, max_files=limits.max_images, max_fields=16)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -387,7 +380,6 @@ async def _upload_of(form: FormData) -> Upload:
 
 def _content(image: UploadFile) -> bytes:
     with image.file as file:  # closed at once, so that only one image is in memory twice
-        file.seek(0)
         return file.read()
 
 
