@@ -14,8 +14,8 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agegender_service.access import caller_of, is_open
-from agegender_service.network import SERVICE
 from agegender_service.problems import problem_response
+from agegender_service.settings import SERVICE
 
 log = structlog.get_logger(__name__)
 

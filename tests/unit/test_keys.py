@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from agegender.keys import ApiKey, Scope, key_of
-from agegender_service.network import NetworkSettings
 from agegender_service.settings import ServiceSettings
 from pydantic import SecretStr, ValidationError
 
@@ -57,25 +56,25 @@ def test_settings_read_several_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("setting", [{"api_keys": (made()[0],)}, {"rate_limit": "5/minute"}])
 def test_keys_and_limits_need_a_key_among_the_services(setting: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="SERVICE_KEY"):
-        NetworkSettings.model_validate(setting)
+        ServiceSettings.model_validate(setting)
 
 
 def test_rate_that_is_none_is_refused_at_start() -> None:
     with pytest.raises(ValidationError):
-        NetworkSettings(rate_limit="often", service_key=SecretStr(SECRET))
+        ServiceSettings(rate_limit="often", service_key=SecretStr(SECRET))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_localhost_needs_no_keys(address: str) -> None:
-    assert NetworkSettings(host=address).why_exposed() is None
-    assert NetworkSettings(host="0.0.0.0", published_on=address).why_exposed() is None
+    assert ServiceSettings(host=address).why_exposed() is None
+    assert ServiceSettings(host="0.0.0.0", published_on=address).why_exposed() is None
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_strangers_are_not_served_without_keys_unless_told_so(address: str) -> None:
-    assert "API_KEYS" in str(NetworkSettings(host=address).why_exposed())
-    assert NetworkSettings(host=address, allow_anonymous=True).why_exposed() is None
-    with_keys = NetworkSettings(host=address, api_keys=(made()[0],), service_key=SecretStr(SECRET))
+    assert "API_KEYS" in str(ServiceSettings(host=address).why_exposed())
+    assert ServiceSettings(host=address, allow_anonymous=True).why_exposed() is None
+    with_keys = ServiceSettings(host=address, api_keys=(made()[0],), service_key=SecretStr(SECRET))
     assert with_keys.why_exposed() is None
 
 

@@ -8,8 +8,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from agegender.environment import EnvironmentSettings, documented_fields, variables
 from agegender.keys import ApiKey, Scope
-from agegender_service.network import NetworkSettings
-from agegender_service.settings import UNUSABLE_SETTINGS, UnusableSettings, read_settings
+from agegender_service.settings import UNUSABLE_SETTINGS, ServiceSettings, UnusableSettings, read_settings
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.settings import PredictorSettings
@@ -188,7 +187,7 @@ def test_no_settings_class_replaces_a_validator_of_its_parent() -> None:
     def below(settings: type[BaseSettings]) -> set[type[BaseSettings]]:
         return {settings}.union(*(below(child) for child in settings.__subclasses__()))
 
-    classes = below(NetworkSettings) | set(configuration.SECTIONS.values())
+    classes = below(ServiceSettings) | set(configuration.SECTIONS.values())
     assert len(classes) >= 7
     for settings in classes:
         decorators = settings.__pydantic_decorators__

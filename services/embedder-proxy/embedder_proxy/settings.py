@@ -4,8 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from agegender.http_clients import ServiceUrl
 from agegender.spaces import NAME
-from agegender_service.network import listed
-from agegender_service.settings import ImageSettings, Port
+from agegender_service.settings import ImageSettings, Port, listed
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
