@@ -20,7 +20,7 @@ from agegender.wire import decode_embeddings_request
 from PIL import Image, ImageOps
 
 from tests.support.packs import buffalo_sc_dir
-from tests.support.proxies import post, problem_of, proxy, ready_embedders
+from tests.support.proxies import entry_problem, post, proxy, ready_embedders
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
 from tools.stack import PHOTOGRAPH
@@ -146,8 +146,7 @@ def test_no_face_is_an_empty_list(client: httpx.Client) -> None:
 def test_bad_images_are_told_and_the_embedder_stays_in_use(
     image: bytes, status: int, kind: str, client: httpx.Client
 ) -> None:
-    response = post(client, image)
-    assert (response.status_code, problem_of(response)) == (status, kind)
+    assert entry_problem(post(client, image)) == (status, kind)
     good, bad = post(client, saved(Image.new("RGB", (64, 64)), "PNG"), image).json()["images"]
     assert good["faces"] == []
     assert bad["problem"]["status"] == status
