@@ -134,13 +134,13 @@ def direct_options() -> HttpOptions:
     return HttpOptions(trust_env=False, verify=_certificates(), proxy=None)
 
 
-def direct_client() -> httpx.AsyncClient:
+def direct_client(connect_timeout: float = CONNECT_SECONDS) -> httpx.AsyncClient:
     """Return a client for one service's requests to another; each request sets its own time limit.
 
     Raises ``bad-settings`` 400.
     """
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        timeout=httpx.Timeout(None, connect=connect_timeout),
         limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
         **direct_options(),
     )

@@ -126,6 +126,7 @@ class FacesClient:
         service: str = "embedder-proxy",
         headers: Mapping[str, str] | None = None,
         patience: float | None = 0.0,
+        connect_timeout: float = CONNECT_SECONDS,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -135,7 +136,7 @@ class FacesClient:
         self._patience = patience
         self._sleep = sleep
         self._shared = http is not None
-        self._http = http or direct_client()
+        self._http = http or direct_client(connect_timeout)
         self._space: Space | None = None
         self._space_known_at = -math.inf
 
@@ -246,19 +247,16 @@ class FacesClient:
                 **deadline.headers,
                 **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
             },
-            timeout=httpx.Timeout(deadline.remaining, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(deadline.remaining, connect=self._http.timeout.connect),
         )
         try:
             response = await exchange(self._http, request)
-        except httpx.ConnectError as error:
-            raise _AttemptFailed(self._unreachable(error), transient=True) from error
-        except httpx.TimeoutException as error:
-            if not isinstance(error, httpx.ConnectTimeout):
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
                 raise _AttemptFailed(deadline.exceeded(), transient=True) from error
-            # On a machine whose CPUs are all busy this happens without any fault.
-            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
-        except httpx.TransportError as error:  # such as a kept connection that the service closed
-            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=True) from error
+            # Not a fault of the service if it closed a kept connection, or if all CPUs are busy.
+            interrupted = not isinstance(error, httpx.ConnectError)
+            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=interrupted) from error
         except (httpx.RequestError, ValueError) as error:
             raise _AttemptFailed(self._bad_answer(str(error))) from error
         if response.is_success:
@@ -269,23 +267,17 @@ class FacesClient:
         """Map a response that is no success to a problem."""
         status = response.status_code
         pause = retry_after_seconds(response.headers.get("retry-after"))
+        transient = status in _TRANSIENT
         if status in (401, 403):  # it rejects our key, not our caller's
-            return _AttemptFailed(
-                ServiceFailed(
-                    "bad-answer",
-                    502,
-                    f"The {self._service} rejects this service's SERVICE_KEY ({status}). "
-                    "Set the same SERVICE_KEY for all services.",
-                )
-            )
+            fault = f"it rejects SERVICE_KEY ({status}); set the same SERVICE_KEY for all services"
+            return _AttemptFailed(self._bad_answer(fault, None))
         problem = problem_in(response)
         if problem is None or status in (404, 405):  # no such route: another program has this address
-            failed = self._bad_answer(f"{response.request.method} {response.request.url.path} is {status}")
-            if status not in _TRANSIENT:
-                failed.retry_after = None
-            return _AttemptFailed(failed, transient=status in _TRANSIENT, pause=pause)
+            fault = f"{response.request.method} {response.request.url.path} is {status}"
+            failed = self._bad_answer(fault, _RETRY_AFTER if transient else None)
+            return _AttemptFailed(failed, transient, pause=pause)
         problem.extra.pop("request_id", None)  # equal to ours, which the renderer adds
-        return _AttemptFailed(problem, transient=status in _TRANSIENT, pause=pause)
+        return _AttemptFailed(problem, transient, pause=pause)
 
     def _unreachable(self, error: Exception) -> ServiceFailed:
         reason = f"{type(error).__name__} {error}".strip()
@@ -296,13 +288,9 @@ class FacesClient:
             retry_after=_RETRY_AFTER,
         )
 
-    def _bad_answer(self, fault: str) -> ServiceFailed:
-        return ServiceFailed(
-            "bad-answer",
-            502,
-            f"The {self._service} returned an invalid response: {fault}.",
-            retry_after=_RETRY_AFTER,
-        )
+    def _bad_answer(self, fault: str, retry_after: int | None = _RETRY_AFTER) -> ServiceFailed:
+        detail = f"The {self._service} returned an invalid response: {fault}."
+        return ServiceFailed("bad-answer", 502, detail, retry_after=retry_after)
 
 
 class BlockingFacesClient:

@@ -62,7 +62,7 @@ class Services:
 
     @classmethod
     def build(cls, settings: ProxySettings) -> "Services":
-        http = direct_client()
+        http = direct_client(settings.connect_timeout)
         wire: Wire = (
             OriginalWire(http, settings.image_limits, settings.embedder_space)
             if settings.embedder_wire == "original"

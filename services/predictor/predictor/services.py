@@ -35,7 +35,9 @@ class Services:
 
     @classmethod
     def build(cls, settings: PredictorSettings) -> "Services":
-        proxy = FacesClient(settings.proxy_url, headers=settings.service_headers)
+        proxy = FacesClient(
+            settings.proxy_url, headers=settings.service_headers, connect_timeout=settings.connect_timeout
+        )
         registry = HeadRegistry(settings.models_dir, settings.heads_dir)
         batches = HeadBatches(
             settings.threads,
