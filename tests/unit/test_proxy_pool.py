@@ -132,16 +132,16 @@ def test_an_embedder_that_dies_under_load_costs_no_request(double: EmbedderDoubl
     assert set(statuses) == {200}
 
 
-def test_an_embedder_that_comes_back_is_taken_in_again(double: EmbedderDouble) -> None:
+def test_an_embedder_that_comes_back_is_readmitted(double: EmbedderDouble) -> None:
     other = EmbedderDouble()
     with ExitStack() as life:
         life.enter_context(other.served())
         port = int(other.url.rsplit(":", 1)[1])
         with proxy(other, double) as client:
             life.close()
-            until(lambda: ready_embedders(client) == [double.url], "it is taken out without any request")
+            until(lambda: ready_embedders(client) == [double.url], "it is ejected without any request")
             with other.served(port):
-                until(lambda: len(ready_embedders(client)) == 2, "it is taken in again")
+                until(lambda: len(ready_embedders(client)) == 2, "it is readmitted")
 
 
 def test_embedders_of_two_spaces_are_never_mixed() -> None:
