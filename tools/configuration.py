@@ -73,7 +73,9 @@ def page() -> str:
     parts += [_row(f"`{name}`", f"`{default}`", meaning) for name, (default, meaning) in STARTERS.items()]
     parts.append(
         "\n## Deprecated names\n\nThese variables still apply. A program that reads one logs a warning. "
-        "The next release ignores them. If the old and the new name are set, the new one applies.\n\n"
+        "The next release ignores them. If the old and the new name are set, the new one applies. Two "
+        "exceptions: Compose publishes the proxy on `PROXY_PORT` only, and the images set `HEADS_DIR`, so the "
+        "former names of these have no effect there.\n\n"
         "| deprecated | use instead |\n| --- | --- |\n"
     )
     parts += [_row(f"`{old}`", new) for old, new in _deprecated().items()]
