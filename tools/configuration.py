@@ -74,7 +74,7 @@ def page() -> str:
     parts.append(
         "\n## Deprecated names\n\nThese variables still apply. A program that reads one logs a warning. "
         "The next release ignores them. If the old and the new name are set, the new one applies. Two "
-        "exceptions: Compose publishes the proxy on `PROXY_PORT` only, and the images set `HEADS_DIR`, so the "
+        "exceptions: Compose reads `PROXY_PORT` only, and the images set `HEADS_DIR`, so the "
         "former names of these have no effect there.\n\n"
         "| deprecated | use instead |\n| --- | --- |\n"
     )

@@ -53,8 +53,8 @@ def run(
             capsys.readouterr()
             with pytest.raises(SystemExit) as ended:
                 main()
-            told = capsys.readouterr()
-            return int(ended.value.code or 0), told.out, told.err
+            printed_text = capsys.readouterr()
+            return int(ended.value.code or 0), printed_text.out, printed_text.err
 
         yield ran
 
@@ -159,9 +159,9 @@ def test_bad_picture_is_told_beside_the_good_ones_and_ends_with_one(
     (pictures / "bad.jpg").write_bytes(b"bad")
     proxy.broken = lambda image: image == b"bad"
     code, out, _ = run("predict", str(pictures), "--json")
-    told = {Path(line["file"]).name: line for line in printed(out)}
+    entries = {Path(line["file"]).name: line for line in printed(out)}
     assert code == 1
-    assert told["bad.jpg"]["problem"]["status"] == 422 and len(told["one.png"]["faces"]) == 2
+    assert entries["bad.jpg"]["problem"]["status"] == 422 and len(entries["one.png"]["faces"]) == 2
 
 
 def test_video_is_answered_frame_by_frame(run: Run, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_models_are_listed_and_rolled_back(run: Run, tmp_path: Path) -> None:
     assert code == 0 and SPACE.id in out and "v1" in out
     promoted_heads(tmp_path / "models", SPACE, "v2")
     code, out, _ = run("rollback", "gender", "--json")
-    (told,) = printed(out)
-    assert {head["task"]: head["version"] for head in told["models"]}["gender"] == "v1"
+    (answer,) = printed(out)
+    assert {head["task"]: head["version"] for head in answer["models"]}["gender"] == "v1"
     code, _, err = run("rollback", "gender", "--space", "nowhere-1")
     assert code == 1 and "nowhere-1" in err

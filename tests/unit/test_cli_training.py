@@ -1,4 +1,4 @@
-"""The command line asks the trainer for what was typed, shows what comes, and ends with a code that tells."""
+"""The command line sends what was typed to the trainer, shows the responses, and exits with a status code."""
 
 import io
 import json
@@ -63,14 +63,14 @@ def run(
             capsys.readouterr()
             with pytest.raises(SystemExit) as ended:
                 main()
-            told = capsys.readouterr()
-            return int(ended.value.code or 0), told.out, told.err
+            printed_text = capsys.readouterr()
+            return int(ended.value.code or 0), printed_text.out, printed_text.err
 
         yield ran
 
 
-def events(*told: dict[str, Any]) -> Callable[[], Response]:
-    text = "".join(f"data: {json.dumps(one)}\n\n" for one in told)
+def events(*states: dict[str, Any]) -> Callable[[], Response]:
+    text = "".join(f"data: {json.dumps(one)}\n\n" for one in states)
     return lambda: Response(text, media_type="text/event-stream")
 
 
@@ -316,8 +316,8 @@ def test_search_is_followed_to_its_end_and_shows_the_best(trainer: Service, run:
     code, out, err = run("search", "Adience", "--trials", "2", "--goal", "mae", "--set", "parts=2")
     assert code == 0 and "Best: trial 0" in out and "y" not in out.split("Best")[1]
     assert "agegender train Adience --search search-1" in err
-    wanted = {"task": "age-gender", "dataset": ["Adience"], "trials": 2, "goal": "mae", "parts": 2}
-    assert json.loads(trainer.requests[0][3]) == wanted
+    expected = {"task": "age-gender", "dataset": ["Adience"], "trials": 2, "goal": "mae", "parts": 2}
+    assert json.loads(trainer.requests[0][3]) == expected
     assert trainer.requests[-1][1] == "/searches/search-1/report"
 
 

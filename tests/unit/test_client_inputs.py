@@ -122,7 +122,7 @@ def test_image_with_a_problem_is_not_ok_and_has_no_faces(client: Client, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("images", "error", "said"),
+    ("images", "error", "message"),
     [
         (None, TypeError, "images: got None; expected a path"),
         (7, TypeError, "got a int"),
@@ -139,14 +139,14 @@ def test_image_with_a_problem_is_not_ok_and_has_no_faces(client: Client, tmp_pat
     ],
 )
 async def test_what_is_no_image_is_named_before_anything_is_sent(
-    settings: ClientSettings, received: list[list[bytes]], images: Any, error: type[Exception], said: str
+    settings: ClientSettings, received: list[list[bytes]], images: Any, error: type[Exception], message: str
 ) -> None:
     with Client(settings) as client:
         for method in (client.predict, client.faces):
-            with pytest.raises(error, match=said):
+            with pytest.raises(error, match=message):
                 method(images)
     async with AsyncClient(settings) as other:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             await other.predict(images)
     assert received == []
 
@@ -171,7 +171,7 @@ NAMED = (
 
 @pytest.mark.parametrize("method", NAMED)
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         (["e1"], TypeError, "got a list; expected a str"),
         (None, TypeError, "got None"),
@@ -181,9 +181,9 @@ NAMED = (
     ],
 )
 def test_name_that_is_none_is_refused(
-    client: Client, method: str, given: Any, error: type[Exception], said: str
+    client: Client, method: str, given: Any, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said.replace(".", r"\.")):
+    with pytest.raises(error, match=message.replace(".", r"\.")):
         answer = getattr(client, method)(given)
         list(answer)  # the streams ask when they are read
 
@@ -204,8 +204,8 @@ def test_embeddings_are_rows_of_numbers() -> None:
         for given in (rows, [rows[0]], [[0.6, np.float64(0.8)]]):
             client.predict_embeddings("test-1", given)  # type: ignore[arg-type]
         assert [json.loads(request[3])["embeddings"] for request in service.requests] == [[[0.6, 0.8]]] * 3
-        for wrong, said in (([0.6, 0.8], "got a float at 0"), ("rows", "got a str"), (None, "got None")):
-            with pytest.raises(TypeError, match=said):
+        for wrong, message in (([0.6, 0.8], "got a float at 0"), ("rows", "got a str"), (None, "got None")):
+            with pytest.raises(TypeError, match=message):
                 client.predict_embeddings("test-1", wrong)  # type: ignore[arg-type]
 
 
@@ -219,3 +219,20 @@ def test_name_cannot_leave_its_place_in_the_path_and_tasks_may_be_text() -> None
             client.roll_back("height")  # type: ignore[arg-type]
     assert service.requests[0][1] == f"/models/{Task.AGE.value}/rollback"
     assert (service.requests[1][1], service.queries[1]) == ("/datasets/../models?a=1", "")
+
+
+@pytest.mark.parametrize("names", [("image_set", "image_sets", "format"), ("variant", "variants", "kind")])
+def test_image_sets_are_read_by_their_name_and_by_that_of_an_older_trainer(names: tuple[str, ...]) -> None:
+    service = Service()
+    image_set, image_sets, label_format = names
+    extracted = {"space": SPACE, image_set: "aligned", "faces": 7}
+    extraction = {"dataset": "x", "space": SPACE, image_set: "faces", "state": "failed"}
+    with serving(service.app()) as url, Client(ClientSettings(trainer_url=url)) as client:
+        service.will_answer(
+            {"name": "x", image_sets: ["aligned"], label_format: "Adience"}
+            | {"extracted": [extracted], "extractions": [extraction]}
+        )
+        dataset = client.dataset("x")
+    assert (dataset.format, dataset.image_sets) == ("Adience", ["aligned"])
+    assert [one.image_set for one in (*dataset.extracted, *dataset.extractions)] == ["aligned", "faces"]
+    assert dataset.extracted[0].variant == "aligned"  # the deprecated name

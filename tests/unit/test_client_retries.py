@@ -1,4 +1,4 @@
-"""The client comes again when it is told to, gives up when it must, and never acts twice."""
+"""The client retries when a service asks for it, gives up in time, and never acts twice."""
 
 import json
 import time
@@ -150,9 +150,9 @@ def test_events_are_told_until_the_stream_ends(service: Service, client: Client)
         f"data: {json.dumps({**EXPERIMENT, 'state': state})}\n\n" for state in ("running", "finished")
     )
     service.will_answer(lambda: Response(": hello\n\n" + events, media_type="text/event-stream"))
-    told = list(client.watch("e1"))
-    assert [experiment.state for experiment in told] == ["running", "finished"]
-    assert told[-1].ended and not told[0].ended
+    received = list(client.watch("e1"))
+    assert [experiment.state for experiment in received] == ["running", "finished"]
+    assert received[-1].ended and not received[0].ended
     service.will_answer(json_answer(Problem("not-found", 404, "gone").document(), 404))
     with problem("not-found"):
         list(client.watch("e2"))

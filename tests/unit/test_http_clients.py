@@ -244,7 +244,7 @@ def test_proxy_that_cannot_be_used_matters_to_public_hosts_alone_and_gets_a_sent
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("127.0.0.1:10003", "has no scheme"),
         ("localhost", "has no scheme"),
@@ -258,11 +258,11 @@ def test_proxy_that_cannot_be_used_matters_to_public_hosts_alone_and_gets_a_sent
     ],
 )
 def test_wrong_address_gets_one_sentence_that_names_the_variable(
-    url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(monkeypatch, "models", AGEGENDER_PREDICTOR_URL=url) == 2
     error = capsys.readouterr().err
-    assert "AGEGENDER_PREDICTOR_URL" in error and said in error and "http://127.0.0.1:10003" in error
+    assert "AGEGENDER_PREDICTOR_URL" in error and message in error and "http://127.0.0.1:10003" in error
     assert "Traceback" not in error and len(error.splitlines()) == 1
     for model in (PredictorSettings, TrainerSettings):
         with pytest.raises(ValidationError, match="expected an address such as"):

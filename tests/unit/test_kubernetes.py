@@ -72,11 +72,11 @@ def test_every_service_of_compose_runs_here_with_its_image_and_memory() -> None:
     profiled = {name for name, service in compose().items() if "profiles" in service}
     assert set(WORKLOADS) == set(compose()) - profiled - {"data-init"}  # fsGroup does what data-init does
     for name in WORKLOADS:
-        there, here = compose()[name], container(of_kind("Deployment", "StatefulSet")[name])
-        assert here["image"] == there["image"]
-        assert here["resources"]["limits"]["memory"].lower() == f"{there['mem_limit']}i"
+        in_compose, here = compose()[name], container(of_kind("Deployment", "StatefulSet")[name])
+        assert here["image"] == in_compose["image"]
+        assert here["resources"]["limits"]["memory"].lower() == f"{in_compose['mem_limit']}i"
         if name != "redis":
-            assert here.get("command", []) == there.get("command", [])
+            assert here.get("command", []) == in_compose.get("command", [])
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -140,7 +140,7 @@ def test_worker_and_embedder_scale_on_the_cpu_that_they_ask_for() -> None:
 
 
 def test_secret_of_the_documentation_has_what_the_manifests_read() -> None:
-    told = (ROOT / "docs" / "deployment.md").read_text()
+    page = (ROOT / "docs" / "deployment.md").read_text()
     for key in ("API_KEYS", "SERVICE_KEY", "REDIS_PASSWORD"):
-        assert f"--from-literal={key}=" in told
-    assert "kubectl apply -k deploy/kubernetes" in told
+        assert f"--from-literal={key}=" in page
+    assert "kubectl apply -k deploy/kubernetes" in page

@@ -226,12 +226,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "variable", "text", "said"), REFUSED)
+@pytest.mark.parametrize(("settings", "variable", "text", "message"), REFUSED)
 def test_unusable_value_ends_the_program_with_one_line_that_names_it(
     settings: type[EnvironmentSettings],
     variable: str,
     text: str,
-    said: str,
+    message: str,
     bare: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -241,7 +241,7 @@ def test_unusable_value_ends_the_program_with_one_line_that_names_it(
     assert raised.value.code == UNUSABLE_SETTINGS
     line = capsys.readouterr().err
     assert line.startswith("error: not started. ") and line.count("\n") == 1
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize("variable", ["SERVICE_KEY", "API_KEYS", "REDIS_URL"])
