@@ -44,7 +44,7 @@ def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
         assert rows[-1]["test"] > rows[-1]["floor"]
     assert abs(figures["out_of_fold"]["age"]["coverage"] - 0.9) < 0.05
     markdown = httpx.get(f"{trainer.url}/experiments/{experiment}/report?format=md").text
-    assert "| left-out fold | train | val | test |" in markdown
+    assert "| held-out fold | train | validation | test |" in markdown
     html = httpx.get(f"{trainer.url}/experiments/{experiment}/report", headers={"Accept": "text/html"}).text
     assert html.count("<svg") == 4
 

@@ -95,7 +95,7 @@ def test_search_outlives_its_worker_and_its_best_setting_trains_an_experiment(tr
     assert options["optimizer"]["learning_rate"] == best["optimizer.learning_rate"]
     assert options["optimizer"]["epochs"] == 5
     text = trainer.http.get(f"/experiments/{experiment}/report?format=md").text
-    assert f"search {search}" in text and "never looked at fold 4" in text
+    assert f"search {search}" in text and "did not use fold 4" in text
 
 
 def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:

@@ -65,7 +65,7 @@ def test_strange_data_sets_pass_and_the_report_says_what_was_checked(tmp_path: P
     assert report == {"overlap": "refuse", "found": {}, "examples": [], "not_checked": []}
     experiment = {"exclusiveness": report, "warnings": exclusiveness_warnings(report)}
     assert told({"experiment": experiment}) == [
-        "Checked: no file, no photograph and no subject is in several folds, over all data sets."
+        "Checked: no file, no photograph and no subject is in several folds, across all data sets."
     ]
 
 

@@ -22,6 +22,7 @@ SEAMS: dict[str, str] = {
 }
 # To be merged, or split from each other, by the rest of issue 22.
 UNMERGED = {
+    "embedder_proxy.agegender_wire",
     "agegender_client.cli.heads",
     "agegender_client.cli.keys",
     "agegender_client.cli.webcam",
@@ -108,11 +109,12 @@ def test_every_page_of_the_documentation_is_listed() -> None:
     assert not [page.name for page in pages if f"({page.name})" not in listed]
 
 
-def test_example_table_in_the_readme_is_that_of_the_report_it_names() -> None:
-    """Its first table."""
+def test_example_table_in_the_readme_has_the_numbers_of_the_report_it_names() -> None:
+    """The words of the header may change between the release that wrote the report and README's."""
     report = (ROOT / "docs" / "results" / "human-utkface-all-age-faces.md").read_text()
-    table = report[report.index("| left-out fold") :].split("\n\n")[0]
-    assert table in (ROOT / "README.md").read_text()
+    _, _, *rows = report[report.index("\n| ") + 1 :].split("\n\n")[0].splitlines()
+    assert len(rows) == 6
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()
 
 
 @cache

@@ -148,7 +148,7 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
     assert report["served"]["chosen"] == "all" and nll["all"] < nll["folds"]
     for form in ("md", "html"):
         text = (directory / f"report.{form}").read_text()
-        assert "Promoted is a bank trained on all faces" in text
+        assert "networks trained on all faces" in text
         assert f"{nll['all']:.4f}" in text and f"{nll['folds']:.4f}" in text
 
     assert not awaits_promotion(tmp_path, experiment)

@@ -62,7 +62,7 @@ def import_original(data_dir: Path, dataset: str, image_set: str, space: Space) 
     path = original_file(data_dir / dataset, image_set)
     try:
         samples = read_original_dataset(path)
-        faces, told = with_folds(_embedding_set(samples, space))
+        faces, grouping = with_folds(_embedding_set(samples, space))
     except (OSError, WireError, ValueError) as error:
         raise Problem("bad-original", 422, f"{dataset}/{path.name}: {error}") from error
     meta_data = {
@@ -72,7 +72,7 @@ def import_original(data_dir: Path, dataset: str, image_set: str, space: Space) 
         "imported_from": path.name,
         "images": len(faces),
         "removed": {},
-        **told,
+        **grouping,
         **face_counts(faces),
     }
     write_embedding_set(data_dir, dataset, image_set, faces, meta_data)

@@ -1,4 +1,4 @@
-"""The out-of-fold predictions of an experiment, and the calibration that they give."""
+"""Calibrate on out-of-fold predictions: arrays in, numbers out."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,12 @@ from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
 
 Array = npt.NDArray[np.float32]
 
+REPORTED_COVERAGE = 0.9
+
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Faces of all left-out folds, and what banks that never saw their subjects said [faces, classes]."""
+    """Faces of all held-out folds, with probabilities [faces, classes] by networks that never saw them."""
 
     faces: EmbeddingSet
     probabilities: dict[Task, Array]
@@ -23,6 +25,8 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class Calibration:
+    """Temperature, and conformal intervals for an age head."""
+
     temperature: float
     conformal: ConformalIntervals | None
 
@@ -30,7 +34,7 @@ class Calibration:
 def class_bounds(
     faces: EmbeddingSet, task: Task, classes: Classes
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """First and last class of each label, and whether it is known."""
+    """Return the first and last class of each label, and whether it is known [faces]."""
     if task is Task.GENDER:
         gender = np.maximum(faces.gender, 0).astype(np.int64)
         return gender, gender, faces.has_gender
@@ -39,7 +43,7 @@ def class_bounds(
 
 
 def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_]) -> Calibration:
-    """Temperature and conformal intervals from the faces that `rows` selects."""
+    """Fit temperature and conformal intervals to the faces that `rows` selects."""
     low, high, known = class_bounds(found.faces, task, classes)
     use = rows & known
     probabilities = found.probabilities[task][use]
@@ -54,16 +58,16 @@ def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[
 def crossed_calibration(
     found: OutOfFold, task: Task, classes: Classes
 ) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Calibrated probabilities, and interval ends at 90 %, of each face by calibration on the other folds.
+    """Return calibrated probabilities, and interval ends at 90 %, with a calibration on the other folds.
 
-    So that the report's figures after calibration are of faces which the calibration did not see. A single
-    fold is divided by subjects for it; of a single subject nothing is calibrated.
+    The report's metrics after calibration are therefore of faces that the calibration did not see. A single
+    fold is divided by subjects; a single subject is calibrated on itself.
     """
     calibrated = found.probabilities[task].copy()
     low, high = np.zeros(len(found.faces)), np.zeros(len(found.faces))
-    parts = _parts(found.faces)
-    for part in np.unique(parts):
-        own = parts == part
+    divisions = _divisions(found.faces)
+    for division in np.unique(divisions):
+        own = divisions == division
         calibration = calibrate(found, task, classes, ~own)
         calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
         if calibration.conformal is not None:
@@ -72,15 +76,12 @@ def crossed_calibration(
     return calibrated, low, high
 
 
-def _parts(faces: EmbeddingSet) -> npt.NDArray[np.int16]:
-    """The folds; of a single one, parts that share no subject."""
+def _divisions(faces: EmbeddingSet) -> npt.NDArray[np.int16]:
+    """Return the folds [faces]; a single fold is divided so that no subject is shared."""
     if len(np.unique(faces.fold)) > 1:
         return faces.fold
     groups = groups_of(faces.subject)
-    parts = min(K, len(np.unique(groups)))
-    if parts < 2:
+    divisions = min(K, len(np.unique(groups)))
+    if divisions < 2:
         return faces.fold
-    return stratified_folds(strata_of(faces.age_low, faces.age_high, faces.gender), groups, parts)
-
-
-REPORTED_COVERAGE = 0.9
+    return stratified_folds(strata_of(faces.age_low, faces.age_high, faces.gender), groups, divisions)

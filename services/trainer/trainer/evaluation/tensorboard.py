@@ -1,4 +1,4 @@
-"""A fold's curve and figures as TensorBoard reads them: `tensorboard --logdir DATA/experiments`."""
+"""Write a fold's curve and metrics for TensorBoard: `tensorboard --logdir DATA/experiments`."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +11,9 @@ FOLDER = "tensorboard"
 
 
 def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
-    """Write `fold_dir/tensorboard/` from metrics.json's content, in place of what a killed attempt left.
+    """Replace `fold_dir/tensorboard/` by the content of metrics.json.
 
-    Loss of each epoch, and the networks' mean figures on each split at the mean best epoch.
+    It has the loss of each epoch, and the members' mean metrics on each split at the mean best epoch.
     """
     shutil.rmtree(fold_dir / FOLDER, ignore_errors=True)
     best = round(float(np.mean(metrics["best_epochs"])))
@@ -23,8 +23,8 @@ def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
             if validation is not None:
                 writer.add_scalar("loss/validation", validation, epoch)
         for split, members in metrics["splits"].items():
-            for task, figures in members[0].items():
-                for name in figures:
+            for task, metrics_of_task in members[0].items():
+                for name in metrics_of_task:
                     values = [member[task][name] for member in members if member[task][name] is not None]
                     if values and name not in ("faces", "floor"):
                         writer.add_scalar(f"{task} {name}/{split}", float(np.mean(values)), best)

@@ -1,1 +1,1 @@
-"""What an experiment found: figures, tables, plots."""
+"""Reports of experiments: summary, tables, plots, and their files."""

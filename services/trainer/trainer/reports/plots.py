@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text."""
+"""Draw the plots of reports as SVG text."""
 
 import io
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same figures give the same bytes
+matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same data give the same bytes
 
 
 def report_plots(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Title and SVG of each plot."""
+    """Return title and SVG of each plot."""
     plots = []
     for task, found in summary["out_of_fold"].items():
         names = list(AGE_GROUP_NAMES if task == "age" else GENDER_NAMES)
@@ -25,7 +25,7 @@ def report_plots(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def drawn(draw: Callable[[Axes], None]) -> str:
-    """One plot as SVG text."""
+    """Return one plot as SVG text."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     draw(figure.subplots())
     file = io.StringIO()
@@ -53,7 +53,7 @@ def _confusion(axes: Axes, counts: list[list[int]], names: list[str]) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("said")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     for row, values in enumerate(shares):
         for column, share in enumerate(values):

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else."""
+"""Render reports as Markdown and as one self-contained HTML page, and write them."""
 
 from html import escape
 from pathlib import Path
@@ -29,18 +29,14 @@ figcaption { padding: .3rem .8rem; }
 
 
 def as_html(summary: dict[str, Any]) -> str:
-    experiment = summary["experiment"]
-    told = [
-        f"{experiment['options']['task']} on {' and '.join(experiment['datasets'])}, space "
-        f"{experiment['space']['id']}, {experiment['options']['seeds']} seeds a fold."
-    ]
-    told += failed_folds(summary) + origins(summary) + exclusiveness(summary) + served(summary)
-    return as_page(f"Experiment {experiment['id']}", told, report_plots(summary), report_tables(summary))
+    """Return an experiment's report as an HTML page."""
+    title = f"Experiment {summary['experiment']['id']}"
+    return as_page(title, _paragraphs(summary), report_plots(summary), report_tables(summary))
 
 
-def as_page(title: str, told: list[str], plots: list[tuple[str, str]], tables: list[Table]) -> str:
-    """told : paragraphs. plots : title and SVG of each."""
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in told)
+def as_page(title: str, texts: list[str], plots: list[tuple[str, str]], tables: list[Table]) -> str:
+    """Return an HTML page. texts : paragraphs. plots : title and SVG of each."""
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in texts)
     figures = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in plots)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -62,20 +58,28 @@ def _table(table: Table) -> str:
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
+    """Return an experiment's report as Markdown."""
+    lines = [f"# Experiment {summary['experiment']['id']}"]
+    lines += [f"\n{text}" for text in _paragraphs(summary)]
+    return "\n".join([*lines, *table_lines(report_tables(summary))]) + "\n"
+
+
+def _paragraphs(summary: dict[str, Any]) -> list[str]:
     experiment = summary["experiment"]
-    options = experiment["options"]
-    lines = [
-        f"# Experiment {experiment['id']}",
-        "",
-        f"{options['task']} on {' and '.join(experiment['datasets'])} in space {experiment['space']['id']} "
-        f"({experiment['space']['dimension']}-d), {len(experiment['folds'])} left-out folds, "
-        f"{options['seeds']} seeds a fold, preset {experiment['preset']}.",
+    options, space = experiment["options"], experiment["space"]
+    return [
+        f"Task {options['task']} on {' and '.join(experiment['datasets'])} in space {space['id']} "
+        f"({space['dimension']}-d): {len(experiment['folds'])} held-out folds, {options['seeds']} networks "
+        f"per fold, preset {experiment['preset']}.",
+        *failed_folds(summary),
+        *origins(summary),
+        *exclusiveness(summary),
+        *served(summary),
     ]
-    told = [*failed_folds(summary), *origins(summary), *exclusiveness(summary), *served(summary)]
-    return "\n".join([*lines, *(f"\n{text}" for text in told), *table_lines(report_tables(summary))]) + "\n"
 
 
 def table_lines(tables: list[Table]) -> list[str]:
+    """Return the Markdown lines of tables."""
     lines: list[str] = []
     for table in tables:
         lines += ["", f"## {table.title}", "", *_markdown_rows(table)]
@@ -93,6 +97,7 @@ def _markdown_rows(table: Table) -> list[str]:
 
 
 def write_reports(data_dir: Path, experiment: Experiment, summary: dict[str, Any]) -> None:
+    """Write the report in its three forms; report.json last, because it marks the report as complete."""
     directory = experiment_dir(data_dir, experiment.id)
     write_text(directory / "report.md", as_markdown(summary))
     write_text(directory / "report.html", as_html(summary))
@@ -106,7 +111,7 @@ def write_final(
     attempt: Attempt,
     device: TrainingDevice,
 ) -> None:
-    """Train the bank on all faces if it is chosen, renew the report, and write metrics.json last.
+    """Train on all faces if that was chosen, renew the report, and write metrics.json last.
 
     Raises `GivenUp` if the attempt must stop.
     """

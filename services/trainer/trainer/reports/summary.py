@@ -1,4 +1,4 @@
-"""The report as data: every figure of an experiment, from its folds' files."""
+"""Summarise an experiment: all metrics of its report, from the files of its folds."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ HEADLINE = {Task.AGE: "group_accuracy", Task.GENDER: "accuracy"}
 
 
 def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
-    """Raises RuntimeError where no fold was finished."""
+    """Return the content of report.json. Raises RuntimeError if no fold was finished."""
     folds = {
         fold: read_optional(fold_dir(data_dir, experiment.id, fold) / METRICS) for fold in experiment.folds
     }
@@ -71,20 +71,20 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
 
 
 def compared(folds: dict[str, Any], refits: dict[str, Any]) -> dict[str, Any]:
-    """What is served, by the negative log-likelihood of a face, over all tasks, out of fold.
+    """Choose what to serve by the out-of-fold negative log-likelihood per face, summed over the tasks.
 
-    Both were predicted by as many networks and are calibrated alike. Where none is better, the folds' banks,
-    which are there, are taken.
+    Both have the same number of networks and the same calibration. If they are equal, the folds' networks are
+    chosen, because they exist already.
     """
     nll = {
-        name: sum(figures["nll"] for figures in tasks.values())
+        name: sum(metrics["nll"] for metrics in tasks.values())
         for name, tasks in (("folds", folds), ("all", refits))
     }
     return {"chosen": "all" if nll["all"] < nll["folds"] else "folds", "nll": nll}
 
 
 def _table(done: dict[int, dict[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """The original's table: a row a left-out fold and one of means; each a mean over the seeds."""
+    """Return the original's table: one row per held-out fold and one of means; each a mean over the seeds."""
 
     def mean(metrics: dict[str, Any], split: str) -> float | None:
         return _mean([member[task.value].get(HEADLINE[task]) for member in metrics["splits"][split]])
@@ -101,13 +101,13 @@ def _table(done: dict[int, dict[str, Any]], task: Task) -> list[dict[str, Any]]:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Of those that are known: a small validation part may have no face whose label is."""
+    """Return the mean of the known values; a small validation split may have no labelled face."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def _spread(done: dict[int, dict[str, Any]], task: Task) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and standard deviation over seeds × folds of each metric on each split."""
+    """Return mean and standard deviation over seeds × folds of each metric on each split."""
     spread: dict[str, dict[str, dict[str, float]]] = {}
     for split in SPLITS:
         members = [member[task.value] for metrics in done.values() for member in metrics["splits"][split]]
@@ -125,7 +125,7 @@ def _all_out_of_fold(data_dir: Path, experiment: Experiment, directories: list[P
 
 
 def _out_of_fold(found: OutOfFold, task: Task, classes: Classes) -> dict[str, Any]:
-    """Of the banks as ensembles, before and after calibration on the other folds."""
+    """Return metrics of the ensembles before and after calibration on the other folds."""
     calibrated, low, high = crossed_calibration(found, task, classes)
     raw = found.probabilities[task]
     if task is Task.GENDER:
@@ -187,7 +187,7 @@ def _age(
 
 
 def _cells(faces: EmbeddingSet) -> list[tuple[dict[str, str], npt.NDArray[np.bool_]]]:
-    """Age group × gender, those that have faces."""
+    """Return the rows of each age group × gender that has faces."""
     groups = true_groups(faces)
     cells = []
     for group, group_name in enumerate(AGE_GROUP_NAMES):

@@ -1,4 +1,4 @@
-"""The report's tables, as text; Markdown and HTML only draw them."""
+"""The tables and sentences of a report as text, which Markdown and HTML render."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Table:
+    """A table of text with a title, and a note below it."""
+
     title: str
     columns: list[str]
     rows: list[list[str]]
@@ -26,10 +28,11 @@ class Table:
 
 
 def report_tables(summary: dict[str, Any]) -> list[Table]:
+    """Return all tables of an experiment's report."""
     tables: list[Table] = []
     for task, rows in summary["tables"].items():
-        what = "age, accuracy of the eight groups" if task == "age" else "gender, accuracy"
-        tables.append(_original_table(what, rows))
+        metric = "age, accuracy of the eight groups" if task == "age" else "gender, accuracy"
+        tables.append(_original_table(metric, rows))
     for task in summary["tables"]:
         tables.append(_spread_table(task, summary["members"][task]))
         tables.append(_calibration_table(task, summary["out_of_fold"][task]))
@@ -42,36 +45,37 @@ def report_tables(summary: dict[str, Any]) -> list[Table]:
 
 
 def failed_folds(summary: dict[str, Any]) -> list[str]:
-    """A sentence for each fold that is missing."""
+    """Return a sentence per failed fold."""
     return [
-        f"Fold {fold} failed and is not counted: {detail}" for fold, detail in summary["failed_folds"].items()
+        f"Fold {fold} failed and is not included: {detail}"
+        for fold, detail in summary["failed_folds"].items()
     ]
 
 
 def origins(summary: dict[str, Any]) -> list[str]:
-    """Where networks or options come from, and which figures are not independent of a search's choice."""
+    """Return where weights and options come from, and which metrics a search's choice makes optimistic."""
     experiment = summary["experiment"]
-    told = []
-    if experiment.get("start_from"):
-        told.append(f"The networks began as those of experiment {experiment['start_from']} ended.")
+    sentences = []
+    if source := experiment.get("warm_start") or experiment.get("start_from"):
+        sentences.append(f"Training started from the weights of experiment {source}.")
     if experiment.get("chosen_by"):
-        told.append(_chosen_by(experiment))
-    return told
+        sentences.append(_chosen_by(experiment))
+    return sentences
 
 
 def exclusiveness(summary: dict[str, Any]) -> list[str]:
-    """Say what was checked so that no face is judged by networks that have seen it, and what was found."""
+    """Return what was checked so that no network is judged on faces that it has seen, and what was found."""
     experiment = summary["experiment"]
     checked = experiment.get("exclusiveness")
     if checked is None:
         first = (
-            "Not checked: whether copies of one photograph, or one subject, are in several folds (it was "
-            "created by an earlier release)."
+            "Not checked: whether copies of one photograph, or one subject, are in several folds (an earlier "
+            "release created this experiment)."
         )
     elif checked["found"]:
-        first = "Checked: files, photographs and subjects, over all data sets."
+        first = "Checked: files, photographs and subjects, across all data sets."
     else:
-        first = "Checked: no file, no photograph and no subject is in several folds, over all data sets" + (
+        first = "Checked: no file, no photograph and no subject is in several folds, across all data sets" + (
             " whose images have hashes." if checked["not_checked"] else "."
         )
     notes = summary.get("validation_notes", {})
@@ -83,19 +87,18 @@ def exclusiveness(summary: dict[str, Any]) -> list[str]:
 
 
 def served(summary: dict[str, Any]) -> list[str]:
-    """What `promote` serves, and the comparison by which it was chosen."""
+    """Return what `promote` serves, and the comparison behind that choice."""
     if "served" not in summary:
         return []
-    nll, chosen = summary["served"]["nll"], summary["served"]["chosen"]
-    what = (
-        f"a bank trained on all faces for {summary['served']['epochs']} epochs, without a validation part"
-        if chosen == "all"
-        else "the banks of all folds"
+    nll = summary["served"]["nll"]
+    ensemble = (
+        f"networks trained on all faces for {summary['served']['epochs']} epochs, without a validation split"
+        if summary["served"]["chosen"] == "all"
+        else "the networks of all folds"
     )
     return [
-        f"Promoted is {what}. Out of fold, training on all faces but the left-out ones has a negative "
-        f"log-likelihood of {number(nll['all'])} nats a face, training with a validation part "
-        f"{number(nll['folds'])}."
+        f"A promotion serves {ensemble}. The out-of-fold negative log-likelihood per face is "
+        f"{number(nll['all'])} nats without a validation split, and {number(nll['folds'])} with one."
     ]
 
 
@@ -103,20 +106,20 @@ def _served_table(task: str, summary: dict[str, Any]) -> Table:
     columns = [summary["out_of_fold"][task], summary["served"]["out_of_fold"][task]]
     names = ("group_accuracy", "one_off_accuracy", "accuracy", "mae", "nll", "ece", "coverage", "width")
     return Table(
-        f"With a validation part, or fitted on all faces: {task}",
-        ["measure", "folds' banks", "all other faces"],
+        f"With and without a validation split: {task}",
+        ["metric", "with", "without"],
         [
             [_NAMES.get(name, name), *(number(column[name]) for column in columns)]
             for name in names
             if columns[0].get(name) is not None
         ],
-        "Out of fold, after calibration on the other folds; as many networks on both sides.",
+        "Out of fold, after calibration on the other folds, with the same number of networks.",
     )
 
 
 def _chosen_by(experiment: dict[str, Any]) -> str:
     chosen = experiment["chosen_by"]
-    told = (
+    source = (
         f"The options are those of trial {chosen['trial']}, the best of {chosen['trials']}, of search "
         f"{chosen['search']} on {' and '.join(chosen['datasets'])}."
     )
@@ -124,42 +127,43 @@ def _chosen_by(experiment: dict[str, Any]) -> str:
         shared = chosen.get("shared_faces")
         if shared:
             return (
-                f"{told} It saw {shared} of these faces in other data sets: the figures flatter the options."
+                f"{source} It used {shared} of these faces in other data sets, so the metrics are optimistic."
             )
         unknown = (
             " by name (their images were not compared)" if shared is None else " and none of their faces"
         )
-        return f"{told} It saw none of these data sets{unknown}: the figures are independent of that choice."
+        return f"{source} It used none of these data sets{unknown}, so the metrics are independent of it."
     held_out = [fold for fold in experiment["folds"] if fold in chosen["held_out"]]
     if chosen["datasets"] != experiment["datasets"] or not held_out:
-        return f"{told} It saw faces of every fold: the figures flatter the options a little."
+        return f"{source} It used faces of every fold, so the metrics are slightly optimistic."
     names = ", ".join(str(fold) for fold in held_out)
     return (
-        f"{told} It never looked at fold {names}: that row is independent of the choice, "
-        "the others and the means flatter the options a little."
+        f"{source} It did not use fold {names}: that row is independent of the choice, the other rows and "
+        "the means are slightly optimistic."
     )
 
 
 def number(value: float | None, digits: int = 4) -> str:
+    """Format a metric; a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _original_table(what: str, rows: list[dict[str, Any]]) -> Table:
+def _original_table(metric: str, rows: list[dict[str, Any]]) -> Table:
     return Table(
-        f"Cross-validation: {what}",
-        ["left-out fold", "train", "val", "test", "commonest class"],
+        f"Cross-validation: {metric}",
+        ["held-out fold", "train", "validation", "test", "majority-class baseline"],
         [
             [row["fold"], *(number(row[name]) for name in ("train", "validation", "test", "floor"))]
             for row in rows
         ],
-        "Means over the seeds. Last column: what always saying the commonest class would reach on test.",
+        "Means over the seeds. The baseline always predicts the most frequent class of the test split.",
     )
 
 
 def _spread_table(task: str, spread: dict[str, Any]) -> Table:
     return Table(
         f"Single networks: {task}",
-        ["measure", "train", "val", "test"],
+        ["metric", "train", "validation", "test"],
         [
             [
                 _NAMES.get(name, name),
@@ -190,14 +194,14 @@ def _calibration_table(task: str, found: dict[str, Any]) -> Table:
         rows.append([f"mean width of the {stated} intervals, years", "–", number(found["width"], 2)])
     if children := found.get("children"):
         of = f"of {children['faces']} faces below {CHILD_BELOW}"
-        rows.append([f"{of}, the mean is {ADULT_FROM} or more", "–", str(children["mean_adult"])])
-        rows.append([f"{of}, all of the interval is", "–", str(children["interval_adult"])])
+        rows.append([f"{of}, mean of {ADULT_FROM} or more", "–", str(children["mean_adult"])])
+        rows.append([f"{of}, interval from {ADULT_FROM} or more", "–", str(children["interval_adult"])])
     return Table(
         f"Ensembles, out of fold: {task}",
-        ["measure", "before calibration", "after"],
+        ["metric", "before calibration", "after"],
         rows,
-        "Each face is predicted by the bank that left its fold out, and calibrated on the other folds, "
-        "of a single fold on its other subjects.",
+        "Each face is predicted by the networks that held its fold out, and calibrated on the other "
+        "folds (if there is one fold, on its other subjects).",
     )
 
 
@@ -217,7 +221,7 @@ def _confusion_table(task: str, found: dict[str, Any]) -> Table:
     names = list(AGE_GROUP_NAMES if task == "age" else GENDER_NAMES)
     return Table(
         f"Confusion: {task}",
-        ["true \\ said", *names],
+        ["true \\ predicted", *names],
         [[name, *(str(count) for count in row)] for name, row in zip(names, found["confusion"], strict=True)],
     )
 
@@ -231,7 +235,7 @@ def _data_tables(summary: dict[str, Any]) -> list[Table]:
 
 
 def _leaves(prefix: str, value: dict[str, Any]) -> list[list[str]]:
-    """Counts in the meta-data, however deep, with their path as name."""
+    """Return the counts in the meta-data at any depth, named by their path."""
     rows: list[list[str]] = []
     for key, entry in value.items():
         name = f"{prefix}{key}".replace("_", " ")
