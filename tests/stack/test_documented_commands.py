@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from trainer.datasets.formats import adience
 
-from tests.support.documented import ROOT, documented_commands
+from tests.support.documented import ROOT, documented_commands, readme_code
 from tests.support.serving import until
 from tests.support.system import SIX_ADULTS
 from tools.machine import PORTS, variable
@@ -233,6 +233,19 @@ def write_faces(data_dir: Path, predictor: int) -> None:
         writer.writerows(
             (f"{subject}/{name}", low, int(sex == "f"), subject) for subject, name, (low, _), sex in labels
         )
+
+
+@pytest.mark.parametrize(
+    ("language", "program", "options"), [("python", "python", "-"), ("js", "node", "--input-type=module")]
+)
+def test_examples_of_the_readme_run_as_they_stand(
+    terminal: Terminal, language: str, program: str, options: str
+) -> None:
+    if shutil.which(program, path=terminal.environment["PATH"]) is None:
+        pytest.skip(f"{program} is not installed")
+    lines = terminal.run(f"{program} {options} <<'END'\n{readme_code(language)}END").splitlines()
+    assert len(lines) == 6  # a line per face of the photograph
+    assert all("male" in line for line in lines)
 
 
 PAGES = list(dict.fromkeys(command.page for command in documented_commands() if how(command.text) is None))

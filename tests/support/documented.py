@@ -25,6 +25,12 @@ def documented_commands() -> list[Command]:
     ]
 
 
+def readme_code(language: str) -> str:
+    """Return the one example that README has in this language."""
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    return str(block)
+
+
 def _commands(block: str) -> list[str]:
     """A line each; one that ends with a backslash, or begins a here-document, goes on."""
     found: list[str] = []
