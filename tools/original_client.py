@@ -79,26 +79,26 @@ def recorded(proxy: str, predictor: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("requests", "jsonpickle", "numpy"))
     return f"""# The original's client
 
-`python -m tools.original_client` wrote this file: a session of what `client.py` of tae898/age-gender sends
-and reads, with {packages}, against the running system in the space
-`{info["space"]["id"]}`. The picture is the public-domain photograph of Eileen Collins. `…` stands
-for what was left out.
+A recorded session of what `client.py` of tae898/age-gender sends and reads, with {packages},
+against the running system in the space `{info["space"]["id"]}`.
+`python -m tools.original_client` wrote this page.
+The image is the public-domain photograph of Eileen Collins. `…` marks omissions.
 
-## The picture to the embedder-proxy, `:10002/`
+## An image to the embedder-proxy, `:10002/`
 
 {_told(faces)}
 
-`jsonpickle.decode` makes NumPy arrays of it:
+`jsonpickle.decode` returns NumPy arrays:
 
 ```
 {_shape(found)}
 ```
 
-## The embeddings to the predictor, `:10003/`
+## Embeddings to the predictor, `:10003/`
 
 {_told(predictions)}
 
-`jsonpickle.decode` gives:
+`jsonpickle.decode` returns:
 
 ```
 {pformat(predictions.decoded, width=100, sort_dicts=False)}
@@ -106,7 +106,7 @@ for what was left out.
 
 ## A pickle that would run a command
 
-Nothing is executed: the reader knows the opcodes that arrays of numbers need, and refuses the rest.
+Nothing is executed. The parser accepts only the opcodes that arrays of numbers need, and rejects all others.
 
 {_told(refused)}
 """

@@ -12,7 +12,7 @@ skimage_data = pytest.importorskip("skimage.data", reason="scikit-image is not i
 
 LANDMARKS = np.array([[204, 102], [247, 105], [224, 127], [201, 139], [246, 141]], np.float32)
 COVERS = [name for name, (reason, _) in DAMAGE.items() if reason == "covered"]
-NAMED = 0.8  # docs/serving.md
+NAMED = 0.8  # docs/results/quality.md
 
 
 @pytest.fixture(scope="module")
