@@ -32,10 +32,15 @@ test: setup  ## every test that this machine can run; ends with what was skipped
 quick: setup  ## unit and contract tests nearest to what changed, in less than a minute
 	@$(PY) -m tools.quick $(PYTEST)
 
-lint: setup  ## ruff and mypy --strict
+lint: setup  ## ruff, spelling and word list, mypy --strict
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@$(MAKE) --no-print-directory prose
 	@$(MAKE) --no-print-directory mypy
+
+prose:  ## spelling (codespell) and the word list of tools/prose.py alone
+	@.venv/bin/codespell $$(git ls-files '*.md' '*.py' '*.sh' '*.yml' Makefile)
+	@$(PY) -m tools.prose
 
 mypy:  ## mypy --strict alone
 	@.venv/bin/mypy $(PACKAGES)
@@ -71,4 +76,4 @@ clean:  ## delete what can be made again; data and models stay
 	 { echo "make up runs here, and works in .run: make down first"; exit 1; }
 	rm -rf .venv .run .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup up down demo test quick lint mypy openapi reference bench soak compose-test sbom audit doctor clean
+.PHONY: help setup up down demo test quick lint prose mypy openapi reference bench soak compose-test sbom audit doctor clean
