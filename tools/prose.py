@@ -18,8 +18,10 @@ from statistics import mean
 ROOT = Path(__file__).parents[1]
 CLEAN_PAGES: tuple[str, ...] = (
     "docs/accuracy.md",
+    "docs/datasets.md",
     "docs/results/groups.md",
     "docs/results/methods.md",
+    "docs/results/near-duplicates.md",
     "docs/results/recipe.md",
     "docs/results/robustness.md",
     "docs/results/uncertainty.md",
