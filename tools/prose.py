@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CLEAN_PAGES: tuple[str, ...] = (
     "docs/accuracy.md",
     "docs/datasets.md",
+    "docs/decisions/*.md",
     "docs/reliability.md",
     "docs/results/groups.md",
     "docs/results/methods.md",
