@@ -17,6 +17,7 @@ from statistics import mean
 
 ROOT = Path(__file__).parents[1]
 CLEAN_PAGES: tuple[str, ...] = (
+    "CHANGELOG.md",
     "docs/accuracy.md",
     "docs/datasets.md",
     "docs/decisions/*.md",
