@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CLEAN_PAGES: tuple[str, ...] = (
     "CHANGELOG.md",
     "docs/accuracy.md",
+    "docs/contributing.md",
     "docs/datasets.md",
     "docs/decisions/*.md",
     "docs/reliability.md",
