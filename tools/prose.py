@@ -61,6 +61,7 @@ WORDS = {
     r"rooms": "services",
     r"plates?": "label box",
 }
+NAMES = ("told", "wanted", "chosen", "said", "there")  # of variables: they describe no value
 HEADLESS = re.compile(r"(?:What|Of|That|The same|Whether|Who|Whose|Where|As|So|Such|How)\b")
 # Legitimate uses; removed from the text before the check.
 ALLOWED = (r"template", r"boilerplate")
@@ -108,7 +109,7 @@ def check_page(text: str, lay: bool = False) -> Iterator[Hit]:
 
 
 def check_code(source: str) -> Iterator[Hit]:
-    """Check the comments, docstrings and strings with a blank; docstrings start with a verb."""
+    """Check names, comments, docstrings and strings with a blank; docstrings start with a verb."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
@@ -122,6 +123,8 @@ def check_code(source: str) -> Iterator[Hit]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield from check_text(token.string, token.start[0])
+        elif token.type == tokenize.NAME and token.string in NAMES:
+            yield Hit(token.start[0], token.string, "a name for the value: message, options, existing")
 
 
 def check_file(path: Path) -> list[Hit]:

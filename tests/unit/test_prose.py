@@ -71,18 +71,18 @@ def test_list_items_and_decimals_do_not_change_the_length_of_a_sentence() -> Non
     )
 
 
-def test_docstrings_comments_and_messages_are_checked_and_names_are_not() -> None:
+def test_docstrings_comments_messages_and_names_are_checked_and_keys_are_not() -> None:
     source = '''
 """The chosen module."""
-wanted = 1  # what was told
+options = {"wanted": 1}  # what was told
 
 
-def rejected(told: int) -> None:
+def rejected(said: int) -> None:
     """Of the same kind."""
-    raise ValueError(f"{told} is not wanted")
+    raise ValueError(f"{options} is not wanted")
 '''
     hits = sorted((hit.line, hit.found) for hit in prose.check_code(source))
-    assert hits == [(2, "chosen"), (3, "told"), (7, "Of …"), (8, "wanted")]
+    assert hits == [(2, "chosen"), (3, "told"), (6, "said"), (7, "Of …"), (8, "wanted")]
 
 
 @pytest.mark.parametrize("start", ["What", "Of", "That", "The same", "Whether"])
