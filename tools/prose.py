@@ -64,13 +64,13 @@ WORDS = {
 NAMES = ("told", "wanted", "chosen", "said", "there")  # of variables: they describe no value
 HEADLESS = re.compile(r"(?:What|Of|That|The same|Whether|Who|Whose|Where|As|So|Such|How)\b")
 # Legitimate uses; removed from the text before the check.
-ALLOWED = (r"template", r"boilerplate")
+ALLOWED = (r"licen[cs]e plates?",)
 
 _RULES = {  # a phrase may continue on the next line
     re.compile(rf"\b(?:{pattern})\b".replace(" ", r"\s+"), re.I): advice for pattern, advice in WORDS.items()
 }
 _ALLOWED = re.compile("|".join(ALLOWED), re.I)
-_NOT_PROSE = re.compile(r"^```.*?^```|`[^`]*`|\]\([^)]*\)|<!--.*?-->|https?://\S+", re.M | re.S)
+_NOT_PROSE = re.compile(r"^```.*?^```|`+[^`]+`+|\]\([^)]*\)|<!--.*?-->|https?://\S+", re.M | re.S)
 _PARAGRAPH = re.compile(r"^(?!\s*(?:\||#|$)).+(?:\n(?!\s*(?:\||#|[-*] |\d+\. |$)).+)*", re.M)
 _SENTENCE = re.compile(r"(?<=[.!?:])[*)]*\s+(?=[*(]*[A-Z`])")
 

@@ -39,7 +39,8 @@ def test_words_of_the_list_are_found(words: str) -> None:
         "A [link](pages/wanted.md).",
         "```sh\nagegender told\n```\nText.",
         "<!-- told: written by a command -->",
-        "A template, an unwanted row.",
+        "A template, an unwanted row, a license plate.",
+        "An option ``wanted`` in a docstring.",
         "https://example.org/told",
     ],
 )
