@@ -1,24 +1,22 @@
 """A trainer's API with Redis, proxy and real workers, for tests of extraction."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-from agegender.keys import Scope
 from agegender.spaces import Space
-from agegender_service.app import create_app
+from anyio.from_thread import start_blocking_portal
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from trainer.app import create_trainer
 from trainer.datasets.embedding_set import EmbeddingSet, read_embedding_set
 from trainer.extraction.extraction import CHUNK
-from trainer.routes.datasets import router
-from trainer.runs.queue import connect, give_up_dead_jobs, job_queue
+from trainer.jobs import KINDS
+from trainer.runs.scheduler import keep_scheduling
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE
@@ -61,19 +59,13 @@ class System:
             redis_url=self.redis.url,
             proxy_url=url,
             heartbeat_seconds=1,
+            reconcile_seconds=0.5,
         )
-        app = create_app(
-            self.settings,
-            name="trainer",
-            description="",
-            scope=Scope.TRAIN,
-            lifespan=_lifespan,
-            why_not_ready=_ready,
-            info=_info,
-        )
-        app.include_router(router)
-        app.state.settings, app.state.redis = self.settings, connect(self.settings)
-        self.client = TestClient(app)
+        self.client = TestClient(create_trainer(self.settings))
+        # Without the rest of the lifespan: the metrics of two trainers cannot share a process.
+        portal = self.stack.enter_context(start_blocking_portal())
+        scheduling = portal.start_task_soon(keep_scheduling, self.settings, KINDS)
+        self.stack.callback(scheduling.cancel)
         until(lambda: is_ready(url), "the proxy has found its embedder", 60)
 
     def start_worker(self) -> Worker:
@@ -102,16 +94,6 @@ class System:
         until(lambda: self.extraction(name)["state"] in over, "the extraction ends", seconds)
         return self.extraction(name)
 
-    def until_dead_workers_are_noticed(self, running: int = 0) -> None:
-        """Do what the API's loop does until no more than `running` jobs count as running."""
-        queue = job_queue(connect(self.settings), self.settings)
-
-        def noticed() -> bool:
-            give_up_dead_jobs(queue)
-            return bool(queue.started_job_registry.count <= running)
-
-        until(noticed, "the jobs of dead workers are given up", 60)
-
     def chunks(self) -> int:
         return len(list(self.data_dir.glob("faces/*/extract-images/*/chunk-*.npz")))
 
@@ -119,19 +101,6 @@ class System:
         folder = self.data_dir / "faces" / space.id
         content = [(folder / name).read_bytes() for name in ("data-images.npz", "meta-data-images.json")]
         return read_embedding_set(self.data_dir, "faces", space, "images"), content[0], content[1]
-
-
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-async def _ready() -> str | None:
-    return None
-
-
-async def _info() -> dict[str, Any]:
-    return {}
 
 
 def is_ready(url: str) -> bool:
