@@ -132,7 +132,7 @@ def test_real_photograph_of_six_is_answered_face_by_face(new_page: NewPage) -> N
         )
         assert 0.03 < inside["width"] / picture["width"] < 0.2
     page.locator(".box").nth(4).click()
-    assert "chosen" in (page.locator(".face").nth(4).get_attribute("class") or "")
+    assert "selected" in (page.locator(".face").nth(4).get_attribute("class") or "")
     assert page.locator(".face svg[role=img]").count() == 6
 
 
@@ -294,7 +294,7 @@ def test_chosen_face_and_focus_last_from_frame_to_frame(new_page: NewPage) -> No
             pass
     page.locator(".face").evaluate("card => card.id = 'old'")
     page.locator(".face:not(#old)").wait_for()  # an answer was drawn since
-    assert page.locator(".box.chosen").count() == page.locator(".face.chosen").count() == 1
+    assert page.locator(".box.selected").count() == page.locator(".face.selected").count() == 1
     assert page.locator(".box").evaluate("box => box === document.activeElement")
 
 
@@ -305,13 +305,13 @@ def test_chosen_face_and_focus_follow_a_face_that_moves_in_the_order(new_page: N
         """async () => {
             const { Stage } = await import("/static/stage.js");
             const part = document.body.appendChild(document.createElement("div"));
-            const stage = new Stage(part, (index) => { stage.chosen = index; });
+            const stage = new Stage(part, (index) => { stage.selected = index; });
             const face = (x, side) =>
                 ({ bbox: [x, 0, x + side, side], age: { mean: 30 }, gender: { label: "male" } });
             const focused = () => [...part.children].indexOf(document.activeElement);
             const draw = (...faces) => {
                 stage.draw({ width: 640, height: 480, faces });
-                return [stage.chosen, focused()];
+                return [stage.selected, focused()];
             };
             draw(face(0, 200), face(300, 190));
             part.children[1].focus();
@@ -355,7 +355,7 @@ def test_keyboard_alone_reaches_faces_and_actions(new_page: NewPage, astronaut: 
     page.wait_for_selector(".face")
     tab_to("box")
     page.keyboard.press("Enter")
-    assert "chosen" in (page.locator(".face").first.get_attribute("class") or "")
+    assert "selected" in (page.locator(".face").first.get_attribute("class") or "")
     for target in ("copy", "json", "annotated", "coverage"):
         tab_to(target)
 

@@ -19,7 +19,7 @@ from tests.support.serving import free_port, serving, until
 
 KEY, _ = ApiKey.new("browser", [Scope.PREDICT])
 SECRET = SecretStr("a secret among the services")
-MAY_BE_KEPT = "Numbers that describe their faces may stay in a cache for a while."
+MAY_BE_KEPT = "Numbers that describe their faces may stay in a cache for a limited time."
 
 
 def privacy(url: str) -> str:

@@ -1,6 +1,6 @@
-// How answers are written for people. agegender/display.py writes the same; a test compares the two.
+// Format answers for people. agegender/display.py formats them alike; a test compares the two.
 
-// Halves go up.
+// Round halves up.
 export const whole = (value) => Math.floor(value + 0.5);
 
 export function decimals(value, digits) {
@@ -10,12 +10,12 @@ export function decimals(value, digits) {
 
 export const years = (mean) => `${whole(mean)}`;
 
-// Outwards, so that it holds what the exact interval holds.
+// Round outwards, so that the result contains the exact interval.
 export const interval = ([low, high]) => [Math.floor(low), Math.ceil(high)];
 
 export const percent = (share) => `${whole(100 * share)} %`;
 
-// No head is that certain, so nothing is rounded up to 100 %.
+// No head is that certain, so never round up to 100 %.
 export const certainty = (share) => `${Math.min(99, whole(100 * share))} %`;
 
 export const score = (value) => decimals(value, 2);

@@ -1,2 +1,2 @@
-// Starts Swagger UI, where it could be loaded; the page links to openapi.json otherwise.
+// Start Swagger UI if it could be loaded; otherwise the page links to openapi.json.
 if (window.SwaggerUIBundle) SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui" });

@@ -1,4 +1,4 @@
-// The API key of this tab, where the service asks for one. It is kept until the tab is closed, nowhere else.
+// The API key, if the service requires one. It is stored for this tab only, until the tab is closed.
 
 const NAME = "agegender-key";
 
@@ -8,7 +8,7 @@ export function withKey(headers = {}) {
   return key() ? { ...headers, Authorization: `Bearer ${key()}` } : headers;
 }
 
-// As fetch, with the key; asks for one where the answer is 401, and tries once more.
+// Like fetch, with the key. If the response is 401, ask for a key and try once more.
 export async function fetchWithKey(path, options = {}) {
   const ask = () => fetch(path, { ...options, headers: withKey(options.headers) });
   const response = await ask();
@@ -17,10 +17,10 @@ export async function fetchWithKey(path, options = {}) {
   return ask();
 }
 
-// Events as EventSource has them, which cannot send a key. Calls `told` with the data of each.
-export async function eachEvent(path, told) {
+// Call `handle` with the data of each server-sent event. Unlike EventSource, this sends the key.
+export async function eachEvent(path, handle) {
   const response = await fetchWithKey(path, { headers: { Accept: "text/event-stream" } });
-  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+  if (!response.ok) throw new Error(`The server returned status ${response.status}.`);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -30,7 +30,7 @@ export async function eachEvent(path, told) {
     text = events.pop();
     for (const event of events) {
       const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
-      if (data.length) told(JSON.parse(data.join("\n")));
+      if (data.length) handle(JSON.parse(data.join("\n")));
     }
   }
 }
@@ -43,7 +43,7 @@ function askForKey() {
     const label = document.createElement("label");
     label.append("API key ", field);
     const form = Object.assign(document.createElement("form"), { method: "dialog" });
-    form.append(label, " ", Object.assign(document.createElement("button"), { textContent: "Use it" }));
+    form.append(label, " ", Object.assign(document.createElement("button"), { textContent: "Use key" }));
     const dialog = document.createElement("dialog");
     dialog.setAttribute("aria-label", "API key");
     dialog.append(form);

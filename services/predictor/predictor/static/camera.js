@@ -1,6 +1,6 @@
-// The webcam: one frame in flight, the next when its answer is there.
+// The webcam. One frame is in flight; the next one is taken when its result has arrived.
 
-const WIDEST = 960;
+const MAX_WIDTH = 960;
 
 export class Camera {
   constructor(video) {
@@ -14,14 +14,14 @@ export class Camera {
 
   async start() {
     if (!navigator.mediaDevices) {
-      throw new Error("The browser gives the webcam to pages from localhost or https only.");
+      throw new Error("The browser allows webcams only on pages from localhost or https.");
     }
     try {
       this.stream = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: "user", width: { ideal: 1280 } }, audio: false,
       });
     } catch (error) {
-      throw new Error(error.name === "NotFoundError" ? "No webcam was found." : "The webcam may not be used.");
+      throw new Error(error.name === "NotFoundError" ? "No webcam was found." : "Access to the webcam was denied. Allow it in the browser's settings.");
     }
     this.video.srcObject = this.stream;
     await this.video.play();
@@ -33,10 +33,10 @@ export class Camera {
     this.video.srcObject = null;
   }
 
-  // What is seen now: a canvas to cut faces from, and the same as JPEG.
+  // Returns the current frame as a canvas, for crops of faces, and as JPEG.
   async frame() {
     const { videoWidth, videoHeight } = this.video;
-    const scale = Math.min(1, WIDEST / videoWidth);
+    const scale = Math.min(1, MAX_WIDTH / videoWidth);
     const canvas = document.createElement("canvas");
     canvas.width = Math.round(videoWidth * scale);
     canvas.height = Math.round(videoHeight * scale);

@@ -1,4 +1,4 @@
-// One card a face: the crop, the age as a distribution with its interval, gender, quality.
+// One card per face: crop, age distribution with its interval, gender and quality.
 
 import { certainty, decimals, interval, percent, score, years } from "/web/display.js";
 import { cssShare, drawing, element } from "./elements.js";
@@ -8,12 +8,12 @@ const REASONS = {
   blurred: "The face is blurred.",
   turned: "The face is turned away.",
   tilted: "The face is tilted.",
-  doubtful: "It may not be a face.",
-  cut: "Part of the face lies beyond the edge of the picture.",
-  tight: "The picture ends close around the face.",
+  doubtful: "This may not be a face.",
+  cut: "Part of the face is outside the picture.",
+  tight: "The picture is cropped close to the face.",
   covered: "Something may cover part of the face.",
   dark: "The face is dark.",
-  overexposed: "Part of the face is too bright to be seen.",
+  overexposed: "Part of the face is overexposed.",
 };
 const [WIDTH, HEIGHT, FOOT, YEARS] = [320, 74, 16, 100];
 
@@ -49,7 +49,7 @@ function crop([x1, y1, x2, y2], source) {
   return canvas;
 }
 
-// Each group's probability is spread evenly over the years between its neighbours, so that areas tell.
+// Bars have the area of their group's probability, spread evenly over the years between its neighbours.
 function distribution(age) {
   const at = (year) => (WIDTH * year) / YEARS;
   const groups = Object.entries(age.groups).map(([name, probability]) => {

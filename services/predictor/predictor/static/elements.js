@@ -1,4 +1,4 @@
-// The few lines of DOM that every part needs.
+// Create DOM elements.
 
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);

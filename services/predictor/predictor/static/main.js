@@ -1,44 +1,44 @@
-// The page: takes pictures from files, drops, the clipboard or the webcam, and shows what the server answers.
+// The page: accepts pictures from files, drops, the clipboard or the webcam, and shows the results.
 
 import { Camera } from "./camera.js";
 import { faceCard } from "./cards.js";
 import { element } from "./elements.js";
-import { annotatedPicture, answerOf, curlLine } from "./predict.js";
+import { annotatedPicture, curlLine, predict } from "./predict.js";
 import { Stage } from "./stage.js";
 import { whole } from "/web/display.js";
 
-const part = (id) => document.getElementById(id);
-const camera = new Camera(part("video"));
-const stage = new Stage(part("boxes"), choose);
+const byId = (id) => document.getElementById(id);
+const camera = new Camera(byId("video"));
+const stage = new Stage(byId("boxes"), select);
 const pictures = []; // { file, url, answer, error }
-let shown = null; // the picture, or the webcam frame, whose answer is on the page
-let last = null; // the picture that the webcam took the place of
+let shown = null; // the picture or webcam frame whose result is shown
+let last = null; // the picture that was shown before the webcam
 
-function tell(text, isError = false) {
-  part("status").textContent = text;
-  part("status").classList.toggle("error", isError);
+function showStatus(text, isError = false) {
+  byId("status").textContent = text;
+  byId("status").classList.toggle("error", isError);
 }
 
-async function take(files) {
+async function addFiles(files) {
   const isImage = (file) => file.type.startsWith("image/") || !file.type;
   const images = [...files].filter(isImage);
   const others = [...files].filter((file) => !isImage(file)).map((file) => file.name).join(", ");
-  if (!images.length) return tell(`Not an image: ${others}.`, true);
+  if (!images.length) return showStatus(`Not an image: ${others}.`, true);
   stopCamera();
   const added = images.map((file) => ({ file, url: URL.createObjectURL(file) }));
   pictures.push(...added);
   for (const picture of added) {
-    tell(added.length > 1 ? `Looking at ${picture.file.name} …` : "Looking …");
-    await ask(picture);
+    showStatus(added.length > 1 ? `Analysing ${picture.file.name} …` : "Analysing …");
+    await requestPrediction(picture);
     await show(picture);
   }
-  if (others) tell(`${part("status").textContent}. Skipped, not an image: ${others}.`, true);
+  if (others) showStatus(`${byId("status").textContent}. Skipped, not an image: ${others}.`, true);
 }
 
-async function ask(picture) {
+async function requestPrediction(picture) {
   picture.error = null;
   try {
-    picture.answer = await answerOf(picture.file, picture.file.name, part("coverage").value);
+    picture.answer = await predict(picture.file, picture.file.name, byId("coverage").value);
   } catch (error) {
     picture.answer = null;
     picture.error = error.message;
@@ -49,69 +49,69 @@ async function show(picture) {
   if (picture !== shown) stage.forget();
   shown = last = picture;
   document.body.classList.add("answered");
-  part("video").hidden = true;
-  part("picture").hidden = false;
-  part("picture").src = picture.url;
-  part("picture").alt = picture.file.name;
-  part("result").hidden = false;
+  byId("video").hidden = true;
+  byId("picture").hidden = false;
+  byId("picture").src = picture.url;
+  byId("picture").alt = picture.file.name;
+  byId("result").hidden = false;
   drawGallery();
   try {
-    await part("picture").decode();
+    await byId("picture").decode();
   } catch {
-    await showAsServerSeesIt(picture); // a format that browsers do not draw, such as TIFF
+    await showAnnotated(picture); // a format that browsers cannot show, such as TIFF
   }
-  if (shown === picture) drawAnswer(picture.answer, picture.error, part("picture"));
+  if (shown === picture) drawAnswer(picture.answer, picture.error, byId("picture"));
 }
 
-async function showAsServerSeesIt(picture) {
+async function showAnnotated(picture) {
   try {
-    const drawn = await annotatedPicture(picture.file, picture.file.name, part("coverage").value);
+    const drawn = await annotatedPicture(picture.file, picture.file.name, byId("coverage").value);
     picture.url = URL.createObjectURL(drawn);
-    part("picture").src = picture.url;
+    byId("picture").src = picture.url;
     drawGallery();
-    await part("picture").decode();
+    await byId("picture").decode();
   } catch {
-    part("picture").hidden = true;
+    byId("picture").hidden = true;
   }
 }
 
 function drawAnswer(answer, error, source) {
   const image = answer?.images[0];
-  for (const id of ["json", "annotated"]) part(id).disabled = !image;
+  for (const id of ["json", "annotated"]) byId(id).disabled = !image;
   if (!image) {
     stage.draw({ faces: [] });
-    part("faces").replaceChildren();
-    part("told").textContent = "";
-    return tell(error, true);
+    byId("faces").replaceChildren();
+    byId("details").textContent = "";
+    return showStatus(error, true);
   }
   stage.draw(image);
   const cards = image.faces.map((face, index) => faceCard(face, index, source));
-  part("faces").replaceChildren(...(cards.length ? cards : [element("p", { className: "none" }, "No face was found.")]));
-  markChosen();
+  byId("faces").replaceChildren(...(cards.length ? cards : [element("p", { className: "none" }, "No face was found.")]));
+  markSelected();
   const { age, gender } = answer.models;
-  part("told").textContent =
+  byId("details").textContent =
     `${whole(answer.timings.total)} ms · space ${answer.space.id} · heads ${age === gender ? age : `${age}, ${gender}`}`;
   const count = image.faces.length;
-  tell(image.truncated ? `The ${count} largest of ${image.faces_found} faces` : `${count} ${count === 1 ? "face" : "faces"}`);
+  showStatus(image.truncated ? `The ${count} largest of ${image.faces_found} faces` : `${count} ${count === 1 ? "face" : "faces"}`);
 }
 
-function choose(index) {
-  stage.chosen = index;
-  markChosen();
-  part("faces").children[index]?.scrollIntoView({ block: "nearest" });
+function select(index) {
+  stage.selected = index;
+  markSelected();
+  byId("faces").children[index]?.scrollIntoView({ block: "nearest" });
 }
 
-function markChosen() {
+function markSelected() {
   for (const id of ["boxes", "faces"]) {
-    [...part(id).children].forEach((child, at) => child.classList.toggle("chosen", at === stage.chosen));
+    [...byId(id).children].forEach((child, at) => child.classList.toggle("selected", at === stage.selected));
   }
 }
 
-// Thumbnails stay as they are, and so the focus on one.
+// Reuse the thumbnails, so that the focus stays.
 function drawGallery() {
-  part("gallery").hidden = pictures.length < 2;
+  byId("gallery").hidden = pictures.length < 2;
   pictures.forEach((picture, index) => {
-    const button = part("gallery").children[index] ?? part("gallery").appendChild(thumbnail(picture));
+    const button = byId("gallery").children[index] ?? byId("gallery").appendChild(thumbnail(picture));
     if (button.firstChild.src !== picture.url) button.firstChild.src = picture.url;
     button.ariaCurrent = picture === shown ? "true" : null;
   });
@@ -125,23 +125,23 @@ async function startCamera() {
     await camera.start();
   } catch (error) {
     camera.stop();
-    return tell(error.message, true);
+    return showStatus(error.message, true);
   }
   stage.forget();
   document.body.classList.add("answered");
-  part("camera").textContent = "Stop the webcam";
-  part("gallery").hidden = part("picture").hidden = true;
-  part("video").hidden = part("result").hidden = false;
+  byId("camera").textContent = "Stop the webcam";
+  byId("gallery").hidden = byId("picture").hidden = true;
+  byId("video").hidden = byId("result").hidden = false;
   while (camera.running) {
     if (document.hidden) await new Promise((done) => setTimeout(done, 250));
-    else await askFrame();
+    else await predictFrame();
   }
 }
 
-async function askFrame() {
+async function predictFrame() {
   const { canvas, jpeg } = await camera.frame();
   const frame = { file: new File([jpeg], "webcam.jpg", { type: "image/jpeg" }) };
-  await ask(frame);
+  await requestPrediction(frame);
   if (!camera.running) return;
   shown = frame;
   drawAnswer(frame.answer, frame.error, canvas);
@@ -151,9 +151,9 @@ async function askFrame() {
 function stopCamera() {
   if (!camera.running) return;
   camera.stop();
-  part("camera").textContent = "Use the webcam";
-  part("result").hidden = true;
-  tell("");
+  byId("camera").textContent = "Use the webcam";
+  byId("result").hidden = true;
+  showStatus("");
 }
 
 function leaveCamera() {
@@ -170,40 +170,40 @@ function download(blob, name) {
 
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
 
-part("choose").onclick = () => part("files").click();
-part("files").onchange = () => {
-  take(part("files").files);
-  part("files").value = "";
+byId("choose").onclick = () => byId("files").click();
+byId("files").onchange = () => {
+  addFiles(byId("files").files);
+  byId("files").value = "";
 };
-part("camera").onclick = () => (camera.running ? leaveCamera() : startCamera());
+byId("camera").onclick = () => (camera.running ? leaveCamera() : startCamera());
 
-part("copy").onclick = async () => {
-  const line = curlLine(shown.file.name, part("coverage").value);
+byId("copy").onclick = async () => {
+  const line = curlLine(shown.file.name, byId("coverage").value);
   try {
     await navigator.clipboard.writeText(line);
-    tell("Copied.");
+    showStatus("Copied.");
   } catch {
-    tell(line); // no clipboard without https: then it can be copied by hand
+    showStatus(line); // browsers have no clipboard without https; show the line for copying by hand
   }
 };
-part("json").onclick = () => download(
+byId("json").onclick = () => download(
   new Blob([JSON.stringify(shown.answer, null, 2)], { type: "application/json" }), `${stem(shown.file.name)}.json`);
-part("annotated").onclick = async () => {
+byId("annotated").onclick = async () => {
   try {
     const { file } = shown;
-    download(await annotatedPicture(file, file.name, part("coverage").value), `${stem(file.name)}-annotated.png`);
+    download(await annotatedPicture(file, file.name, byId("coverage").value), `${stem(file.name)}-annotated.png`);
   } catch (error) {
-    tell(error.message, true);
+    showStatus(error.message, true);
   }
 };
-part("coverage").onchange = async () => {
+byId("coverage").onchange = async () => {
   if (camera.running || !shown) return;
-  await ask(shown);
+  await requestPrediction(shown);
   show(shown);
 };
 
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) take(event.clipboardData.files);
+  if (event.clipboardData.files.length) addFiles(event.clipboardData.files);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -214,5 +214,5 @@ for (const name of ["dragleave", "drop"]) {
 }
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) addFiles(event.dataTransfer.files);
 });

@@ -1,4 +1,4 @@
-// Questions to the predictor. An error carries the problem document's own words.
+// Requests to the predictor. Errors have the detail of the problem document as their message.
 
 import { fetchWithKey, key } from "/web/key.js";
 
@@ -11,16 +11,16 @@ async function post(image, name, coverage, accept) {
       method: "POST", body: form, headers: { Accept: accept },
     });
   } catch {
-    throw new Error("The server cannot be reached.");
+    throw new Error("The server cannot be reached. Check the connection and try again.");
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Error(problem.detail ?? `The server answered ${response.status}.`);
+    throw new Error(problem.detail ?? `The server returned status ${response.status}.`);
   }
   return response;
 }
 
-export async function answerOf(image, name, coverage) {
+export async function predict(image, name, coverage) {
   return (await post(image, name, coverage, "application/json")).json();
 }
 

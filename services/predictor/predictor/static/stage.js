@@ -1,58 +1,58 @@
-// Boxes over the picture: buttons, so that they can be reached by keyboard and read aloud.
+// Boxes over the picture. They are buttons, so that keyboards and screen readers reach them.
 
 import { years } from "/web/display.js";
 import { cssShare, element } from "./elements.js";
 
 const GAP = 4; // pixels between a box and its label
-const SAME = 0.2; // faces of two frames that overlap by less are two faces
+const SAME = 0.2; // faces of two frames that overlap by less are different faces
 
 export class Stage {
   #faces = [];
-  #chosen = null; // where the face is that was chosen
-  #held = null; // where the face was that vanished with the focus
+  #selected = null; // position of the selected face
+  #held = null; // position of a face that had the focus and vanished
 
-  constructor(part, choose) {
-    this.part = part;
-    this.choose = choose;
-    new ResizeObserver(() => placeLabels(part)).observe(part);
+  constructor(container, select) {
+    this.container = container;
+    this.select = select;
+    new ResizeObserver(() => placeLabels(container)).observe(container);
   }
 
-  // The index of the chosen face; -1 where none is.
-  get chosen() {
-    return sameFace(this.#chosen, this.#faces);
+  // The index of the selected face, or -1.
+  get selected() {
+    return sameFace(this.#selected, this.#faces);
   }
 
-  set chosen(index) {
-    this.#chosen = this.#faces[index]?.bbox ?? null;
+  set selected(index) {
+    this.#selected = this.#faces[index]?.bbox ?? null;
   }
 
-  // Another picture: nothing is chosen in it.
+  // Reset the selection for another picture.
   forget() {
     this.#faces = [];
-    this.#chosen = this.#held = null;
+    this.#selected = this.#held = null;
   }
 
-  // Boxes are changed, not made anew, so that the next frame of the webcam finds what was chosen and focused.
+  // Reuse the boxes, so that selection and focus persist from one frame of the webcam to the next.
   draw({ width, height, faces }) {
     const focused = this.#focused();
     this.#faces = faces;
-    while (this.part.children.length > faces.length) this.part.lastChild.remove();
+    while (this.container.children.length > faces.length) this.container.lastChild.remove();
     faces.forEach((face, index) => {
-      const box = this.part.children[index] ?? this.part.appendChild(this.#box(index));
+      const box = this.container.children[index] ?? this.container.appendChild(this.#box(index));
       describe(box, face, index, width, height);
     });
-    const chosen = this.chosen;
-    if (chosen >= 0) this.chosen = chosen; // it may have moved
+    const selected = this.selected;
+    if (selected >= 0) this.selected = selected; // it may have moved
     this.#focus(focused);
-    placeLabels(this.part);
+    placeLabels(this.container);
   }
 
   #box(index) {
-    return element("button", { type: "button", onclick: () => this.choose(index) }, element("span"));
+    return element("button", { type: "button", onclick: () => this.select(index) }, element("span"));
   }
 
   #focused() {
-    const at = [...this.part.children].indexOf(document.activeElement);
+    const at = [...this.container.children].indexOf(document.activeElement);
     if (at >= 0) return this.#faces[at]?.bbox ?? null;
     return document.activeElement === document.body ? this.#held : null;
   }
@@ -60,7 +60,7 @@ export class Stage {
   #focus(bbox) {
     const at = sameFace(bbox, this.#faces);
     this.#held = at < 0 ? bbox : null;
-    if (at >= 0) this.part.children[at].focus({ preventScroll: true });
+    if (at >= 0) this.container.children[at].focus({ preventScroll: true });
     else if (bbox) document.activeElement.blur();
   }
 }
@@ -79,28 +79,28 @@ function describe(box, face, index, width, height) {
   });
 }
 
-// Above its box, or below, or in it; whole in any case, for what leaves the stage is not seen.
+// Place each label above its box, below or inside it, but never outside of the stage, which hides overflow.
 function placeLabels(stage) {
-  const ground = stage.getBoundingClientRect();
-  const places = [...stage.children].map((box) => {
+  const bounds = stage.getBoundingClientRect();
+  const positions = [...stage.children].map((box) => {
     const label = box.firstChild;
-    const scale = Math.min(1, ground.width / label.offsetWidth);
+    const scale = Math.min(1, bounds.width / label.offsetWidth);
     const [width, height] = [label.offsetWidth * scale, label.offsetHeight * scale];
     const { left, top, bottom, width: breadth } = box.getBoundingClientRect();
     const above = top - GAP - height;
     const below = bottom + GAP;
-    let y = Math.min(bottom, ground.bottom) - GAP - height;
-    if (above >= ground.top) y = above;
-    else if (below + height <= ground.bottom) y = below;
-    const x = Math.max(ground.left, Math.min(left + (breadth - width) / 2, ground.right - width));
+    let y = Math.min(bottom, bounds.bottom) - GAP - height;
+    if (above >= bounds.top) y = above;
+    else if (below + height <= bounds.bottom) y = below;
+    const x = Math.max(bounds.left, Math.min(left + (breadth - width) / 2, bounds.right - width));
     return { label, scale, x: x - left - box.clientLeft, y: y - top - box.clientTop };
   });
-  for (const { label, scale, x, y } of places) {
+  for (const { label, scale, x, y } of positions) {
     Object.assign(label.style, { translate: `${x}px ${y}px`, scale: `${scale}` });
   }
 }
 
-// The index of the face that overlaps the box most; -1 where none does, or there is no box.
+// Return the index of the face that overlaps the box most, or -1.
 function sameFace(bbox, faces) {
   const overlaps = bbox ? faces.map((face) => overlap(bbox, face.bbox)) : [];
   const most = Math.max(SAME, ...overlaps);
