@@ -32,7 +32,11 @@ CLEAN_PAGES: tuple[str, ...] = (
     "docs/training.md",
     "findings/README.md",
 )
-CLEAN_CODE: tuple[str, ...] = ("services/trainer/trainer/datasets/formats/*.py",)
+CLEAN_CODE: tuple[str, ...] = (
+    "services/predictor/**/*.py",
+    "services/trainer/trainer/datasets/formats/*.py",
+    "shared/agegender_service/*.py",
+)
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
 PAGES = ("*.md", "docs/*.md", "docs/decisions/*.md", "docs/results/*.md", "findings/*.md")
 CODE = ("shared/**/*.py", "services/**/*.py", "tools/**/*.py", "benchmarks/**/*.py", "tests/**/*.py")

@@ -1,1 +1,1 @@
-"""What every HTTP service shares: the app factory, settings, access, limits, request bodies and logs."""
+"""Code of every HTTP service: application, settings, access, limits, request bodies, clients and logs."""

@@ -27,9 +27,13 @@ PAGE_HEADERS = {
         "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     ),
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
+}
+CAMERA_PAGE_HEADERS = {
+    **PAGE_HEADERS,
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
 }
 # Headers of generated reports, which contain inline styles and images but no script.
 REPORT_HEADERS = {

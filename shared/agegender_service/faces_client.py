@@ -93,7 +93,7 @@ class _AttemptFailed(Exception):
     """One attempt failed.
 
     transient : whether another attempt may succeed.
-    interrupted : the connection broke or was slow to open, which says nothing about the service.
+    interrupted : the connection broke or was slow to open, which indicates nothing about the service.
     pause : seconds after which the service asked to try again.
     """
 

@@ -1,4 +1,4 @@
-"""`python -m embedder_proxy` serves on :10002."""
+"""Serve the proxy: `python -m embedder_proxy`."""
 
 from agegender_service.app import serve
 from agegender_service.settings import read_settings

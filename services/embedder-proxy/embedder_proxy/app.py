@@ -104,9 +104,11 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(services.pool.watch()):
-            yield
-        await services.close()
+        try:
+            async with running(services.pool.watch()):
+                yield
+        finally:
+            await services.close()
 
     async def why_not_ready() -> str | None:
         return services.pool.why_none_ready()

@@ -49,9 +49,11 @@ def create_embedder(settings: EmbedderSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(service.load()):
-            yield
-        service.close()
+        try:
+            async with running(service.load()):
+                yield
+        finally:
+            service.close()
 
     async def why_not_ready() -> str | None:
         return service.why_not_ready()

@@ -1,4 +1,4 @@
-"""`python -m predictor` serves on :10003."""
+"""Serve the predictor: `python -m predictor`."""
 
 from agegender_service.app import serve
 from agegender_service.settings import read_settings

@@ -42,9 +42,11 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         # Several BLAS threads slow down a batch of a few faces, on busy CPUs a hundredfold.
         threadpool_limits(1, user_api="blas")
         await run_in_threadpool(services.registry.refresh)
-        async with running(_watch(services.registry, settings.poll_interval)):
-            yield
-        await services.close()
+        try:
+            async with running(_watch(services.registry, settings.poll_interval)):
+                yield
+        finally:
+            await services.close()
 
     async def why_not_ready() -> str | None:
         try:

@@ -42,7 +42,7 @@ Coverage = Annotated[
 
 
 class Uncertainty(StrEnum):
-    """How the uncertainty of an answer is estimated."""
+    """Select how the uncertainty of an answer is estimated."""
 
     ENSEMBLE = "ensemble"
     MC_DROPOUT = "mc-dropout"

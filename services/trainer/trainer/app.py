@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
 from agegender.files import why_not_writable
 from agegender.keys import Scope
-from agegender_service.app import create_app
+from agegender_service.app import create_app, running
 from agegender_service.problems import problem_response
 from fastapi import FastAPI, Request, Response
 from prometheus_client import REGISTRY
@@ -35,15 +35,12 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        scheduling = asyncio.create_task(keep_scheduling(settings, KINDS))
         metrics = watch_queue(redis, settings.data_dir)
         try:
-            yield
+            async with running(keep_scheduling(settings, KINDS)):
+                yield
         finally:
             REGISTRY.unregister(metrics)
-            scheduling.cancel()
-            with suppress(asyncio.CancelledError):
-                await scheduling
             redis.close()
 
     async def why_not_ready() -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender.errors import Problem
-from agegender_service.browser_security import PAGE_HEADERS
+from agegender_service.browser_security import CAMERA_PAGE_HEADERS
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -27,7 +27,7 @@ class PageFiles(StaticFiles):
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
-        response.headers.update(PAGE_HEADERS)
+        response.headers.update(CAMERA_PAGE_HEADERS)
         return response
 
 
@@ -45,11 +45,11 @@ async def page(services: ServicesIn) -> HTMLResponse:
         seconds = None
     if seconds is not None:
         text = _PRIVACY.sub(_privacy_statement(seconds), text)
-    return HTMLResponse(text, headers=PAGE_HEADERS)
+    return HTMLResponse(text, headers=CAMERA_PAGE_HEADERS)
 
 
 def _privacy_statement(cache_seconds: int) -> str:
-    """Return what the page says about storage, for the seconds that the proxy caches embeddings."""
+    """Return the page's statement about storage, for the seconds that the proxy caches embeddings."""
     if cache_seconds == 0:
         return "Images are sent to this server, answered and forgotten. Nothing is stored."
     minutes = math.ceil(cache_seconds / 60)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from agegender.errors import Problem, not_found
 from agegender.spaces import NAME, Space
+from agegender_service.inputs import validation_problem
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -264,15 +265,11 @@ def refused(field: str, detail: str) -> Problem:
 
 def invalid_options(error: ValidationError, within: str = "") -> Problem:
     """Return ``invalid-request`` 422 that names the fields, prefixed by `within`, as the request has them."""
-    errors = [
-        {"field": within + ".".join(_field(item["loc"])), "message": item["msg"]} for item in error.errors()
-    ]
-    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
-    return Problem("invalid-request", 422, detail, errors=errors)
+    return validation_problem(error.errors(), field_name=lambda location: within + _field(location))
 
 
-def _field(location: tuple[str | int, ...]) -> list[str]:
-    """Drop the kind of head, which pydantic puts between `head` and the field's name."""
-    return [
+def _field(location: tuple[str | int, ...]) -> str:
+    """Join a location without the kind of head, which pydantic puts between `head` and the field's name."""
+    return ".".join(
         str(part) for index, part in enumerate(location) if not (index == 1 and part in ("mlp", "resmlp"))
-    ]
+    )

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from agegender.errors import Problem
+from agegender_service.browser_security import REPORT_HEADERS
+from agegender_service.inputs import preferred_media_type
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.sse import EventSourceResponse
 from redis import Redis
@@ -18,13 +20,7 @@ from trainer.settings import TrainerSettings
 
 UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
 _EVENT_SECONDS = 0.5  # between two reads of a status
-
-# The report's own styles, and matplotlib's in its plots, are in the page; nothing in it can run.
-_REPORT_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; "
-    "frame-ancestors 'none'"
-}
-_FORMATS = {"json": "application/json", "md": "text/markdown", "html": "text/html"}
+_FORMATS = {"application/json": "json", "text/html": "html", "text/markdown": "md"}  # the default first
 
 
 def _settings(request: Request) -> TrainerSettings:
@@ -89,7 +85,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
         f"/{{{kind.name}_id}}/report",
         summary="Return the report as HTML, Markdown or JSON, selected by `format` or `Accept`",
         response_class=Response,
-        responses={200: {"content": {media_type: {} for media_type in _FORMATS.values()}}},
+        responses={200: {"content": {media_type: {} for media_type in _FORMATS}}},
     )
     def report(
         run_id: RunId,
@@ -99,7 +95,9 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     ) -> Response:
         found = kind.load(settings.data_dir, run_id)
         directory = kind.record_path(settings.data_dir, kind.name_of(found)).parent
-        selected = format or _accepted(request.headers.get("accept", ""))
+        media_type = preferred_media_type(request, [*_FORMATS])
+        if format is not None:
+            media_type = next(media for media, name in _FORMATS.items() if name == format)
         if not (directory / REPORT).exists():
             raise Problem(
                 "not-finished",
@@ -107,9 +105,9 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
                 f"{kind.name.capitalize()} {run_id} has no report yet; wait until it is finished.",
             )
         return Response(
-            (directory / f"report.{selected}").read_bytes(),
-            media_type=_FORMATS[selected],
-            headers=_REPORT_HEADERS,
+            (directory / f"report.{_FORMATS[media_type]}").read_bytes(),
+            media_type=media_type,
+            headers=REPORT_HEADERS,
         )
 
     @router.post(
@@ -214,7 +212,3 @@ async def changes(look: Callable[[], list[S]], active: Set[str]) -> AsyncIterato
         if not any(status.state in active for status in found):
             return
         await asyncio.sleep(_EVENT_SECONDS)
-
-
-def _accepted(accept: str) -> str:
-    return next((name for name in ("html", "md") if _FORMATS[name] in accept), "json")
