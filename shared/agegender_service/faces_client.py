@@ -158,14 +158,7 @@ class FacesClient:
         Raises `ServiceFailed`: ``proxy-unreachable`` 503 and ``bad-answer`` 502; `Problem`:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
-        try:
-            response = await self._send("POST", "/faces", deadline, images, **selection.parameters)
-        except Problem as problem:
-            if len(images) > 1 or not _is_of_image(problem):
-                raise
-            # A service of an earlier release answers a lone image's problem as the request's.
-            lone = ImageProblem(problem=problem.document())
-            return FacesResult(FacesAnswer(space=await self.space(), images=[lone]), {})
+        response = await self._send("POST", "/faces", deadline, images, **selection.parameters)
         try:
             answer = await asyncio.to_thread(_parse, response.content, len(images), selection)
         except ValueError as error:
@@ -368,10 +361,6 @@ def _parse(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:
     # A service that ignores the selection returns every face.
     images = [selection.apply(image) if isinstance(image, ImageFaces) else image for image in answer.images]
     return FacesAnswer.model_construct(space=answer.space, images=images)
-
-
-def _is_of_image(problem: Problem) -> bool:
-    return problem.status in (400, 413, 415, 422) and problem.slug != "body-too-large"
 
 
 def _pause(state: RetryCallState) -> float:
