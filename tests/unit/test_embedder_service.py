@@ -131,6 +131,12 @@ async def test_defect_with_one_picture_is_its_requests_alone(
     assert [type(image) for image in good.images] == [ImageProblem, ImageFaces]
 
 
+async def test_problem_of_a_lone_image_is_its_entry(service: EmbeddingService) -> None:
+    answer, _ = await service.faces([b"no picture"], Deadline.after(20))
+    (entry,) = answer.images
+    assert isinstance(entry, ImageProblem) and entry.problem["status"] == 415
+
+
 @pytest.mark.parametrize(
     ("selection", "embedded", "truncated"),
     [

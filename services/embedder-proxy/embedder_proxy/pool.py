@@ -17,12 +17,12 @@ from agegender_service.deadlines import SECONDS_PER_IMAGE, Deadline
 from prometheus_client import Counter, Gauge, Histogram
 
 from embedder_proxy.embedders import Embedded, EmbedderBusy, EmbedderFailed, Wire
+from embedder_proxy.slots import SECONDS_BUCKETS
 
 log = structlog.get_logger(__name__)
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 INFERENCE_SECONDS = Histogram(
-    "proxy_inference_seconds", "Time of one successful call to an embedder", buckets=_SECONDS
+    "proxy_inference_seconds", "Time of one successful call to an embedder", buckets=SECONDS_BUCKETS
 )
 RETRIES = Counter("proxy_retries_total", "Calls repeated at another embedder", ["reason"])
 EJECTIONS = Counter("proxy_ejections_total", "Embedders ejected after a failure")

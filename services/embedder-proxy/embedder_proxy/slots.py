@@ -10,8 +10,8 @@ from agegender.errors import busy
 from agegender_service.deadlines import Deadline
 from prometheus_client import Counter, Gauge, Histogram
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-QUEUE_SECONDS = Histogram("proxy_queue_seconds", "Wait for a slot at the embedders", buckets=_SECONDS)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+QUEUE_SECONDS = Histogram("proxy_queue_seconds", "Wait for a slot at the embedders", buckets=SECONDS_BUCKETS)
 IN_FLIGHT = Gauge("proxy_in_flight", "Requests at the embedders now")
 WAITING = Gauge("proxy_waiting", "Requests waiting for a slot at the embedders now")
 REFUSED = Counter("proxy_refused_total", "Requests refused at once because the queue was full or too slow")
