@@ -125,7 +125,7 @@ class Stack:
     def check_programs(self) -> None:
         """Raise `StackError` if a program ended that supervisor cannot bring up.
 
-        That is one which says that its settings are not usable, one that supervisor gave up, or one that
+        That is one with invalid settings, one that supervisor gave up, or one that
         ended `_ENDS` times since the start.
         """
         for program in self._programs():

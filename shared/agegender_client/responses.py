@@ -1,4 +1,4 @@
-"""What the trainer responds with. Members that these classes do not name are kept."""
+"""Responses of the trainer. Members that these classes do not name are kept."""
 
 from datetime import datetime
 from typing import Any, Literal

@@ -20,12 +20,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
     for name in ("one.png", "inner/two.PNG"):
         Image.new("RGB", (100, 100), "grey").save(folder / name, "PNG")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -64,28 +64,26 @@ def printed(out: str) -> list[Any]:
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def test_folder_is_answered_picture_by_picture(run: Run, pictures: Path) -> None:
-    code, out, _ = run("predict", str(pictures))
+def test_folder_is_answered_image_by_image(run: Run, images: Path) -> None:
+    code, out, _ = run("predict", str(images))
     assert code == 0 and "one.png" in out and "two.PNG" in out and "notes" not in out
-    code, out, _ = run("predict", str(pictures), "--json", "--max-faces", "1", "--coverage", "0.5")
+    code, out, _ = run("predict", str(images), "--json", "--max-faces", "1", "--coverage", "0.5")
     lines = printed(out)
     assert [Path(line["file"]).name for line in lines] == ["two.PNG", "one.png"]
     assert [len(line["faces"]) for line in lines] == [1, 1]
     assert lines[0]["faces"][0]["age"]["coverage"] == 0.5
 
 
-def test_turned_pictures_are_shown_with_their_rotation(
-    run: Run, pictures: Path, proxy: EmbedderDouble
-) -> None:
+def test_turned_images_are_shown_with_their_rotation(run: Run, images: Path, proxy: EmbedderDouble) -> None:
     proxy.rotation = 270
-    _, out, _ = run("predict", str(pictures / "one.png"))
+    _, out, _ = run("predict", str(images / "one.png"))
     assert "one.png turned 270°" in out
-    _, out, _ = run("predict", str(pictures / "one.png"), "--json")
+    _, out, _ = run("predict", str(images / "one.png"), "--json")
     assert '"rotation": 270' in out
 
 
-def test_annotated_pictures_are_written(run: Run, pictures: Path, tmp_path: Path) -> None:
-    code, _, _ = run("predict", str(pictures / "one.png"), "--annotate", str(tmp_path / "out"))
+def test_annotated_images_are_written(run: Run, images: Path, tmp_path: Path) -> None:
+    code, _, _ = run("predict", str(images / "one.png"), "--annotate", str(tmp_path / "out"))
     assert code == 0
     assert Image.open(tmp_path / "out" / "one-annotated.png").size == (100, 100)
 
@@ -122,43 +120,43 @@ def test_table_names_images_by_their_place_in_the_folder(run: Run, tmp_path: Pat
     assert code == 0 and "a/1.png" in out and "b/[red]1.png" in out
 
 
-def test_skipped_files_are_named_and_only_skipped_files_end_with_one(run: Run, pictures: Path) -> None:
+def test_skipped_files_are_named_and_only_skipped_files_end_with_one(run: Run, images: Path) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    (pictures / "phone.HEIC").write_bytes(heic)
-    code, out, err = run("predict", str(pictures))
+    (images / "phone.HEIC").write_bytes(heic)
+    code, out, err = run("predict", str(images))
     (line,) = [line for line in err.splitlines() if line.startswith("Skipped")]
     assert code == 0 and "one.png" in out
     assert "2 files" in line and "HEIC is not supported" in line and "notes.txt" in line
-    (pictures / "only").mkdir()
-    (pictures / "only" / "phone.heic").write_bytes(heic)
-    code, out, err = run("predict", str(pictures / "only"), "--json")
+    (images / "only").mkdir()
+    (images / "only" / "phone.heic").write_bytes(heic)
+    code, out, err = run("predict", str(images / "only"), "--json")
     assert (code, printed(out)) == (1, []) and "HEIC is not supported" in err
-    code, out, _ = run("predict", str(pictures / "one.png"), str(pictures / "phone.HEIC"))
+    code, out, _ = run("predict", str(images / "one.png"), str(images / "phone.HEIC"))
     assert code == 1 and "one.png" in out  # what was named itself is missed
-    (pictures / "nothing").mkdir()
-    assert run("predict", str(pictures / "nothing"))[0] == 1
+    (images / "nothing").mkdir()
+    assert run("predict", str(images / "nothing"))[0] == 1
 
 
-def test_options_that_a_webcam_ignores_are_refused(run: Run, pictures: Path, tmp_path: Path) -> None:
-    assert run("predict", str(pictures), "--webcam", "0")[0] == 2
+def test_options_that_a_webcam_ignores_are_refused(run: Run, images: Path, tmp_path: Path) -> None:
+    assert run("predict", str(images), "--webcam", "0")[0] == 2
     assert run("predict", "--webcam", "0", "--annotate", str(tmp_path / "out"))[0] == 2
 
 
-def test_output_that_cannot_be_written_is_told(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_told(run: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    assert run("predict", str(pictures), "--annotate", str(tmp_path / "file"))[0] == 2
+    assert run("predict", str(images), "--annotate", str(tmp_path / "file"))[0] == 2
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "inner").write_text("no folder")
-    code, _, err = run("predict", str(pictures), "--annotate", str(tmp_path / "out"))
+    code, _, err = run("predict", str(images), "--annotate", str(tmp_path / "out"))
     assert code == 1 and "cannot be written" in err and "Traceback" not in err
 
 
-def test_bad_picture_is_told_beside_the_good_ones_and_ends_with_one(
-    run: Run, pictures: Path, proxy: EmbedderDouble
+def test_bad_image_is_told_beside_the_good_ones_and_ends_with_one(
+    run: Run, images: Path, proxy: EmbedderDouble
 ) -> None:
-    (pictures / "bad.jpg").write_bytes(b"bad")
+    (images / "bad.jpg").write_bytes(b"bad")
     proxy.broken = lambda image: image == b"bad"
-    code, out, _ = run("predict", str(pictures), "--json")
+    code, out, _ = run("predict", str(images), "--json")
     entries = {Path(line["file"]).name: line for line in printed(out)}
     assert code == 1
     assert entries["bad.jpg"]["problem"]["status"] == 422 and len(entries["one.png"]["faces"]) == 2

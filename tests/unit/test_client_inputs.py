@@ -1,4 +1,4 @@
-"""The client takes images as people have them, and says what it got where it cannot take it."""
+"""The client takes images in every usual form, and names what it received if it cannot take it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The pages that are made from the code say what the code says."""
+"""Generated pages and the blocking client are up to date, and pages name existing settings."""
 
 import re
 import subprocess
