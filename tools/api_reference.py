@@ -1,4 +1,4 @@
-"""`python -m tools.api_reference` renews docs/api.md from docs/openapi/*.json."""
+"""`python -m tools.api_reference` writes docs/api.md from docs/openapi/*.json."""
 
 import json
 from typing import Any
@@ -10,14 +10,15 @@ PAGE = ROOT / "docs" / "api.md"
 PORTS = {"insightface": 10001, "embedder-proxy": 10002, "predictor": 10003, "trainer": 10004}
 _HEAD = """# API
 
-Made from [openapi/](openapi/) by `make reference`; a test fails where it is out of date. Those documents
-have every schema and an example for each route; a running service shows them at `/docs`. Errors are
-RFC 9457 problem documents. What the answers mean: [serving.md](serving.md), [proxy.md](proxy.md),
-[training.md](training.md), [datasets.md](datasets.md).
+This page is generated from [openapi/](openapi/) by `make reference`. Those documents have all schemas and an
+example for each route; a running service shows them at `/docs`. Errors are RFC 9457 problem documents. For
+the meaning of the answers see [serving.md](serving.md), [proxy.md](proxy.md), [training.md](training.md) and
+[datasets.md](datasets.md).
 """
 
 
 def page() -> str:
+    """Return the page as Markdown."""
     return _HEAD + "".join(_service(name) for name in PORTS)
 
 
@@ -31,7 +32,7 @@ def _service(name: str) -> str:
 
 
 def _operation(route: str, operation: dict[str, Any]) -> list[str]:
-    lines = [f"### `{route}`\n", _told(operation.get("description") or operation["summary"]) + "\n"]
+    lines = [f"### `{route}`\n", _one_line(operation.get("description") or operation["summary"]) + "\n"]
     parameters = operation.get("parameters", [])
     if parameters:
         lines += ["| parameter | in | type | default | meaning |", "| --- | --- | --- | --- | --- |"]
@@ -40,19 +41,20 @@ def _operation(route: str, operation: dict[str, Any]) -> list[str]:
     body = operation.get("requestBody", {"content": {}})["content"]
     if body:
         lines.append(
-            "Takes " + ", ".join(f"`{media}`{_schema(told)}" for media, told in body.items()) + ".\n"
+            "Request body: " + ", ".join(f"`{media}`{_schema(item)}" for media, item in body.items()) + ".\n"
         )
     for status, answer in operation["responses"].items():
         if status.startswith("2"):
-            media = ", ".join(f"`{kind}`{_schema(told)}" for kind, told in answer.get("content", {}).items())
-            lines.append(f"Answers {status}" + (f", {media}" if media else "") + ".\n")
+            content = answer.get("content", {})
+            media = ", ".join(f"`{name}`{_schema(item)}" for name, item in content.items())
+            lines.append(f"Response: {status}" + (f", {media}" if media else "") + ".\n")
     return lines
 
 
 def _parameter(parameter: dict[str, Any]) -> str:
     schema = parameter.get("schema", {})
     default = "required" if parameter.get("required") else schema.get("default", "–")
-    meaning = _told(parameter.get("description") or schema.get("description") or "")
+    meaning = _one_line(parameter.get("description") or schema.get("description") or "")
     cells = [f"`{parameter['name']}`", parameter["in"], _type(schema), str(default), meaning]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -72,7 +74,7 @@ def _schema(media: dict[str, Any]) -> str:
     return f" (`{reference.rsplit('/', 1)[1]}`)" if reference else ""
 
 
-def _told(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 

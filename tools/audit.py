@@ -1,7 +1,7 @@
-"""`make audit`: which installed Python packages have known vulnerabilities, by `pip-audit`.
+"""`make audit`: list installed Python packages with known vulnerabilities, by `pip-audit`.
 
-It asks PyPI for each package; where that cannot be reached nothing is known, and that is said. Options are
-pip-audit's own, such as `--vulnerability-service osv`. Ends with 0 for none, 1 for some, 2 for unknown.
+It queries PyPI for each package. Options are those of pip-audit, such as `--vulnerability-service osv`. The
+exit status is 0 for no vulnerabilities, 1 for some, and 2 if the data cannot be fetched.
 """
 
 import json
@@ -17,7 +17,7 @@ _UNKNOWN = 2
 
 
 def audit(options: Sequence[str]) -> int:
-    """Print what is known of the installed packages; gives the exit status."""
+    """Print the known vulnerabilities of the installed packages and return the exit status."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         done = subprocess.run(  # noqa: S603
@@ -31,12 +31,12 @@ def audit(options: Sequence[str]) -> int:
             check=False,
         )
         if not report.exists():
-            return _unknown((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+            return _unknown((done.stderr.strip().splitlines() or ["it printed nothing"])[-1])
         packages: list[dict[str, Any]] = json.loads(report.read_text())["dependencies"]
-    return _told(packages)
+    return _report(packages)
 
 
-def _told(packages: Sequence[dict[str, Any]]) -> int:
+def _report(packages: Sequence[dict[str, Any]]) -> int:
     known = [package for package in packages if "skip_reason" not in package]
     skipped = [package for package in packages if "skip_reason" in package]
     if not known:
@@ -44,19 +44,19 @@ def _told(packages: Sequence[dict[str, Any]]) -> int:
     vulnerable = [package for package in known if package["vulns"]]
     for package in vulnerable:
         for found in package["vulns"]:
-            fixed = ", ".join(found["fix_versions"]) or "nothing yet"
+            fixed = ", ".join(found["fix_versions"]) or "no version yet"
             print(f"{package['name']} {package['version']}: {found['id']}, fixed in {fixed}")
     print(f"{len(known)} packages, {len(vulnerable)} with known vulnerabilities")
     if skipped:
-        print("nothing is known of: " + ", ".join(package["name"] for package in skipped))
+        print("no data for: " + ", ".join(package["name"] for package in skipped))
     return 1 if vulnerable else 0
 
 
 def _unknown(reason: str) -> int:
     print(
-        "error: whether a package is vulnerable is unknown, for the data about it could not be had.\n"
+        "error: cannot check for vulnerabilities, because their data cannot be fetched.\n"
         f"pip-audit: {reason}\n"
-        "Try again where the JSON pages of PyPI can be reached, or name another source: "
+        "Retry with access to the JSON pages of PyPI, or use another source: "
         "make audit AUDIT='--vulnerability-service osv'",
         file=sys.stderr,
     )

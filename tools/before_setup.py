@@ -1,4 +1,4 @@
-"""Print the Python that set-up uses; or, to standard error, what it lacks and how to mend it, and fail."""
+"""Print the Python that set-up uses. If something is missing, print it with its remedy and fail."""
 
 import sys
 
@@ -6,13 +6,13 @@ from tools import machine
 
 
 def main() -> None:
-    lacking = [
+    missing = [
         finding
         for finding in (machine.python(), machine.disk(), machine.package_index())
-        if finding.mend is not None
+        if finding.remedy is not None
     ]
-    if lacking:
-        sys.exit("\n".join(f"error: {finding.what}.\n       {finding.mend}" for finding in lacking))
+    if missing:
+        sys.exit("\n".join(f"error: {finding.what}.\n       {finding.remedy}" for finding in missing))
     print(machine.find_python())
 
 

@@ -1,4 +1,4 @@
-"""Damage made on labelled crops, in the coordinates of the face: cut, covered, dark, overexposed, tight.
+"""Damage labelled crops in the coordinates of the face: cut, covered, dark, overexposed, tight.
 
 Each function takes an RGB image, the five landmarks of its face and a generator of random numbers, and
 returns a damaged copy. Covers are drawn in the aligned crop's coordinates (112 units, `embedder.alignment`),
@@ -17,19 +17,19 @@ Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float32]
 Damage = Callable[[Image, Points, np.random.Generator], Image]
 
-_MARGIN, _SCALE = 56, 2  # a layer shows this many units around the aligned crop, this many pixels a unit
+_MARGIN, _SCALE = 56, 2  # units that a layer shows around the aligned crop; pixels per unit
 _SIDE = (112 + 2 * _MARGIN) * _SCALE
 
 
-def _cut(part: str) -> Damage:
-    """Keep what is above the mouth, below the middle of the eyes, or on one side of an eye."""
+def _cut(removed: str) -> Damage:
+    """Keep the part above the mouth, below the middle of the eyes, or on one side of an eye."""
 
     def damage(image: Image, landmarks: Points, draws: np.random.Generator) -> Image:
         left, right, nose, mouth_left, mouth_right = landmarks
         height, width = image.shape[:2]
-        if part == "lower":
+        if removed == "lower":
             return image[: max(8, int((nose[1] + (mouth_left[1] + mouth_right[1]) / 2) / 2))]
-        if part == "upper":
+        if removed == "upper":
             return image[min(height - 8, max(0, int((left[1] + right[1]) / 2))) :]
         if draws.random() < 0.5:
             return image[:, min(width - 8, max(0, int(left[0]))) :]
@@ -68,7 +68,7 @@ def _box(
 
 
 def _surface(texture: str, image: Image, landmarks: Points, draws: np.random.Generator) -> Image:
-    """A layer [_SIDE, _SIDE, 3] of one colour, of cloth, or of the skin of this face."""
+    """Return a layer [_SIDE, _SIDE, 3] of one colour, of cloth, or of the skin of this face."""
     if texture == "plain":
         return np.asarray(np.broadcast_to(draws.integers(0, 256, 3), (_SIDE, _SIDE, 3)), np.uint8)
     if texture == "skin":
@@ -84,7 +84,7 @@ def _surface(texture: str, image: Image, landmarks: Points, draws: np.random.Gen
 
 
 def _skin(image: Image, landmarks: Points) -> npt.NDArray[np.float64]:
-    """The median colour between nose and mouth corners."""
+    """Return the median colour between nose and mouth corners."""
     spots = np.stack([(landmarks[2] + landmarks[3]) / 2, (landmarks[2] + landmarks[4]) / 2]).round()
     x = np.clip(spots[:, 0], 0, image.shape[1] - 1).astype(int)
     y = np.clip(spots[:, 1], 0, image.shape[0] - 1).astype(int)
@@ -92,16 +92,16 @@ def _skin(image: Image, landmarks: Points) -> npt.NDArray[np.float64]:
 
 
 def _mask(layer: Image, alpha: Image, image: Image, landmarks: Points, draws: np.random.Generator) -> None:
-    """A face mask from nose to chin: light blue, white, black or patterned, with pleats."""
+    """Draw a face mask from nose to chin: light blue, white, black or patterned, with pleats."""
     colours = [(170, 200, 220), (230, 230, 235), (25, 25, 28)]
-    kind = int(draws.integers(0, 4))
-    if kind == 3:
+    colour = int(draws.integers(0, 4))
+    if colour == 3:
         layer[:] = _surface("cloth", image, landmarks, draws)
     else:
         rows = np.arange(_SIDE)[:, None, None]
         pleats = 8 * np.sin(rows / draws.uniform(5, 12))
         shade = 14 * np.cos((np.arange(_SIDE)[None, :, None] - _SIDE / 2) / 40)
-        layer[:] = np.clip(np.array(colours[kind]) + pleats + shade, 0, 255).astype(np.uint8)
+        layer[:] = np.clip(np.array(colours[colour]) + pleats + shade, 0, 255).astype(np.uint8)
     top = draws.uniform(58, 70)
     outline = _units(
         (18, top + 6), (56, top), (94, top + 6), (90, 102), (76, 122), (56, 128), (36, 122), (22, 102)
@@ -123,7 +123,7 @@ def _sunglasses(
 
 
 def _hand(at: str) -> Callable[[Image, Image, Image, Points, np.random.Generator], None]:
-    """A palm and four fingers in the face's own skin colour, over the mouth or over one eye and cheek."""
+    """Draw a palm and four fingers in the face's skin colour, over the mouth or over one eye and cheek."""
 
     def draw(layer: Image, alpha: Image, image: Image, landmarks: Points, draws: np.random.Generator) -> None:
         layer[:] = _surface("skin", image, landmarks, draws)
@@ -147,14 +147,14 @@ def _hand(at: str) -> Callable[[Image, Image, Image, Points, np.random.Generator
 
 
 def _side(layer: Image, alpha: Image, image: Image, landmarks: Points, draws: np.random.Generator) -> None:
-    """One half of the face, as behind a door or another head."""
+    """Cover one half of the face, as a door or another head would."""
     layer[:] = _surface(str(draws.choice(["plain", "cloth"])), image, landmarks, draws)
     corners = _units((-40, -40), (54, 152)) if draws.random() < 0.5 else _units((58, -40), (152, 152))
     cv2.rectangle(alpha, corners[0].tolist(), corners[1].tolist(), 255, -1)
 
 
 def _exposed(gain: float) -> Damage:
-    """Brightness times `gain` with a sensor's noise, cut off at white."""
+    """Multiply the brightness by `gain`, add sensor noise, and clip at white."""
 
     def damage(image: Image, landmarks: Points, draws: np.random.Generator) -> Image:
         noise = draws.normal(0, 1.5, image.shape)
@@ -164,7 +164,7 @@ def _exposed(gain: float) -> Damage:
 
 
 def _tight(share: float) -> Damage:
-    """The middle of the image."""
+    """Keep the middle of the image."""
 
     def damage(image: Image, landmarks: Points, draws: np.random.Generator) -> Image:
         height, width = (round(side * share) for side in image.shape[:2])
@@ -174,7 +174,7 @@ def _tight(share: float) -> Damage:
     return damage
 
 
-# Name → the reason that should be given for it, and how it is made.
+# Name → expected quality reason, and the function.
 DAMAGE: dict[str, tuple[str, Damage]] = {
     "cut above the mouth": ("cut", _cut("lower")),
     "cut at the eyes": ("cut", _cut("upper")),

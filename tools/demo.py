@@ -1,4 +1,4 @@
-"""`make demo`: the whole chain on this machine, from a photograph to heads of one's own."""
+"""`make demo`: the whole system on this machine, from a photograph to heads of your own."""
 
 import csv
 import io
@@ -42,9 +42,9 @@ def main() -> None:
         sys.exit(f"error: {error}\nlogs: {RUN / 'logs'}")
     stack.stop()
     print(
-        f"\nDone in {time.monotonic() - started:.0f} s. Nothing of yours was changed: "
-        "the demo has its own data in .run/demo.\n\nWhat to try next:\n"
-        "  make up                      then open http://127.0.0.1:10003 and drop a picture\n"
+        f"\nDone in {time.monotonic() - started:.0f} s. The demo keeps its own data in .run/demo and changed "
+        "nothing else.\n\nWhat to try next:\n"
+        "  make up                      then open http://127.0.0.1:10003 and drop an image\n"
         "  curl -F image=@photo.jpg http://127.0.0.1:10003/age-gender\n"
         "  docs/datasets.md             train on Adience, or on a folder of your own faces"
     )
@@ -66,18 +66,18 @@ def client_of(stack: Stack) -> Client:
 
 def from_photograph_to_own_heads(client: Client, data_dir: Path) -> None:
     photograph = PHOTOGRAPH.read_bytes()
-    say(f"predicting on {PHOTOGRAPH.name} with the heads that come with the program")
+    say(f"predicting on {PHOTOGRAPH.name} with the shipped heads")
     answer = client.predict([photograph])
     show_faces(answer)
     dataset = sampled_faces(client, data_dir) or made_up_faces(data_dir, answer.space)
-    say("training age and gender: five folds, three networks each, as queue jobs")
+    say("training age and gender: five folds of three networks, as queue jobs")
     experiment = train(client, dataset)
     show_tables(client, experiment)
-    say("promoting the new heads; the predictor takes them over without a restart")
-    versions = client.promote(experiment, refit=False, force=True)  # few faces, for the show
+    say("promoting the new heads; the predictor loads them without a restart")
+    versions = client.promote(experiment, refit=False, force=True)  # trained on few faces
     answer = predicted_by(client, photograph, set(versions.values()))
     if dataset == SYNTHETIC:
-        print("  Heads that have seen random numbers and no face: what they say here is nonsense.")
+        print("  These heads were trained on random numbers, so their predictions are meaningless.")
     show_faces(answer)
     annotated = ROOT / ".run" / "demo.png"
     annotated.write_bytes(client.annotate(photograph))
@@ -118,15 +118,15 @@ def sampled_faces(client: Client, data_dir: Path) -> str | None:
         labels = tar.extractfile("utkface/labels.csv")
         assert labels is not None
         rows = list(csv.DictReader(io.TextIOWrapper(labels)))
-        chosen = {row["file"]: row for row in random.Random(0).sample(rows, FACES)}
+        sample = {row["file"]: row for row in random.Random(0).sample(rows, FACES)}
         for member in tar:
             name = member.name.removeprefix("utkface/")
-            if name in chosen and (file := tar.extractfile(member)) is not None:
+            if name in sample and (file := tar.extractfile(member)) is not None:
                 (target / name).write_bytes(file.read())
     with (target / "labels.csv").open("w", newline="") as table:
         writer = csv.DictWriter(table, ["file", "age", "gender"])
         writer.writeheader()
-        writer.writerows(chosen.values())
+        writer.writerows(sample.values())
     client.extract(target.name)
     last: Extraction | None = None
     for last in client.watch_extraction(target.name):
@@ -138,9 +138,9 @@ def sampled_faces(client: Client, data_dir: Path) -> str | None:
 
 
 def made_up_faces(data_dir: Path, space: Space) -> str:
-    """Random embeddings with ages and genders in them, where no faces are at hand."""
-    say("no labelled faces here (AGEGENDER_DATA): using SYNTHETIC embeddings, made of random numbers")
-    print("  The figures below show that the machinery works, and nothing about faces.")
+    """Write random embeddings that depend on age and gender, as a substitute for labelled faces."""
+    say("no labelled faces found (AGEGENDER_DATA): using SYNTHETIC embeddings made of random numbers")
+    print("  The metrics below show that the system works; they mean nothing about faces.")
     draws = np.random.default_rng(0)
     age = draws.integers(1, 90, FACES).astype(np.float32)
     gender = draws.integers(0, 2, FACES).astype(np.int8)
@@ -162,7 +162,7 @@ def made_up_faces(data_dir: Path, space: Space) -> str:
             fold=(np.arange(FACES) % 5).astype(np.int16),
             embedding_mirrored=np.empty((0, space.dimension), np.float32),
         ),
-        {"kind": "synthetic: random numbers, no faces"},
+        {"format": "synthetic: random numbers, no faces"},
     )
     return SYNTHETIC
 
@@ -170,29 +170,29 @@ def made_up_faces(data_dir: Path, space: Space) -> str:
 def train(client: Client, dataset: str) -> str:
     created = experiment = client.create_experiment({**REQUEST, "dataset": dataset})
     for experiment in client.watch(created.id):
-        told = "  ".join(f"fold {fold.fold}: {_told(fold)}" for fold in experiment.folds)
-        print(f"\r  {told:<110}", end="", flush=True)
+        folds = "  ".join(f"fold {fold.fold}: {_progress(fold)}" for fold in experiment.folds)
+        print(f"\r  {folds:<110}", end="", flush=True)
     print()
     if experiment.state != "finished":
         raise RuntimeError(f"the experiment {experiment.state}: {experiment}")
     return experiment.id
 
 
-def _told(fold: Fold) -> str:
+def _progress(fold: Fold) -> str:
     return f"epoch {fold.epoch}" if fold.state == "running" else fold.state
 
 
 def show_tables(client: Client, experiment: str) -> None:
     report = json.loads(client.report(experiment))
-    print(f"\n  {'':<10}{'left-out fold':<15}{'train':>8}{'val':>8}{'test':>8}")
+    print(f"\n  {'':<10}{'held-out fold':<15}{'train':>8}{'val':>8}{'test':>8}")
     for task, rows in report["tables"].items():
         for row in rows:
-            figures = "".join(f"{row[split]:>8.4f}" for split in ("train", "validation", "test"))
-            print(f"  {task:<10}{row['fold']:<15}{figures}")
+            metrics = "".join(f"{row[split]:>8.4f}" for split in ("train", "validation", "test"))
+            print(f"  {task:<10}{row['fold']:<15}{metrics}")
     age, gender = report["out_of_fold"]["age"], report["out_of_fold"]["gender"]
     print(
-        f"\n  out of fold, as ensembles: mean age error {age['mae']:.2f} years, gender right "
-        f"{gender['accuracy']:.1%}, {age['coverage']:.1%} of the ages inside their 90 % interval"
+        f"\n  out of fold, as ensembles: mean absolute age error {age['mae']:.2f} years, gender accuracy "
+        f"{gender['accuracy']:.1%}, coverage of the 90 % intervals {age['coverage']:.1%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`make doctor`: what this machine has of what the project can use."""
+"""`make doctor`: check this machine for what the project needs and can use."""
 
 import sys
 
@@ -6,20 +6,21 @@ from tools import machine
 
 
 def main() -> None:
-    print("needed:")
-    lacking = [finding for finding in machine.needed() if not told(finding)]
-    print("of use:")
-    for finding in machine.of_use():
-        told(finding)
-    if lacking:
-        sys.exit("\nMend what is marked MISS under needed, then: make demo")
-    print("\nNothing needed is missing. Next: make demo")
+    print("required:")
+    missing = [finding for finding in machine.required() if not show(finding)]
+    print("optional:")
+    for finding in machine.optional():
+        show(finding)
+    if missing:
+        sys.exit("\nFix what is marked MISS under required, then: make demo")
+    print("\nEverything required is present. Next: make demo")
 
 
-def told(finding: machine.Finding) -> bool:
+def show(finding: machine.Finding) -> bool:
+    """Print a finding; return whether all is well."""
     print(f"  {'ok  ' if finding.good else 'MISS'}  {finding.what}")
-    if finding.mend is not None:
-        print(f"        {finding.mend}")
+    if finding.remedy is not None:
+        print(f"        {finding.remedy}")
     return finding.good
 
 

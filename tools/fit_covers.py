@@ -1,4 +1,4 @@
-"""`python -m tools.fit_covers IMAGES…`: fit the network that recognises a face that something covers.
+"""`python -m tools.fit_covers IMAGES…`: fit the network that recognises covered faces.
 
 Take faces from each folder of crops (UTKFace, All-Age-Faces), no labels, and cover them in two ways: with the
 covers of `tools.damage`, after which the face is detected again, and with random shapes on the aligned crop.
@@ -32,7 +32,7 @@ Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
 
-FACES = 800  # of each folder
+FACES = 800  # per folder
 RANDOM, VARIED = 9000, 6000
 UNITS = 32
 _SIZE = (SIZE, SIZE)

@@ -1,10 +1,11 @@
 """`python -m tools.fit_projection PACK_DIR IMAGES…`: fit the projection of an InsightFace pack's recogniser.
 
-Takes every so many of the images below the given folders, without any label, and writes
-services/insightface/embedder/packs/projections/RECOGNISER.safetensors. Each map's channels are reduced to
-their principal components, the maps brought to the same total variance, as in multiple factor analysis
-(https://doi.org/10.1002/wics.1246), and projected together on 512 principal components. Then a fixed random
-rotation: heads standardise every number, and standardised components of small variance are noise.
+Uses an evenly spaced sample of the images in the given folders, without labels, and writes
+services/insightface/embedder/packs/projections/RECOGNISER.safetensors. The channels of each map are reduced
+to their principal components. The maps are scaled to the same total variance, as in multiple factor analysis
+(https://doi.org/10.1002/wics.1246), and projected together on 512 principal components. A fixed random
+rotation follows, because heads standardise every number, and standardised components of small variance are
+noise.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from sklearn.decomposition import PCA
 Array = npt.NDArray[np.float32]
 
 MAPS = {"w600k_mbf": (FeatureMap("513"), FeatureMap("505"), FeatureMap("473", pool=2))}
-PLACES = 7 * 7  # of each map, after pooling
-CHANNELS = 64  # of each map, reduced: more would make a file that the repository does not take
+PLACES = 7 * 7  # positions per map, after pooling
+CHANNELS = 64  # per map, after reduction; more would exceed LARGEST_FILE
 DIMENSION = 512
 SIZE = FeatureMapEmbedder.size
 LARGEST_FILE = 5_000_000  # bytes
@@ -37,31 +38,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools.fit_projection", description=__doc__)
     parser.add_argument("pack", type=Path)
     parser.add_argument("images", type=Path, nargs="+")
-    parser.add_argument("--faces", type=int, default=8000, help="how many images are looked at")
+    parser.add_argument("--faces", type=int, default=8000, help="number of images to sample")
     arguments = parser.parse_args()
     detector, recogniser = find_models(arguments.pack)
     if recogniser.stem not in MAPS:
-        raise SystemExit(f"no feature maps are chosen for {recogniser.stem}: add them to MAPS")
+        raise SystemExit(f"no feature maps are defined for {recogniser.stem}; add them to MAPS")
     threads = os.cpu_count() or 1
     files = sorted(file for folder in arguments.images for file in folder.rglob("*.jpg"))
     files = files[:: max(1, len(files) // arguments.faces)]
-    chosen = MAPS[recogniser.stem]
-    read = FeatureMapEmbedder(mapped_model(onnx.load(recogniser), chosen), threads)
+    maps = MAPS[recogniser.stem]
+    read = FeatureMapEmbedder(mapped_model(onnx.load(recogniser), maps), threads)
     crops = _crops(files, ScrfdDetector(detector, threads))
     features = np.concatenate([read.embed(batch) for batch in _batches(crops)])
-    projection = fit_projection(features, chosen, _channels(recogniser, chosen))
+    projection = fit_projection(features, maps, _channels(recogniser, maps))
     PROJECTIONS.mkdir(exist_ok=True)
     target = PROJECTIONS / f"{recogniser.stem}.safetensors"
     projection.save(target)
     if target.stat().st_size > LARGEST_FILE:
-        raise SystemExit(f"{target.name} is larger than {LARGEST_FILE} bytes: give it fewer channels")
+        raise SystemExit(f"{target.name} is larger than {LARGEST_FILE} bytes; reduce CHANNELS")
     print(f"{len(features)} faces of {len(files)} images, {features.shape[1]} features → {target}")
 
 
 def fit_projection(
     features: Array, maps: Sequence[FeatureMap], channels: Sequence[int], dimension: int = DIMENSION
 ) -> Projection:
-    """Of `features` [faces, d], the maps flattened side by side; more faces than d make a better one."""
+    """Fit to `features` [faces, d], the concatenated flattened maps; d faces or more give a better fit."""
     reductions, parts = [], []
     starts = np.cumsum([0, *(count * PLACES for count in channels)])
     for number, count in enumerate(channels):
@@ -80,7 +81,7 @@ def fit_projection(
 
 
 def _channels(recogniser: Path, maps: Sequence[FeatureMap]) -> list[int]:
-    """How many channels each map has."""
+    """Return the number of channels of each map."""
     known = onnx.shape_inference.infer_shapes(onnx.load(recogniser)).graph.value_info
     shapes = {one.name: one.type.tensor_type.shape.dim for one in known}
     return [shapes[one.tensor][1].dim_value for one in maps]
@@ -89,9 +90,9 @@ def _channels(recogniser: Path, maps: Sequence[FeatureMap]) -> list[int]:
 def _crops(files: list[Path], detector: ScrfdDetector) -> Iterator[npt.NDArray[np.uint8]]:
     places = template(SIZE, FeatureMapEmbedder.zoom, FeatureMapEmbedder.down)
     for file in track(files, "faces"):
-        picture = decode(file.read_bytes(), ImageLimits())
-        for landmarks in detector.detect(picture).landmarks[:1]:
-            yield crop(picture, similarity(landmarks, places), SIZE)
+        image = decode(file.read_bytes(), ImageLimits())
+        for landmarks in detector.detect(image).landmarks[:1]:
+            yield crop(image, similarity(landmarks, places), SIZE)
 
 
 def _batches(crops: Iterator[npt.NDArray[np.uint8]], size: int = 64) -> Iterator[npt.NDArray[np.uint8]]:

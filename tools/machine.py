@@ -1,6 +1,6 @@
-"""What a machine has of what the project needs; each lack is a plain sentence and how to mend it.
+"""Check what the project needs of a machine. Each problem is a sentence with its remedy.
 
-Imports nothing but the standard library: it runs on any Python from 3.7 on, before there is a `.venv`.
+Only the standard library is imported, so it runs on any Python since 3.7, before there is a `.venv`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _SMALL_PACKAGE = "iniconfig==2.3.1"  # of constraints.txt; 8 kB
 
 @dataclass(frozen=True)
 class Finding:
-    """Something looked for; `mend` says what to do where it is missing."""
+    """Result of a check. remedy : what to do if something is missing, None if all is well."""
 
     what: str
-    mend: str | None = None
+    remedy: str | None = None
 
     @property
     def good(self) -> bool:
-        return self.mend is None
+        return self.remedy is None
 
 
 def find_python() -> str | None:
-    """Path of the Python 3.11 that `.venv` is made with: PYTHON, else the first on PATH."""
+    """Return the path of the Python 3.11 for `.venv`: PYTHON, or else the first on PATH."""
     for name in (os.environ.get("PYTHON"), "python3.11", "python3", "python"):
         path = shutil.which(name) if name else None
         if path and _runs(path, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 11))"):
@@ -45,7 +45,7 @@ def find_python() -> str | None:
 
 
 def python() -> Finding:
-    """A Python 3.11 that can make virtual environments."""
+    """Check for a Python 3.11 that can make virtual environments."""
     path = find_python()
     if path is not None and _runs(path, "-c", "import ensurepip, venv"):
         return Finding(f"Python 3.11: {path}")
@@ -62,31 +62,31 @@ def python() -> Finding:
 
 
 def disk(free: float | None = None) -> Finding:
-    """Room for `.venv`, the models and a few data sets. free : bytes, measured unless given."""
+    """Check the free disk space for `.venv`, models and a few data sets. free : bytes, default: measured."""
     free = shutil.disk_usage(".").free if free is None else free
     if free >= DISK_NEEDED:
         return Finding(f"{free / GB:.0f} GB of disk free")
     return Finding(
         f"Only {free / GB:.1f} GB of disk are free here",
-        f"About {DISK_NEEDED / GB:.0f} GB are needed for packages and models: free some, or clone to "
-        "a larger disk.",
+        f"About {DISK_NEEDED / GB:.0f} GB are needed for packages and models. Free some, or clone to a "
+        "larger disk.",
     )
 
 
 def memory(total: float | None = None) -> Finding:
-    """Memory of the machine, or of the container that this runs in. total : bytes, measured unless given."""
+    """Check the memory of the machine or container. total : bytes, measured by default."""
     total = memory_limit() if total is None else total
     if total >= MEMORY_NEEDED:
         return Finding(f"{total / GB:.0f} GB of memory")
     return Finding(
-        f"Only {total / GB:.1f} GB of memory are here",
-        f"About {MEMORY_NEEDED / GB:.0f} GB are needed. In a virtual machine or Docker Desktop give it more; "
-        "else close other programs, and keep WORKERS at 1.",
+        f"This machine has only {total / GB:.1f} GB of memory",
+        f"About {MEMORY_NEEDED / GB:.0f} GB are needed. Give a virtual machine or Docker Desktop more; "
+        "otherwise close other programs, and keep WORKERS at 1.",
     )
 
 
 def memory_limit() -> float:
-    """Bytes: the machine's memory, or the control group's limit where that is less."""
+    """Return the machine's memory in bytes, or the control group's limit if it is lower."""
     total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in _CGROUP_LIMITS:
         try:
@@ -97,11 +97,11 @@ def memory_limit() -> float:
 
 
 def ports() -> Finding:
-    """The ports that `make up` listens on, as the environment chooses them."""
+    """Check that the ports of `make up` are free."""
     used = {name: port for name, port in chosen_ports().items() if is_taken(port)}
     if not used:
         return Finding("the ports are free: " + ", ".join(map(str, chosen_ports().values())))
-    return Finding(f"In use: {listed(used)}", mend_ports(used))
+    return Finding(f"In use: {listed(used)}", ports_remedy(used))
 
 
 def chosen_ports() -> dict[str, int]:
@@ -129,7 +129,7 @@ def deprecations() -> list[str]:
 
 
 def whole_number(name: str, default: int) -> int:
-    """An environment variable; empty, as Compose passes what is not set, means the default."""
+    """Return an environment variable as a number; empty, as Compose passes unset ones, means the default."""
     given = os.environ.get(name, "").strip()
     if not given:
         return default
@@ -139,14 +139,16 @@ def whole_number(name: str, default: int) -> int:
 
 
 def listed(used: dict[str, int]) -> str:
+    """Return ports with the programs they are for."""
     return ", ".join(f"port {port} ({name})" for name, port in used.items())
 
 
-def mend_ports(used: dict[str, int]) -> str:
+def ports_remedy(used: dict[str, int]) -> str:
+    """Return what to do about ports that are in use."""
     name, port = next(iter(used.items()))
     return (
-        "Stop what listens there (make down, if it is an earlier make up; docker compose down, if it is the "
-        f"containers), or choose others: {variable(name)}={port + 10_000} make up"
+        "Stop the program that listens there (make down for an earlier make up, docker compose down for the "
+        f"containers), or use other ports: {variable(name)}={port + 10_000} make up"
     )
 
 
@@ -156,6 +158,7 @@ def variable(name: str) -> str:
 
 
 def is_taken(port: int) -> bool:
+    """Return whether a program listens on a local port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -166,11 +169,11 @@ def is_taken(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port below those that Linux gives to connections, on which nothing listens.
+    """Return a free port below Linux's ephemeral ports.
 
-    Two processes that ask at once hardly ever get the same one.
+    It is random, so that processes which start at the same time rarely get the same one.
     """
-    draws = random.SystemRandom()  # no seed of a test makes two processes draw the same
+    draws = random.SystemRandom()  # independent of the seeds that tests set
     while True:
         port = draws.randrange(20_000, 32_000)
         if not is_taken(port):
@@ -178,7 +181,7 @@ def free_port() -> int:
 
 
 def package_index() -> Finding:
-    """Whether pip, configured as it is, reaches its package index: it fetches one small package."""
+    """Check that pip, as configured, reaches its package index, by downloading a small package."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -194,23 +197,23 @@ def package_index() -> Finding:
     if done is not None and done.returncode == 0:
         return Finding("pip reaches its package index")
     if done is not None and "No module named pip" in done.stderr:
-        return Finding("whether pip reaches its package index was not tried: this Python has no pip")
+        return Finding("not checked whether pip reaches its package index: this Python has no pip")
     return Finding(
         "pip does not reach its package index, so nothing can be installed",
-        "Check the network. Behind a proxy set HTTPS_PROXY; with an index of your own set PIP_INDEX_URL. "
-        "Without any network: docs/deployment.md, Air-gapped.",
+        "Check the network. Behind a proxy set HTTPS_PROXY; for another index set PIP_INDEX_URL. "
+        "Without a network see docs/deployment.md, Air-gapped.",
     )
 
 
 def docker() -> Finding:
-    """An engine that answers, and why not where it does not."""
+    """Check for a Docker engine that answers, and for Compose."""
     only = "Only docker compose up and make compose-test need it; make up and make demo do not."
     if shutil.which("docker") is None:
         return Finding("Docker is not installed", f"https://docs.docker.com/engine/install. {only}")
     done = _run("docker", "info")
     if done is None or done.returncode != 0:
-        said = "" if done is None else done.stdout + done.stderr
-        if "permission denied" in said.lower():
+        output = "" if done is None else done.stdout + done.stderr
+        if "permission denied" in output.lower():
             return Finding(
                 "Docker runs, but this user may not use it",
                 f"sudo usermod -aG docker $USER, then log in again. {only}",
@@ -229,23 +232,26 @@ def docker() -> Finding:
 
 
 def chromium() -> Finding:
+    """Check for Chromium."""
     if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         return Finding("Chromium")
     return Finding("Chromium is missing", "Only the browser tests need it (Debian: apt install chromium).")
 
 
 def gpu() -> Finding:
+    """Check for an NVIDIA GPU."""
     if shutil.which("nvidia-smi") is not None and _runs("nvidia-smi", "-L"):
         return Finding("an NVIDIA GPU")
-    return Finding("no NVIDIA GPU", "Nothing needs one; docs/deployment.md says what it is good for.")
+    return Finding("no NVIDIA GPU", "It is optional; docs/deployment.md describes its use.")
 
 
-def needed() -> list[Finding]:
-    """What `make up` and `make demo` cannot do without."""
+def required() -> list[Finding]:
+    """Check what `make up` and `make demo` need."""
     return [python(), disk(), memory(), ports(), package_index()]
 
 
-def of_use() -> list[Finding]:
+def optional() -> list[Finding]:
+    """Check what only some commands need."""
     return [docker(), chromium(), gpu()]
 
 
@@ -255,7 +261,7 @@ def _runs(*command: str) -> bool:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
-    """None where there is no such program or it hangs."""
+    """Run a program; return None if there is none of that name or it hangs."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):

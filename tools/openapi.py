@@ -1,4 +1,4 @@
-"""`python -m tools.openapi` renews docs/openapi/: the HTTP interface of each service, for programs too."""
+"""`python -m tools.openapi` writes the OpenAPI documents of all services to docs/openapi/."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ FOLDER = ROOT / "docs" / "openapi"
 
 
 def applications() -> dict[str, FastAPI]:
-    """Every service's, by name; none is started."""
+    """Return the application of each service, not started, by name."""
     data_dir = Path(gettempdir()) / "age-gender-openapi"
     return {
         "insightface": create_embedder(EmbedderSettings(data_dir=data_dir)),
@@ -31,6 +31,7 @@ def applications() -> dict[str, FastAPI]:
 
 
 def openapi_text(app: FastAPI) -> str:
+    """Return the OpenAPI document of an application."""
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

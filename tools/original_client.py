@@ -1,8 +1,7 @@
-"""What tae898/age-gender's `client.py` sends and reads, recorded: `python -m tools.original_client`.
+"""`python -m tools.original_client`: record what tae898/age-gender's `client.py` sends and reads.
 
-The system must serve a 512-d space: `EMBEDDER_PACK=buffalo_sc make up`. The picture is scikit-image's
-`astronaut`, Eileen Collins, a NASA photograph in the public domain. Of pictures and embeddings only the first
-few characters are written down.
+The system must serve a 512-d space: `EMBEDDER_PACK=buffalo_sc make up`. The image is scikit-image's
+`astronaut`, Eileen Collins, a NASA photograph in the public domain. Images and embeddings are abridged.
 """
 
 import argparse
@@ -24,13 +23,13 @@ from tools.screenshots import photograph
 from tools.stack import ROOT
 
 DOCUMENT = ROOT / "docs" / "original-client.md"
-_TEXT, _NUMBERS = 24, 2  # characters of a string and numbers of a list that are written down
+_TEXT, _NUMBERS = 24, 2  # characters of a string and numbers of a list that are recorded
 _SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request of the client: the body as it went over the wire, and the answer's text."""
+    """One request of the client: its body as sent, and the text of the response."""
 
     url: str
     body: str
@@ -44,7 +43,7 @@ class Exchange:
 
 
 def post(url: str, message: dict[str, bytes]) -> Exchange:
-    """As the client does: `requests` makes JSON of a string that is jsonpickle already."""
+    """Send a message as the client does: `requests` encodes a jsonpickle string as JSON once more."""
     with warnings.catch_warnings(action="ignore"):
         body = jsonpickle.encode(message)
     with requests.Session() as session:
@@ -63,17 +62,17 @@ def ask_ages_and_genders(url: str, faces: list[dict[str, Any]]) -> Exchange:
 
 
 class _Command:
-    """What a hostile client would put where the array belongs."""
+    """What a hostile client would send instead of an array."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return eval, ("__import__('os').abort()",)
 
 
 def recorded(proxy: str, predictor: str) -> str:
-    """The session as Markdown. Raises `SystemExit` where the system does not answer as it should."""
-    faces = _answered(ask_faces(f"{proxy}/", photograph()))
+    """Return the session as Markdown. Raises `SystemExit` if the system returns an error."""
+    faces = _successful(ask_faces(f"{proxy}/", photograph()))
     found = faces.decoded["face_detection_recognition"]
-    predictions = _answered(ask_ages_and_genders(f"{predictor}/", found))
+    predictions = _successful(ask_ages_and_genders(f"{predictor}/", found))
     refused = post(f"{predictor}/", {"embeddings": pickle.dumps(_Command())})
     info = requests.get(f"{predictor}/info", timeout=_SECONDS).json()
     packages = ", ".join(f"{name} {version(name)}" for name in ("requests", "jsonpickle", "numpy"))
@@ -86,7 +85,7 @@ The image is the public-domain photograph of Eileen Collins. `…` marks omissio
 
 ## An image to the embedder-proxy, `:10002/`
 
-{_told(faces)}
+{_session(faces)}
 
 `jsonpickle.decode` returns NumPy arrays:
 
@@ -96,7 +95,7 @@ The image is the public-domain photograph of Eileen Collins. `…` marks omissio
 
 ## Embeddings to the predictor, `:10003/`
 
-{_told(predictions)}
+{_session(predictions)}
 
 `jsonpickle.decode` returns:
 
@@ -108,17 +107,17 @@ The image is the public-domain photograph of Eileen Collins. `…` marks omissio
 
 Nothing is executed. The parser accepts only the opcodes that arrays of numbers need, and rejects all others.
 
-{_told(refused)}
+{_session(refused)}
 """
 
 
-def _answered(exchange: Exchange) -> Exchange:
+def _successful(exchange: Exchange) -> Exchange:
     if exchange.status != 200:
         raise SystemExit(f"error: {exchange.url} answered {exchange.status}: {exchange.text[:500]}")
     return exchange
 
 
-def _told(exchange: Exchange) -> str:
+def _session(exchange: Exchange) -> str:
     sent = json.dumps(_shortened(json.loads(json.loads(exchange.body))), ensure_ascii=False)
     answer = json.dumps(_shortened(json.loads(exchange.text)), ensure_ascii=False)
     path = "/" + exchange.url.partition("://")[2].partition("/")[2]

@@ -1,7 +1,7 @@
-"""`make sbom`: what the virtual environment and each image are made of, as CycloneDX, in .run/sbom.
+"""`make sbom`: write CycloneDX bills of materials of the virtual environment and of each image to .run/sbom.
 
-Python packages by `cyclonedx-py`, Debian packages by the image's own `dpkg-query`. Images are those that
-Compose built; without an engine they are left out, and that is said.
+Python packages are listed by `cyclonedx-py`, Debian packages by `dpkg-query` in the image. Images are those
+that Compose built; without a Docker engine they are skipped, with a message.
 """
 
 import argparse
@@ -34,17 +34,17 @@ _DEBIAN_PACKAGES = "${Package}\t${Version}\t${Architecture}\n"
 
 
 class SbomError(Exception):
-    """Why there is no bill of materials, and what to do."""
+    """A bill of materials cannot be written; the message is for users."""
 
 
 def environment_bom(environment: Path) -> dict[str, Any]:
-    """The bill of materials of a virtual environment."""
+    """Return the bill of materials of a virtual environment."""
     options = ("environment", "--output-reproducible", "--no-validate")  # `write_bom` validates
     return dict(json.loads(_output([sys.executable, "-m", "cyclonedx_py", *options, str(environment)])))
 
 
 def image_bom(image: str) -> dict[str, Any]:
-    """The same of an image, with its Debian packages. Raises `SbomError`."""
+    """Return the bill of materials of an image, with its Debian packages. Raises `SbomError`."""
     with tempfile.TemporaryDirectory() as scratch:
         environment = Path(scratch) / "venv"
         _output([sys.executable, "-m", "venv", "--without-pip", str(environment)])
@@ -58,23 +58,23 @@ def image_bom(image: str) -> dict[str, Any]:
         _debian_component(*line.split("\t")) for line in packages.splitlines()
     ]
     name, _, tag = image.partition(":")
-    made_of = {"type": "container", "name": name, "version": tag or "latest", "bom-ref": image}
-    bom["metadata"]["component"] = made_of
-    bom.pop("dependencies", None)  # they start at a component that was replaced
+    component = {"type": "container", "name": name, "version": tag or "latest", "bom-ref": image}
+    bom["metadata"]["component"] = component
+    bom.pop("dependencies", None)  # they refer to a component that was replaced
     return bom
 
 
 def write_bom(bom: dict[str, Any], path: Path) -> None:
-    """Raises `SbomError` for what is no CycloneDX."""
+    """Validate and write a bill of materials. Raises `SbomError` if it is invalid."""
     text = json.dumps(bom, indent=2)
     if (error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
-        raise SbomError(f"{path.name} is no CycloneDX 1.6: {error}")
+        raise SbomError(f"{path.name} is not valid CycloneDX 1.6: {error}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
 
 
 def built_images() -> list[str]:
-    """Those of `IMAGES` that the engine has; none without an engine."""
+    """Return those of `IMAGES` that the Docker engine has; none without an engine."""
     if shutil.which("docker") is None:
         return []
     return [image for image in IMAGES if _run(["docker", "image", "inspect", image]).returncode == 0]
@@ -115,19 +115,19 @@ def _output(command: list[str]) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make sbom")
     parser.add_argument("--to", type=Path, default=FOLDER)
-    parser.add_argument("--image", action="append", help="default: all that were built")
-    asked = parser.parse_args()
-    images = asked.image or built_images()
+    parser.add_argument("--image", action="append", help="image to describe; default: all that were built")
+    arguments = parser.parse_args()
+    images = arguments.image or built_images()
     try:
         for name in ("venv", *images):
             bom = environment_bom(ROOT / ".venv") if name == "venv" else image_bom(name)
-            path = asked.to / f"{name.replace('/', '-').replace(':', '-')}.cdx.json"
+            path = arguments.to / f"{name.replace('/', '-').replace(':', '-')}.cdx.json"
             write_bom(bom, path)
             print(f"{path}: {len(bom['components'])} components", flush=True)
     except SbomError as error:
         sys.exit(f"error: {error}")
-    if not asked.image and (missing := [image for image in IMAGES if image not in images]):
-        print(f"left out, as no engine here has them: {', '.join(missing)} (docker compose build makes them)")
+    if not arguments.image and (missing := [image for image in IMAGES if image not in images]):
+        print(f"skipped, because they were not built: {', '.join(missing)} (run docker compose build)")
 
 
 if __name__ == "__main__":

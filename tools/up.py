@@ -1,4 +1,4 @@
-"""`make up`: start everything, say where it is, stop it at Ctrl-C."""
+"""`make up`: start all services, print their addresses, and stop them at Ctrl-C."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ TRAINING = ("embedder", "embedder-proxy", "trainer")
 
 
 def main() -> None:
-    load_dotenv(ROOT / ".env")  # as Compose does; what the environment has goes first
+    load_dotenv(ROOT / ".env")  # as Compose does; the environment takes precedence
     stack = Stack(
         data_dir=Path(os.environ.get("DATA_DIR") or ROOT / "data"),
         run_dir=ROOT / ".run" / "up",
@@ -26,14 +26,14 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     for sentence in machine.deprecations():
         print(f"warning: {sentence}", flush=True)
-    if (memory := machine.memory()).mend is not None:
-        print(f"warning: {memory.what}. {memory.mend}", flush=True)
+    if (memory := machine.memory()).remedy is not None:
+        print(f"warning: {memory.what}. {memory.remedy}", flush=True)
     try:
         stack.start()
         print("starting; logs are in .run/up/logs", flush=True)
         stack.wait_ready(TRAINING)
-        _tell_of_predictions(stack)
-        _tell(stack)
+        _warn_without_heads(stack)
+        _print_addresses(stack)
         _watch(stack)
     except StackError as error:
         sys.exit(f"error: {error}")
@@ -45,15 +45,15 @@ def main() -> None:
         stack.stop()
 
 
-def _tell_of_predictions(stack: Stack) -> None:
-    """A space that has no heads yet is no reason to stop: here is where they are trained."""
+def _warn_without_heads(stack: Stack) -> None:
+    """Warn if the predictor has no heads. This system may be started to train them."""
     try:
         stack.wait_ready(("predictor",), 10)
     except NotReady as error:
         print(f"warning: {error}", flush=True)
 
 
-def _tell(stack: Stack) -> None:
+def _print_addresses(stack: Stack) -> None:
     print(
         f"\nready. Predictor and its page: {stack.url('predictor')}\n"
         f"       Trainer and its page:   {stack.url('trainer')}\n"
@@ -65,7 +65,7 @@ def _tell(stack: Stack) -> None:
 
 
 def _watch(stack: Stack) -> None:
-    """Until supervisor ends by `make down`. Raises `StackError` where it ended otherwise."""
+    """Wait until `make down` ends supervisor. Raises `StackError` if it ends for another reason."""
     assert stack.process is not None
     while (code := stack.process.poll()) is None:
         time.sleep(1)

@@ -1,6 +1,6 @@
-"""`python -m tools.wheels`: whether what the images install can be had as wheels for arm64 too.
+"""`python -m tools.wheels`: check that all packages of the images have wheels for arm64.
 
-Asks pip, which asks its package index; nothing is installed.
+It uses `pip install --dry-run`, so nothing is installed.
 """
 
 import subprocess
@@ -18,31 +18,31 @@ IMAGES = (
     "agegender-predictor",
     "agegender-trainer",
 )
-BESIDE = ("insightface",)  # installed without its dependencies
+WITHOUT_DEPENDENCIES = ("insightface",)
 ARM64 = ("manylinux2014_aarch64", "manylinux_2_28_aarch64")
 
 
 def compiled() -> dict[str, str]:
-    """Name → version of the packages with machine code that the images install, as they stand in `.venv`."""
+    """Return name → version of the packages with machine code that the images install, as in `.venv`."""
     found: dict[str, Distribution] = {}
-    waiting = [Requirement(name) for name in (*IMAGES, *BESIDE)]
+    waiting = [Requirement(name) for name in (*IMAGES, *WITHOUT_DEPENDENCIES)]
     seen: set[str] = set()
     while waiting:
-        wanted = waiting.pop()
-        key = f"{canonicalize_name(wanted.name)}[{','.join(sorted(wanted.extras))}]"
+        requirement = waiting.pop()
+        key = f"{canonicalize_name(requirement.name)}[{','.join(sorted(requirement.extras))}]"
         if key in seen:
             continue
         seen.add(key)
         try:
-            package = distribution(wanted.name)
-        except PackageNotFoundError:  # of another system, such as an accelerator's libraries
+            package = distribution(requirement.name)
+        except PackageNotFoundError:  # for another system, such as a GPU's libraries
             continue
-        found[canonicalize_name(wanted.name)] = package
-        if wanted.name in BESIDE:
+        found[canonicalize_name(requirement.name)] = package
+        if requirement.name in WITHOUT_DEPENDENCIES:
             continue
         for line in package.requires or []:
             needed = Requirement(line)
-            extras = [{"extra": extra} for extra in wanted.extras] or [{"extra": ""}]
+            extras = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
             if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
                 waiting.append(needed)
     return {
@@ -58,6 +58,7 @@ def _is_compiled(package: Distribution) -> bool:
 
 
 def has_arm64_wheel(name: str, version: str) -> bool:
+    """Return whether the package index has a wheel for arm64."""
     platforms = [f"--platform={platform}" for platform in ARM64]
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -84,9 +85,9 @@ def has_arm64_wheel(name: str, version: str) -> bool:
 def main() -> None:
     missing = []
     for name, version in compiled().items():
-        good = has_arm64_wheel(name, version)
-        print(f"  {'ok  ' if good else 'MISS'}  {name} {version}", flush=True)
-        if not good:
+        found = has_arm64_wheel(name, version)
+        print(f"  {'ok  ' if found else 'MISS'}  {name} {version}", flush=True)
+        if not found:
             missing.append(name)
     if missing:
         sys.exit(f"no wheel for arm64: {', '.join(missing)}")

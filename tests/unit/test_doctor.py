@@ -1,4 +1,4 @@
-"""`make doctor`, `make setup` and `make up` say in a sentence what the machine lacks and how to mend it."""
+"""`make doctor`, `make setup` and `make up` report what the machine lacks and what to do."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_port_in_use_is_named_with_its_program_and_another_is_offered(
     monkeypatch.setenv("PREDICTOR_PORT", str(listener))
     found = machine.ports()
     assert f"port {listener} (predictor)" in found.what
-    assert found.mend is not None and f"PREDICTOR_PORT={listener + 10_000} make up" in found.mend
+    assert found.remedy is not None and f"PREDICTOR_PORT={listener + 10_000} make up" in found.remedy
 
 
 def test_make_up_refuses_a_port_in_use_with_the_same_sentence(listener: int, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     found = machine.docker()
     assert found.what == "Docker is not installed"
-    assert found.mend is not None and "make up and make demo do not" in found.mend
+    assert found.remedy is not None and "make up and make demo do not" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_docker_that_cannot_be_used_is_told_with_the_reason(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = machine.docker()
     assert what in found.what
-    assert found.mend is not None and mend in found.mend
+    assert found.remedy is not None and mend in found.remedy
 
 
 def test_real_docker_without_its_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_wrong_python_is_told_with_its_version_and_how_to_get_another(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = machine.python()
     assert found.what.startswith("Python 3.11 was not found (this is 3.")
-    assert found.mend is not None and "PYTHON=/path/to/python3.11 make setup" in found.mend
+    assert found.remedy is not None and "PYTHON=/path/to/python3.11 make setup" in found.remedy
 
 
 def test_python_without_venv_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,16 +122,16 @@ def test_python_without_venv_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = machine.python()
     assert "cannot make virtual environments" in found.what
-    assert found.mend is not None and "python3.11-venv" in found.mend
+    assert found.remedy is not None and "python3.11-venv" in found.remedy
 
 
 def test_little_memory_and_disk_are_told_with_what_is_needed() -> None:
-    assert machine.memory(2e9).what == "Only 2.0 GB of memory are here"
-    assert "About 3 GB are needed" in str(machine.memory(2e9).mend)
+    assert machine.memory(2e9).what == "This machine has only 2.0 GB of memory"
+    assert "About 3 GB are needed" in str(machine.memory(2e9).remedy)
     assert machine.disk(1e9).what == "Only 1.0 GB of disk are free here"
-    assert "About 5 GB are needed" in str(machine.disk(1e9).mend)
-    assert machine.memory(8e9).mend is None
-    assert machine.disk(8e9).mend is None
+    assert "About 5 GB are needed" in str(machine.disk(1e9).remedy)
+    assert machine.memory(8e9).remedy is None
+    assert machine.disk(8e9).remedy is None
 
 
 def test_memory_is_that_of_the_control_group_where_it_has_less(
@@ -183,7 +183,7 @@ def test_setup_without_network_says_so_before_it_makes_anything(tmp_path: Path) 
         check=False,
     )
     assert done.returncode != 0
-    assert "1/4 looking at this machine" in done.stdout
+    assert "1/4 checking this machine" in done.stdout
     assert "error: pip does not reach its package index" in done.stderr
     assert "Air-gapped" in done.stderr
     assert not (tmp_path / ".venv").exists()
