@@ -5,8 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agegender.faces import Face, ImageFaces
-from agegender.landmarks import turned_points
+from agegender.faces import Face, ImageFaces, turned_points
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality

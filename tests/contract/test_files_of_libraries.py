@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainer.evaluation.tensorboard import write_events
+from trainer.experiments.fold import write_events
 from trainer.jobs import train_fold
 from trainer.runs.queue import job_queue
 from trainer.runs.run import Step
@@ -49,7 +49,7 @@ def test_event_file_that_is_cut_short_is_read_up_to_there_and_written_again(tmp_
 
 def test_drawing_goes_on_with_a_font_cache_that_is_cut_short(tmp_path: Path) -> None:
     program = (
-        "from trainer.reports.plots import drawn; import matplotlib; print(matplotlib.get_cachedir());"
+        "from trainer.reports.render import drawn; import matplotlib; print(matplotlib.get_cachedir());"
         "assert '<svg' in drawn(lambda axes: axes.set_xlabel('years'))"
     )
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}

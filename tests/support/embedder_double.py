@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem, Rotation
-from agegender.landmarks import turned_box, turned_points
+from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem, Rotation, turned_box, turned_points
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
 

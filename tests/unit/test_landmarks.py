@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from agegender.faces import Face, ImageFaces
-from agegender.landmarks import eye_roll, plausible, turned_box, turned_points
+from agegender.faces import Face, ImageFaces, eye_roll, plausible, turned_box, turned_points
 
 BOX = (30.0, 20.0, 90.0, 100.0)
 FACE = [(45.0, 50.0), (75.0, 50.0), (60.0, 65.0), (48.0, 80.0), (72.0, 80.0)]  # of 150 x 120 pixels

@@ -6,8 +6,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from agegender.heads.answers import AgeAnswer, GenderAnswer
-from agegender.predictions import FaceAnswer, Quality
+from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, Quality
 from PIL import Image
 from predictor.drawing import annotated, label_lines
 from predictor.label_layout import Box, label_boxes

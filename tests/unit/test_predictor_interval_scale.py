@@ -4,8 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from agegender.heads.answers import AgeAnswer
-from agegender.predictions import QualityReason
+from agegender.predictions import AgeAnswer, QualityReason
 from hypothesis import given
 from hypothesis import strategies as st
 from predictor.quality import OTHER_SCALES, REASON_SCALES, interval_scale, scaled

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainer.evaluation.tensorboard import write_events
+from trainer.experiments.fold import write_events
 
 MEMBER: dict[str, dict[str, Any]] = {
     "age": {"mae": 5.0, "nll": 3.0, "faces": 9, "floor": 0.4},

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
-from agegender.heads.answers import age_answers, gender_answers
 from agegender.predictions import (
     AgeGenderAnswer,
     EmbeddingsAnswer,
@@ -15,6 +14,8 @@ from agegender.predictions import (
     FaceEstimate,
     ImageAnswer,
     Quality,
+    age_answers,
+    gender_answers,
 )
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline

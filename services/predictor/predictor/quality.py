@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from agegender.faces import FaceGeometry
-from agegender.heads.answers import AgeAnswer
+from agegender.faces import FaceGeometry, plausible
 from agegender.labels import MAX_AGE
-from agegender.landmarks import plausible
-from agegender.predictions import Quality, QualityReason
+from agegender.predictions import AgeAnswer, Quality, QualityReason
 
 _Table = tuple[tuple[float, float], ...]
 

@@ -12,8 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-from agegender.faces import FaceSelection, Rotation
-from agegender.landmarks import eye_roll, plausible, turned_box, turned_points
+from agegender.faces import FaceSelection, Rotation, eye_roll, plausible, turned_box, turned_points
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]

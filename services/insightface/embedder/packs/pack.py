@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from agegender.faces import Face
-from agegender.landmarks import turned_points
+from agegender.faces import Face, turned_points
 from agegender.spaces import Space
 
 from embedder.alignment import crop, similarity, template

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from agegender.heads.answers import entropy
 from agegender.heads.calibration import mean_years
+from agegender.predictions import entropy
 from agegender.wire import (
     DIMENSION,
     OriginalAge,

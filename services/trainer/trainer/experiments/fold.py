@@ -5,6 +5,7 @@ per held-out fold, trained on all other faces, without a validation split, for a
 with one. Neither the weights nor that number of epochs depend on the held-out fold.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import numpy.typing as npt
 from agegender.files import write_json, write_npz, write_safetensors
 from agegender.heads.head import Task, over_years
 from safetensors.numpy import load as load_safetensors
+from torch.utils.tensorboard import SummaryWriter
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
 from trainer.evaluation.metrics import age_metrics, gender_metrics
-from trainer.evaluation.tensorboard import write_events
 from trainer.experiments.experiment import (
     BANK,
     CHECKPOINT,
@@ -39,6 +40,7 @@ from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank, train_without_validation
 
 _FINAL_SEED = 1_000_000  # in place of a fold's number
+EVENTS = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -203,3 +205,23 @@ def _train_longer(
     attempt.check()
     write_events(directory, {"best_epochs": bank.best_epochs, "curve": bank.curve, "splits": {}})
     return bank
+
+
+def write_events(fold_dir: Path, metrics: dict[str, Any]) -> None:
+    """Replace `fold_dir/tensorboard/` by the content of metrics.json.
+
+    It has the loss of each epoch, and the members' mean metrics on each split at the mean best epoch.
+    """
+    shutil.rmtree(fold_dir / EVENTS, ignore_errors=True)
+    best = round(float(np.mean(metrics["best_epochs"])))
+    with SummaryWriter(str(fold_dir / EVENTS)) as writer:
+        for epoch, (train, validation) in enumerate(metrics["curve"], 1):
+            writer.add_scalar("loss/train", train, epoch)
+            if validation is not None:
+                writer.add_scalar("loss/validation", validation, epoch)
+        for split, members in metrics["splits"].items():
+            for task, metrics_of_task in members[0].items():
+                for name in metrics_of_task:
+                    values = [member[task][name] for member in members if member[task][name] is not None]
+                    if values and name not in ("faces", "floor"):
+                        writer.add_scalar(f"{task} {name}/{split}", float(np.mean(values)), best)

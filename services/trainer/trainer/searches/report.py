@@ -7,8 +7,7 @@ import numpy as np
 from agegender.files import write_json, write_text
 from matplotlib.axes import Axes
 
-from trainer.reports.plots import drawn
-from trainer.reports.render import as_page, table_lines
+from trainer.reports.render import as_page, drawn, table_lines
 from trainer.reports.tables import Table, number
 from trainer.runs.store import REPORT
 from trainer.searches.search import Search, SearchStatus, TrialStatus, begun_numbers, search_dir
