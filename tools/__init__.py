@@ -1,1 +1,1 @@
-"""What the Makefile runs."""
+"""Commands that the Makefile runs."""

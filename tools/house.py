@@ -110,7 +110,7 @@ class House:
     def settings(self) -> list[str]:
         """Return the environment variables in docs/configuration.md, which is generated from the code.
 
-        Deprecated names and what only make and Compose read are left out.
+        Deprecated names, and variables that only make and Compose read, are omitted.
         """
         page = (self.root / "docs" / "configuration.md").read_text(encoding="utf-8")
         sections = re.split(r"^## ", page, flags=re.MULTILINE)

@@ -62,7 +62,7 @@ def ask_ages_and_genders(url: str, faces: list[dict[str, Any]]) -> Exchange:
 
 
 class _Command:
-    """What a hostile client would send instead of an array."""
+    """A value that a hostile client would send instead of an array."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return eval, ("__import__('os').abort()",)

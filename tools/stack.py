@@ -125,7 +125,7 @@ class Stack:
     def check_programs(self) -> None:
         """Raise `StackError` if a program ended and a restart does not help.
 
-        Its exit status says that its settings are invalid, supervisor gave up, or it ended `_ENDS` times
+        Its exit status means invalid settings, supervisor gave up, or it ended `_ENDS` times
         since the start.
         """
         for program in self._programs():

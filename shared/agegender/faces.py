@@ -33,7 +33,7 @@ Rotation = Annotated[
 
 
 class FaceGeometry(BaseModel):
-    """Where a face is. Coordinates are pixels of the image as sent, with its EXIF orientation applied."""
+    """The position of a face. Coordinates are pixels of the image as sent, with its EXIF orientation applied."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,9 +80,9 @@ class ImageFaces(BaseModel):
     height: int
     rotation: Rotation = 0
     faces: list[Face]
-    faces_found: int = Field(0, description="faces detected in the image, the ones left out included")
+    faces_found: int = Field(0, description="faces detected in the image, including those not returned")
     truncated: bool = Field(
-        False, description="whether smaller faces are left out because of a limit on faces per image"
+        False, description="whether smaller faces are omitted because of a limit on faces per image"
     )
 
     @model_validator(mode="after")
@@ -111,7 +111,7 @@ class ImageFaces(BaseModel):
 
 
 class FaceSelection(BaseModel):
-    """Which faces of an image are wanted; the default is all. Only these are embedded."""
+    """Which faces of an image are requested; the default is all. Only these are embedded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class ImageProblem(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """False: the image could not be read; `problem` says why."""
+        """False: the image could not be read; `problem` has the reason."""
         return False
 
     @property

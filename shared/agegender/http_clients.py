@@ -1,9 +1,9 @@
 """Set up HTTP clients: service addresses, certificates, and when to use a proxy.
 
-Services call each other directly, whatever the environment says. The client library and the command line use
-the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so that
-an API key for a private address never reaches a proxy. `SSL_CERT_FILE` and `SSL_CERT_DIR` apply to all of
-them, `.netrc` to none.
+Services call each other directly, whatever the environment defines. The client library and the command line
+use the environment's proxy (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) for public hosts only, so
+that an API key for a private address never reaches a proxy. `SSL_CERT_FILE` and `SSL_CERT_DIR` apply to all
+of them, `.netrc` to none.
 """
 
 import importlib.util

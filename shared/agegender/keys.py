@@ -13,7 +13,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Scope(StrEnum):
-    """What a key permits; `admin` permits everything."""
+    """A permission of a key; `admin` permits everything."""
 
     PREDICT = "predict"
     TRAIN = "train"

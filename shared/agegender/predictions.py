@@ -31,7 +31,7 @@ RequestId = Annotated[
 
 
 class Quality(BaseModel):
-    """How reliable the answer for a face is: 1 for a good portrait, near 0 for a guess."""
+    """Reliability of the answer for a face: 1 for a good portrait, near 0 for a guess."""
 
     score: float = Field(ge=0, le=1, description="product of the factors of all measures", examples=[0.92])
     interval_scale: float = Field(
@@ -121,7 +121,7 @@ class ImageAnswer(BaseModel):
     faces: list[FaceAnswer]
     faces_found: int = Field(0, description="faces detected in the image, including those not returned")
     truncated: bool = Field(
-        False, description="whether smaller faces are left out because of a limit on faces per image"
+        False, description="whether smaller faces are omitted because of a limit on faces per image"
     )
 
     @property

@@ -21,7 +21,7 @@ MAX_WIDTH = 2**20  # numbers in memory per face; 4 MiB
 
 
 class Task(StrEnum):
-    """What a head predicts."""
+    """The label that a head predicts."""
 
     AGE = "age"
     GENDER = "gender"

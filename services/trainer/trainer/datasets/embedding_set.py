@@ -90,7 +90,7 @@ class FaceLabels:
 
     @property
     def has_hashes(self) -> bool:
-        """Whether every face has its hashes, so that copies of an image can be found."""
+        """Return whether every face has its hashes, so that copies of an image can be found."""
         return len(self.file_sha256) == len(self) and len(self.image_hash) == len(self)
 
     @property

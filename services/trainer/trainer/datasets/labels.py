@@ -87,7 +87,7 @@ LabelRow = LabelledImage | Removed
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How one label format is recognised and read.
+    """A label format: its recognition and its reader.
 
     Attributes
     ----------

@@ -119,7 +119,7 @@ def write_final(
     attempt: Attempt,
     device: TrainingDevice,
 ) -> None:
-    """Train on all faces if that was chosen, renew the report, and write metrics.json last.
+    """Train on all faces if that was selected, renew the report, and write metrics.json last.
 
     Raises `GivenUp` if the attempt must stop.
     """

@@ -74,7 +74,7 @@ def compared(folds: dict[str, Any], refits: dict[str, Any]) -> dict[str, Any]:
     """Choose what to serve by the out-of-fold negative log-likelihood per face, summed over the tasks.
 
     Both have the same number of networks and the same calibration. If they are equal, the folds' networks are
-    chosen, because they exist already.
+    selected, because they exist already.
     """
     nll = {
         name: sum(metrics["nll"] for metrics in tasks.values())

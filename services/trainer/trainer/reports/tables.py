@@ -59,7 +59,7 @@ def origins(summary: dict[str, Any]) -> list[str]:
     if source := experiment.get("warm_start") or experiment.get("start_from"):
         sentences.append(f"Training started from the weights of experiment {source}.")
     if experiment.get("chosen_by"):
-        sentences.append(_chosen_by(experiment))
+        sentences.append(_options_of(experiment))
     return sentences
 
 
@@ -117,14 +117,14 @@ def _served_table(task: str, summary: dict[str, Any]) -> Table:
     )
 
 
-def _chosen_by(experiment: dict[str, Any]) -> str:
-    chosen = experiment["chosen_by"]
+def _options_of(experiment: dict[str, Any]) -> str:
+    search = experiment["chosen_by"]
     source = (
-        f"The options are those of trial {chosen['trial']}, the best of {chosen['trials']}, of search "
-        f"{chosen['search']} on {' and '.join(chosen['datasets'])}."
+        f"The options are those of trial {search['trial']}, the best of {search['trials']}, of search "
+        f"{search['search']} on {' and '.join(search['datasets'])}."
     )
-    if not set(chosen["datasets"]) & set(experiment["datasets"]):
-        shared = chosen.get("shared_faces")
+    if not set(search["datasets"]) & set(experiment["datasets"]):
+        shared = search.get("shared_faces")
         if shared:
             return (
                 f"{source} It used {shared} of these faces in other data sets, so the metrics are optimistic."
@@ -133,8 +133,8 @@ def _chosen_by(experiment: dict[str, Any]) -> str:
             " by name (their images were not compared)" if shared is None else " and none of their faces"
         )
         return f"{source} It used none of these data sets{unknown}, so the metrics are independent of it."
-    held_out = [fold for fold in experiment["folds"] if fold in chosen["held_out"]]
-    if chosen["datasets"] != experiment["datasets"] or not held_out:
+    held_out = [fold for fold in experiment["folds"] if fold in search["held_out"]]
+    if search["datasets"] != experiment["datasets"] or not held_out:
         return f"{source} It used faces of every fold, so the metrics are slightly optimistic."
     names = ", ".join(str(fold) for fold in held_out)
     return (

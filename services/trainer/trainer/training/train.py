@@ -56,7 +56,7 @@ class TrainedBank:
 
 @dataclass(frozen=True)
 class _Training:
-    """What all epochs share: the networks, the optimizer, and the training faces on the device.
+    """State shared by all epochs: the networks, the optimizer, and the training faces on the device.
 
     average : moving average of the bank's weights, if the options ask for one.
     mean, std : of the training embeddings [dimension]; inputs are standardised with them.
