@@ -33,7 +33,7 @@ Rotation = Annotated[
 
 
 class FaceGeometry(BaseModel):
-    """The position of a face. Coordinates are pixels of the image as sent, with its EXIF orientation applied."""
+    """The position of a face, in pixels of the image as sent with its EXIF orientation applied."""
 
     model_config = ConfigDict(extra="forbid")
 
