@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from agegender import display
 from agegender.errors import Problem
 from agegender.predictions import AgeGenderAnswer, ImageAnswer
 from agegender.spaces import Space
@@ -99,9 +100,9 @@ def show_faces(answer: AgeGenderAnswer) -> None:
     print(f"  {'face':<6}{'age':>6}   {'90 % interval':<16}{'group':<8}{'gender':<8}{'sure':>6}")
     for number, face in enumerate(image.faces, 1):
         age, gender = face.age, face.gender
-        low, high = age.interval
+        low, high = display.interval(age.interval)
         print(
-            f"  {number:<6}{age.mean:>6.1f}   {f'{low:.0f} to {high:.0f}':<16}{age.group:<8}"
+            f"  {number:<6}{age.mean:>6.1f}   {f'{low} to {high}':<16}{age.group:<8}"
             f"{gender.label:<8}{gender.probability[gender.label]:>6.1%}"
         )
 
