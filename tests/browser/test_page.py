@@ -86,7 +86,7 @@ def new_page(browser: "Browser", url: str) -> Iterator[NewPage]:
 
 @pytest.fixture
 def close_up(tmp_path: Path, astronaut: Path) -> Path:
-    """The astronaut's face, up to the picture's edges."""
+    """The astronaut's face, up to the edges of the image."""
     path = tmp_path / "close-up.png"
     Image.open(astronaut).crop((176, 66, 280, 182)).resize((416, 464)).save(path)
     return path

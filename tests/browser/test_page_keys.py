@@ -80,4 +80,4 @@ def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp
             give_key(page, SECRET)
             page.wait_for_selector(".state:text-is('queued')")
             save_experiment(tmp_path, experiment.model_copy(update={"cancelled": True}))
-            page.wait_for_selector(".state:text-is('cancelled')")  # told by the stream of events
+            page.wait_for_selector(".state:text-is('cancelled')")  # reported by the stream of events

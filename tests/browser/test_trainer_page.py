@@ -27,7 +27,9 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         trainer.start_worker()
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(60_000)
-        page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(trainer.url)
         page.locator("#start [name=dataset] option[value=made]").wait_for(state="attached")
@@ -39,7 +41,7 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         assert card.locator(".folds div").count() == 5
         card.locator("polyline").first.wait_for(state="attached", timeout=_LONG)
         page.wait_for_selector("#experiments article[data-state=finished]", timeout=_LONG)
-        # Twice five folds, and every curve has the points that the worker told.
+        # Twice five folds, and every curve has the points that the worker reported.
         lines = card.locator("polyline")
         assert lines.count() == 10
         points = [str(lines.nth(index).get_attribute("points")).split() for index in range(10)]

@@ -1,4 +1,4 @@
-"""Pictures of crowds through the real `human` pack, proxy and predictor: a limit, not a failure."""
+"""Images of crowds through the real `human` pack, proxy and predictor: a limit, not a failure."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a request passes before a route: keys, limits, origins, headers; the same in every service."""
+"""Guards before the routes of every service: keys, limits, origins and headers."""
 
 import os
 import socket
@@ -55,8 +55,8 @@ def made_app(**settings: Any) -> FastAPI:
     )
 
     @app.post("/wish")
-    async def wish(wanted: Wish) -> Wish:
-        return wanted
+    async def wish(sent: Wish) -> Wish:
+        return sent
 
     @app.post("/{name}/promote", dependencies=[Depends(needs(Scope.ADMIN))])
     async def promote(name: str, request: Request) -> str:

@@ -58,7 +58,7 @@ def test_option_is_taken_wherever_it_stands(predictor: httpx.Client, proxy: Embe
 
 @pytest.mark.parametrize("way", SENT_AS)
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"max_face": 1}, "did you mean 'max_faces'?"),
         ({"converage": 0.5}, "did you mean 'coverage'?"),
@@ -69,11 +69,11 @@ def test_option_is_taken_wherever_it_stands(predictor: httpx.Client, proxy: Embe
     ],
 )
 def test_unknown_option_gets_the_nearest_name(
-    predictor: httpx.Client, way: str, options: dict[str, Any], said: str
+    predictor: httpx.Client, way: str, options: dict[str, Any], message: str
 ) -> None:
     answer = predictor.post("/age-gender", **SENT_AS[way](options))
     assert (answer.status_code, slug(answer)) == (422, "invalid-request")
-    assert said in answer.json()["detail"] and next(iter(options)) in answer.json()["detail"]
+    assert message in answer.json()["detail"] and next(iter(options)) in answer.json()["detail"]
 
 
 def test_option_with_two_values_is_rejected_and_with_the_same_twice_taken(predictor: httpx.Client) -> None:
@@ -105,9 +105,9 @@ def test_options_of_embeddings_are_query_or_members(predictor: httpx.Client) -> 
         ({"json": embedding(coverag=1)}, "did you mean 'coverage'?"),
         ({"json": embedding(coverage=0.5), "params": {"coverage": 0.8}}, "sent more than once"),
     ]
-    for arguments, said in rejected:
+    for arguments, message in rejected:
         answer = predictor.post("/age-gender/embeddings", **arguments)
-        assert answer.status_code == 422 and said in answer.json()["detail"]
+        assert answer.status_code == 422 and message in answer.json()["detail"]
     assert HeadOptions.model_fields.keys() == {"coverage", "uncertainty"}
 
 
@@ -130,7 +130,7 @@ def test_data_url_is_answered_as_its_image(predictor: httpx.Client, header: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "said"),
+    ("text", "kind", "message"),
     [
         ("data:image/png,abc", "bad-base64", "not in base64"),
         ("data:image/png;base64,~", "bad-base64", "alphabet"),
@@ -142,10 +142,10 @@ def test_data_url_is_answered_as_its_image(predictor: httpx.Client, header: str)
     ],
 )
 def test_text_that_is_no_image_gets_its_own_sentence(
-    predictor: httpx.Client, text: str, kind: str, said: str
+    predictor: httpx.Client, text: str, kind: str, message: str
 ) -> None:
     answer = predictor.post("/age-gender", json={"images": [text]})
-    assert (answer.status_code, slug(answer)) == (422, kind) and said in answer.json()["detail"]
+    assert (answer.status_code, slug(answer)) == (422, kind) and message in answer.json()["detail"]
     bad, good = predictor.post("/age-gender", json={"images": [text, TEXT]}).json()["images"]
     assert bad["problem"]["type"].endswith(kind) and good["faces"]
 
@@ -178,7 +178,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("service", "method", "path", "arguments", "said"),
+    ("service", "method", "path", "arguments", "message"),
     [
         ("proxy", "POST", "/faces?coverage=1", {"content": png()}, "query parameter 'coverage'"),
         ("proxy", "POST", "/faces", {"files": {"image": png()}, "data": {"coverage": "1"}}, "'coverage'"),
@@ -200,11 +200,11 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     ],
 )
 def test_other_services_reject_what_they_would_ignore(
-    services: dict[str, str], service: str, method: str, path: str, arguments: dict[str, Any], said: str
+    services: dict[str, str], service: str, method: str, path: str, arguments: dict[str, Any], message: str
 ) -> None:
     answer = httpx.request(method, services[service] + path, **arguments)
     assert (answer.status_code, slug(answer)) == (422, "invalid-request")
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

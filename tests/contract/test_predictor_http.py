@@ -1,4 +1,4 @@
-"""What the predictor promises over HTTP, before a proxy that answers, fails and misbehaves on purpose."""
+"""HTTP interface of the predictor, in front of a proxy that responds, fails and misbehaves on purpose."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ def test_one_image_is_answered_with_age_gender_and_quality(predictor: httpx.Clie
     assert 0 <= face["quality"]["score"] <= 1
     assert "embedding" not in face
     timings = answer["timings"]
-    assert (timings["decode"], timings["detect"], timings["embed"]) == (2, 3, 4)  # as the proxy told
+    assert (timings["decode"], timings["detect"], timings["embed"]) == (2, 3, 4)  # as the proxy reported
     assert timings["queue"] >= 1 and timings["heads"] > 0
     assert timings["read"] + timings["proxy"] + timings["heads"] <= timings["total"]
 
@@ -246,8 +246,8 @@ def test_rollback_without_a_proxy_is_of_the_only_space_that_has_a_head_before(
         promoted_heads(settings.models_dir, space, version)
     gone = settings.model_copy(update={"proxy_url": "http://127.0.0.1:9"})
     with serving(create_predictor(gone)) as url:
-        told = httpx.post(f"{url}/models/age/rollback").json()["models"]
-        ages = {head["space"]: head["version"] for head in told if head["task"] == "age"}
+        heads = httpx.post(f"{url}/models/age/rollback").json()["models"]
+        ages = {head["space"]: head["version"] for head in heads if head["task"] == "age"}
         assert ages == {SPACE.id: "v1", other.id: "v1"}
         promoted_heads(settings.models_dir, other, "v2")
         httpx.post(f"{url}/models/refresh").raise_for_status()
@@ -304,8 +304,8 @@ def test_promoted_head_serves_without_a_restart_and_rolls_back(
         lambda: {head["version"] for head in predictor.get("/models").json()["models"]} == {"v2"}, "v2 serves"
     )
     assert predictor.post("/age-gender", content=png()).json()["models"] == {"age": "v2", "gender": "v2"}
-    told = predictor.post("/models/age/rollback").json()["models"]
-    assert {head["task"]: head["version"] for head in told} == {"age": "v1", "gender": "v2"}
+    heads = predictor.post("/models/age/rollback").json()["models"]
+    assert {head["task"]: head["version"] for head in heads} == {"age": "v1", "gender": "v2"}
     assert predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
     missing = predictor.post("/models/age/rollback", params={"space": "nowhere-1"})
     assert (missing.status_code, slug(missing)) == (409, "no-previous-head")
@@ -319,8 +319,8 @@ def test_bad_head_is_told_by_ready_and_models_while_the_old_one_serves(
     directory = made_head(settings.models_dir, Task.AGE, SPACE, "v2")
     (directory / "head.safetensors").write_bytes(b"half a he")
     (directory.parent / "current.json").write_text('{"version": "v2", "previous": "v1"}')
-    told = predictor.post("/models/refresh").json()
-    assert "v2" in told["warnings"][0]
+    models = predictor.post("/models/refresh").json()
+    assert "v2" in models["warnings"][0]
     ready = predictor.get("/health/ready")
     assert ready.status_code == 200 and "v2" in ready.json()["warnings"][0]
     assert predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"

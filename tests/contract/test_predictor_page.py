@@ -1,4 +1,4 @@
-"""What the page says about storage: the truth, whoever asks and whatever the proxy answers."""
+"""Statement of the page about storage, which is true for every visitor and every response of the proxy."""
 
 import re
 import socket
@@ -31,7 +31,7 @@ def privacy(url: str) -> str:
 
 @pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "message"),
     [
         (0, "Nothing is stored."),
         (30, "stay in a cache for up to a minute."),
@@ -40,7 +40,7 @@ def privacy(url: str) -> str:
     ],
 )
 def test_page_says_without_a_key_how_long_embeddings_are_kept(
-    seconds: int, said: str, keyed: bool, tmp_path: Path
+    seconds: int, message: str, keyed: bool, tmp_path: Path
 ) -> None:
     keys: dict[str, Any] = {"api_keys": (KEY,), "service_key": SECRET} if keyed else {}
     with EmbedderDouble().served() as double:
@@ -49,7 +49,7 @@ def test_page_says_without_a_key_how_long_embeddings_are_kept(
             until(lambda: httpx.get(f"{proxy}/health/ready").is_success, "the proxy is ready", 10, 0.05)
             predictor = create_predictor(PredictorSettings(data_dir=tmp_path, proxy_url=proxy, **keys))
             with serving(predictor) as url:
-                assert privacy(url).endswith(said)
+                assert privacy(url).endswith(message)
                 assert ("Nothing is stored" in privacy(url)) == (seconds == 0)
 
 

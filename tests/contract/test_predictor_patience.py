@@ -1,4 +1,4 @@
-"""How long the predictor works for a request: until its deadline, or until its client hangs up."""
+"""Work of the predictor ends at the deadline of its request, or when its client disconnects."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 
 class Held:
-    """A function that waits until it is told to go on, and counts its calls."""
+    """A function that waits for `go_on`, and counts its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

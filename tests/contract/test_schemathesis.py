@@ -1,4 +1,4 @@
-"""What the OpenAPI documents promise holds for requests that schemathesis makes up, good and bad."""
+"""The services keep the promises of their OpenAPI documents for requests that schemathesis generates."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Small decisions of the predictor's HTTP: what is accepted, and read."""
+"""Content negotiation of the predictor, and parsing of JSON bodies."""
 
 import pytest
 from agegender.errors import Problem

@@ -32,7 +32,7 @@ def faces(count: int, seed: int) -> np.ndarray:
 
 
 class SlowHead:
-    """Holds its first batch until told, and notes the sizes of all."""
+    """Holds its first batch until notified, and notes the sizes of all."""
 
     def __init__(self, head: Head) -> None:
         self.head, self.manifest = head, head.manifest
@@ -150,7 +150,7 @@ async def test_faces_of_one_who_gave_up_take_no_room_once_their_turn_has_passed(
 
 
 class Rounds:
-    """Monte-Carlo dropout's: counted, and the first held until told."""
+    """Monte-Carlo dropout's: counted, and the first held until notified."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started, self.go_on = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The annotated picture: boxes and labels on any ground and at any size."""
+"""Annotated images have readable boxes and labels on any background and at any size."""
 
 import io
 from itertools import combinations
@@ -26,7 +26,7 @@ def answer(box: Box, label: str = "female") -> FaceAnswer:
 
 
 def drawn(size: tuple[int, int], boxes: list[Box], ground: int = 128) -> npt.NDArray[np.int64]:
-    """Grey values [height, width] of a plain picture with these faces."""
+    """Grey values [height, width] of a plain image with these faces."""
     pixels = np.full((size[1], size[0], 3), ground, np.uint8)
     file = annotated(pixels, [answer(box) for box in boxes], "PNG")
     return np.asarray(Image.open(io.BytesIO(file)).convert("L")).astype(np.int64)
@@ -38,40 +38,40 @@ def covered(one: Box, other: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def test_label_tells_age_interval_and_gender() -> None:
+def test_label_contains_age_interval_and_gender() -> None:
     assert label_lines(answer((0, 0, 9, 9))) == ("31 (24-39)", "female 97 %")
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
 @pytest.mark.parametrize("size", [(60, 40), (640, 480), (3000, 2000)])
-def test_boxes_and_labels_stand_out_on_any_ground(ground: int, size: tuple[int, int]) -> None:
+def test_boxes_and_labels_stand_out_on_any_background(ground: int, size: tuple[int, int]) -> None:
     width, height = size
     box = (width * 0.4, height * 0.5, width * 0.6, height * 0.9)
-    picture = drawn(size, [box], ground)
-    assert picture.shape == (height, width)
-    changed = np.abs(picture - ground) > 60
+    image = drawn(size, [box], ground)
+    assert image.shape == (height, width)
+    changed = np.abs(image - ground) > 60
     assert changed[:, int(box[0]) - 1 : int(box[0]) + 4].sum() > height * 0.3  # the box's left side
-    above = picture[: int(box[1])]  # the label: white letters on a dark plate
+    above = image[: int(box[1])]  # the label: white letters on a dark background
     assert (above > 200).any() and (above < 60).any()
 
 
 @pytest.mark.parametrize("box", [(-50, -50, 700, 500), (630, 470, 650, 490), (10, 10, 5, 5), (0, 0, 0, 0)])
-def test_boxes_that_leave_the_picture_are_drawn_as_far_as_they_go(box: Box) -> None:
+def test_boxes_that_leave_the_image_are_drawn_as_far_as_they_go(box: Box) -> None:
     file = annotated(np.zeros((480, 640, 3), np.uint8), [answer(box), answer(box, "male")], "JPEG")
     assert Image.open(io.BytesIO(file)).size == (640, 480)
 
 
 @pytest.mark.parametrize("side", [30, 80, 100])
-def test_frame_leaves_a_small_face_in_a_large_picture_free(side: int) -> None:
-    picture = drawn((4000, 3000), [(2000, 1500, 2000 + side, 1500 + side)])
-    inside = picture[1500 : 1500 + side, 2000 : 2000 + side]
+def test_frame_leaves_a_small_face_in_a_large_image_free(side: int) -> None:
+    image = drawn((4000, 3000), [(2000, 1500, 2000 + side, 1500 + side)])
+    inside = image[1500 : 1500 + side, 2000 : 2000 + side]
     assert (inside == 128).mean() > 0.65
 
 
 @pytest.mark.parametrize("size", [(800, 600), (4000, 3000), (3000, 4000), (4000, 1500)])
-def test_letters_can_be_read_where_the_picture_is_seen_1000_pixels_wide(size: tuple[int, int]) -> None:
-    (plate,) = label_boxes([(300, 300, 380, 380)], [TEXT], size)
-    capital = plate.font.getbbox("H")
+def test_letters_can_be_read_when_the_image_is_shown_1000_pixels_wide(size: tuple[int, int]) -> None:
+    (label,) = label_boxes([(300, 300, 380, 380)], [TEXT], size)
+    capital = label.font.getbbox("H")
     seen = (capital[3] - capital[1]) * min(1, 1000 / max(size))
     assert seen >= 7
 
@@ -89,41 +89,41 @@ EDGES = {
 
 
 @pytest.mark.parametrize("corner", EDGES.values(), ids=EDGES)
-def test_label_of_a_face_at_an_edge_stands_beside_it_in_the_picture(corner: tuple[int, int]) -> None:
+def test_label_of_a_face_at_an_edge_stands_beside_it_in_the_image(corner: tuple[int, int]) -> None:
     box = (corner[0], corner[1], corner[0] + 100, corner[1] + 100)
-    (plate,) = label_boxes([box], [TEXT], (900, 700))
-    x1, y1, x2, y2 = plate.box
+    (label,) = label_boxes([box], [TEXT], (900, 700))
+    x1, y1, x2, y2 = label.box
     assert x1 >= 0 and y1 >= 0 and x2 <= 900 and y2 <= 700
-    assert covered(plate.box, box) == 0
+    assert covered(label.box, box) == 0
 
 
 @pytest.mark.parametrize("size", [(60, 60), (40, 200), (200, 30), (24, 24)])
-def test_label_in_a_tiny_picture_shrinks_until_it_is_whole(size: tuple[int, int]) -> None:
-    (plate,) = label_boxes([(2, 2, size[0] - 2, size[1] - 2)], [TEXT], size)
-    x1, y1, x2, y2 = plate.box
+def test_label_in_a_tiny_image_shrinks_until_it_is_whole(size: tuple[int, int]) -> None:
+    (label,) = label_boxes([(2, 2, size[0] - 2, size[1] - 2)], [TEXT], size)
+    x1, y1, x2, y2 = label.box
     assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
-def test_picture_without_room_for_letters_is_drawn_all_the_same(size: tuple[int, int]) -> None:
+def test_image_without_room_for_letters_is_drawn_nevertheless(size: tuple[int, int]) -> None:
     assert drawn(size, [(0, 0, size[0], size[1])]).shape == size[::-1]
 
 
-def test_label_of_a_face_that_fills_the_picture_leaves_the_eyes_free() -> None:
-    (plate,) = label_boxes([(0, 0, 800, 1000)], [TEXT], (800, 1000))
-    assert plate.box[1] > 500
+def test_label_of_a_face_that_fills_the_image_leaves_the_eyes_free() -> None:
+    (label,) = label_boxes([(0, 0, 800, 1000)], [TEXT], (800, 1000))
+    assert label.box[1] > 500
 
 
 def test_labels_of_neighbours_cover_neither_each_other_nor_a_face() -> None:
     boxes: list[Box] = [(x, y, x + 90.0, y + 100.0) for y in (400, 1400, 2400) for x in range(100, 3800, 310)]
-    plates = label_boxes(boxes, [TEXT] * len(boxes), (4000, 3000))
-    assert [pair for pair in combinations([plate.box for plate in plates], 2) if covered(*pair)] == []
-    assert [plate.box for plate in plates if any(covered(plate.box, box) for box in boxes)] == []
+    labels = label_boxes(boxes, [TEXT] * len(boxes), (4000, 3000))
+    assert [pair for pair in combinations([label.box for label in labels], 2) if covered(*pair)] == []
+    assert [label.box for label in labels if any(covered(label.box, box) for box in boxes)] == []
 
 
 def test_letters_of_a_crowd_are_smaller_rather_than_on_each_other() -> None:
     alone = label_boxes([(2000, 1500, 2090, 1600)], [TEXT], (4000, 3000))[0]
     row: list[Box] = [(x, 1500, x + 90.0, 1600) for x in range(100, 3800, 150)]
-    plates = label_boxes(row, [TEXT] * len(row), (4000, 3000))
-    assert [pair for pair in combinations([plate.box for plate in plates], 2) if covered(*pair)] == []
-    assert min(plate.spacing for plate in plates) < alone.spacing
+    labels = label_boxes(row, [TEXT] * len(row), (4000, 3000))
+    assert [pair for pair in combinations([label.box for label in labels], 2) if covered(*pair)] == []
+    assert min(label.spacing for label in labels) < alone.spacing

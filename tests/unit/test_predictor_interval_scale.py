@@ -1,4 +1,4 @@
-"""Low quality widens the age interval: by a table, monotonely, and never out of the years there are."""
+"""Low quality scales the age interval by a table, monotonically and within 0 to 100 years."""
 
 from typing import get_args
 
@@ -20,31 +20,33 @@ def age(low: float, high: float) -> AgeAnswer:
 
 
 @pytest.mark.parametrize("table", [OTHER_SCALES, *REASON_SCALES.values()])
-def test_tables_rise_in_what_is_left_fall_in_the_factor_and_leave_good_faces_alone(
+def test_tables_ascend_in_the_factor_descend_in_the_scale_and_end_at_one(
     table: tuple[tuple[float, float], ...],
 ) -> None:
-    left, factors = np.array(table).T
-    assert left[0] == 0 and (np.diff(left) > 0).all()
-    assert (np.diff(factors) <= 0).all() and tuple(table[-1]) == (1, 1)
+    factors, scales = np.array(table).T
+    assert factors[0] == 0 and (np.diff(factors) > 0).all()
+    assert (np.diff(scales) <= 0).all() and tuple(table[-1]) == (1, 1)
 
 
 @pytest.mark.parametrize("reason", get_args(QualityReason))
 @given(SCORES, SCORES)
-def test_less_left_never_means_a_smaller_factor(reason: QualityReason, one: float, other: float) -> None:
+def test_smaller_factor_never_means_a_smaller_scale(reason: QualityReason, one: float, other: float) -> None:
     worse, better = sorted((one, other))
     assert interval_scale({reason: worse}) >= interval_scale({reason: better}) >= 1
 
 
-def test_each_reason_widens_when_nothing_is_left() -> None:
+def test_each_reason_scales_the_interval_when_its_factor_is_zero() -> None:
     assert all(interval_scale({reason: 0.0}) > 1 for reason in get_args(QualityReason))
 
 
-def test_largest_factor_counts_not_the_product() -> None:
+def test_largest_scale_applies_and_not_the_product() -> None:
     assert interval_scale({"dark": 0.1, "covered": 0.1, "small": 0.5}) == interval_scale({"dark": 0.1})
 
 
 @given(YEARS, YEARS, SCORES, SCORES)
-def test_interval_of_a_worse_face_holds_the_better(one: float, other: float, a: float, b: float) -> None:
+def test_interval_of_a_worse_face_contains_that_of_a_better_one(
+    one: float, other: float, a: float, b: float
+) -> None:
     answer = age(*(round(end, 1) for end in sorted((one, other))))
     worse, better = (scaled(answer, interval_scale({"small": score})).interval for score in sorted((a, b)))
     assert 0 <= worse[0] <= better[0] <= answer.interval[0]
@@ -57,5 +59,5 @@ def test_interval_grows_about_its_own_middle() -> None:
 
 
 @pytest.mark.parametrize("interval", [(20.0, 30.0), (0.0, 0.0), (0.0, 100.0), (99.9, 100.0)])
-def test_face_that_lacks_nothing_keeps_its_interval(interval: tuple[float, float]) -> None:
+def test_face_of_full_quality_keeps_its_interval(interval: tuple[float, float]) -> None:
     assert scaled(age(*interval), interval_scale({"small": 1})).interval == interval

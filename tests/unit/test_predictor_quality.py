@@ -1,5 +1,6 @@
-"""A face's quality falls with what makes its answer doubtful, and says with what."""
+"""The quality of a face falls with each kind of damage, which becomes one of its reasons."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, get_args
 import predictor
 import pytest
 from agegender.faces import FaceGeometry
-from agegender.predictions import QualityReason
+from agegender.predictions import Quality, QualityReason
 from predictor.quality import face_quality, head_angles, missing_sides
 
 # ArcFace's template for a 112-pixel crop (insightface, face_align.py): a frontal face.
@@ -136,3 +137,11 @@ def test_nose_off_the_midline_is_yaw_with_its_side() -> None:
 def test_landmarks_in_one_point_are_no_frontal_face() -> None:
     yaw, _ = head_angles([(5.0, 5.0)] * 5)
     assert yaw == 90
+
+
+def test_answer_contains_the_scale_under_its_former_name_too() -> None:
+    quality = face_quality(face(side=30, sharpness=5))
+    answer = json.loads(quality.model_dump_json())
+    assert answer["widening"] == answer["interval_scale"] == quality.interval_scale > 1
+    del answer["interval_scale"]  # as releases up to 0.1 respond
+    assert Quality.model_validate(answer) == quality

@@ -1,4 +1,4 @@
-"""Heads are found, proved and swapped; a bad one leaves the old one serving and says so."""
+"""Heads are found, checked and swapped; a bad one is reported and leaves the old one serving."""
 
 from pathlib import Path
 

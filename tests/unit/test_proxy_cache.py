@@ -31,7 +31,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def told(client: httpx.Client, metric: str) -> float:
+def metric_value(client: httpx.Client, metric: str) -> float:
     lines = client.get("/metrics").text.splitlines()
     (line,) = [line for line in lines if line.startswith(metric)]
     return float(line.split()[-1])
@@ -148,10 +148,10 @@ def test_a_redis_that_hangs_costs_little(double: EmbedderDouble, redis: RedisSer
     with proxy(double, redis_url=redis.url, cache_ttl=60, cache_timeout=0.1) as client:
         post(client, picture())
         redis.hang()
-        before = told(client, "proxy_cache_errors_total")
+        before = metric_value(client, "proxy_cache_errors_total")
         assert [post(client, picture(seed)).status_code for seed in range(20)] == [200] * 20
         # One wait of 0.1 s, after which Redis is left alone for five seconds.
-        assert 1 <= told(client, "proxy_cache_errors_total") - before <= 2
+        assert 1 <= metric_value(client, "proxy_cache_errors_total") - before <= 2
 
 
 def test_a_redis_that_is_full_is_no_error(double: EmbedderDouble, tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_a_hit_is_answered_as_it_lies_in_redis_and_none_of_it_is_parsed(
         post(client, picture())
         (key,) = redis.client.keys()
         redis.client.set(key, sign(text_of(key), EncodedFaces(b"no JSON", count=3), b""))
-        faces = told(client, "proxy_faces_total")
+        faces = metric_value(client, "proxy_faces_total")
         answer = post(client, picture())
         assert answer.content == b'{"space":%b,"images":[no JSON]}' % SPACE.model_dump_json().encode()
-        assert told(client, "proxy_faces_total") - faces == 3
+        assert metric_value(client, "proxy_faces_total") - faces == 3
     assert double.batches == [1]
 
 
@@ -261,5 +261,5 @@ def test_entry_that_the_containers_limit_cut_serves_only_what_it_holds(
         assert selected(client, max_faces="6").faces == every.faces
         assert double.batches == [1]
         selected(client, max_faces="7")
-        selected(client, min_det_score="0.5")  # smaller faces that were left out may pass
+        selected(client, min_det_score="0.5")  # smaller faces that were suspended may pass
         assert double.queries == [{}, {"max_faces": "7"}, {"min_det_score": "0.5"}]

@@ -1,4 +1,4 @@
-"""`POST /faces` of the proxy in front of embedders that do as they are told."""
+"""`POST /faces` of the proxy in front of embedders that respond as the test requires."""
 
 import io
 import socket
@@ -235,17 +235,17 @@ def test_metrics_tell_queue_and_inference_apart(start_proxy: StartProxy, double:
 def test_time_by_stage_is_passed_on_with_the_own_wait_added(
     start_proxy: StartProxy, double: EmbedderDouble
 ) -> None:
-    told = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
-    assert (told["decode"], told["detect"], told["embed"]) == (0.002, 0.003, 0.004)
-    assert 0.001 <= told["queue"] < 1
+    stages = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
+    assert (stages["decode"], stages["detect"], stages["embed"]) == (0.002, 0.003, 0.004)
+    assert 0.001 <= stages["queue"] < 1
 
 
 def test_container_that_tells_no_times_leaves_only_the_wait(
     start_proxy: StartProxy, double: EmbedderDouble
 ) -> None:
     double.timing = ""
-    told = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
-    assert list(told) == ["queue"]
+    stages = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
+    assert list(stages) == ["queue"]
 
 
 def test_info_tells_space_embedders_and_limits(start_proxy: StartProxy, double: EmbedderDouble) -> None:

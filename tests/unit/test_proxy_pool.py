@@ -1,4 +1,4 @@
-"""Several embedders behind the proxy: the least loaded is asked, a failing one is left out."""
+"""Several embedders behind the proxy: the least loaded is asked, a failing one is ejected."""
 
 import threading
 import time
@@ -126,7 +126,7 @@ def test_an_embedder_that_dies_under_load_costs_no_request(double: EmbedderDoubl
             until(lambda: len(dying.batches) > 5, "the load arrives")
             life.close()
             after = len(statuses)
-            until(lambda: len(statuses) > after + 30, "the load goes on")
+            until(lambda: len(statuses) > after + 30, "the load continues")
             stop.set()
             assert ready_embedders(client) == [double.url]
     assert set(statuses) == {200}
@@ -183,7 +183,7 @@ def test_an_answer_that_is_late_is_504(double: EmbedderDouble) -> None:
         response = post(client, picture())
         assert (response.status_code, problem_of(response)) == (504, "deadline-exceeded")
         assert time.monotonic() - started < 2
-        until(lambda: double.hung_up == 1, "the embedder is told to stop")
+        until(lambda: double.hung_up == 1, "the embedder stops")
 
 
 def test_the_callers_deadline_counts_where_it_is_shorter(double: EmbedderDouble) -> None:
@@ -278,7 +278,7 @@ def test_a_client_that_hangs_up_stops_costing(double: EmbedderDouble) -> None:
     with proxy(double) as client:
         with pytest.raises(httpx.ReadTimeout):
             post(client, picture(), timeout=0.3)
-        until(lambda: double.hung_up == 1, "the embedder is told to stop")
+        until(lambda: double.hung_up == 1, "the embedder stops")
         until(lambda: client.get("/info").json()["embedders"][0]["in_flight"] == 0, "nothing is left")
 
 

@@ -1,4 +1,4 @@
-"""Reading the images of a request, driven by ASGI messages, so that each byte's arrival is the test's."""
+"""Request bodies are read within limits. ASGI messages drive the tests, which control each byte's arrival."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -90,7 +90,7 @@ def text_field(name: str, text: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "problem", "said"),
+    ("body", "problem", "message"),
     [
         (form(("image", b"x"), ("file", b"y")), (422, "invalid-request"), "file field 'file'"),
         (form(("file", b"y")), (400, "no-image"), "field 'file'"),
@@ -102,11 +102,11 @@ def text_field(name: str, text: str) -> bytes:
     ],
 )
 async def test_part_that_would_be_ignored_is_rejected_by_its_name(
-    body: bytes, problem: tuple[int, str], said: str
+    body: bytes, problem: tuple[int, str], message: str
 ) -> None:
     with pytest.raises(Problem) as caught:
         await read_images(request([body], FORM), LIMITS)
-    assert (caught.value.status, caught.value.slug) == problem and said in caught.value.detail
+    assert (caught.value.status, caught.value.slug) == problem and message in caught.value.detail
 
 
 async def test_text_fields_are_given_to_routes_that_have_options() -> None:

@@ -40,6 +40,6 @@ def test_stage_that_fails_is_in_the_histogram_and_in_the_milliseconds() -> None:
     spent.add({"queue": 0.25})
     assert registry.get_sample_value("made_seconds_count", {"stage": "read"}) == 1
     assert registry.get_sample_value("made_seconds_count", {"stage": "queue"}) is None  # another service's
-    told = spent.milliseconds()
-    assert list(told) == ["read", "queue", "total"]
-    assert told["queue"] == 500 and 500 <= told["read"] < 600
+    milliseconds = spent.milliseconds()
+    assert list(milliseconds) == ["read", "queue", "total"]
+    assert milliseconds["queue"] == 500 and 500 <= milliseconds["read"] < 600
