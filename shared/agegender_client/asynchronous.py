@@ -151,6 +151,18 @@ class AsyncClient:
         """Start or resume an extraction. `options` are the body of `POST /datasets/{name}/extract`."""
         return await self._send(calls.extract(name, options))
 
+    async def cancel_extraction(self, name: str) -> list[Extraction]:
+        """Cancel the running extractions of a data set. Returns all of its extractions."""
+        return await self._send(calls.cancel_extraction(name))
+
+    async def delete_extraction(self, name: str) -> list[Extraction]:
+        """Delete the records and unfinished work of ended extractions. Extracted faces are kept."""
+        return await self._send(calls.delete_extraction(name))
+
+    async def import_original(self, name: str, **options: Any) -> Extraction:
+        """Import embeddings of the original project (`POST /datasets/{name}/import`)."""
+        return await self._send(calls.import_original(name, options))
+
     async def regroup(self, name: str, **options: Any) -> Extraction:
         """Recompute subjects and folds. `options` are the body of `POST /datasets/{name}/regroup`."""
         return await self._send(calls.regroup(name, options))

@@ -119,6 +119,18 @@ def extract(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
     return Call("trainer", "POST", dataset_path(name, "/extract"), _as(Extraction), json=dict(options))
 
 
+def cancel_extraction(name: str) -> Call[list[Extraction]]:
+    return Call("trainer", "POST", dataset_path(name, "/cancel"), _as(list[Extraction]))
+
+
+def delete_extraction(name: str) -> Call[list[Extraction]]:
+    return Call("trainer", "DELETE", dataset_path(name, "/extract"), _as(list[Extraction]))
+
+
+def import_original(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
+    return Call("trainer", "POST", dataset_path(name, "/import"), _as(Extraction), json=dict(options))
+
+
 def regroup(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
     return Call("trainer", "POST", dataset_path(name, "/regroup"), _as(Extraction), json=dict(options))
 

@@ -149,6 +149,18 @@ class Client:
         """Start or resume an extraction. `options` are the body of `POST /datasets/{name}/extract`."""
         return self._send(calls.extract(name, options))
 
+    def cancel_extraction(self, name: str) -> list[Extraction]:
+        """Cancel the running extractions of a data set. Returns all of its extractions."""
+        return self._send(calls.cancel_extraction(name))
+
+    def delete_extraction(self, name: str) -> list[Extraction]:
+        """Delete the records and unfinished work of ended extractions. Extracted faces are kept."""
+        return self._send(calls.delete_extraction(name))
+
+    def import_original(self, name: str, **options: Any) -> Extraction:
+        """Import embeddings of the original project (`POST /datasets/{name}/import`)."""
+        return self._send(calls.import_original(name, options))
+
     def regroup(self, name: str, **options: Any) -> Extraction:
         """Recompute subjects and folds. `options` are the body of `POST /datasets/{name}/regroup`."""
         return self._send(calls.regroup(name, options))

@@ -2,21 +2,19 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender_client.cli.app import main
 from PIL import Image
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
 
+from tests.support.command_line import Run, command_line
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_heads import promoted_heads
 from tests.support.serving import serving
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -45,18 +43,7 @@ def run(
     promoted_heads(tmp_path / "models", SPACE)
     settings = PredictorSettings(data_dir=tmp_path, heads_dir=tmp_path / "none", proxy_url=proxy.url)
     with serving(create_predictor(settings)) as url:
-        monkeypatch.setenv("AGEGENDER_PREDICTOR_URL", url)
-        monkeypatch.setenv("COLUMNS", "200")
-
-        def ran(*arguments: str) -> tuple[int, str, str]:
-            monkeypatch.setattr("sys.argv", ["agegender", *arguments])
-            capsys.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                main()
-            printed_text = capsys.readouterr()
-            return int(ended.value.code or 0), printed_text.out, printed_text.err
-
-        yield ran
+        yield command_line(monkeypatch, capsys, predictor=url)
 
 
 def printed(out: str) -> list[Any]:

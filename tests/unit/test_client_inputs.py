@@ -165,7 +165,17 @@ def test_file_that_cannot_be_read_is_an_os_error(client: Client, tmp_path: Path)
 
 NAMED = (
     *("experiment", "resume", "cancel", "refit", "promote", "report", "search", "resume_search"),
-    *("cancel_search", "dataset", "extract", "watch", "watch_search", "watch_extraction"),
+    *(
+        "cancel_search",
+        "dataset",
+        "extract",
+        "cancel_extraction",
+        "delete_extraction",
+        "import_original",
+        "watch",
+        "watch_search",
+        "watch_extraction",
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from agegender_client.cli import (
     SpaceOption,
     console,
     errors,
+    plural,
     print_json,
     progress_bars,
     table,
@@ -35,8 +36,9 @@ SubjectsFrom = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     app.command("datasets")(list_datasets)
-    for command in (extract, regroup, duplicates):
+    for command in (extract, regroup, duplicates, cancel_extraction, delete_extraction):
         app.command()(command)
+    app.command("import")(import_original)
 
 
 def list_datasets(
@@ -125,7 +127,7 @@ def extract(
 ) -> None:
     """Detect and embed the faces of a data set. Run it again to resume."""
     options: dict[str, Any] = {
-        "variant": image_set,
+        "image_set": image_set,
         "mirrored": mirrored,
         "min_det_score": min_det_score,
         "near_duplicates": near_duplicates,
@@ -174,7 +176,7 @@ def regroup(
         "near_duplicates": near_duplicates,
         "subjects_from": subjects_from,
         "space": space,
-        "variant": image_set,
+        "image_set": image_set,
     }
     with Client() as client:
         started = client.regroup(name, **{key: value for key, value in options.items() if value is not None})
@@ -182,7 +184,7 @@ def regroup(
         done = next(
             one
             for one in client.dataset(name).extracted
-            if (one.space, one.image_set) == (extraction.space, extraction.variant)
+            if (one.space, one.image_set) == (extraction.space, extraction.image_set)
         )
     if not as_json:
         found = done.meta_data.get("near_duplicates", {})
@@ -205,7 +207,7 @@ def duplicates(
     as_json: AsJson = False,
 ) -> None:
     """Show the groups of near-duplicate faces, largest first."""
-    options = {key: value for key, value in (("space", space), ("variant", image_set)) if value is not None}
+    options = {key: value for key, value in (("space", space), ("image_set", image_set)) if value is not None}
     with Client() as client:
         found = client.duplicates(name, **options)
         if sheet is not None:
@@ -221,6 +223,52 @@ def duplicates(
         shown.add_row(group.subject, group.found_by, cosine, str(len(group.files)), files)
     console.print(shown)
     console.print(f"{len(found):,} groups of {sum(len(group.files) for group in found):,} faces.")
+
+
+def import_original(
+    name: Annotated[str, typer.Argument(help="Name of the data set: its folder in the data folder.")],
+    image_set: ImageSetOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing extraction.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import the embeddings that the original project extracted (data-aligned.npy or data.npy)."""
+    options = {"image_set": image_set, "replace": replace or None}
+    with Client() as client:
+        started = client.import_original(
+            name, **{key: value for key, value in options.items() if value is not None}
+        )
+        extraction = _finished(client, started, as_json=as_json)
+    if not as_json:
+        console.print(f"Imported {name}/{extraction.image_set} in {extraction.space}.", markup=False)
+
+
+def cancel_extraction(
+    name: Annotated[str, typer.Argument(help="Name of the data set.")], as_json: AsJson = False
+) -> None:
+    """Cancel the running extractions of a data set. `agegender extract` resumes them."""
+    with Client() as client:
+        _print_states(client.cancel_extraction(name), as_json=as_json)
+
+
+def delete_extraction(
+    name: Annotated[str, typer.Argument(help="Name of the data set.")], as_json: AsJson = False
+) -> None:
+    """Delete the records and unfinished work of ended extractions. Extracted faces are kept."""
+    with Client() as client:
+        deleted = client.delete_extraction(name)
+    if as_json:
+        print_json(deleted)
+    else:
+        console.print(f"Deleted {plural(len(deleted), 'extraction')} of {name}.", markup=False)
+
+
+def _print_states(extractions: list[Extraction], *, as_json: bool) -> None:
+    if as_json:
+        print_json(extractions)
+        return
+    for extraction in extractions:
+        image_set = f"{extraction.dataset}/{extraction.image_set}"
+        console.print(f"{image_set} in {extraction.space}: {extraction.state}.", markup=False)
 
 
 def _finished(client: Client, extraction: Extraction, *, as_json: bool) -> Extraction:

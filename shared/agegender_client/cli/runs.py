@@ -106,10 +106,10 @@ def train(
         "seed": seed,
         "preset": preset,
         "search": search,
-        "start_from": warm_start,
+        "warm_start": warm_start,
         "refit": refit or None,
         "space": space,
-        "variant": image_set,
+        "image_set": image_set,
         "overlap": overlap,
         **parse_options(options or []),
     }
@@ -145,7 +145,7 @@ def search(
         "goal": goal,
         "preset": preset,
         "space": space,
-        "variant": image_set,
+        "image_set": image_set,
         "overlap": overlap,
         **parse_options(options or []),
     }

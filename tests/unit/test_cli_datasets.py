@@ -1,0 +1,123 @@
+"""The command line lists data sets and follows their extractions."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.command_line import Run, command_line, events
+from tests.support.service_double import Service
+from tests.support.serving import serving
+
+SPACE = {"id": "human-2", "dimension": 1024}
+DATASET = {
+    "name": "Adience",
+    "kind": "Adience",
+    "variants": ["aligned"],
+    "importable": [],
+    "extracted": [
+        {"space": SPACE, "variant": "aligned", "faces": 17055, "meta_data": {"removed": {"no-face": 9}}}
+    ],
+    "extractions": [],
+}
+EXTRACTION = {"dataset": "Adience", "variant": "aligned", "space": SPACE, "state": "finished", "images": 10}
+
+
+@pytest.fixture
+def trainer() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def run(
+    trainer: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    with serving(trainer.app()) as url:
+        yield command_line(monkeypatch, capsys, predictor=url, trainer=url, proxy=url)
+
+
+def test_data_sets_are_listed_and_told_as_json(trainer: Service, run: Run) -> None:
+    trainer.will_answer([DATASET], [DATASET], DATASET)
+    code, out, _ = run("datasets")
+    assert code == 0 and "Adience" in out and "17,055" in out
+    code, out, _ = run("datasets", "--json")
+    assert json.loads(out)[0]["extracted"][0]["faces"] == 17055
+    _, out, _ = run("datasets", "Adience")
+    assert "no-face" in out and trainer.requests[-1][1] == "/datasets/Adience"
+
+
+def test_extraction_is_followed_to_its_end(trainer: Service, run: Run) -> None:
+    running = {**EXTRACTION, "state": "extracting", "progress": {"done": 4, "total": 10}}
+    other = {**EXTRACTION, "variant": "faces", "state": "failed"}
+    trainer.will_answer(running, events(running, other, EXTRACTION))
+    code, out, _ = run("extract", "Adience", "--variant", "aligned", "--mirrored")
+    assert code == 0 and "agegender train Adience" in out
+    assert json.loads(trainer.requests[0][3]) == {"image_set": "aligned", "mirrored": True}
+
+
+def test_extractions_are_cancelled_deleted_and_imported(trainer: Service, run: Run) -> None:
+    cancelled = {**EXTRACTION, "state": "cancelled"}
+    trainer.will_answer([cancelled], [cancelled], EXTRACTION, events(EXTRACTION))
+    code, out, _ = run("cancel-extraction", "Adience")
+    assert code == 0 and "Adience/aligned" in out and "cancelled" in out
+    assert "1 extraction of Adience" in run("delete-extraction", "Adience")[1]
+    assert run("import", "Adience", "--image-set", "aligned", "--replace")[0] == 0
+    assert [(method, path) for method, path, *_ in trainer.requests] == [
+        ("POST", "/datasets/Adience/cancel"), ("DELETE", "/datasets/Adience/extract"),
+        ("POST", "/datasets/Adience/import"), ("GET", "/datasets/Adience/events"),
+    ]  # fmt: skip
+    assert json.loads(trainer.requests[2][3]) == {"image_set": "aligned", "replace": True}
+
+
+def test_extraction_that_fails_ends_with_four_and_the_reason(trainer: Service, run: Run) -> None:
+    failed = {**EXTRACTION, "state": "failed", "problem": {"detail": "the disk is full"}}
+    trainer.will_answer(EXTRACTION, events(failed))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and "the disk is full" in err
+
+
+SUMMARY = "295 of 300 faces (4 no-face, e.g. a/[b].jpg; 1 age-out-of-range, e.g. c.jpg)"
+
+
+def test_extraction_ends_with_what_was_removed_and_why(trainer: Service, run: Run) -> None:
+    ended = {**EXTRACTION, "dataset": "My faces", "summary": SUMMARY}
+    trainer.will_answer(ended, events(ended))
+    code, out, _ = run("extract", "My faces", "--gender", "0=male", "--gender", "1=female")
+    assert code == 0 and SUMMARY in out and "agegender train 'My faces'" in out
+    paths = [request[1] for request in trainer.requests]
+    assert paths == ["/datasets/My faces/extract", "/datasets/My faces/events"]
+    assert json.loads(trainer.requests[0][3])["genders"] == {"0": "male", "1": "female"}
+
+
+def test_extraction_without_a_face_fails_with_what_was_removed_and_why(trainer: Service, run: Run) -> None:
+    problem = {"detail": f"No face of 'Adience' can be used: {SUMMARY}. Look [here]."}
+    failed = {**EXTRACTION, "state": "failed", "summary": SUMMARY, "problem": problem}
+    trainer.will_answer(EXTRACTION, events(failed))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and problem["detail"] in err and err.count(SUMMARY) == 1
+    cancelled = {**EXTRACTION, "state": "cancelled", "summary": SUMMARY}
+    trainer.will_answer(EXTRACTION, events(cancelled))
+    code, _, err = run("extract", "Adience")
+    assert code == 4 and "cancelled" in err and SUMMARY in err
+
+
+def test_list_of_data_sets_has_what_was_removed_and_why_it_failed(
+    trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    extracted = {"space": SPACE, "variant": "aligned", "faces": 295, "summary": SUMMARY}
+    failed = {
+        **EXTRACTION,
+        "variant": "faces",
+        "state": "failed",
+        "problem": {"detail": "the disk is [full]"},
+    }
+    trainer.will_answer([{**DATASET, "extracted": [extracted], "extractions": [failed]}])
+    code, out, _ = run("datasets")
+    assert code == 0 and SUMMARY.removeprefix("295 of ") in out and "the disk is [full]" in out
+
+
+@pytest.mark.parametrize("option", ["0", "0=x", "=male", "0=Male"])
+def test_gender_that_maps_to_nothing_is_wrong_usage(trainer: Service, run: Run, option: str) -> None:
+    code, _, err = run("extract", "Adience", "--gender", option)
+    assert code == 2 and "0=male" in err and not trainer.requests
