@@ -26,6 +26,7 @@ CLEAN_PAGES: tuple[str, ...] = (
 CLEAN_CODE: tuple[str, ...] = (
     "services/predictor/**/*.py",
     "services/trainer/trainer/datasets/formats/*.py",
+    "shared/agegender_client/**/*.py",
     "shared/agegender_service/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
