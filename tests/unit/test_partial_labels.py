@@ -31,11 +31,11 @@ def with_gender_of(rows: np.ndarray) -> EmbeddingSet:
     ("known", "field", "told"),
     [
         (FACES.fold < 0, "task", 'No face has a known gender. Take "task": "age".'),
-        (FACES.fold == 1, "folds", "Fold 0 has no face of known gender to judge by. Take"),
+        (FACES.fold == 1, "folds", "Fold 0 has no face of known gender to evaluate on. Use"),
         (
             FACES.fold == 0,
             "folds",
-            "All faces of known gender are in fold 0; none is left to learn from. Take",
+            "All faces of known gender are in fold 0; none is left to train on. Use",
         ),
     ],
 )

@@ -68,7 +68,7 @@ def train_fold(experiment_id: str, fold: int) -> None:
     from trainer.experiments.fold import run_fold
 
     directory = fold_dir(TrainerSettings().data_dir, experiment_id, fold)
-    _train(directory, partial(EXPERIMENTS.wanted, name=experiment_id), partial(run_fold, fold=fold))
+    _train(directory, partial(EXPERIMENTS.active_run, name=experiment_id), partial(run_fold, fold=fold))
 
 
 def refit_fold(experiment_id: str, fold: int) -> None:
@@ -76,7 +76,7 @@ def refit_fold(experiment_id: str, fold: int) -> None:
     from trainer.experiments.fold import run_refit
 
     directory = refit_dir(TrainerSettings().data_dir, experiment_id, fold)
-    _train(directory, partial(EXPERIMENTS.wanted_refit, name=experiment_id), partial(run_refit, fold=fold))
+    _train(directory, partial(EXPERIMENTS.active_refit, name=experiment_id), partial(run_refit, fold=fold))
 
 
 def fit_final(experiment_id: str) -> None:
@@ -84,7 +84,7 @@ def fit_final(experiment_id: str) -> None:
     from trainer.reports.render import write_final
 
     directory = refit_dir(TrainerSettings().data_dir, experiment_id, None)
-    _train(directory, partial(EXPERIMENTS.wanted_refit, name=experiment_id), write_final)
+    _train(directory, partial(EXPERIMENTS.active_refit, name=experiment_id), write_final)
 
 
 def write_report(experiment_id: str) -> None:
@@ -93,7 +93,7 @@ def write_report(experiment_id: str) -> None:
     from trainer.reports.summary import summarise
 
     data_dir = TrainerSettings().data_dir
-    experiment = EXPERIMENTS.wanted(data_dir, experiment_id)
+    experiment = EXPERIMENTS.active_run(data_dir, experiment_id)
     if experiment is not None:
         fail_run = store_failure(experiment_dir(data_dir, experiment_id), _REPORT_FAILED)
         carry_out(
@@ -109,7 +109,7 @@ def serve_better(experiment_id: str) -> None:
     A promotion or rollback that was made in the meantime is the later decision, and stays.
     """
     data_dir = TrainerSettings().data_dir
-    experiment = EXPERIMENTS.wanted(data_dir, experiment_id)
+    experiment = EXPERIMENTS.active_run(data_dir, experiment_id)
     if experiment is None or not awaits_promotion(data_dir, experiment):
         return
     if not serves_all(data_dir, experiment):
@@ -127,13 +127,13 @@ def run_trial(search_id: str, number: int) -> None:
 
     settings = TrainerSettings()
     data_dir = settings.data_dir
-    search = SEARCHES.wanted(data_dir, search_id)
+    search = SEARCHES.active_run(data_dir, search_id)
     if search is None:
         return
     directory = trial_dir(data_dir, search_id, number)
 
     def work() -> None:
-        attempt = Attempt(directory, lambda: SEARCHES.wanted(data_dir, search_id) is not None)
+        attempt = Attempt(directory, lambda: SEARCHES.active_run(data_dir, search_id) is not None)
         merged = merged_search_subjects(data_dir, search)
         faces = load_faces(data_dir, search.datasets, search.space, search.image_set, merged)
         evaluate(data_dir, search, number, faces, attempt, _device(settings))
@@ -151,7 +151,7 @@ def write_search_report(search_id: str) -> None:
     from trainer.searches.report import write_search_reports
 
     data_dir = TrainerSettings().data_dir
-    search = SEARCHES.wanted(data_dir, search_id)
+    search = SEARCHES.active_run(data_dir, search_id)
     if search is not None:
         fail_run = store_failure(search_dir(data_dir, search_id), _REPORT_FAILED)
         carry_out(lambda: write_search_reports(data_dir, search), fail_run, search=search_id)
@@ -291,16 +291,19 @@ class _Training(Protocol):
     ) -> None: ...
 
 
-def _train(directory: Path, wanted: Callable[[Path], Experiment | None], training: _Training) -> None:
-    """Train into `directory`, unless that is done or not wanted any more; then enqueue what follows."""
+def _train(directory: Path, find: Callable[[Path], Experiment | None], training: _Training) -> None:
+    """Train into `directory`, unless that is done; then enqueue what follows.
+
+    find : returns the experiment, None if it does not need this training any more.
+    """
     settings = TrainerSettings()
     data_dir = settings.data_dir
-    experiment = wanted(data_dir)
+    experiment = find(data_dir)
     if experiment is None:
         return
 
     def work() -> None:
-        attempt = Attempt(directory, lambda: wanted(data_dir) is not None)
+        attempt = Attempt(directory, lambda: find(data_dir) is not None)
         faces = load_faces_of(data_dir, experiment)
         training(data_dir, experiment, faces, attempt=attempt, device=_device(settings))
 
@@ -340,6 +343,6 @@ def _device(settings: TrainerSettings) -> "TrainingDevice":
 
 def _schedule(kind: Kind[R, S], settings: TrainerSettings, name: str) -> None:
     """Enqueue what a run needs next, as it is stored now."""
-    run = kind.wanted(settings.data_dir, name)
+    run = kind.active_run(settings.data_dir, name)
     if run is not None:
         schedule(kind, settings.data_dir, job_queue(connect(settings), settings), run)

@@ -35,7 +35,7 @@ _SINGLE = ("seeds", "seed", "classes", "validation")
 
 
 class TrainingRequest(BaseModel):
-    """What requests for training have in common. The preset gives the options that a request does not name.
+    """Common fields of requests for training. The preset gives the options that a request does not name.
 
     Unknown options are rejected, and so is text where a number is expected.
     """
@@ -128,7 +128,7 @@ class ExperimentRequest(TrainingRequest):
 
 
 class ChosenBy(BaseModel):
-    """The search that the options come from. The report says which metrics are independent of it."""
+    """The search that the options come from. The report states which metrics are independent of it."""
 
     search: str
     trial: int
@@ -177,7 +177,7 @@ class Experiment(Run):
 
 
 class WorkStatus(BaseModel):
-    """How far the training of one ensemble is."""
+    """Progress of the training of one ensemble."""
 
     state: State
     epoch: int = 0

@@ -1,4 +1,4 @@
-"""Which extracted faces an experiment trains on."""
+"""Select and load the extracted faces that an experiment trains on, and check a request against them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -35,36 +35,37 @@ Faces = TypeVar("Faces", bound=FaceLabels)
 
 
 def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, str]:
-    """The space that all data sets of a request were extracted in, and the image_set, for `image_sets_of`.
+    """Return the space that all data sets of a request share, and the image sets, for `image_sets_of`.
 
-    Raises ``invalid-request`` 422 naming the field, where there is none or where there are several.
+    Raises ``invalid-request`` 422 naming the field if there is none, or if there are several.
     """
     extracted = {name: _extracted(data_dir, name) for name in request.datasets}
     common = set.intersection(*({one.space.id for one in sets} for sets in extracted.values()))
     choices = sorted(space for space in common if request.space in (None, space))
     names = " and ".join(request.datasets)
     if not choices:
-        wanted = f" in space {request.space!r}" if request.space else ""
+        where = f" in space {request.space!r}" if request.space else ""
         first = next((name for name, sets in extracted.items() if not sets), request.datasets[0])
-        told = f"{names} has not been extracted{wanted}; POST /datasets/{first}/extract first."
-        raise refused("dataset", told)
+        message = f"{names} has not been extracted{where}; POST /datasets/{first}/extract first."
+        raise refused("dataset", message)
     if len(choices) > 1:
-        told = f"{names} was extracted in several spaces; choose one of {', '.join(choices)}."
-        raise refused("space", told)
-    wanted_image_sets = image_sets_of(request.datasets, request.image_set) if request.image_set else {}
+        message = f"{names} was extracted in several spaces; choose one of {', '.join(choices)}."
+        raise refused("space", message)
+    requested = image_sets_of(request.datasets, request.image_set) if request.image_set else {}
     image_sets = []
     for name, sets in extracted.items():
-        there = sorted(one.image_set for one in sets if one.space.id == choices[0])
-        image_sets.append(_one_image_set(name, there, wanted_image_sets.get(name)))
+        existing = sorted(one.image_set for one in sets if one.space.id == choices[0])
+        image_sets.append(_one_image_set(name, existing, requested.get(name)))
     space = next(one.space for one in extracted[request.datasets[0]] if one.space.id == choices[0])
     return space, image_sets[0] if len(set(image_sets)) == 1 else ",".join(image_sets)
 
 
 def image_sets_of(datasets: list[str], image_set: str) -> dict[str, str]:
-    """Data set → folder of images; `image_set` is one for all, or one for each with commas between."""
+    """Return data set → image set; `image_set` names one for all, or one for each, separated by commas."""
     names = image_set.split(",")
     if len(names) not in (1, len(datasets)):
-        raise refused("image_set", f"One folder of images, or one for each of {', '.join(datasets)}.")
+        message = f"Received {image_set!r}; expected one image set, or one for each of {', '.join(datasets)}."
+        raise refused("image_set", message)
     return dict(zip(datasets, names * len(datasets) if len(names) == 1 else names, strict=True))
 
 
@@ -78,19 +79,19 @@ def _extracted(data_dir: Path, name: str) -> list[ExtractedSet]:
     return found.extracted
 
 
-def _one_image_set(name: str, there: list[str], wanted: str | None) -> str:
-    if wanted in there:
-        return str(wanted)
-    if wanted is None and len(there) == 1:
-        return there[0]
-    asked = f"not from {wanted!r} but" if wanted else "several folders,"
-    raise refused("image_set", f"{name} was extracted from {asked} {', '.join(there)}; choose one of these.")
+def _one_image_set(name: str, existing: list[str], requested: str | None) -> str:
+    if requested in existing:
+        return str(requested)
+    if requested is None and len(existing) == 1:
+        return existing[0]
+    received = f"Received {requested!r}" if requested else "Received none"
+    raise refused("image_set", f"{received}; {name} was extracted from {', '.join(existing)}; choose one.")
 
 
 def load_faces(
     data_dir: Path, datasets: list[str], space: Space, image_set: str, merged_subjects: Path | None = None
 ) -> EmbeddingSet:
-    """The faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
+    """Return the faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
 
     merged_subjects : the file of `write_merged`, if overlapping faces were merged.
     """
@@ -106,28 +107,29 @@ def load_faces_of(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
 
 
 def load_labels(data_dir: Path, datasets: list[str], space: Space, image_set: str) -> FaceLabels:
-    """The same without the embeddings, for who does not train."""
+    """Return the labels of these faces, without embeddings. Raises ``bad-dataset`` 409."""
     return as_one(load_label_sets(data_dir, datasets, space, image_set))
 
 
 def load_label_sets(
     data_dir: Path, datasets: list[str], space: Space, image_set: str
 ) -> dict[str, FaceLabels]:
-    """The labels of each data set, by name. Raises ``bad-dataset`` 409."""
+    """Return the labels of each data set by name. Raises ``bad-dataset`` 409."""
     return _read(read_labels, data_dir, datasets, space, image_set)
 
 
 def as_one(sets: dict[str, FaceLabels]) -> FaceLabels:
+    """Combine the labels of several data sets."""
     return next(iter(sets.values())) if len(sets) == 1 else combine_labels(sets)
 
 
 def exclusive_labels(
     data_dir: Path, datasets: list[str], space: Space, image_set: str, overlap: Overlap
 ) -> tuple[FaceLabels, dict[str, Any]]:
-    """The labels of all data sets as one, checked, and what is kept of the check.
+    """Return the labels of all data sets as one, checked, and the report of the check.
 
-    With `overlap` "merge" their subjects and folds are those that `write_merged` writes. Raises
-    ``overlapping-faces`` 409 with "refuse", and ``bad-dataset`` 409.
+    If `overlap` is "merge", subjects and folds are merged, as `write_merged` stores them. Raises
+    ``overlapping-faces`` 409 if `overlap` is "refuse", and ``bad-dataset`` 409.
     """
     sets = load_label_sets(data_dir, datasets, space, image_set)
     faces = as_one(sets)
@@ -143,7 +145,7 @@ def exclusive_labels(
 
 
 def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
-    """What the check of `exclusive_labels` found without refusing it, and what it could not check."""
+    """Return what `exclusive_labels` found and tolerated, and what it could not check."""
     warnings = []
     if report["found"] and report["overlap"] == "allow":
         warnings.append(f"In several folds or under several subjects are {described(report['found'])}.")
@@ -152,7 +154,7 @@ def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
             f"Merged were {described(report['found'])}; {report['moved']:,} faces changed their fold."
         )
     warnings += [
-        f"Copies of images in {name} were not sought, because it was extracted without their hashes; run "
+        f"Copies of images in {name} were not detected, because it was extracted without their hashes; run "
         f"`agegender regroup {name}`."
         for name in report["not_checked"]
     ]
@@ -160,7 +162,7 @@ def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def write_merged(path: Path, faces: FaceLabels) -> None:
-    """Keep the subjects and folds of merged data sets, so that all jobs use the same."""
+    """Store the subjects and folds of merged data sets, so that all jobs use the same."""
     write_npz(path, {"file": faces.file, "subject": faces.subject, "fold": faces.fold})
 
 
@@ -195,7 +197,7 @@ def _read(
 
 
 def data_hashes(data_dir: Path, datasets: list[str], space: Space, image_set: str) -> dict[str, str]:
-    """SHA-256 of each data file, for the model card."""
+    """Return the SHA-256 of each data file, for the model card."""
     return {
         name: file_sha256(data_path(data_dir, name, space, own))
         for name, own in image_sets_of(datasets, image_set).items()
@@ -203,7 +205,7 @@ def data_hashes(data_dir: Path, datasets: list[str], space: Space, image_set: st
 
 
 def labelled(faces: Faces, options: TrainingOptions) -> Faces:
-    """The faces that have a label for the task; for age and gender together, either."""
+    """Return the faces that have a label for the task; for age-gender, a label for either."""
     known = {
         "age": faces.has_age,
         "gender": faces.has_gender,
@@ -212,21 +214,21 @@ def labelled(faces: Faces, options: TrainingOptions) -> Faces:
     return faces.rows(np.flatnonzero(known & (faces.fold >= 0)))
 
 
-def choose_folds(faces: FaceLabels, wanted: list[int] | None) -> list[int]:
-    """Raises ``invalid-request`` 422 for a fold that the data does not have."""
+def choose_folds(faces: FaceLabels, requested: list[int] | None) -> list[int]:
+    """Return the folds to hold out. Raises ``invalid-request`` 422 for a fold that the data does not have."""
     present = sorted(int(fold) for fold in np.unique(faces.fold) if fold >= 0)
     if len(present) < 2:
-        raise refused("dataset", "Fewer than two folds have labelled faces; nothing can be left out.")
-    for fold in wanted or []:
+        raise refused("dataset", "Fewer than two folds have labelled faces, so none can be held out.")
+    for fold in requested or []:
         if fold not in present:
-            raise refused("folds", f"There is no fold {fold}; there are {present}.")
-    return sorted(set(wanted)) if wanted else present
+            raise refused("folds", f"Received fold {fold}; the data has {present}.")
+    return sorted(set(requested)) if requested else present
 
 
 def require_validation_parts(
     faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int]
 ) -> None:
-    """Raises ``invalid-request`` 422 where a validation part cannot be taken from all but one of `parts`.
+    """Raise ``invalid-request`` 422 if, with one of `parts` held out, no validation split is possible.
 
     part_of : the part [faces] that each belongs to.
     """
@@ -244,9 +246,9 @@ def validation_warnings(
     fraction: float,
     kind: str = "fold",
 ) -> list[str]:
-    """Say beside which held-out parts the validation split will be far from `fraction`.
+    """Return a warning for each held-out part with which the validation split is far from `fraction`.
 
-    A look at the sizes alone, which is quick: it says nothing about data sets of more than a few subjects.
+    Only data sets of few subjects are checked, because the split of others is close to it.
     """
     warnings = []
     for part in parts:
@@ -266,29 +268,33 @@ def require_labels(
     options: TrainingOptions,
     kind: str = "fold",
 ) -> None:
-    """Raises ``invalid-request`` 422 where, one of `parts` left out, no label of a task would teach or judge.
+    """Raise ``invalid-request`` 422 if a task has no label to train on or to evaluate with.
 
-    part_of : the part [faces] that each belongs to. kind : what the request calls a part.
+    part_of : the part [faces] that each belongs to. Each of `parts` is held out once.
+    kind : name of a part in the request.
     """
     known = {Task.AGE: faces.has_age, Task.GENDER: faces.has_gender}
     for task, _ in options.tasks:
         other = Task.GENDER if task is Task.AGE else Task.AGE
-        advice = f' Take "task": "{other}".' if len(options.tasks) > 1 and known[other].any() else ""
+        advice = f' Use "task": "{other}".' if len(options.tasks) > 1 and known[other].any() else ""
         if not known[task].any():
             raise refused("task", f"No face has a known {task}.{advice}")
         for part in parts:
             inside = part_of == part
             if not known[task][inside].any():
-                told = f"{kind.capitalize()} {part} has no face of known {task} to judge by."
+                message = f"{kind.capitalize()} {part} has no face of known {task} to evaluate on."
             elif not known[task][~inside].any():
-                told = f"All faces of known {task} are in {kind} {part}; none is left to learn from."
+                message = f"All faces of known {task} are in {kind} {part}; none is left to train on."
             else:
                 continue
-            raise refused(f"{kind}s", told + advice)
+            raise refused(f"{kind}s", message + advice)
 
 
 def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
-    """directories : of the banks that predicted; each face by at most one of them."""
+    """Return the out-of-fold predictions of an experiment.
+
+    directories : of the ensembles that predicted, each face by at most one of them.
+    """
     faces = labelled(load_faces_of(data_dir, experiment), experiment.options)
     rows: list[npt.NDArray[np.int64]] = []
     parts: dict[Task, list[npt.NDArray[np.float32]]] = {task: [] for task, _ in experiment.options.tasks}

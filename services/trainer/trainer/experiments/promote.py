@@ -41,15 +41,17 @@ Array = npt.NDArray[np.float32]
 MAX_BYTES = 4_900_000  # of a head's file; weights are float16
 
 LIMITS = (
-    "An estimate of apparent age and of gender presentation in one picture. Not identity, and not for "
-    "verifying anyone's age. Worse for groups that are rare in the data: see metrics by age group and gender."
+    "Estimates apparent age and gender presentation in one image. Not for identification, and not for "
+    "verifying anyone's age. Less accurate for groups that are rare in the data: see the metrics by age "
+    "group and gender."
 )
 
 
 def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
-    """Write and serve a head for each task of an experiment that has its report; gives task → version.
+    """Write and serve a head for each task of an experiment that has its report; return task → version.
 
-    Raises ``not-finished`` 409. Doing it again gives the same version, unless its refits were done meanwhile.
+    A repeated call returns the same versions, unless the refits have been done since. Raises ``not-finished``
+    409.
     """
     report = require_report(data_dir, experiment)
     refitted, judges, served = served_banks(data_dir, experiment, report)
@@ -81,18 +83,18 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
 
 
 def require_report(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
-    """The report of an experiment. Raises ``not-finished`` 409."""
+    """Return the report of an experiment. Raises ``not-finished`` 409."""
     report: dict[str, Any] | None = read_optional(experiment_dir(data_dir, experiment.id) / REPORT)
     if report is None:
-        told = f"Experiment {experiment.id} is not finished; wait until it is."
-        raise Problem("not-finished", 409, told)
+        message = f"Experiment {experiment.id} is not finished; wait until it is."
+        raise Problem("not-finished", 409, message)
     return report
 
 
 def served_banks(
     data_dir: Path, experiment: Experiment, report: dict[str, Any]
 ) -> tuple[bool, list[Path], list[Path]]:
-    """What a promotion serves: whether it is the bank on all faces, the folders that judge, those served."""
+    """Return whether the ensemble on all faces is served, the folders that calibrate, and those served."""
     refitted = _of_all_faces(data_dir, experiment)
     judges = [
         refit_dir(data_dir, experiment.id, fold) if refitted else fold_dir(data_dir, experiment.id, fold)
@@ -102,12 +104,12 @@ def served_banks(
 
 
 def head_versions(experiment: Experiment, task: Task) -> tuple[str, str]:
-    """The versions of an experiment's head for a task: of the folds' banks, and of the one on all faces."""
+    """Return both versions of a head: of the folds' ensembles, and of the ensemble on all faces."""
     return _version(experiment, task, False), _version(experiment, task, True)
 
 
 def awaits_promotion(data_dir: Path, experiment: Experiment) -> bool:
-    """Whether its refits are done, and what was better is to be served and is not yet."""
+    """Return whether the refits are done and the better heads are requested but not served yet."""
     if not experiment.promote or not is_finished(data_dir, experiment):
         return False
     refitted = _of_all_faces(data_dir, experiment)
@@ -145,23 +147,23 @@ def _card(
             "faces": sum(part["test"] for part in report["faces"].values()),
         },
         "protocol": (
-            f"{len(report['faces'])} folds that share no subject, {experiment.options.seeds} seeds a fold; "
-            f"outputs: {classes.value}; figures are out of fold, calibrated on the other folds"
+            f"{len(report['faces'])} folds that share no subject, {experiment.options.seeds} seeds per fold; "
+            f"outputs: {classes.value}; metrics are out of fold, calibrated on the other folds"
         ),
         "options": experiment.options.model_dump(mode="json"),
         "metrics": found,
         "single_networks": report["members"][task.value]["test"],
-        "licence": "That of the data: faces of research-only data sets make a head for research only.",
+        "licence": "That of the data: a head trained on research-only data sets is for research only.",
         "limits": LIMITS,
     }
     if served is not None:
-        chosen = "all" if refitted else "folds"
-        card["served"] = {"chosen": chosen, "nll": served["nll"], "epochs": served["epochs"]}
+        ensemble_on = "all" if refitted else "folds"
+        card["served"] = {"chosen": ensemble_on, "nll": served["nll"], "epochs": served["epochs"]}
     return card
 
 
 def _commit() -> str | None:
-    """The checkout's commit; None in a container, where there is none."""
+    """Return the commit of the checkout, None in a container, which has no repository."""
     try:
         command = ["git", "rev-parse", "HEAD"]
         done = subprocess.run(  # noqa: S603

@@ -1,6 +1,6 @@
-"""Compare what an experiment would serve with the heads that are served now.
+"""Compare the heads of an experiment with those that are served now.
 
-So no promotion replaces good heads by worse ones unnoticed, and no served experiment is deleted.
+A promotion asks for confirmation before it replaces better heads, and no served experiment is deleted.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from trainer.experiments.promote import head_versions, require_report, served_ba
 
 FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation
 WORSE = 1.02  # times the served head's error; above it a promotion asks for a confirmation
-_MOST_FACES = 5000  # are judged by the served head, evenly taken from all: a request waits for it
+_MOST_FACES = 5000  # on which the served head is evaluated, sampled evenly from all: a request waits for it
 
 Seen = Literal["none", "some", "all", "unknown"]
 Metric = Literal["mae", "group-error", "gender-error"]
@@ -35,26 +35,26 @@ _METRICS: dict[Metric, tuple[str, str]] = {
 
 
 class HeadComparison(BaseModel):
-    """A head that is served now, and the one that would replace it."""
+    """A served head, and the one that would replace it."""
 
     task: Task
     space: str
     served: str = Field(description="version that is served")
-    served_trained_on: int | None = Field(description="faces; null where its card does not say")
-    new_trained_on: int = Field(description="faces")
-    metric: Metric | None = Field(description="of both errors; null where nothing could be compared")
+    served_trained_on: int | None = Field(description="number of faces; null if its card does not state it")
+    new_trained_on: int = Field(description="number of faces")
+    metric: Metric | None = Field(description="of both errors; null if nothing could be compared")
     served_error: float | None
     new_error: float | None = Field(description="out of fold")
-    faces: int = Field(description="on which both errors were measured")
+    faces: int = Field(description="number on which both errors were measured")
     served_saw: Seen = Field(
-        description="how many of these data sets the served head was trained on. Its error is too good then, "
+        description="how many of these data sets the served head was trained on. Its error is then too low, "
         "unless it is out of fold too (`both_out_of_fold`)"
     )
     both_out_of_fold: bool = Field(description="both were trained on these very data sets")
     reasons: list[Literal["fewer-faces", "larger-error"]] = Field(
-        description="why a promotion needs `force`; none where it does not"
+        description="why a promotion needs `force`; empty if it does not"
     )
-    summary: str = Field(description="all of this in a sentence or two")
+    summary: str = Field(description="summary in one or two sentences")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ class _Served:
 def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -> list[HeadComparison]:
     """Compare each head that `promote` would write with the one served for its task and space.
 
+    A task without a served head, or with one of this experiment, is skipped. Raises ``not-finished`` 409.
+
     shipped : folder of the heads that came with the predictor, which are served until others are promoted.
-    A task without a served head, or with one of this experiment, is left out. Raises ``not-finished`` 409.
     """
     report = require_report(data_dir, experiment)
     found = []
@@ -77,7 +78,7 @@ def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -
             continue
         try:
             head = load_head(served.directory)
-        except BadHead:  # the predictor does not serve it either, and says why
+        except BadHead:  # the predictor does not serve it either, and logs why
             continue
         if head.manifest.space == experiment.space:
             found.append(_compared(data_dir, experiment, report, task, classes, head))
@@ -85,20 +86,20 @@ def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -
 
 
 def require_no_loss(comparisons: list[HeadComparison]) -> None:
-    """Raises ``promotion-needs-confirmation`` 409 where a head learnt from far fewer faces, or is worse."""
+    """Raise ``promotion-needs-confirmation`` 409 if a new head saw far fewer faces, or is worse."""
     doubtful = [one for one in comparisons if one.reasons]
     if doubtful:
         raise Problem(
             "promotion-needs-confirmation",
             409,
-            f"{' '.join(one.summary for one in doubtful)} To serve the new heads all the same, repeat the "
-            "promotion with force=true (agegender promote ID --force); a rollback leads back.",
+            f"{' '.join(one.summary for one in doubtful)} To serve the new heads anyway, repeat the "
+            "promotion with force=true (agegender promote ID --force); a rollback undoes it.",
             comparisons=[one.model_dump(mode="json") for one in comparisons],
         )
 
 
 def require_not_served(data_dir: Path, experiment_id: str) -> None:
-    """Raises ``experiment-served`` 409 where a head of the experiment is served now."""
+    """Raise ``experiment-served`` 409 if a head of the experiment is served now."""
     served = list(_heads_served_of(data_dir / "models", experiment_id))
     if served:
         raise Problem(
@@ -111,7 +112,7 @@ def require_not_served(data_dir: Path, experiment_id: str) -> None:
 
 
 def serves_all(data_dir: Path, experiment: Experiment) -> bool:
-    """Whether the promoted head of each task is of this experiment."""
+    """Return whether the promoted head of each task is of this experiment."""
     models = data_dir / "models"
     current = {
         task: read_current(heads_directory(models, task, experiment.space))
@@ -135,7 +136,7 @@ def _heads_served_of(models: Path, experiment_id: str) -> Iterator[str]:
 
 
 def _served(models: Path, shipped: Path, task: Task, space: Space) -> _Served | None:
-    """As the predictor looks for it: promoted heads first, of a version that may have been shipped."""
+    """Find the served head as the predictor does: promoted ones first, whose version may be a shipped one."""
     own, theirs = heads_directory(models, task, space), heads_directory(shipped, task, space)
     for directory in (own, theirs):
         try:
@@ -153,7 +154,7 @@ def _compared(
 ) -> HeadComparison:
     card = head.manifest.card
     data = card.get("data")
-    data = data if isinstance(data, dict) else {}  # a card is free text where no experiment wrote it
+    data = data if isinstance(data, dict) else {}  # a card has any form if no experiment wrote it
     hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set)
     theirs, trained_on = data.get("sha256"), data.get("faces")
     new_trained_on = sum(part["test"] for part in report["faces"].values())
@@ -197,7 +198,7 @@ def _compared(
 def _judged(
     found: OutOfFold, task: Task, classes: Classes, head: Head
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics of the served head and of the new networks, out of fold, on the same faces."""
+    """Return the metrics of the served head and of the new members, out of fold, on the same faces."""
     if len(found.faces) > _MOST_FACES:
         rows = np.linspace(0, len(found.faces) - 1, _MOST_FACES).astype(np.int64)
         found = OutOfFold(
@@ -219,7 +220,7 @@ def _error(metrics: dict[str, Any], metric: Metric) -> float | None:
 
 
 def _seen(theirs: dict[str, str] | None, ours: dict[str, str]) -> Seen:
-    """By name or content: a data set that was extracted again has the same people."""
+    """Compare by name and by content, because a data set that was extracted again has the same people."""
     if theirs is None:
         return "unknown"
     shared = [name in theirs or sha in theirs.values() for name, sha in ours.items()]
@@ -240,9 +241,9 @@ def _summary(one: HeadComparison) -> str:
     if one.both_out_of_fold:
         return f"{text}, both out of fold."
     note = {
-        "none": "which has not seen them",
-        "unknown": "which may have seen them",
-        "some": "which was trained on some of them, so that its own error is too good",
-        "all": "which was trained on them, so that its own error is too good",
+        "none": "which was not trained on them",
+        "unknown": "which may have been trained on them",
+        "some": "which was trained on some of them, so its own error is too low",
+        "all": "which was trained on them, so its own error is too low",
     }
-    return f"{text} (out of fold), judged against the served head, {note[one.served_saw]}."
+    return f"{text} (out of fold), compared with the served head, {note[one.served_saw]}."

@@ -113,9 +113,9 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
         self.save(data_dir, finished)
         return finished
 
-    def wanted_refit(self, data_dir: Path, name: str) -> Experiment | None:
-        """Return an experiment as `wanted` does, None also if its refits are not requested any more."""
-        experiment = self.wanted(data_dir, name)
+    def active_refit(self, data_dir: Path, name: str) -> Experiment | None:
+        """Return an experiment as `active_run` does, None also if its refits are not requested any more."""
+        experiment = self.active_run(data_dir, name)
         return experiment if experiment is not None and experiment.refit else None
 
     def clear_failures(self, data_dir: Path, run: Experiment) -> None:

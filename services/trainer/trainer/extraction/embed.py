@@ -199,12 +199,12 @@ def embed_images(
         if isinstance(path, Reason):
             removed.append((row, path))
             continue
-        outcome = _selected(next(answers), extraction.min_det_score, one_face_only)
+        outcome = _select_face(next(answers), extraction.min_det_score, one_face_only)
         if isinstance(outcome, Reason):
             removed.append((row, outcome))
         else:
             kept.append((row, path, *outcome))
-    faces = [found.faces[chosen] for _, _, found, chosen in kept]
+    faces = [found.faces[index] for _, _, found, index in kept]
     mirrors = _mirrored_faces(client, extraction, [path for _, path, *_ in kept], faces)
     shape = (-1, extraction.space.dimension)
     hashed = stacked_hashes([hashes[path] for _, path, *_ in kept])
@@ -216,7 +216,7 @@ def embed_images(
             dtype=np.float32,
         ).reshape(shape),
         faces=np.array([found.faces_found for _, _, found, _ in kept], dtype=np.int32),
-        chosen=np.array([chosen for *_, chosen in kept], dtype=np.int32),
+        chosen=np.array([index for *_, index in kept], dtype=np.int32),
         mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
         file_sha256=hashed.file_sha256,
         image_hash=hashed.image_hash,
@@ -253,7 +253,7 @@ def _readable(roots: Sequence[Path], file: str) -> Path | Reason:
     return path if os.access(path, os.R_OK) else Reason.UNREADABLE_IMAGE
 
 
-def _selected(
+def _select_face(
     answer: ImageFaces | Problem, min_det_score: float, one_face_only: bool
 ) -> tuple[ImageFaces, int] | Reason:
     if isinstance(answer, Problem):
@@ -262,10 +262,10 @@ def _selected(
         return Reason.NO_FACE
     if one_face_only and answer.faces_found > 1:
         return Reason.SEVERAL_FACES
-    chosen = labelled_face(answer)
-    if answer.faces[chosen].det_score < min_det_score:
+    index = labelled_face(answer)
+    if answer.faces[index].det_score < min_det_score:
         return Reason.LOW_DETECTION_SCORE
-    return answer, chosen
+    return answer, index
 
 
 def _mirrored_faces(

@@ -58,7 +58,7 @@ class RegroupRequest(BaseModel):
 
 
 class ExtractionRequest(BaseModel):
-    """What to extract. Everything has a default."""
+    """`POST /datasets/{name}/extract`. Everything has a default."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -92,7 +92,7 @@ class ExtractionRequest(BaseModel):
 
 
 class ExtractionDetails(BaseModel):
-    """What the record and the status of an extraction have in common."""
+    """Common fields of the record and the status of an extraction."""
 
     dataset: str
     space: Space
@@ -104,7 +104,9 @@ class ExtractionDetails(BaseModel):
     subjects_from: str | None = None
     regroup: bool = Field(False, description="only subjects and folds are found again; nothing is embedded")
     attempt: int = Field(1, description="how often it was started or resumed")
-    run: str = Field("", description="tells this attempt from those of another volume with the same Redis")
+    run: str = Field(
+        "", description="distinguishes this attempt from those of another volume with the same Redis"
+    )
     images: int = Field(0, description="to embed; the labels may have removed others")
     shards: int = 0
     faces: int | None = Field(None, description="number extracted; null until it has ended")

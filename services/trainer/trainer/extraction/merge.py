@@ -207,11 +207,11 @@ class Notes:
         for row, reason in zip(chunk.removed_row, chunk.reason, strict=True):
             self.removals.add(str(reason), images[row].file)
             self._removed.write(_line({"file": images[row].file, "reason": str(reason)}))
-        for row, faces, chosen in zip(chunk.row, chunk.faces, chunk.chosen, strict=True):
+        for row, faces, index in zip(chunk.row, chunk.faces, chunk.chosen, strict=True):
             if faces > 1:
                 self.several_faces += 1
                 self._first_of_several = self._first_of_several or images[row].file
-                note = {"file": images[row].file, "faces": int(faces), "chosen": int(chosen)}
+                note = {"file": images[row].file, "faces": int(faces), "chosen": int(index)}
                 self._several.write(_line(note))
 
     def remarks(self) -> Iterator[str]:

@@ -30,7 +30,7 @@ _LONGEST_EXAMPLE = 120
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an extraction kept and removed: part of its record, meta-data and problems."""
+    """Rows kept and removed by an extraction: part of its record, meta-data and problems."""
 
     faces: int
     removed: dict[str, int]

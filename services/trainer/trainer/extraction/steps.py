@@ -107,39 +107,39 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
         self.record_path(data_dir, run.name).unlink(missing_ok=True)
         shutil.rmtree(work_dir(data_dir, run), ignore_errors=True)
 
-    def start(self, data_dir: Path, wanted: Extraction, *, replace: bool = False) -> Extraction:
+    def start(self, data_dir: Path, extraction: Extraction, *, replace: bool = False) -> Extraction:
         """Begin an extraction's next attempt, or return the one that runs.
 
         Raises ``extraction-running`` 409 if one with other options runs, and ``extraction-exists`` 409 if one
         that finished has other faces, unless `replace` is true.
         """
         try:
-            last = self.load(data_dir, wanted.name)
+            last = self.load(data_dir, extraction.name)
         except Problem as problem:
             if problem.slug != "not-found":
                 raise
-            return begin(data_dir, wanted, 1)
+            return begin(data_dir, extraction, 1)
         if last.state in ACTIVE:
-            if any(getattr(last, name) != getattr(wanted, name) for name in _OPTIONS):
+            if any(getattr(last, name) != getattr(extraction, name) for name in _OPTIONS):
                 raise Problem(
                     "extraction-running",
                     409,
-                    f"An extraction of {wanted.dataset}/{wanted.image_set} with other options is running; "
-                    "cancel it or wait until it has ended.",
+                    f"An extraction of {extraction.dataset}/{extraction.image_set} with other options is "
+                    "running; cancel it or wait until it has ended.",
                 )
             return last
         if last.state == "finished" and not replace:
-            _require_same_faces(last, wanted)
-        return begin(data_dir, wanted, last.attempt + 1)
+            _require_same_faces(last, extraction)
+        return begin(data_dir, extraction, last.attempt + 1)
 
 
-def begin(data_dir: Path, wanted: Extraction, attempt: int) -> Extraction:
+def begin(data_dir: Path, extraction: Extraction, attempt: int) -> Extraction:
     """Store a new attempt, without what earlier attempts said of their steps; return it."""
-    for earlier in work_dir(data_dir, wanted).glob("attempt-*"):
+    for earlier in work_dir(data_dir, extraction).glob("attempt-*"):
         shutil.rmtree(earlier, ignore_errors=True)
     return save_extraction(
         data_dir,
-        wanted,
+        extraction,
         attempt=attempt,
         run=secrets.token_hex(4),
         state="planning",
@@ -157,17 +157,17 @@ def fail(data_dir: Path, extraction: Extraction, problem: Problem) -> None:
     save_extraction(data_dir, extraction, state="failed", problem=document, **outcome)
 
 
-def _require_same_faces(last: Extraction, wanted: Extraction) -> None:
+def _require_same_faces(last: Extraction, extraction: Extraction) -> None:
     changes = [
-        f"{name} was {getattr(last, name)} and is {getattr(wanted, name)} here"
+        f"{name} was {getattr(last, name)} and is {getattr(extraction, name)} here"
         for name in _DECIDES_FACES
-        if getattr(last, name) != getattr(wanted, name)
+        if getattr(last, name) != getattr(extraction, name)
     ]
     if changes:
         raise Problem(
             "extraction-exists",
             409,
-            f"{wanted.dataset}/{wanted.image_set} was extracted in {wanted.space.id} with other options: "
-            f"{'; '.join(changes)}. Experiments that were trained on it need its faces as they are. To "
-            'replace them, send "replace": true (agegender extract --replace).',
+            f"{extraction.dataset}/{extraction.image_set} was extracted in {extraction.space.id} with other "
+            f"options: {'; '.join(changes)}. Experiments that were trained on it need its faces as they are. "
+            'To replace them, send "replace": true (agegender extract --replace).',
         )

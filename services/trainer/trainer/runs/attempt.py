@@ -1,4 +1,4 @@
-"""One attempt at a step: count it, report its progress, and stop it when it is not wanted any more.
+"""One attempt at a step: count it, report its progress, and stop it when it is not needed any more.
 
 progress.json in the step's folder belongs to the newest attempt. A worker that is presumed dead may live on,
 cut off from Redis or orphaned by its parent, while another attempt has begun. Each attempt increments
@@ -75,15 +75,15 @@ class Attempt:
     Parameters
     ----------
     directory : folder of the step, made if it is absent.
-    is_wanted : whether the run still wants the step.
+    is_needed : whether the run still needs the step.
 
     Raises `TooManyAttempts` if `MAX_ATTEMPTS` have ended without a result since the run was last resumed.
     """
 
-    def __init__(self, directory: Path, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, directory: Path, is_needed: Callable[[], bool] = lambda: True) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / PROGRESS
-        self._is_wanted = is_wanted
+        self._is_needed = is_needed
         self._started = time.monotonic()
         self._first_epoch: int | None = None
         self._written = float("-inf")
@@ -105,7 +105,7 @@ class Attempt:
         """Raise `Superseded` or `Cancelled` if this attempt must stop."""
         if int(_read(self._path).get("attempts", 0)) != self._number:
             raise Superseded
-        if not self._is_wanted():
+        if not self._is_needed():
             raise Cancelled
 
     def write(self, progress: dict[str, Any], *, last: bool = False) -> None:
@@ -145,7 +145,7 @@ class Attempt:
 
 
 class Outcome(Enum):
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     DONE = auto()
     FAILED = auto()  # the failure is stored for the user, who may mend the cause and resume
@@ -153,7 +153,7 @@ class Outcome(Enum):
 
     @property
     def is_over(self) -> bool:
-        """Whether the step has its last file, a result or a failure, so that later steps are due."""
+        """Return whether the step has its last file, a result or a failure, so that later steps are due."""
         return self is not Outcome.GIVEN_UP
 
 

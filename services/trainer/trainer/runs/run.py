@@ -1,4 +1,4 @@
-"""What every kind of run provides: a record on disk, the steps that it needs next, and a status."""
+"""Runs: a record on disk, the steps that are needed next, and a status, which each kind provides."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ class Run(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """How far a run is. Each kind adds its own fields, and narrows the states."""
+    """Progress of a run. Each kind adds its own fields, and narrows the states."""
 
     id: str
     state: Any
@@ -66,7 +66,7 @@ class Kind(ABC, Generic[R, S]):
     """A kind of run.
 
     `steps` and `status` are pure functions of the files below `data_dir`. A run is addressed by a name, which
-    is its id unless the kind says otherwise.
+    is its id unless the kind overrides `name_of`.
     """
 
     name: ClassVar[str]  # as messages call a run
@@ -106,13 +106,13 @@ class Kind(ABC, Generic[R, S]):
         """Remove the files that mark failed steps, so that these are done again."""
 
     def cancel(self, data_dir: Path, run: R) -> R:
-        """Store that an active run is not wanted any more; return its record."""
+        """Store that an active run is cancelled; return its record."""
         cancelled = run.model_copy(update={"cancelled": True})
         self.save(data_dir, cancelled)
         return cancelled
 
     def resume(self, data_dir: Path, run: R) -> R:
-        """Store that a run is wanted again, and what failed of it too; return its record."""
+        """Store that a run continues, and repeats what failed; return its record."""
         resumed = run.model_copy(update={"cancelled": False})
         self.clear_failures(data_dir, run)
         self.save(data_dir, resumed)
@@ -128,7 +128,7 @@ class Kind(ABC, Generic[R, S]):
     def is_active(self, status: S) -> bool:
         return status.state in self.active
 
-    def wanted(self, data_dir: Path, name: str) -> R | None:
+    def active_run(self, data_dir: Path, name: str) -> R | None:
         """Return a run, None if it was cancelled or deleted or cannot be read."""
         try:
             run = self.load(data_dir, name)

@@ -109,7 +109,7 @@ def _each(
 
 @contextmanager
 def skipping_damage(kind: Kind[R, S], data_dir: Path, name: str) -> Iterator[None]:
-    """Log, once, what is damaged in the files of one run, and go on with the next run."""
+    """Log, once, what is damaged in the files of one run, and continue with the next run."""
     try:
         yield
     except _DAMAGE as error:

@@ -1,1 +1,1 @@
-"""Searches for hyperparameters: trials over the queue, chosen by Optuna."""
+"""Hyperparameter searches: trials over the queue, proposed by Optuna."""

@@ -1,8 +1,8 @@
-"""Optuna's journal of a search, kept readable whichever process is killed at whatever byte of a write.
+"""Optuna's journal of a search, which stays readable if a process is killed at any byte of a write.
 
-`journal.log` has one JSON document a line. A writer that dies within a line leaves a torn last line; the next
-writer would append its own record to it, and Optuna 5.0.0 then raises JSONDecodeError at every later load. So
-each writer, once it holds the lock, first cuts the file back to its last whole line.
+`journal.log` has one JSON document per line. A writer that dies within a line leaves a torn last line. The
+next writer would append its record to it, and Optuna 5.0.0 then raises JSONDecodeError at every later load.
+So each writer, once it holds the lock, truncates the file to its last complete line.
 """
 
 import json
@@ -17,22 +17,22 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 log = structlog.get_logger(__name__)
 
-STALE_SECONDS = 30.0  # after which the lock of a process on another machine counts as left by a dead one
+STALE_SECONDS = 30.0  # after which the owner of a lock on another machine is presumed dead
 _LONGEST_PAUSE = 0.25  # seconds between two attempts to take a lock
-_RECORD = b'{"op_code":'  # as every record of Optuna begins
+_RECORD = b'{"op_code":'  # prefix of every record of Optuna
 
 
 class FileLock(JournalFileOpenLock):
-    """A lock by exclusive creation of a file, which NFS from version 3 on supports too.
+    """A lock by exclusive creation of a file, which NFS supports from version 3.
 
-    The file names its holder. A holder on this machine that is dead loses the lock at once; one elsewhere,
-    whose life cannot be seen from here, after `stale` seconds in which the lock has not changed hands. The
-    lock is moved aside before it is removed, so that of several waiting processes one removes it, and never a
-    lock that another has taken meanwhile.
+    The file names its holder. A dead holder on this machine loses the lock at once. A holder on another
+    machine, whose process cannot be observed, loses it after `stale` seconds in which the lock has not
+    changed hands. The lock is renamed before it is removed, so that only one of several waiting processes
+    removes it, and never a lock that another process has acquired since.
 
     Parameters
     ----------
-    path : of the lock's own file.
+    path : file of the lock.
     stale : seconds.
     """
 
@@ -42,7 +42,7 @@ class FileLock(JournalFileOpenLock):
         self._mine = b""
 
     def acquire(self) -> bool:
-        """Wait for the lock; always True."""
+        """Wait for the lock; return True."""
         pause, seen, since = 0.001, b"", time.monotonic()
         while not self._create():
             holder = self._holder()
@@ -57,7 +57,7 @@ class FileLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Give the lock up, unless it was taken from this process as stale."""
+        """Release the lock, unless another process removed it as stale."""
         if self._holder() == self._mine:
             self._path.unlink(missing_ok=True)
         else:
@@ -72,7 +72,7 @@ class FileLock(JournalFileOpenLock):
         self._mine = _identity()
         try:
             os.write(descriptor, self._mine)
-        except OSError:  # no room: an empty lock would keep everybody out until it is stale
+        except OSError:  # disk full: an empty lock would block all others until it is stale
             self._path.unlink(missing_ok=True)
             raise
         finally:
@@ -86,7 +86,7 @@ class FileLock(JournalFileOpenLock):
             return None
 
     def _break(self, holder: bytes) -> None:
-        """Remove the lock of `holder`; a lock that another process took since then is put back."""
+        """Remove the lock of `holder`; restore a lock that another process has acquired since."""
         aside = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
         try:
             self._path.rename(aside)
@@ -95,13 +95,13 @@ class FileLock(JournalFileOpenLock):
         if aside.read_bytes() == holder:
             log.warning("lock of a dead process removed", lock=str(self._path), holder=holder.decode())
         else:
-            with suppress(OSError):  # a third process has it by now; its first holder logs that at release
+            with suppress(OSError):  # a third process holds it by now; the first holder logs that at release
                 os.link(aside, self._path)
         aside.unlink(missing_ok=True)
 
 
 class JournalLock(FileLock):
-    """The lock of a journal. Whoever takes it finds a journal that ends with a whole line."""
+    """The lock of a journal, which ends with a complete line once the lock is acquired."""
 
     def __init__(self, journal: Path, stale: float = STALE_SECONDS) -> None:
         super().__init__(journal.with_name(f"{journal.name}.lock"), stale)
@@ -118,7 +118,7 @@ class JournalLock(FileLock):
 
 
 def open_journal(path: Path, stale: float = STALE_SECONDS) -> JournalFileBackend:
-    """Open or make a journal. Records that an earlier release appended to a torn line are readable again."""
+    """Open or create a journal. Repair records that release 0.1.0 appended to a torn line."""
     lock = JournalLock(path, stale)
     lock.acquire()
     try:
@@ -144,15 +144,15 @@ def _cut_torn_line(path: Path) -> None:
             if found >= 0:
                 break
         if end < size:
-            log.warning("torn line cut from a journal", journal=str(path), bytes=size - end)
+            log.warning("torn line removed from a journal", journal=str(path), bytes=size - end)
             file.truncate(end)
             os.fsync(file.fileno())
 
 
 def _mend_joined_lines(path: Path) -> None:
-    """Overwrite with blanks, which JSON permits, what a killed writer left before another's record.
+    """Overwrite with blanks, which JSON permits, the torn record that precedes another record in its line.
 
-    The line keeps its length, for processes that have the journal open remember where lines begin.
+    The line keeps its length, because processes that have the journal open remember where lines begin.
     """
     if not path.exists():
         return
@@ -163,7 +163,7 @@ def _mend_joined_lines(path: Path) -> None:
             if not _is_json(line) and record > 0 and _is_json(line[record:]):
                 file.seek(begin)
                 file.write(b" " * record)
-                log.warning("joined line mended in a journal", journal=str(path), bytes=record)
+                log.warning("joined line repaired in a journal", journal=str(path), bytes=record)
             begin += len(line)
 
 
@@ -176,13 +176,13 @@ def _is_json(line: bytes) -> bool:
 
 
 def _identity() -> bytes:
-    """Of this process and this taking of the lock: machine, process, when that began, a number drawn."""
+    """Identify this acquisition of the lock: machine, process, its start time and a random number."""
     pid = os.getpid()
     return f"{_machine()} {pid} {_began(pid)} {uuid.uuid4().hex}\n".encode()
 
 
 def _is_dead(holder: bytes) -> bool:
-    """Whether it is of this machine, and its process has ended. False for what is not known."""
+    """Return whether the holder is a process of this machine that has ended; False if that is unknown."""
     parts = holder.decode(errors="replace").split()
     if len(parts) != 4 or not holder.endswith(b"\n") or parts[0] != _machine() or parts[0] == "?":
         return False
@@ -191,7 +191,7 @@ def _is_dead(holder: bytes) -> bool:
 
 
 def _machine() -> str:
-    """One boot of a machine, and the container within it, since each counts its processes by itself."""
+    """Identify the boot of this machine and the container, because each numbers its own processes."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -200,9 +200,9 @@ def _machine() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in clock ticks since the boot: a later process may have the same number.
+    """Return the start time of a process, in clock ticks since boot, because process numbers are reused.
 
-    "" for a process that has ended, None where /proc hides it.
+    Return "" if the process has ended, None if /proc hides it.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -23,20 +23,25 @@ _GOAL_NAMES = {
 
 
 def write_search_reports(data_dir: Path, search: Search) -> None:
-    """report.json last, since it says that all is there. Raises RuntimeError where every trial failed."""
+    """Write the report in three formats; report.json, written last, marks it as complete.
+
+    Raises RuntimeError if no trial was evaluated on all parts.
+    """
     status = search_status(data_dir, search)
     if status.best is None:
         problems = [trial.problem for trial in status.trials if trial.problem]
         raise RuntimeError(
-            f"no trial was judged to its end: {problems[0] if problems else 'all were pruned'}"
+            f"no trial was evaluated on all parts: {problems[0] if problems else 'all were pruned'}"
         )
     directory = search_dir(data_dir, search.id)
     Study(directory, search, search.trials).fail_dead(begun_numbers(data_dir, search))
-    title, told = f"Search {search.id}", _told(search, status)
+    title, paragraphs = f"Search {search.id}", _paragraphs(search, status)
     tables = [_best(search, status), _trials(search, status)]
     plot = drawn(lambda axes: _history(axes, search, status.trials))
-    write_text(directory / "report.md", "\n".join([f"# {title}", "", *told, *table_lines(tables)]) + "\n")
-    write_text(directory / "report.html", as_page(title, told, [("Trials", plot)], tables))
+    write_text(
+        directory / "report.md", "\n".join([f"# {title}", "", *paragraphs, *table_lines(tables)]) + "\n"
+    )
+    write_text(directory / "report.html", as_page(title, paragraphs, [("Trials", plot)], tables))
     summary: dict[str, Any] = {
         "search": search.model_dump(mode="json"),
         "trials": [trial.model_dump(mode="json") for trial in status.trials],
@@ -45,7 +50,7 @@ def write_search_reports(data_dir: Path, search: Search) -> None:
     write_json(directory / REPORT, summary)
 
 
-def _told(search: Search, status: SearchStatus) -> list[str]:
+def _paragraphs(search: Search, status: SearchStatus) -> list[str]:
     counts = {
         state: sum(trial.state == state for trial in status.trials)
         for state in ("finished", "pruned", "failed")
@@ -54,17 +59,17 @@ def _told(search: Search, status: SearchStatus) -> list[str]:
     seen = ", ".join(str(fold) for fold in search.folds)
     return [
         f"{search.options.task} on {' and '.join(search.datasets)} in space {search.space.id}: "
-        f"{counts['finished']} trials judged on all {search.parts} parts, {counts['pruned']} given up, "
-        f"{counts['failed']} failed; {search.options.seeds} networks a bank.",
+        f"{counts['finished']} trials evaluated on all {search.parts} parts, {counts['pruned']} pruned, "
+        f"{counts['failed']} failed; {search.options.seeds} members per ensemble.",
         *search.warnings,
         "",
-        f"Trials were judged by cross-validation within folds {seen}. "
+        f"Trials were evaluated by cross-validation within folds {seen}. "
         + (
-            f"Fold {held_out} was held out: its figures in a later report are independent of this choice."
+            f"Fold {held_out} was held out: its metrics in a later report are independent of this selection."
             if search.held_out
-            else "No fold was held out: the figures of a later report on these data flatter the choice."
+            else "No fold was held out: the metrics of a later report on these data are too optimistic."
         )
-        + " The best of many trials is always judged a little better than it is.",
+        + " The measured value of the best of many trials is slightly optimistic.",
     ]
 
 
@@ -74,7 +79,7 @@ def _best(search: Search, status: SearchStatus) -> Table:
     rows += [[name, number(value)] for name, value in status.best.metrics.items()]
     return Table(
         f"Best: trial {status.best.trial}",
-        ["option or measure", "value"],
+        ["option or metric", "value"],
         rows,
         f"Train with it: agegender train {' '.join(search.datasets)} --search {search.id}",
     )
@@ -99,7 +104,7 @@ def _trials(search: Search, status: SearchStatus) -> Table:
             ]
             for trial in sorted(status.trials, key=rank)
         ],
-        "The measure is a mean over the parts; of trials that were given up, over those until then.",
+        "The metric is a mean over the evaluated parts, which are fewer for pruned trials.",
     )
 
 
