@@ -30,7 +30,7 @@ def with_gender_of(rows: np.ndarray) -> EmbeddingSet:
 @pytest.mark.parametrize(
     ("known", "field", "told"),
     [
-        (FACES.fold < 0, "task", 'No face has a known gender. Take "task": "age".'),
+        (FACES.fold < 0, "task", 'No face has a known gender. Use "task": "age".'),
         (FACES.fold == 1, "folds", "Fold 0 has no face of known gender to evaluate on. Use"),
         (
             FACES.fold == 0,
@@ -53,7 +53,7 @@ def test_ages_that_lack_are_told_too() -> None:
     faces = replace(
         FACES, age_low=np.full(200, np.nan, np.float32), age_high=np.full(200, np.nan, np.float32)
     )
-    with pytest.raises(Problem, match=r'No face has a known age\. Take "task": "gender"'):
+    with pytest.raises(Problem, match=r'No face has a known age\. Use "task": "gender"'):
         require_labels(faces, faces.fold, range(5), BOTH)
 
 
