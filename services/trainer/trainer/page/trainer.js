@@ -27,7 +27,7 @@ async function loadDatasets() {
 function datasetRows({ name, extracted, extractions }) {
   const row = (one, text) => {
     const item = document.createElement("li");
-    item.textContent = `${name}/${one.variant} in ${one.space.id}: ${text}`;
+    item.textContent = `${name}/${one.image_set} in ${one.space.id}: ${text}`;
     return item;
   };
   const others = extractions.filter((one) => one.state !== "finished");
