@@ -24,8 +24,14 @@ CLEAN_PAGES: tuple[str, ...] = (
     "findings/*.md",
 )
 CLEAN_CODE: tuple[str, ...] = (
+    "services/insightface/embedder/detection/*.py",
     "services/predictor/**/*.py",
-    "services/trainer/trainer/datasets/formats/*.py",
+    "services/trainer/trainer/datasets/**/*.py",
+    "services/trainer/trainer/evaluation/*.py",
+    "services/trainer/trainer/reports/*.py",
+    "services/trainer/trainer/routes/*.py",
+    "services/trainer/trainer/training/*.py",
+    "shared/agegender/heads/*.py",
     "shared/agegender_client/**/*.py",
     "shared/agegender_service/*.py",
 )
