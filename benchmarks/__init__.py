@@ -1,1 +1,1 @@
-"""Figures as ratios, both sides run in the same minute by one command."""
+"""Benchmarks as ratios; one command runs both sides within the same minute."""

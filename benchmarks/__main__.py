@@ -1,6 +1,6 @@
-"""`make bench`: print the table, goal and figure side by side, and write it as JSON, Markdown and plots.
+"""`make bench`: run all benchmarks, print them as a table, and write them as JSON, Markdown and plots.
 
-`python -m benchmarks heads embedding` measures parts only, and writes nothing.
+`python -m benchmarks heads embedding` runs only these parts and writes nothing.
 """
 
 import argparse
@@ -40,24 +40,24 @@ CURVES = growth.CURVES
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, *CURVES, []], metavar="PART")
-    chosen = parser.parse_args().parts or [*PARTS, *CURVES]
+    selected = parser.parse_args().parts or [*PARTS, *CURVES]
     started = time.monotonic()
     described = report.machine()
     print(f"{described}\n\n{report.HEADER}", flush=True)
     rows: list[Row] = []
     for name, part in PARTS.items():
-        if name in chosen:
+        if name in selected:
             for row in part():
                 print(report.line(row), flush=True)
                 rows.append(row)
             _note(name, started)
     curves: list[Curve] = []
     for name, measured in CURVES.items():
-        if name in chosen:
+        if name in selected:
             curves.append(measured())
             print(f"\n{curves[-1].title}: {curves[-1].points}", flush=True)
             _note(name, started)
-    if len(chosen) == len(PARTS) + len(CURVES):
+    if len(selected) == len(PARTS) + len(CURVES):
         report.write(described, time.monotonic() - started, rows, curves)
         print(f"\nwritten: {report.README}, {report.RESULTS}")
 

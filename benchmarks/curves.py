@@ -1,4 +1,4 @@
-"""How a cost grows with one number, as points and as a plot."""
+"""Curves of a cost against one quantity, as points and as a plot."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same figures give the same file
+matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same data give the same file
 
 
 @dataclass(frozen=True)
 class Curve:
-    """
-    name : of the plot's file. points : (x, y) as measured.
-    bend : what the curve shows, and why it bends where it does.
+    """A measured curve.
+
+    name : name of the plot's file. points : (x, y) as measured.
+    bend : explanation of the curve's shape, printed below the plot.
     """
 
     name: str

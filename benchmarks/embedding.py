@@ -1,4 +1,4 @@
-"""What our code costs around the networks, and against the library that others use."""
+"""Measure the overhead of our code around the networks, and compare it with the insightface library."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -33,15 +33,15 @@ def _batch() -> Iterator[Row]:
     images = crops[..., ::-1].astype(np.float32)
 
     def bare(step: int) -> list[Any]:
-        parts = (images[start : start + step] for start in range(0, BATCH, step))
-        return [session.run(["features"], {"image": part}) for part in parts]
+        batches = (images[start : start + step] for start in range(0, BATCH, step))
+        return [session.run(["features"], {"image": batch}) for batch in batches]
 
     few = images_at_once(session)
     graph = "bare ONNX Runtime on the same graph, its own default threads"
-    for step, how, goal in ((BATCH, "all at once", 0.97), (few, f"{few} at once, as ours", None)):
+    for step, batching, goal in ((BATCH, "all at once", 0.97), (few, f"{few} at once, as ours", None)):
         yield compared(
             f"embedder, {BATCH} aligned faces",
-            f"{graph}, {how}",
+            f"{graph}, {batching}",
             goal,
             lambda: embedder.embed(crops),
             partial(bare, step),
@@ -76,12 +76,12 @@ def _against_the_library(pack: Pack, library: FaceAnalysis) -> Row:
         15,
         f"{len(cosines)} faces, ArcFace's crop on both sides, lowest cosine between the embeddings "
         f"{min(cosines):.5f}, boxes within {max(distances):.1f} pixels",
-        "the time left is in the same two networks; a face costs as much in a batch as alone on a CPU",
+        "both sides run the same two networks; on a CPU a face in a batch takes as long as one alone",
     )
 
 
 def _library(root: Path) -> FaceAnalysis:
-    """FaceAnalysis reads its packs from ROOT/models/NAME; a link gives it ours."""
+    """Return a FaceAnalysis of our pack; it reads packs from ROOT/models/NAME, so a link is created there."""
     (root / "models").mkdir()
     (root / "models" / "buffalo_sc").symlink_to(BUFFALO_SC)
     library = FaceAnalysis("buffalo_sc", str(root), providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
-"""Extraction of a data set through the queue, against the embedding container alone on the same images.
+"""Extract a data set through the queue, compared with the embedding container alone on the same images.
 
-`python -m benchmarks.extraction 100000` measures the worker's memory alone, with so many images.
+`python -m benchmarks.extraction 100000` measures only the worker's memory, with this number of images.
 """
 
 import csv
@@ -26,36 +26,35 @@ from benchmarks.serving import PATIENT, running
 from benchmarks.table import Goal, Row, seconds_of
 from tools.stack import PHOTOGRAPH, Stack
 
-FEW, MANY, WANTED = 200, 1_000, 10_000  # images
-SMALL, LARGE = 1_000, 10_000  # images whose faces are known already
-_TOGETHER, _CLIENTS = 8, 2  # images a request and requests at once, as extraction has them
+FEW, MANY, SCALED = 200, 1_000, 10_000  # images
+SMALL, LARGE = 1_000, 10_000  # images whose faces are in the cache
+_TOGETHER, _CLIENTS = 8, 2  # images per request, and concurrent requests, as in an extraction
 
 
 def rows() -> list[Row]:
     with running(**PATIENT) as stack:
         contents = _crops(FEW + MANY)
         few, many = contents[:FEW], contents[FEW:]
-        alone = seconds_of(lambda: _embed(stack, many)) / MANY * WANTED
+        alone = seconds_of(lambda: _embed(stack, many)) / MANY * SCALED
         of_few = seconds_of(lambda: _extract(stack, "few", few))
         of_many = seconds_of(lambda: _extract(stack, "many", many))
         an_image = (of_many - of_few) / (MANY - FEW)
-        through = of_many + an_image * (WANTED - MANY)
+        through = of_many + an_image * (SCALED - MANY)
         speed = Row(
-            f"extraction of {WANTED:,} images",
+            f"extraction of {SCALED:,} images",
             "the embedding container alone on the same images",
             alone / through,
             Goal(0.9),
             seconds={"ours": through, "theirs": alone, "ours, few": of_few, "ours, many": of_many},
-            note=f"from runs of {FEW} and {MANY:,} images, which took {of_few:.0f} and {of_many:.0f} s: "
-            f"starting the jobs and merging are in them; {WANTED:,} would take {through / 60:.0f} minutes "
-            "here",
-            if_missed="the trainer's processes decode JSON and write beside the models, on the same cores",
+            note=f"extrapolated from runs of {FEW} and {MANY:,} images ({of_few:.0f} and {of_many:.0f} s), "
+            f"which include starting the jobs and merging; {SCALED:,} would take {through / 60:.0f} minutes",
+            if_missed="the trainer's processes decode JSON and write files on the cores that run the models",
         )
         return [speed, _memory(stack, contents, LARGE)]
 
 
 def _memory(stack: Stack, contents: list[bytes], large: int) -> Row:
-    """The proxy knows these pictures, so that only the trainer is at work."""
+    """Measure the worker's memory. The faces are in the proxy's cache, so only the trainer is busy."""
     peaks = {}
     for count in (SMALL, large):
         with _peak(stack) as peaks[count]:
@@ -66,16 +65,15 @@ def _memory(stack: Stack, contents: list[bytes], large: int) -> Row:
         f"{SMALL:,} images",
         many.own / few.own,
         Goal(1.1, at_most=True),
-        note=f"{few.own:.0f} and {many.own:.0f} MB at the most, jobs included, without the pages of mapped "
-        f"files, which the kernel takes back when it needs them (with them {few.resident:.0f} and "
-        f"{many.resident:.0f} MB: the embeddings are merged in such a file); the faces come from the proxy's "
-        "cache",
+        note=f"peaks of {few.own:.0f} and {many.own:.0f} MB including jobs, without the pages of mapped "
+        f"files, which the kernel can reclaim ({few.resident:.0f} and {many.resident:.0f} MB with them, "
+        "because the embeddings are merged in such a file); the faces come from the proxy's cache",
         if_missed="the merged data set's file names and labels grow with the faces",
     )
 
 
 def _crops(count: int) -> list[bytes]:
-    """JPEG files of 200 pixels, each a face of the photograph, every one a little elsewhere."""
+    """Return JPEG files of 200 pixels, each a slightly shifted crop of a face of the photograph."""
     with Image.open(PHOTOGRAPH) as file:
         photograph = file.convert("RGB")
     boxes = [face.bbox for face in human().faces([np.asarray(photograph)])[0]]
@@ -112,7 +110,9 @@ def _extract(stack: Stack, name: str, contents: list[bytes]) -> None:
         for number, content in enumerate(contents):
             (folder / f"{number}.jpg").write_bytes(content)
             gender = "female" if number % 2 else "male"
-            writer.writerow([f"{number}.jpg", 20 + number % 50, gender, number])  # known, so not sought
+            writer.writerow(
+                [f"{number}.jpg", 20 + number % 50, gender, number]
+            )  # known, so none are searched
     with httpx.Client(base_url=stack.url("trainer"), timeout=30, trust_env=False) as http:
         http.post(f"/datasets/{name}/extract").raise_for_status()
         while True:
@@ -126,7 +126,7 @@ def _extract(stack: Stack, name: str, contents: list[bytes]) -> None:
 
 @dataclass
 class _Memory:
-    """Megabytes of some processes together. own : of resident, what no file backs."""
+    """Memory of some processes in MB. own : resident memory that is not backed by a file."""
 
     resident: float = 0.0
     own: float = 0.0
@@ -134,7 +134,7 @@ class _Memory:
 
 @contextmanager
 def _peak(stack: Stack) -> Iterator[_Memory]:
-    """The most that the worker and its jobs had at once; known when the block ends."""
+    """Measure the peak memory of the worker and its jobs within the block."""
     worker = psutil.Process(stack.pids()["trainer-worker-1"])
     ended, peak = threading.Event(), _Memory()
 
@@ -154,12 +154,12 @@ def _peak(stack: Stack) -> Iterator[_Memory]:
 
 
 def _memory_of(process: psutil.Process) -> _Memory:
-    """As the kernel shares it out: what a job has of its worker's counts once."""
+    """Return the proportional memory of a process: pages that a job shares with its worker count once."""
     try:
-        told = Path("/proc", str(process.pid), "smaps_rollup").read_text()
+        report = Path("/proc", str(process.pid), "smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return _Memory()
-    size = {name: int(number) * 1024 / 1e6 for name, number in re.findall(r"(\w+): +(\d+) kB", told)}
+    size = {name: int(number) * 1024 / 1e6 for name, number in re.findall(r"(\w+): +(\d+) kB", report)}
     return _Memory(size["Pss"], size["Pss_Anon"])
 
 

@@ -1,4 +1,4 @@
-"""How soon each service is ready, how much memory it takes, and how large the images are."""
+"""Measure start-up time and memory of each service, and the sizes of the images."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.packs import human
-from benchmarks.photographs import pictures
+from benchmarks.photographs import photographs_by_faces
 from benchmarks.serving import UNCACHED, at_once, running
 from benchmarks.table import Goal, Row
 from tools.stack import Stack
@@ -25,10 +25,10 @@ def rows() -> list[Row]:
     with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
         at_rest = _memory(stack)
         url = f"{stack.url('predictor')}/age-gender"
-        shown = list(pictures(human()).values())
+        shown = list(photographs_by_faces(human()).values())
 
-        def post(picture: bytes) -> None:
-            http.post(url, content=picture).raise_for_status()
+        def post(image: bytes) -> None:
+            http.post(url, content=image).raise_for_status()
 
         at_once(post, shown * ROUNDS)
         loaded = _memory(stack)
@@ -50,7 +50,7 @@ def _memories(at_rest: dict[str, int], loaded: dict[str, int]) -> list[Row]:
 
 
 def _memory(stack: Stack) -> dict[str, int]:
-    """Resident megabytes by program."""
+    """Return the resident memory of each program in MB."""
     found, pids = {}, stack.pids()
     for name in (*SERVICES, "trainer-worker-1"):
         status = Path("/proc", str(pids[name]), "status").read_text()
@@ -61,8 +61,8 @@ def _memory(stack: Stack) -> dict[str, int]:
 def _start(stack: Stack, name: str) -> Row:
     seconds = statistics.median(_restart(stack, name) for _ in range(STARTS))
     return Row(
-        f"{name}, from its end to ready again",
-        "killed; supervisor starts it",
+        f"{name}, restart until ready",
+        "killed; supervisor restarts it",
         seconds,
         _READY if name == "predictor" else None,
         " s",
@@ -82,12 +82,12 @@ def _restart(stack: Stack, name: str) -> float:
 
 
 def image_rows() -> list[Row]:
-    """Of the images that Compose built, where an engine has them, with any compiler found inside."""
+    """Return the sizes of the images that Compose built, if there is an engine, and compilers in them."""
     done = _docker("images", "--filter=dangling=false", "--format", "{{json .}}")
     images = [json.loads(line) for line in done.splitlines()]
-    own = {one["Repository"]: one["Size"] for one in images if "age-gender" in one["Repository"]}
+    own = {listed["Repository"]: listed["Size"] for listed in images if "age-gender" in listed["Repository"]}
     if not own:
-        return [Row("image sizes", "", None, note="no engine here, or `docker compose build` has not run")]
+        return [Row("image sizes", "", None, note="no Docker engine, or `docker compose build` has not run")]
     return [
         Row(
             f"image {name}",

@@ -1,4 +1,4 @@
-"""On a GPU, where one is at hand: bank training and embedding batches against the CPU, absolute figures."""
+"""Compare a GPU, if there is one, with the CPU: training and embedding, as absolute values."""
 
 import numpy as np
 import onnxruntime
@@ -13,7 +13,7 @@ BATCH, ROUNDS = 64, 20
 
 def rows() -> list[Row]:
     if not torch.cuda.is_available():
-        return [Row("on a GPU: bank training, embedding batches", "the CPU", None, note="no GPU here")]
+        return [Row("on a GPU: bank training, embedding batches", "the CPU", None, note="no GPU")]
     return [_training(), _embedding()]
 
 
@@ -22,7 +22,7 @@ def _training() -> Row:
     on_gpu = seconds_of(lambda: train(FACES, SEEDS, device="cuda"))
     on_cpu = seconds_of(lambda: train(FACES, SEEDS))
     return Row(
-        f"bank of {SEEDS} of the original's ResMLP on {torch.cuda.get_device_name()}, an epoch",
+        f"bank of {SEEDS} of the original's ResMLP on {torch.cuda.get_device_name()}, one epoch",
         "the CPU",
         on_gpu,
         None,

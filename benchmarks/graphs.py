@@ -1,6 +1,6 @@
-"""The converted `human` graphs in ONNX Runtime: plainly, with its layout optimisation, and in INT8.
+"""Run the converted `human` graphs in ONNX Runtime: as converted, layout-optimised, and in INT8.
 
-INT8 is taken only where embeddings stay within a cosine of 0.995; where they do, the heads' accuracy decides.
+INT8 is a candidate only if embeddings keep a cosine of 0.995; then the heads' accuracy decides.
 """
 
 import tarfile
@@ -66,12 +66,12 @@ def _graph(graph: str, images: Array, folder: Path) -> Iterator[Row]:
     cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
     yield Row(
         f"`{graph}`, INT8: cosine to the exact embedding",
-        f"{len(cosines)} faces, the lowest twentieth",
+        f"{len(cosines)} faces, 5th percentile",
         float(np.quantile(cosines, 0.05)),
         Goal(COSINE),
         "",
         note=f"median {np.median(cosines):.4f}",
-        if_missed="so it is not served, whatever its speed; its accuracy need not be asked",
+        if_missed="so it is not served, whatever its speed",
     )
 
 
@@ -84,11 +84,11 @@ def _session(model: Path, level: onnxruntime.GraphOptimizationLevel) -> onnxrunt
 
 
 def _features(session: onnxruntime.InferenceSession, images: Array) -> Array:
-    parts = [
+    batches = [
         session.run(["features"], {"image": images[start : start + BATCH]})[0]
         for start in range(0, len(images), BATCH)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(batches)
 
 
 class _Crops(CalibrationDataReader):  # type: ignore[misc]
@@ -101,7 +101,7 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _int8(model: Path, images: Array, folder: Path) -> Path:
-    """Without VNNI products of 8 bits overflow the 16 bits that pairs are added in; those of 7 bits do not.
+    """Quantise a graph. Without VNNI, sums of 8-bit products overflow their 16 bits, so weights have 7 bits.
 
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "reduce_range"
     """
@@ -121,14 +121,14 @@ def _int8(model: Path, images: Array, folder: Path) -> Path:
 
 
 def _crops(pack: Pack) -> npt.NDArray[np.uint8]:
-    """Aligned faces of 224 pixels in BGR: of UTKFace where it is at hand, else of one photograph."""
-    pictures = list(_utkface()) if RESEARCH_DATA.is_dir() else _mirrored()
+    """Return aligned faces of 224 pixels in BGR, from UTKFace if available, otherwise from one photograph."""
+    images = list(_utkface()) if RESEARCH_DATA.is_dir() else _mirrored()
     places = template(224, 1.0)
     return np.stack(
         [
-            crop(picture, similarity(landmarks, places), 224)[..., ::-1]
-            for picture in pictures
-            for landmarks in pack.detect([picture])[0].landmarks[:6]
+            crop(image, similarity(landmarks, places), 224)[..., ::-1]
+            for image in images
+            for landmarks in pack.detect([image])[0].landmarks[:6]
         ]
     )
 

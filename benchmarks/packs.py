@@ -1,4 +1,4 @@
-"""The packs that are measured: `human` from set-up, `buffalo_sc` where the research data are at hand."""
+"""Load the packs to measure: `human` from set-up, and `buffalo_sc` if the research data are available."""
 
 from agegender.environment import available_cpus
 from agegender.spaces import Space
@@ -17,14 +17,14 @@ def human(threads: int | None = None) -> Pack:
 
 
 def buffalo_sc() -> Pack | None:
-    """As it is served."""
+    """Return the pack as it is served; None if it is not available."""
     if not BUFFALO_SC.is_dir():
         return None
     return load_pack("buffalo_sc", HUMAN.parent, BUFFALO_SC, None, available_cpus())
 
 
 def standard_buffalo_sc() -> Pack | None:
-    """The detector and recogniser of `buffalo_sc` with ArcFace's own crop, as `FaceAnalysis` cuts it."""
+    """Return detector and recogniser of `buffalo_sc` with ArcFace's own crop, as in `FaceAnalysis`."""
     if not BUFFALO_SC.is_dir():
         return None
     threads = available_cpus()

@@ -1,4 +1,4 @@
-"""Pictures with one to six faces, cut from the photograph that the insightface package brings along."""
+"""Make images with one to six faces from the photograph in the insightface package."""
 
 from io import BytesIO
 
@@ -12,7 +12,7 @@ _ONE_FACE = (720, 340, 870, 500)
 
 
 def one_face() -> bytes:
-    """A cut of it with one face, as JPEG; bytes may be added behind its end."""
+    """Return a crop with one face as JPEG; bytes may be appended to it."""
     with Image.open(PHOTOGRAPH) as photograph:
         file = BytesIO()
         photograph.convert("RGB").crop(_ONE_FACE).save(file, "JPEG", quality=95)
@@ -20,7 +20,7 @@ def one_face() -> bytes:
 
 
 def many_faces(columns: int, rows: int) -> bytes:
-    """The cut with one face, side by side and one below the other, as JPEG."""
+    """Return a grid of copies of that crop as JPEG."""
     with Image.open(BytesIO(one_face())) as face:
         grid = Image.new("RGB", (columns * face.width, rows * face.height))
         for number in range(columns * rows):
@@ -30,17 +30,17 @@ def many_faces(columns: int, rows: int) -> bytes:
     return file.getvalue()
 
 
-def pictures(pack: Pack) -> dict[int, bytes]:
-    """Number of faces → JPEG file; each shows that many of the photograph's faces, from the left."""
+def photographs_by_faces(pack: Pack) -> dict[int, bytes]:
+    """Return number of faces → JPEG file with so many of the photograph's faces, from the left."""
     with Image.open(PHOTOGRAPH) as photograph:
-        picture = photograph.convert("RGB")
+        image = photograph.convert("RGB")
     pixels = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
     boxes = sorted(face.bbox for face in pack.faces([pixels])[0])
     found = {}
     for count in range(1, len(boxes) + 1):
-        edge = boxes[count][0] if count < len(boxes) else picture.width
+        edge = boxes[count][0] if count < len(boxes) else image.width
         file = BytesIO()
         right = (boxes[count - 1][2] + edge) / 2
-        picture.crop((0, 0, round(max(right, boxes[count - 1][2])), picture.height)).save(file, "JPEG")
+        image.crop((0, 0, round(max(right, boxes[count - 1][2])), image.height)).save(file, "JPEG")
         found[count] = file.getvalue()
     return found

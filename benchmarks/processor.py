@@ -1,4 +1,4 @@
-"""What the processor is and what it can do; figures depend on it as much as on the code."""
+"""Describe the processor, on which results depend as much as on the code."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ def described() -> str:
 
 
 def has_vnni() -> bool:
-    """Instructions that add products of 8-bit numbers in 32 bits."""
+    """Return whether the processor has instructions that sum 8-bit products in 32 bits."""
     return bool({"avx512_vnni", "avx_vnni"} & _flags())
 
 

@@ -1,11 +1,11 @@
 """`python -m benchmarks.quality_intervals DATA_DIR`: reasons and intervals of damaged faces.
 
 DATA_DIR has `utkface` and `all-age-faces` as extracted by the trainer in the pack's space, with their images.
-Heads are trained on faces whose file name's SHA-256 starts with 0 to 3, and calibrated on a fifth of these.
-Faces that these heads never saw are judged, as they are and damaged (`tools.damage`): those with 4 to 7, for
-the choice of limits, or with --confirm the first 500 of each set with 8 to f. For each damage the table gives
-the share found, the mean absolute error, the share of ages inside the 90 % interval and its mean width (by
-all reasons, and by size, blur, pose and detection score alone), and the share that each reason names.
+Heads are trained on faces whose file name has a SHA-256 that starts with 0 to 3, and calibrated on a fifth of
+these. They are evaluated on other faces, undamaged and damaged (`tools.damage`): those with 4 to 7 to select
+limits, or, with --confirm, the first 500 of each set with 8 to f. For each damage the table has the share
+found, the mean absolute error, coverage and mean width of the 90 % interval (with all reasons, and with size,
+blur, pose and detection score only), and the share of faces with each reason.
 """
 
 import argparse
@@ -55,12 +55,12 @@ COLUMNS = (
     "right reason",
     "reasons",
 )
-OLDER = ("blurred, radius 4 pixels", "shrunk to 50 pixels")  # damage that the older reasons see
-RACES = ("White", "Black", "Asian", "Indian", "other")  # of UTKFace's file names
+OLDER = ("blurred, radius 4 pixels", "shrunk to 50 pixels")  # damage that the older reasons detect
+RACES = ("White", "Black", "Asian", "Indian", "other")  # in UTKFace's file names
 
 
 class Sample(BaseModel):
-    """A face as it is or damaged; `face` is None if it was not found."""
+    """A face, undamaged or damaged; `face` is None if it was not found."""
 
     file: str
     damage: str
@@ -80,7 +80,7 @@ class TrainedHeads:
     like: EmbeddingSet
 
     def intervals(self, samples: Sequence[Sample]) -> tuple[Numbers, Numbers, Numbers]:
-        """Mean, low and high end in years of each sample's age, without any widening."""
+        """Mean, low and high end in years of each sample's age, without a quality factor."""
         embedding = np.array([sample.face.embedding for sample in samples if sample.face], np.float32)
         rows = self.like.rows(np.zeros(len(embedding), dtype=np.int64))
         faces = replace(rows, embedding=embedding, embedding_mirrored=embedding[:0])
@@ -102,14 +102,14 @@ def train_heads(faces: EmbeddingSet, options: TrainingOptions) -> TrainedHeads:
     strata = strata_of(fits.age_low, fits.age_high, fits.gender)
     validates = validation_split(strata, groups_of(fits.subject), options.validation, seed=options.seed)
     bank = train_bank(fits.rows(~validates), fits.rows(validates), options, fold=0)
-    said = member_probabilities(bank.tensors, options, calibrates)
-    found = OutOfFold(calibrates, {task: values.mean(axis=0) for task, values in said.items()})
+    predicted = member_probabilities(bank.tensors, options, calibrates)
+    found = OutOfFold(calibrates, {task: values.mean(axis=0) for task, values in predicted.items()})
     every = np.ones(len(calibrates), dtype=bool)
     return TrainedHeads(options, bank.tensors, calibrate(found, Task.AGE, Classes.YEARS, every), own)
 
 
-def chosen(faces: EmbeddingSet, confirm: bool, count: int) -> list[tuple[str, float]]:
-    """Return file and age of `count` faces of each set, in turn and in the order of their hashes."""
+def selected(faces: EmbeddingSet, confirm: bool, count: int) -> list[tuple[str, float]]:
+    """Return file and age of `count` faces per set, alternating and in the order of their hashes."""
     digits = CONFIRMATION if confirm else DEVELOPMENT
     hashes = {str(file): name_hash(file) for file in faces.file}
     ages = dict(zip(faces.file.tolist(), ((faces.age_low + faces.age_high) / 2).tolist(), strict=True))
@@ -119,7 +119,7 @@ def chosen(faces: EmbeddingSet, confirm: bool, count: int) -> list[tuple[str, fl
 
 
 def samples(pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], every: int) -> Iterator[Sample]:
-    """Each face undamaged, and damaged in one of `every` kinds of damage, in turn."""
+    """Yield each face undamaged, and with every `every`-th kind of damage, alternating."""
     for number, (file, years) in enumerate(track(files, "faces")):
         image = decode((data_dir / file).read_bytes(), ImageLimits())
         undamaged = _sample(pack, image, file, years, UNDAMAGED)
@@ -154,7 +154,7 @@ def _sample(pack: Pack, image: npt.NDArray[np.uint8], file: str, years: float, d
 
 
 def older_quality(face: Face) -> Quality:
-    """The quality by size, blur, pose and detection score alone."""
+    """Return the quality by size, blur, pose and detection score only."""
     absent = {"covered": None, "brightness": None, "clipped": None, "border": False}
     return face_quality(face.model_copy(update=absent))
 
@@ -196,7 +196,7 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
 
 
 def _right_reasons(kind: str) -> set[str]:
-    """A tight crop may be called cut, too: where it ends within the face, both are true."""
+    """Return whether a reason is right; a tight crop that ends within the face is also cut."""
     if kind not in DAMAGE:
         return set()
     reason = DAMAGE[kind][0]
@@ -218,9 +218,9 @@ def factors(
     found: Sequence[Sample],
     quality: Sequence[Quality],
 ) -> None:
-    """Print the factor on the half-width with which the stated share of ages lies inside.
+    """Print the factor on the half-width that gives the stated coverage.
 
-    For faces of about the same score, of the same reason, and of the same damage.
+    It is printed for faces of similar score, with the same reason, and with the same damage.
     """
     needed = np.abs(years - (low + high) / 2) / np.maximum((high - low) / 2, 0.5)
     scores = np.array([one.score for one in quality])
@@ -242,11 +242,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quality_intervals", description=__doc__)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--pack", default="human")
-    parser.add_argument("--confirm", action="store_true", help="judge on the faces kept for confirmation")
-    parser.add_argument("--count", type=int, default=500, help="faces of each set")
-    parser.add_argument("--every", type=int, default=10, help="damage each face in one of so many kinds")
     parser.add_argument(
-        "--samples", type=Path, help="file to keep the embedded samples in, or to read them from"
+        "--confirm", action="store_true", help="evaluate on the faces reserved for confirmation"
+    )
+    parser.add_argument("--count", type=int, default=500, help="faces per set")
+    parser.add_argument("--every", type=int, default=10, help="damage each face in every so many-th way")
+    parser.add_argument(
+        "--samples", type=Path, help="file to store the embedded samples in, or to read them from"
     )
     arguments = parser.parse_args()
     own = ROOT / "data" / "packs" / "human"
@@ -258,7 +260,7 @@ def main() -> None:
     if kept and kept.exists():
         everything = [Sample.model_validate_json(line) for line in kept.read_text().splitlines()]
     else:
-        files = chosen(faces, arguments.confirm, arguments.count)
+        files = selected(faces, arguments.confirm, arguments.count)
         everything = list(samples(pack, arguments.data_dir, files, arguments.every))
         if kept:
             kept.write_text("".join(sample.model_dump_json() + "\n" for sample in everything))

@@ -1,4 +1,4 @@
-"""Where figures go: results.json, the table in README.md between its markers, and a plot a curve."""
+"""Write results: results.json, the table in README.md between its markers, and one plot per curve."""
 
 import json
 import os
@@ -22,7 +22,7 @@ HEADER = "| what | against | goal | figure | | remarks |\n| --- | --- | --- | --
 
 
 def machine() -> str:
-    """The machine in a line; its load tells whether it was quiet."""
+    """Return a description of the machine with its load, which shows whether it was idle."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
         f"{processor.described()}, {available_cpus()} CPUs, {memory:.0f} GiB; "
@@ -36,7 +36,7 @@ def line(row: Row) -> str:
 
 
 def write(described: str, seconds: float, rows: Sequence[Row], curves: Sequence[Curve]) -> None:
-    """results.json with everything, and README.md with the table and the plots."""
+    """Write results.json with all results, and README.md with the table and the plots."""
     content = {
         "machine": described,
         "date": datetime.now(UTC).date().isoformat(),
@@ -50,7 +50,7 @@ def write(described: str, seconds: float, rows: Sequence[Row], curves: Sequence[
     plots = "\n\n".join(
         f"![{curve.title}](plots/{curve.name}.svg)\n\n{curve.bend}" for curve in curves if curve.points
     )
-    told = (
+    section = (
         f"{_BEGIN}\n{described}; {content['date']}, {content['minutes']} minutes.\n\n{HEADER}\n"
         + "\n".join(line(row) for row in rows)
         + f"\n\n## How cost grows\n\n{plots}\n{_END}"
@@ -59,4 +59,4 @@ def write(described: str, seconds: float, rows: Sequence[Row], curves: Sequence[
     pattern = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"error: {README} has lost its markers {_BEGIN} … {_END}")
-    README.write_text(pattern.sub(lambda _: told, text))
+    README.write_text(pattern.sub(lambda _: section, text))

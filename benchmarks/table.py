@@ -1,4 +1,4 @@
-"""One line of the table: goal and figure side by side."""
+"""Rows of the table of results: measured figure and goal."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ _TURN, _REST = 0.25, 0.1  # seconds
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on a figure; of ratios, more is better."""
+    """A bound on a figure; for ratios, more is better."""
 
     bound: float
     at_most: bool = False
@@ -21,11 +21,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """
-    figure : None where it cannot be measured here; then `note` says why.
-    goal : None for figures that are told for their own sake.
-    seconds : of both sides, each the median of its turns. note : what to know of the comparison.
-    if_missed : the reason, where it is known why the goal may be missed.
+    """One result.
+
+    figure : measured value; None if it cannot be measured, with the reason in `note`.
+    goal : None for values without a goal.
+    seconds : duration of both sides, each the median of its turns.
+    note : remark on the comparison. if_missed : known reason for missing the goal.
     """
 
     what: str
@@ -47,9 +48,9 @@ class Row:
 
     @property
     def remark(self) -> str:
-        """What stands beside the figure."""
+        """Return the remark on the figure."""
         reason = self.if_missed if self.verdict == "missed" else ""
-        return "; ".join(part for part in (self.note, reason) if part)
+        return "; ".join(text for text in (self.note, reason) if text)
 
     def cells(self) -> tuple[str, ...]:
         goal = ""
@@ -69,15 +70,15 @@ def compared(
     note: str = "",
     if_missed: str = "",
 ) -> Row:
-    """How many times as fast ours is; both sides by turns, so that what else the machine does slows both.
+    """Measure how many times as fast ours is. The sides alternate, so that other load slows both.
 
-    A turn follows a rest of `_REST` seconds, in which the other side's threads end their spinning for more
-    work, and repeats its side for at least `_TURN`: emptied caches would else be most of a short run's time.
+    A turn starts after a rest of `_REST` seconds, in which the other side's threads stop spinning, and
+    repeats its side for at least `_TURN` seconds; otherwise cold caches would dominate short runs.
     """
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     sides = {"ours": ours, "theirs": theirs}
     for side in sides.values():
-        side()  # warm
+        side()  # warm-up
     for _ in range(repeats):
         for name, side in sides.items():
             time.sleep(_REST)
@@ -95,7 +96,7 @@ def compared(
 
 
 def _seconds_in_a_turn(work: Callable[[], object]) -> float:
-    """Mean seconds of one run."""
+    """Return the mean seconds of one run."""
     started, runs = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < _TURN:
         work()

@@ -74,7 +74,7 @@ def distances(changed: Sequence[str]) -> dict[str, int]:
 def selection(
     near: dict[str, int], durations: dict[str, float], budget: float
 ) -> tuple[list[str], list[str]]:
-    """Divide test files into those to run, nearest first within a budget in seconds, and those left out.
+    """Divide test files into those to run, nearest first within a budget in seconds, and those omitted.
 
     Files that changed themselves always run.
     """
@@ -102,7 +102,7 @@ def main() -> int:
     command += ["-m", "not alone", *sys.argv[1:], *selected]
     status = subprocess.run(command, cwd=ROOT).returncode  # noqa: S603
     if left_out:
-        print(f"Left out, {len(left_out)} files that take longer or are further away: {_listed(left_out)}")
+        print(f"Omitted: {len(left_out)} files that take longer or are further away: {_listed(left_out)}")
         print("make test runs them.")
     return status
 

@@ -1,1 +1,1 @@
-"""Accuracy and uncertainty of heads, of everything they are compared with, on identical folds."""
+"""Compare the accuracy and uncertainty of heads and alternatives on identical folds."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.accuracy --data DATA ours=ID original=AGE_ID,GENDER_ID`: the comparison, as Markdown.
+"""`python -m benchmarks.accuracy --data DATA ours=ID original=AGE_ID,GENDER_ID`: print tables.
 
-Experiments must be finished and on the same data sets and space. The first named one is judged in depth.
+Experiments must be finished and have the same data sets and space. The first one is evaluated in depth.
 """
 
 import argparse
@@ -25,12 +25,15 @@ PARTS = ("comparison", "cross", "uncertainty", "fairness", "children", "robustne
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=__doc__)
     parser.add_argument(
-        "methods", nargs="+", metavar="NAME=ID[,ID]", help="an experiment, or more: of other tasks or seeds"
+        "methods",
+        nargs="+",
+        metavar="NAME=ID[,ID]",
+        help="one experiment, or several for other tasks or seeds",
     )
-    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--probes", nargs="*", choices=list(PROBES), default=list(PROBES))
-    parser.add_argument("--pack", default="human", help="for robustness")
+    parser.add_argument("--pack", default="human", help="pack for robustness")
     parser.add_argument("--pack-dir", type=Path)
     parser.add_argument("--human-dir", type=Path)
     for table in tables(parser.parse_args()):

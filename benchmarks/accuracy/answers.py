@@ -1,4 +1,4 @@
-"""What the networks of experiments say of faces that they never saw."""
+"""Out-of-fold predictions of experiments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from trainer.training.predict import member_probabilities
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-MEASURES = ("MAE", "groups", "one-off", "gender", "NLL", "ECE")
+METRICS = ("MAE", "groups", "one-off", "gender", "NLL", "ECE")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Out-of-fold probabilities of each network alone: age [seeds, faces, 101], gender [seeds, faces, 2]."""
+    """Out-of-fold probabilities of single networks: age [seeds, faces, 101], gender [seeds, faces, 2]."""
 
     name: str
     faces: EmbeddingSet
@@ -32,7 +32,7 @@ class Answers:
     gender: Array
 
     def ensemble(self) -> "Answers":
-        """The mean over the seeds, each fold calibrated on the other folds."""
+        """Return the mean over the seeds, with each fold calibrated on the other folds."""
         found = OutOfFold(
             self.faces, {Task.AGE: self.age.mean(axis=0), Task.GENDER: self.gender.mean(axis=0)}
         )
@@ -59,9 +59,9 @@ def experiment_faces(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
 
 
 def of_experiments(name: str, data_dir: Path, ids: list[str]) -> Answers:
-    """Of experiments that share their data sets; seeds of several for the same task stand side by side."""
+    """Return the predictions of experiments on the same data sets; seeds of a task are concatenated."""
     found: dict[Task, list[Array]] = {Task.AGE: [], Task.GENDER: []}
-    for experiment in (load_experiment(data_dir, one) for one in ids):
+    for experiment in (load_experiment(data_dir, identifier) for identifier in ids):
         faces, options = experiment_faces(data_dir, experiment), experiment.options
         own = {
             task: np.zeros((options.seeds, len(faces), classes.outputs), np.float32)
@@ -70,15 +70,15 @@ def of_experiments(name: str, data_dir: Path, ids: list[str]) -> Answers:
         for fold in experiment.folds:
             rows = np.flatnonzero(faces.fold == fold)
             bank = fold_bank(data_dir, experiment, fold)
-            for task, said in member_probabilities(bank, options, faces.rows(rows)).items():
-                own[task][:, rows] = said
+            for task, predicted in member_probabilities(bank, options, faces.rows(rows)).items():
+                own[task][:, rows] = predicted
         for task, classes in options.tasks:
             found[task].append(over_years(own[task], classes) if task is Task.AGE else own[task])
     return Answers(name, faces, np.concatenate(found[Task.AGE]), np.concatenate(found[Task.GENDER]))
 
 
 def figures(age: Array, gender: Array, faces: EmbeddingSet) -> dict[str, float]:
-    """MAE in years, accuracies, NLL of the age in nats, ECE of the age groups; of one network."""
+    """Return the metrics of one network: MAE in years, accuracies, age NLL in nats, ECE of the groups."""
     of_age, of_gender = age_metrics(age, faces), gender_metrics(gender, faces)
     known = faces.has_age
     error = calibration_error(group_probabilities(age[known]), true_groups(faces)[known])
@@ -90,35 +90,35 @@ def figures(age: Array, gender: Array, faces: EmbeddingSet) -> dict[str, float]:
         of_age["nll"],
         error,
     )
-    return {measure: float(value or 0) for measure, value in zip(MEASURES, values, strict=True)}
+    return {metric: float(value or 0) for metric, value in zip(METRICS, values, strict=True)}
 
 
 def spread(answers: Answers, rows: Mask) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation over folds × seeds of each measure, of the faces in `rows`."""
+    """Return mean and standard deviation over folds × seeds of each metric, for the faces in `rows`."""
     found = []
     for fold in np.unique(answers.faces.fold):
         own = np.flatnonzero((answers.faces.fold == fold) & rows)
         for seed in range(len(answers.age)):
             found.append(figures(answers.age[seed, own], answers.gender[seed, own], answers.faces.rows(own)))
     return {
-        measure: (float(np.mean(values)), float(np.std(values)))
-        for measure in MEASURES
-        for values in [[one[measure] for one in found]]
+        metric: (float(np.mean(values)), float(np.std(values)))
+        for metric in METRICS
+        for values in [[one[metric] for one in found]]
     }
 
 
 def row(name: str, values: Mapping[str, tuple[float, float]]) -> list[str]:
-    """A table's row; no deviation where there is one value only."""
+    """Return a row of a table; a single value has no deviation."""
     cells = [name]
-    for measure in MEASURES:
-        mean, deviation = values[measure]
-        digits = 2 if measure in ("MAE", "NLL") else 3
+    for metric in METRICS:
+        mean, deviation = values[metric]
+        digits = 2 if metric in ("MAE", "NLL") else 3
         cells.append(f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation > 0 else ""))
     return cells
 
 
-def parts_of(faces: EmbeddingSet, datasets: list[str]) -> dict[str, Mask]:
-    """The rows of each data set; of one alone, all."""
+def rows_by_dataset(faces: EmbeddingSet, datasets: list[str]) -> dict[str, Mask]:
+    """Return the rows of each data set; all rows if there is only one."""
     if len(datasets) == 1:
         return {datasets[0]: np.ones(len(faces), dtype=bool)}
     return {name: np.char.startswith(faces.file, f"{name}/") for name in datasets}

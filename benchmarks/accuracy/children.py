@@ -1,4 +1,4 @@
-"""How often children are taken for adults, and adults for children."""
+"""Count children who are predicted to be adults, and adults who are predicted to be children."""
 
 from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
@@ -19,7 +19,7 @@ COLUMNS = [
 
 
 def children(answers: Answers) -> Table:
-    """Of the calibrated ensemble, out of fold, and of faces whose age is known to the year."""
+    """Return the counts for the calibrated ensemble, out of fold, on faces with an exact age."""
     faces = answers.faces
     found = OutOfFold(faces, {Task.AGE: answers.age.mean(axis=0)})
     age, low, high = crossed_calibration(found, Task.AGE, Classes.YEARS)
@@ -31,10 +31,10 @@ def children(answers: Answers) -> Table:
             shares = (mean[own] >= ADULT_FROM, low[own] >= ADULT_FROM, high[own] < ADULT_FROM)
             name = f"{youngest} to {oldest}" if oldest <= 100 else f"{youngest} and more"
             lines.append(
-                [name, str(int(own.sum())), *(_told(int(one.sum()), int(own.sum())) for one in shares)]
+                [name, str(int(own.sum())), *(_share(int(one.sum()), int(own.sum())) for one in shares)]
             )
     return Table(f"Children and adults: {answers.name}", COLUMNS, lines)
 
 
-def _told(count: int, of: int) -> str:
+def _share(count: int, of: int) -> str:
     return f"{count} ({count / of:.1%})"

@@ -1,4 +1,4 @@
-"""Train on one data set, test on another: what remains where faces, cameras and labels differ."""
+"""Train on one data set and test on another with other faces, cameras and labels."""
 
 from itertools import permutations
 from pathlib import Path
@@ -12,12 +12,12 @@ from trainer.experiments.experiment_data import labelled, load_faces
 from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
 
-from benchmarks.accuracy.answers import MEASURES, figures, row
+from benchmarks.accuracy.answers import METRICS, figures, row
 from benchmarks.accuracy.tables import Table
 
 
 def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
-    """Both ways between the two data sets of an experiment, by its own recipe; ensembles, not calibrated."""
+    """Evaluate both directions between the data sets of an experiment, with its recipe; not calibrated."""
     experiment = load_experiment(data_dir, experiment_id)
     options = experiment.options
     sets = {
@@ -27,7 +27,7 @@ def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
     for source, target in permutations(sets, 2):
         count, examples = shared_faces({source: sets[source]}, {target: sets[target]})
         if count:
-            raise RuntimeError(f"{count} faces of {target} are in {source}, too, such as {examples[0]}")
+            raise RuntimeError(f"{count} faces of {target} are also in {source}, such as {examples[0]}")
     lines = []
     for source, fit in sets.items():
         strata = strata_of(fit.age_low, fit.age_high, fit.gender)
@@ -36,9 +36,9 @@ def cross(name: str, data_dir: Path, experiment_id: str) -> Table:
         for target, faces in sets.items():
             if target == source:
                 continue
-            said = member_probabilities(bank.tensors, options, faces)
-            age = over_years(said[Task.AGE].mean(axis=0), dict(options.tasks)[Task.AGE])
-            found = figures(np.asarray(age), said[Task.GENDER].mean(axis=0), faces)
-            values = {measure: (value, 0.0) for measure, value in found.items()}
+            predicted = member_probabilities(bank.tensors, options, faces)
+            age = over_years(predicted[Task.AGE].mean(axis=0), dict(options.tasks)[Task.AGE])
+            found = figures(np.asarray(age), predicted[Task.GENDER].mean(axis=0), faces)
+            values = {metric: (value, 0.0) for metric, value in found.items()}
             lines.append(row(f"{source} → {target}", values))
-    return Table(f"Across data sets: {name}", ["trained → tested", *MEASURES], lines)
+    return Table(f"Across data sets: {name}", ["trained → tested", *METRICS], lines)

@@ -1,4 +1,4 @@
-"""Every figure by gender × age group, and by race where the labels say it; the worst cell beside the mean."""
+"""Metrics by gender × age group, and by race if it is labelled, with the mean and the worst cell."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ COLUMNS = ["faces of", "count", "MAE", "groups", "one-off", "gender", "covered b
 
 
 def fairness(answers: Answers) -> Table:
-    """Of the calibrated ensemble, out of fold. The last rows are the mean and the worst of each column."""
+    """Return the metrics of the calibrated ensemble, out of fold; the last rows have mean and worst cell."""
     faces = answers.faces
     found = OutOfFold(faces, {Task.AGE: answers.age.mean(axis=0), Task.GENDER: answers.gender.mean(axis=0)})
     age, low, high = crossed_calibration(found, Task.AGE, Classes.YEARS)
@@ -68,7 +68,7 @@ def _cells(faces: EmbeddingSet) -> Iterator[tuple[str, Mask]]:
 
 
 def utkface_races(faces: EmbeddingSet) -> npt.NDArray[np.int64]:
-    """The race [faces] that UTKFace's file names tell; -1 for other faces."""
+    """Return the race [faces] in UTKFace's file names; -1 for other faces."""
     races = np.full(len(faces), -1)
     for row, file in enumerate(faces.file):
         parts = str(file).rsplit("/", 1)[-1].split("_")

@@ -1,9 +1,9 @@
 """`python -m benchmarks.accuracy.feature_maps PACK_DIR FIRST SECOND`: which layers of ArcFace to read.
 
-The recogniser's own embedding, each of its feature maps that is projected, these projected together, and the
-same of the crop and its mirror image: heads trained on one data set and tested on the other, both ways, and
-two-fold cross-validation on both together. Prints a table. Both folders have a `labels.csv`; a sample of
-their faces is read.
+Compares the recogniser's own embedding, each of the projected feature maps, their joint projection, and the
+same for the crop and its mirror image. Heads are trained on one data set and tested on the other, in both
+directions, and cross-validated with two folds on both together. Prints a table. Both folders have a
+`labels.csv`; a sample of their faces is used.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.accuracy.feature_maps", description=__doc__)
     parser.add_argument("pack", type=Path)
     parser.add_argument("datasets", type=Path, nargs=2)
-    parser.add_argument("--faces", type=int, default=2000, help="of each data set")
+    parser.add_argument("--faces", type=int, default=2000, help="sample per data set")
     arguments = parser.parse_args()
     threads = os.cpu_count() or 1
     detector, recogniser = find_models(arguments.pack)
@@ -88,8 +88,8 @@ def main() -> None:
 
 def _sample(folder: Path, faces: int) -> list[LabelledImage]:
     rows = [row for row in read(folder, IMAGE_SET) if isinstance(row, LabelledImage)]
-    chosen = np.random.default_rng(0).permutation(len(rows))[:faces]
-    return [rows[index] for index in sorted(chosen)]
+    selected = np.random.default_rng(0).permutation(len(rows))[:faces]
+    return [rows[index] for index in sorted(selected)]
 
 
 def _faces(features: Array, labels: list[LabelledImage]) -> EmbeddingSet:
@@ -129,9 +129,9 @@ def _answers(
 ) -> tuple[Array, Array]:
     validates = np.random.default_rng(2).random(len(faces)) < 0.1
     bank = train_bank(faces.rows(fit & ~validates), faces.rows(fit & validates), OPTIONS, fold=0)
-    said = member_probabilities(bank.tensors, OPTIONS, faces.rows(tested))
-    age = over_years(said[Task.AGE].mean(axis=0), Classes.YEARS)
-    return np.asarray(age, np.float32), np.asarray(said[Task.GENDER].mean(axis=0), np.float32)
+    predicted = member_probabilities(bank.tensors, OPTIONS, faces.rows(tested))
+    age = over_years(predicted[Task.AGE].mean(axis=0), Classes.YEARS)
+    return np.asarray(age, np.float32), np.asarray(predicted[Task.GENDER].mean(axis=0), np.float32)
 
 
 def _cell(age: Array, gender: Array, faces: EmbeddingSet) -> str:

@@ -2,8 +2,8 @@
 
 CROPS has the folders `utkface` and `all-age-faces`, each with images and `labels.csv` (file, age, gender).
 Thresholds may only be fitted on development crops, whose file name has a SHA-256 that starts with 0 to 7. By
-default the others are measured, in the order of that hash. The shipped heads were trained on these faces, so
-compare rows with each other: the absolute figures are too good.
+default the others are used, in the order of that hash. The shipped heads were trained on these faces, so the
+absolute metrics are optimistic; compare the rows with each other.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def middle(share: float) -> Callable[[Image], Image]:
     return cut
 
 
-# Framing, and the clockwise turn that makes such an image upright again.
+# Framing, and the clockwise turn that makes the image upright again.
 FRAMINGS: dict[str, tuple[Callable[[Image], Image], int]] = {
     "as it is": (turned(0), 0),
     "turned by 90°": (turned(90), 270),
@@ -88,12 +88,12 @@ def measure(
 ) -> Iterator[list[str]]:
     """Yield one row of the table per framing."""
     heads = shipped_heads(pack.space)
-    chosen = crops(folder, development=development, count=count)
+    selected = crops(folder, development=development, count=count)
     for framing in framings:
         frame, upright = FRAMINGS[framing]
         embeddings, found, right, border = [], [], 0, 0
-        for start in range(0, len(chosen), _TOGETHER):
-            batch = chosen[start : start + _TOGETHER]
+        for start in range(0, len(selected), _TOGETHER):
+            batch = selected[start : start + _TOGETHER]
             images = [frame(decode(crop.path.read_bytes(), ImageLimits())) for crop in batch]
             detected = pack.detect(images)
             largest = [detections.rows(slice(0, 1)) for detections in detected]
@@ -106,7 +106,7 @@ def measure(
         yield [
             folder.name,
             framing,
-            *_metrics(heads, np.array(embeddings, np.float32), found, len(chosen), right, border),
+            *_metrics(heads, np.array(embeddings, np.float32), found, len(selected), right, border),
         ]
 
 
@@ -130,8 +130,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.accuracy.framing", description=__doc__)
     parser.add_argument("crops", type=Path)
     parser.add_argument("--pack", default="human")
-    parser.add_argument("--faces", type=int, default=500, help="of each folder")
-    parser.add_argument("--development", action="store_true", help="the half to fit thresholds on")
+    parser.add_argument("--faces", type=int, default=500, help="number per folder")
+    parser.add_argument("--development", action="store_true", help="use the half for fitting thresholds")
     parser.add_argument("--framings", nargs="+", choices=list(FRAMINGS), default=list(FRAMINGS))
     arguments = parser.parse_args()
     human = ROOT / "data" / "packs" / "human"
@@ -148,7 +148,7 @@ def main() -> None:
             development=arguments.development,
             count=arguments.faces,
         ):
-            print("| " + " | ".join(row) + " |", flush=True)  # as they come: the last ones take minutes
+            print("| " + " | ".join(row) + " |", flush=True)  # row by row, because the last ones take minutes
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plain alternatives: a linear probe and gradient boosting, on the same folds."""
+"""Simple alternatives on the same folds: a linear probe and gradient boosting."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _LOGISTIC_CS = (1e-4, 1e-3, 1e-2)
 
 
 def linear(fit: EmbeddingSet, validation: EmbeddingSet) -> tuple[Any, Any]:
-    """Ridge regression for age, logistic regression for gender; the penalty by validation."""
+    """Fit ridge regression for age and logistic regression for gender, with the penalty by validation."""
     ages = [Ridge(alpha).fit(fit.embedding, fit.age_low) for alpha in _RIDGE_ALPHAS]
     genders = [LogisticRegression(C=c, max_iter=300).fit(fit.embedding, fit.gender) for c in _LOGISTIC_CS]
     return (
@@ -29,7 +29,7 @@ def linear(fit: EmbeddingSet, validation: EmbeddingSet) -> tuple[Any, Any]:
 
 
 def boosting(fit: EmbeddingSet, validation: EmbeddingSet) -> tuple[Any, Any]:
-    """Histogram gradient boosting, stopped early on the validation faces."""
+    """Fit histogram gradient boosting, with early stopping on the validation faces."""
     options: dict[str, Any] = {
         "max_iter": 400, "learning_rate": 0.08, "max_features": 0.2, "early_stopping": True, "random_state": 0
     }  # fmt: skip
@@ -48,7 +48,7 @@ PROBES = {"ridge and logistic regression": linear, "gradient boosting": boosting
 
 
 def probe(name: str, faces: EmbeddingSet) -> Answers:
-    """Out-of-fold answers. A regressed age is a normal distribution as wide as the validation errors."""
+    """Return out-of-fold predictions; an age is a normal distribution as wide as the validation errors."""
     age, gender = np.zeros((len(faces), YEARS), np.float32), np.zeros((len(faces), 2), np.float32)
     for fold in np.unique(faces.fold):
         test, rest = np.flatnonzero(faces.fold == fold), faces.rows(np.flatnonzero(faces.fold != fold))

@@ -1,4 +1,4 @@
-"""Left-out faces again, from pictures that were made worse."""
+"""Evaluate held-out faces on degraded images."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -23,38 +23,38 @@ from benchmarks.accuracy.tables import Table
 
 FACES = 500
 BOX_ERROR = 0.1  # of the box's sides
-COLUMNS = ["pictures", "found", "MAE", "groups", "gender", "covered by 90 %", "width", "quality"]
+COLUMNS = ["images", "found", "MAE", "groups", "gender", "covered by 90 %", "width", "quality"]
 
 
-def _jpeg(picture: Image.Image) -> Image.Image:
+def _jpeg(photo: Image.Image) -> Image.Image:
     file = BytesIO()
-    picture.save(file, "JPEG", quality=30)
+    photo.save(file, "JPEG", quality=30)
     return Image.open(file)
 
 
-def _half(picture: Image.Image) -> Image.Image:
-    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BILINEAR)
+def _half(photo: Image.Image) -> Image.Image:
+    return photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.BILINEAR)
 
 
 def _rotated(angle: float) -> Callable[[Image.Image], Image.Image]:
-    return lambda picture: picture.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    return lambda photo: photo.rotate(angle, Image.Resampling.BILINEAR, expand=True)
 
 
 CONDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "as they are": lambda picture: picture,
+    "as they are": lambda photo: photo,
     "JPEG quality 30": _jpeg,
     "half resolution": _half,
-    "blurred, radius 2 pixels": lambda picture: picture.filter(ImageFilter.GaussianBlur(2)),
+    "blurred, radius 2 pixels": lambda photo: photo.filter(ImageFilter.GaussianBlur(2)),
     "rotated by 30°": _rotated(30),
     "rotated by -30°": _rotated(-30),
-    "a third of the light": lambda picture: ImageEnhance.Brightness(picture).enhance(1 / 3),
-    "grayscale": lambda picture: picture.convert("L").convert("RGB"),
-    "box off by 10 %": lambda picture: picture,
+    "a third of the light": lambda photo: ImageEnhance.Brightness(photo).enhance(1 / 3),
+    "grayscale": lambda photo: photo.convert("L").convert("RGB"),
+    "box off by 10 %": lambda photo: photo,
 }
 
 
 def robustness(name: str, data_dir: Path, experiment_id: str, pack: Pack) -> Table:
-    """The same sample of faces under each condition, each face judged by the bank that left its fold out."""
+    """Evaluate the same faces under each condition, by the networks that held their fold out."""
     experiment = load_experiment(data_dir, experiment_id)
     pack.space.require(experiment.space)
     lines = [[label, *_figures(data_dir, experiment, pack, label)] for label in CONDITIONS]
@@ -71,7 +71,7 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
     everything = read_out_of_fold(data_dir, experiment, directories)
     sample = np.random.default_rng(1).choice(len(faces), FACES, replace=False)
     draws = np.random.default_rng(2)
-    embeddings, kept, quality, widening = [], [], [], []
+    embeddings, kept, quality, scales = [], [], [], []
     for index in sample:
         with Image.open(data_dir / str(faces.file[index])) as file:
             pixels = np.asarray(CONDITIONS[label](file.convert("RGB")).convert("RGB"))
@@ -81,34 +81,36 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
         if label.startswith("box"):
             found = _moved(found, draws)
         face = pack.embed([pixels], [found])[0][0]
-        judged = face_quality(face)
+        rated = face_quality(face)
         embeddings.append(face.embedding)
         kept.append(index)
-        quality.append(judged.score)
-        widening.append(judged.interval_scale)
-    chosen = faces.rows(np.array(kept))
-    chosen = type(chosen)(**{**vars(chosen), "embedding": np.array(embeddings, dtype=np.float32)})
-    age, gender = np.zeros((len(chosen), 101), np.float32), np.zeros((len(chosen), 2), np.float32)
-    low, high = np.zeros(len(chosen)), np.zeros(len(chosen))
+        quality.append(rated.score)
+        scales.append(rated.interval_scale)
+    found_faces = faces.rows(np.array(kept))
+    found_faces = type(found_faces)(
+        **{**vars(found_faces), "embedding": np.array(embeddings, dtype=np.float32)}
+    )
+    age, gender = np.zeros((len(found_faces), 101), np.float32), np.zeros((len(found_faces), 2), np.float32)
+    low, high = np.zeros(len(found_faces)), np.zeros(len(found_faces))
     classes = dict(experiment.options.tasks)
     for fold in experiment.folds:
-        own = np.flatnonzero(chosen.fold == fold)
+        own = np.flatnonzero(found_faces.fold == fold)
         bank = fold_bank(data_dir, experiment, fold)
-        said = member_probabilities(bank, experiment.options, chosen.rows(own))
-        age[own], gender[own] = said[Task.AGE].mean(axis=0), said[Task.GENDER].mean(axis=0)
+        predicted = member_probabilities(bank, experiment.options, found_faces.rows(own))
+        age[own], gender[own] = predicted[Task.AGE].mean(axis=0), predicted[Task.GENDER].mean(axis=0)
         others = everything.faces.fold != fold
         calibration = calibrate(everything, Task.AGE, classes[Task.AGE], others)
         assert calibration.conformal is not None
         age[own] = tempered(age[own], calibration.temperature)
         low[own], high[own] = calibration.conformal.intervals(age[own], REPORTED_COVERAGE)
-    middle, half = (low + high) / 2, np.array(widening) * (high - low) / 2
-    inside = np.abs(chosen.age_low - middle) <= half
-    of_age = age_metrics(age, chosen)
+    middle, half = (low + high) / 2, np.array(scales) * (high - low) / 2
+    inside = np.abs(found_faces.age_low - middle) <= half
+    of_age = age_metrics(age, found_faces)
     return [
-        f"{len(chosen) / FACES:.3f}",
+        f"{len(found_faces) / FACES:.3f}",
         f"{of_age['mae']:.2f}",
         f"{of_age['group_accuracy']:.3f}",
-        f"{gender_metrics(gender, chosen)['accuracy']:.3f}",
+        f"{gender_metrics(gender, found_faces)['accuracy']:.3f}",
         f"{inside.mean():.3f}",
         f"{2 * half.mean():.1f}",
         f"{np.mean(quality):.2f}",
@@ -120,7 +122,7 @@ def _first(found: Detections) -> Detections:
 
 
 def _moved(found: Detections, draws: np.random.Generator) -> Detections:
-    """Box and landmarks moved by a tenth of the box's sides, in a random direction."""
+    """Move box and landmarks by a tenth of the box's sides in a random direction."""
     angle = draws.uniform(0, 2 * np.pi)
     sides = found.bbox[:, 2:] - found.bbox[:, :2]
     shift = (BOX_ERROR * sides * [np.cos(angle), np.sin(angle)]).astype(np.float32)

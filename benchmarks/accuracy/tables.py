@@ -1,4 +1,4 @@
-"""Tables as Markdown."""
+"""Render tables as Markdown."""
 
 from dataclasses import dataclass
 

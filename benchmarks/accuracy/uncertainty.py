@@ -1,4 +1,4 @@
-"""A bank's uncertainty against one network's Monte-Carlo dropout, at equal coverage, and what each costs."""
+"""Compare an ensemble's uncertainty, and its cost, with Monte-Carlo dropout at equal coverage."""
 
 import time
 from pathlib import Path
@@ -19,17 +19,25 @@ from benchmarks.accuracy.answers import Array, experiment_faces, fold_bank
 from benchmarks.accuracy.tables import Table
 
 PASSES = 512  # the original's
-FACES_A_FOLD = 400
-COLUMNS = ["", "NLL", "width of 90 % intervals", "covered", "AUROC of entropy, groups", "gender", "ms a face"]
+FACES_PER_FOLD = 400
+COLUMNS = [
+    "",
+    "NLL",
+    "width of 90 % intervals",
+    "covered",
+    "AUROC of entropy, groups",
+    "gender",
+    "ms per face",
+]
 
 
 def uncertainty(name: str, data_dir: Path, ids: list[str]) -> Table:
-    """On a sample of each left-out fold; every row is calibrated on the other folds in the same way."""
-    experiments = [load_experiment(data_dir, one) for one in ids]
+    """Evaluate a sample of each held-out fold; every row is calibrated on the other folds in the same way."""
+    experiments = [load_experiment(data_dir, identifier) for identifier in ids]
     ways = {
         "one network": (1, 0),
         f"one network, {PASSES} Monte-Carlo dropout passes": (1, PASSES),
-        f"bank of {experiments[0].options.seeds}": (experiments[0].options.seeds, 0),
+        f"ensemble of {experiments[0].options.seeds}": (experiments[0].options.seeds, 0),
     }
     return Table(
         f"Uncertainty: {name}",
@@ -43,7 +51,7 @@ def _figures(data_dir: Path, experiments: list[Experiment], members: int, passes
     draws = np.random.default_rng(0)
     sample = np.concatenate(
         [
-            draws.permutation(np.flatnonzero(faces.fold == fold))[:FACES_A_FOLD]
+            draws.permutation(np.flatnonzero(faces.fold == fold))[:FACES_PER_FOLD]
             for fold in experiments[0].folds
         ]
     )
@@ -61,9 +69,9 @@ def _figures(data_dir: Path, experiments: list[Experiment], members: int, passes
             for task, classes in experiment.options.tasks:
                 tensors = task_tensors(bank, experiment.options, task)
                 started = time.perf_counter()
-                said = _said(layers[task], tensors, faces.embedding[own], passes)
+                predicted = _predicted(layers[task], tensors, faces.embedding[own], passes)
                 seconds += time.perf_counter() - started
-                found.setdefault(task, np.zeros((len(faces), classes.outputs), np.float32))[own] = said
+                found.setdefault(task, np.zeros((len(faces), classes.outputs), np.float32))[own] = predicted
     everything = OutOfFold(faces, found)
     age, low, high = crossed_calibration(everything, Task.AGE, Classes.YEARS)
     gender, _, _ = crossed_calibration(everything, Task.GENDER, Classes.GENDERS)
@@ -79,7 +87,7 @@ def _figures(data_dir: Path, experiments: list[Experiment], members: int, passes
     ]
 
 
-def _said(layers: tuple[Layer, ...], tensors: dict[str, Array], embeddings: Array, passes: int) -> Array:
+def _predicted(layers: tuple[Layer, ...], tensors: dict[str, Array], embeddings: Array, passes: int) -> Array:
     if passes == 0:
         return np.asarray(softmax(bank_logits(layers, tensors, embeddings)).mean(axis=0), np.float32)
     draws = np.random.default_rng(0)

@@ -1,1 +1,1 @@
-"""An hour's mixed traffic in ten minutes, at more than the system can do: answers, delays, memory."""
+"""Soak test: mixed traffic above the system's capacity; checks responses, latency and memory."""

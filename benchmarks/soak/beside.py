@@ -1,4 +1,4 @@
-"""What goes on beside the traffic: training jobs one after the other, and a look at each process's memory."""
+"""Run training jobs during the traffic, one after the other, and sample the memory of each process."""
 
 import statistics
 import threading
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 2.0
 
 @dataclass
 class Beside:
-    """memory : MiB of each program, a value every two seconds. experiments : state by id."""
+    """memory : MiB of each program, sampled every two seconds. experiments : id → state."""
 
     stack: Stack
     pids: dict[str, int]
@@ -48,7 +48,7 @@ class Beside:
                 name = created.json()["id"]
                 state = "queued"
                 while state in ("queued", "running"):
-                    time.sleep(1)  # the last one is waited for even where the traffic has ended
+                    time.sleep(1)  # also after the end of the traffic
                     state = client.get(f"{url}/{name}").json()["state"]
                 self.experiments[name] = state
 
@@ -58,19 +58,21 @@ class Beside:
                 self.memory.setdefault(name, []).append(_resident(pid))
 
     def growth(self) -> dict[str, tuple[int, int]]:
-        """MiB in the second quarter of the time and in the last, medians; the first warms up."""
-        told = {}
+        """Return each program's median MiB in the second and in the last quarter; the first is a warm-up."""
+        growth = {}
         for name, sizes in self.memory.items():
             quarter = max(1, len(sizes) // 4)
             early, late = sizes[quarter : 2 * quarter] or sizes, sizes[-quarter:]
-            told[name] = (round(statistics.median(early)), round(statistics.median(late)))
-        return told
+            growth[name] = (round(statistics.median(early)), round(statistics.median(late)))
+        return growth
 
 
 @contextmanager
 def beside(stack: Stack, space: Space) -> Iterator[Beside]:
-    """Both go on until the block ends; then the last experiment is waited for."""
-    write_embedding_set(stack.data_dir, "made", "images", made_up(2000, space, folds=5), {"kind": "made up"})
+    """Train and sample until the block ends, then wait for the last experiment."""
+    write_embedding_set(
+        stack.data_dir, "made", "images", made_up(2000, space, folds=5), {"format": "made up"}
+    )
     own = Beside(stack, stack.pids())
     threads = [threading.Thread(target=own.train), threading.Thread(target=own.look)]
     for thread in threads:
@@ -87,5 +89,5 @@ def _resident(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0  # it has ended, which `restarted` tells
+        return 0  # it has ended, which `restarted` reports
     return int(status.split("VmRSS:")[1].split()[0]) // 1024

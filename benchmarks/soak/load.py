@@ -1,4 +1,4 @@
-"""Send a mix: as fast as answers come back, to see what the system can do; or at a rate, come what may."""
+"""Send traffic: in a closed loop to measure the capacity, or at a fixed rate (open loop)."""
 
 import asyncio
 import time
@@ -8,29 +8,29 @@ import httpx
 
 from benchmarks.soak.mix import Mix, Request
 
-_TIMEOUT = 90.0  # later than any deadline of the services
+_TIMEOUT = 90.0  # longer than all deadlines of the services
 _CLIENTS = 8
 
 
 @dataclass(frozen=True)
 class Answer:
-    """status : 0 where the connection failed. right : as wanted. refused : 429 with Retry-After."""
+    """status : 0 if the connection failed. expected : an expected status. refused : 429 with Retry-After."""
 
     kind: str
     seconds: float
     status: int
-    right: bool
+    expected: bool
     refused: bool
-    told: str = ""
+    problem: str = ""
 
 
 def capacity(url: str, mix: Mix, seconds: float) -> float:
-    """Answers a second to a few clients that ask without a pause."""
+    """Return the responses per second to a few clients without pauses."""
     return asyncio.run(_closed(url, mix, seconds))
 
 
 def at_rate(url: str, mix: Mix, rate: float, seconds: float) -> list[Answer]:
-    """The answers to `rate` requests a second, sent on time whether or not earlier ones were answered."""
+    """Send `rate` requests per second, independent of earlier responses, and return the responses."""
     return asyncio.run(_open(url, mix, rate, seconds))
 
 
@@ -47,7 +47,7 @@ async def _closed(url: str, mix: Mix, seconds: float) -> float:
         nonlocal answered
         while time.monotonic() < end:
             answer = await _answer(client, mix.draw())
-            answered += answer.right and time.monotonic() < end
+            answered += answer.expected and time.monotonic() < end
 
     async with _client(url) as client:
         await asyncio.gather(*(ask(client) for _ in range(_CLIENTS)))
@@ -73,14 +73,14 @@ async def _answer(client: httpx.AsyncClient, request: Request) -> Answer:
     except httpx.TransportError as error:
         return Answer(request.kind, time.monotonic() - began, 0, False, False, type(error).__name__)
     seconds, status = time.monotonic() - began, response.status_code
-    right = status in request.right
+    expected = status in request.expected
     refused = status == 429 and "retry-after" in response.headers
-    told = "" if right else _slug(response)
-    return Answer(request.kind, seconds, status, right, refused, told)
+    problem = "" if expected else _slug(response)
+    return Answer(request.kind, seconds, status, expected, refused, problem)
 
 
 def _slug(response: httpx.Response) -> str:
-    """The kind of its problem."""
+    """Return the slug of a response's problem."""
     try:
         return str(response.json()["type"]).rsplit(":", 1)[-1]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What the traffic is made of."""
+"""The mix of requests that the traffic consists of."""
 
 import itertools
 import json
@@ -13,23 +13,23 @@ from benchmarks.photographs import one_face
 from tools.stack import PHOTOGRAPH
 
 _JPEG, _JSON = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/json"}
-_FACES_A_REQUEST = 16
+_FACES_PER_REQUEST = 16
 
 
 @dataclass(frozen=True)
 class Request:
-    """right : the statuses with which it may be answered where there is room for it."""
+    """expected : statuses of a correct response, other than 429."""
 
     kind: str
     method: str
     path: str
     content: bytes
     headers: dict[str, str]
-    right: frozenset[int]
+    expected: frozenset[int]
 
 
 class Mix:
-    """Draws requests to the predictor. Three pictures in four are new to the cache."""
+    """Draws requests to the predictor. 75 % of the images are not in the cache."""
 
     def __init__(self, space: Space) -> None:
         self._draws = random.Random(0)
@@ -37,8 +37,8 @@ class Mix:
         self._one, self._six = one_face(), PHOTOGRAPH.read_bytes()
         self._embeddings = _embeddings(space)
         self._kinds: dict[str, tuple[int, Callable[[], Request]]] = {
-            "one face": (55, lambda: self._picture("one face", self._one)),
-            "six faces": (15, lambda: self._picture("six faces", self._six)),
+            "one face": (55, lambda: self._image("one face", self._one)),
+            "six faces": (15, lambda: self._image("six faces", self._six)),
             "embeddings": (15, self._from_embeddings),
             "bad input": (10, self._bad),
             "page": (5, lambda: Request("page", "GET", "/", b"", {}, frozenset({200}))),
@@ -53,8 +53,8 @@ class Mix:
     def shares(self) -> str:
         return ", ".join(f"{kind} {share} %" for kind, (share, _) in self._kinds.items())
 
-    def _picture(self, kind: str, content: bytes) -> Request:
-        """A number behind the end of the file, which no decoder reads, makes it another file."""
+    def _image(self, kind: str, content: bytes) -> Request:
+        """Return a request with an image, made new by a number after its end, which decoders ignore."""
         number = next(self._numbers) if self._draws.random() < 0.75 else 0
         return _post(kind, content + str(number).encode(), 200)
 
@@ -64,7 +64,7 @@ class Mix:
 
     def _bad(self) -> Request:
         content, status = self._draws.choice(
-            [(b"", 400), (b"no picture at all", 415), (self._six[: len(self._six) // 2], 422)]
+            [(b"", 400), (b"not an image", 415), (self._six[: len(self._six) // 2], 422)]
         )
         return _post("bad input", content, status)
 
@@ -74,6 +74,6 @@ def _post(kind: str, content: bytes, status: int) -> Request:
 
 
 def _embeddings(space: Space) -> bytes:
-    rows = np.random.default_rng(0).standard_normal((_FACES_A_REQUEST, space.dimension))
+    rows = np.random.default_rng(0).standard_normal((_FACES_PER_REQUEST, space.dimension))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return json.dumps({"space": space.id, "embeddings": rows.round(6).tolist()}).encode()

@@ -1,4 +1,4 @@
-"""Start a system, measure what it can do, and send more than that."""
+"""Start a system, measure its capacity, and send more than that."""
 
 from contextlib import ExitStack
 
@@ -12,12 +12,12 @@ from benchmarks.soak.mix import Mix
 from benchmarks.soak.verdict import Verdict, machine
 
 OVERLOAD = 1.5
-_CACHE_SHARE = 0.1  # of the time; an hour's cache lifetime is compressed as the hour is
+_CACHE_SHARE = 0.1  # of the duration; stands for a cache lifetime of an hour in a longer test
 
 
 def soak(seconds: float) -> Verdict:
-    """seconds : of traffic at `OVERLOAD` times the capacity, which a tenth of that time measures before."""
-    where = machine()  # its load is that of others now
+    """Send traffic at `OVERLOAD` times the capacity for `seconds`; measure the capacity before."""
+    where = machine()  # measured before our own load
     with ExitStack() as life:
         stack = life.enter_context(running(PROXY_CACHE_SECONDS=str(max(5, int(seconds * _CACHE_SHARE)))))
         space = Space.model_validate(

@@ -100,13 +100,13 @@ def client_closed_request() -> Problem:
     return Problem("client-closed-request", 499, "The client disconnected before the response was ready.")
 
 
-def space_mismatch(wanted: str, given: str) -> Problem:
+def space_mismatch(expected: str, given: str) -> Problem:
     return Problem(
         "space-mismatch",
         409,
-        f"Received embeddings of space {given!r}, expected {wanted!r}. Embeddings of different models cannot "
+        f"Received embeddings of space {given!r}, expected {expected!r}. Embeddings of different models cannot "
         "be mixed.",
-        wanted=wanted,
+        wanted=expected,
         given=given,
     )
 
