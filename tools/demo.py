@@ -82,7 +82,7 @@ def from_photograph_to_own_heads(client: Client, data_dir: Path) -> None:
     show_faces(answer)
     annotated = ROOT / ".run" / "demo.png"
     annotated.write_bytes(client.annotate(photograph))
-    say(f"the annotated picture is {annotated.relative_to(ROOT)}")
+    say(f"the annotated image is {annotated.relative_to(ROOT)}")
 
 
 def predicted_by(client: Client, photograph: bytes, versions: set[str]) -> AgeGenderAnswer:

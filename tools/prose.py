@@ -24,16 +24,15 @@ CLEAN_PAGES: tuple[str, ...] = (
     "findings/*.md",
 )
 CLEAN_CODE: tuple[str, ...] = (
-    "services/insightface/embedder/detection/*.py",
+    "benchmarks/**/*.py",
     "services/predictor/**/*.py",
     "services/trainer/trainer/datasets/**/*.py",
     "services/trainer/trainer/evaluation/*.py",
     "services/trainer/trainer/reports/*.py",
-    "services/trainer/trainer/routes/*.py",
     "services/trainer/trainer/training/*.py",
-    "shared/agegender/heads/*.py",
-    "shared/agegender_client/**/*.py",
+    "shared/agegender/**/*.py",
     "shared/agegender_service/*.py",
+    "tools/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
 PAGES = (*CLEAN_PAGES, "benchmarks/*.md")

@@ -100,15 +100,15 @@ def client_closed_request() -> Problem:
     return Problem("client-closed-request", 499, "The client disconnected before the response was ready.")
 
 
-def space_mismatch(expected: str, given: str) -> Problem:
-    return Problem(
-        "space-mismatch",
-        409,
-        f"Received embeddings of space {given!r}, expected {expected!r}. Embeddings of different models cannot "
-        "be mixed.",
-        wanted=expected,
-        given=given,
+def space_mismatch(expected: str, given: str, detail: str | None = None) -> Problem:
+    """Return ``space-mismatch`` 409. Its member `wanted` is the former name of `expected`."""
+    detail = detail or (
+        f"Received embeddings of space {given!r}, expected {expected!r}. Embeddings of different models "
+        "cannot be mixed."
     )
+    problem = Problem("space-mismatch", 409, detail, expected=expected, given=given)
+    problem.extra["wanted"] = expected
+    return problem
 
 
 def retry_after_seconds(header: str | None) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from agegender.errors import Problem
+from agegender.errors import space_mismatch
 from agegender.faces import FaceGeometry
 from agegender.spaces import Space
 from agegender.wire.arrays import WireError
@@ -49,13 +49,11 @@ class OriginalGender(TypedDict):
 def require_original_dimension(space: Space) -> None:
     """Raise ``space-mismatch`` 409 unless embeddings of `space` fit the original's messages."""
     if space.dimension != DIMENSION:
-        raise Problem(
-            "space-mismatch",
-            409,
+        raise space_mismatch(
+            f"{DIMENSION}-d",
+            str(space),
             f"The original's clients use embeddings of {DIMENSION} numbers, but the space is {space}. "
             "Use this service's own routes, or serve an InsightFace pack (EMBEDDER_PACK).",
-            wanted=f"{DIMENSION}-d",
-            given=str(space),
         )
 
 
