@@ -1,7 +1,7 @@
-"""The messages between tae898/age-gender's `client.py`, its server on :10003, and the embedding container.
+"""Messages of the original project: its `client.py`, its server on :10003, and its embedding container.
 
 Source: tae898/age-gender, `client.py` and `app.py`; tae898/face-detection-recognition, `app.py` (2022). A
-request's body is a JSON string that holds jsonpickle; an answer is jsonpickle. All raise `WireError`.
+request is a JSON string that contains jsonpickle; a response is jsonpickle. All decoders raise `WireError`.
 """
 
 import base64
@@ -27,7 +27,7 @@ _ANSWER_ITEMS = 2_000_000  # about 3,000 faces with every number written out
 
 @dataclass(frozen=True)
 class OriginalFace:
-    """A face as the original container answers it: bbox [4], landmark [5, 2], normed_embedding [512]."""
+    """A face in the original container's response: bbox [4], landmark [5, 2], normed_embedding [512]."""
 
     bbox: npt.NDArray[np.float64]
     det_score: float
@@ -36,11 +36,15 @@ class OriginalFace:
 
 
 class OriginalAge(TypedDict):
+    """The age of one face in the original server's response."""
+
     mean: float
     entropy: float
 
 
 class OriginalGender(TypedDict):
+    """The gender of one face in the original server's response."""
+
     m: float
     f: float
     entropy: float
@@ -58,7 +62,7 @@ def require_original_dimension(space: Space) -> None:
 
 
 def decode_image_request(body: bytes) -> bytes:
-    """The image file of `requests.post(url, json=jsonpickle.encode({"image": bytes}))`."""
+    """Return the image file of `requests.post(url, json=jsonpickle.encode({"image": bytes}))`."""
     image = _request(body).get("image")
     if not isinstance(image, bytes):
         raise WireError("The message has no bytes under 'image'.")
@@ -66,27 +70,27 @@ def decode_image_request(body: bytes) -> bytes:
 
 
 def encode_image_request(image: bytes) -> bytes:
-    """The body that `decode_image_request` reads; sent as application/json."""
+    """Return the body of a request that `decode_image_request` reads; its type is application/json."""
     return json.dumps(json.dumps({"image": {"py/b64": base64.b64encode(image).decode()}})).encode()
 
 
 def decode_embeddings_request(body: bytes) -> npt.NDArray[np.float32]:
-    """Embeddings [faces, 512] of `jsonpickle.encode({"embeddings": pickle.dumps(array)})`, all finite."""
+    """Return the embeddings [faces, 512] of `jsonpickle.encode({"embeddings": pickle.dumps(array)})`."""
     content = _request(body).get("embeddings")
     if not isinstance(content, bytes):
         raise WireError("The message has no bytes under 'embeddings'.")
     array = read_array(content)
     if array.size % DIMENSION:
-        raise WireError(f"Embeddings of shape {array.shape} are not rows of {DIMENSION} numbers.")
+        raise WireError(f"Received embeddings of shape {array.shape}; expected rows of {DIMENSION} numbers.")
     with np.errstate(over="ignore"):
         embeddings = array.reshape(-1, DIMENSION).astype(np.float32)
     if not np.isfinite(embeddings).all():
-        raise WireError("An embedding has a value that is not finite.")
+        raise WireError("An embedding contains NaN or infinite values.")
     return embeddings
 
 
 def decode_faces_answer(text: bytes) -> list[OriginalFace]:
-    """The faces that the original embedding container answered, in its order."""
+    """Return the faces of the original embedding container's response, in its order."""
     answer = restore(parse_json(text, _ANSWER_ITEMS))
     faces = answer.get("face_detection_recognition") if isinstance(answer, dict) else None
     if not isinstance(faces, list):
@@ -95,7 +99,7 @@ def decode_faces_answer(text: bytes) -> list[OriginalFace]:
 
 
 def encode_faces_answer(faces: Sequence[tuple[FaceGeometry, Sequence[float]]]) -> bytes:
-    """The answer as the original's client reads it, in jsonpickle's notation, from (geometry, embedding)."""
+    """Return the response that the original's client reads, from (geometry, embedding) of each face."""
     return _compact(
         {
             "face_detection_recognition": [
@@ -112,14 +116,14 @@ def encode_faces_answer(faces: Sequence[tuple[FaceGeometry, Sequence[float]]]) -
 
 
 def encode_predictions_answer(ages: Sequence[OriginalAge], genders: Sequence[OriginalGender]) -> bytes:
-    """The answer of the original's server on :10003; plain numbers are jsonpickle as they are."""
+    """Return the response of the original's server on :10003; plain numbers need no jsonpickle tags."""
     return _compact({"ages": list(ages), "genders": list(genders)})
 
 
 def _request(body: bytes) -> dict[str, Any]:
     outer = parse_json(body, _REQUEST_ITEMS)
     if not isinstance(outer, str):
-        raise WireError("The body is not a JSON string that holds jsonpickle.")
+        raise WireError("The body is not a JSON string that contains jsonpickle.")
     message = restore(parse_json(outer, _REQUEST_ITEMS))
     if not isinstance(message, dict):
         raise WireError("The message is not a dict.")
@@ -139,15 +143,17 @@ def _face(face: Any) -> OriginalFace:
 
 def _numbers(value: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     if not isinstance(value, np.ndarray | np.number | float | int) or np.shape(value) != shape:
-        raise WireError(f"A face's numbers do not have the shape {shape}.")
+        raise WireError(
+            f"A face has a value of type {type(value).__name__}; expected numbers of shape {shape}."
+        )
     array = np.asarray(value, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise WireError("A face has a value that is not finite.")
+        raise WireError("A face contains NaN or infinite values.")
     return array
 
 
 def _array(values: list[Any], dtype: str) -> dict[str, Any]:
-    # NumPy's own reduction names numpy.core, which NumPy 2 renames; every version has numpy.array.
+    # NumPy's own reduction refers to numpy.core, which NumPy 2 renames; every version has numpy.array.
     return {"py/reduce": [{"py/function": "numpy.array"}, {"py/tuple": [values, dtype]}]}
 
 
