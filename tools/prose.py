@@ -25,13 +25,8 @@ CLEAN_PAGES: tuple[str, ...] = (
 )
 CLEAN_CODE: tuple[str, ...] = (
     "benchmarks/**/*.py",
-    "services/predictor/**/*.py",
-    "services/trainer/trainer/datasets/**/*.py",
-    "services/trainer/trainer/evaluation/*.py",
-    "services/trainer/trainer/reports/*.py",
-    "services/trainer/trainer/training/*.py",
-    "shared/agegender/**/*.py",
-    "shared/agegender_service/*.py",
+    "services/**/*.py",
+    "shared/**/*.py",
     "tools/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")

@@ -39,7 +39,7 @@ _ROUNDING = 0.25  # seconds by which a container may be early with its own 504
 
 @dataclass(eq=False)
 class Embedder:
-    """One container. `reason` says why it is ejected; None if it is in use."""
+    """One container. `reason` states why it is ejected; None if it is in use."""
 
     url: str
     in_flight: int = 0
@@ -273,7 +273,7 @@ async def addresses(urls: Sequence[str]) -> list[str]:
     """Replace the host name of each `http` URL by every address that it resolves to.
 
     One name may stand for several containers (`docker compose up --scale insightface=3`). An `https` URL
-    stays, since its certificate names the host. A URL that does not resolve is left out.
+    stays, since its certificate names the host. A URL that does not resolve is omitted.
     """
     resolved = [address for url in urls for address in await _addresses(url)]
     return list(dict.fromkeys(resolved))

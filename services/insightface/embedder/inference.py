@@ -31,7 +31,7 @@ Entry = ImageFaces | Problem
 
 @dataclass(frozen=True)
 class _Images:
-    """What one request asks for."""
+    """The images and options of one request."""
 
     images: Sequence[bytes]
     selection: FaceSelection

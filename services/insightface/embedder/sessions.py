@@ -20,7 +20,7 @@ _STEEPEST = 0.99  # a slope near 1 leaves nothing to fold
 
 
 class Progress:
-    """Count finished steps of this process's work, which tells a long request from models that hang."""
+    """Count finished steps of this process's work, to distinguish a long request from a hanging model."""
 
     def __init__(self) -> None:
         self.steps = 0

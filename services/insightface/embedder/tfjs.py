@@ -86,7 +86,7 @@ class Graph:
 def read_graph(model_json: Path) -> Graph:
     """Read a graph and its weights, float32 and int64.
 
-    Raises ValueError if the shards are shorter than the manifest says.
+    Raises ValueError if the shards are shorter than the manifest declares.
     """
     description = json.loads(model_json.read_text())
     nodes = tuple(

@@ -50,7 +50,7 @@ _NOT_FETCHED = (
 
 
 class BadPack(RuntimeError):
-    """A pack is missing, incomplete or damaged; the message says what to do.
+    """A pack is missing, incomplete or damaged; the message states what to do.
 
     Loading it again would fail in the same way.
     """
