@@ -115,6 +115,7 @@ class FacesClient:
     service : its name in messages.
     headers : sent with every request, such as the services' key.
     patience : seconds to spend on pauses between attempts; None for a single attempt.
+    connect_timeout : seconds to open a connection.
     http : HTTP client to share, which `close` leaves open.
     sleep : waits between two attempts.
     """
@@ -158,7 +159,7 @@ class FacesClient:
         Raises `ServiceFailed`: ``proxy-unreachable`` 503 and ``bad-answer`` 502; `Problem`:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
-        response = await self._send("POST", "/faces", deadline, images, **selection.parameters)
+        response = await self._send("POST", "/faces", deadline, images, selection.parameters)
         try:
             answer = await asyncio.to_thread(_parse, response.content, len(images), selection)
         except ValueError as error:
@@ -174,7 +175,7 @@ class FacesClient:
 
     async def info(self) -> ServiceInfo:
         """Return the service's `GET /info`. Raises what `faces` raises, and ``not-ready`` 503."""
-        response = await self._send("GET", "/info", Deadline.after(_INFO_SECONDS))
+        response = await self._send("GET", "/info", seconds=_INFO_SECONDS)
         try:
             content = response.json()
             if isinstance(content, dict) and "space" in content and content["space"] is None:
@@ -187,7 +188,7 @@ class FacesClient:
 
     async def require_ready(self) -> None:
         """Raise the reason why the service is not ready, if it is not."""
-        await self._send("GET", "/health/ready", Deadline.after(_INFO_SECONDS))
+        await self._send("GET", "/health/ready", seconds=_INFO_SECONDS)
 
     def _remember(self, space: Space) -> None:
         self._space, self._space_known_at = space, time.monotonic()
@@ -196,14 +197,16 @@ class FacesClient:
         self,
         method: str,
         path: str,
-        deadline: Deadline | None,
+        deadline: Deadline | None = None,
         images: Sequence[bytes] = (),
-        **params: str,
+        params: Mapping[str, str] | None = None,
+        seconds: float = _FACES_SECONDS,
     ) -> httpx.Response:
+        """Repeat a request until it succeeds; without a deadline each attempt may take so many seconds."""
+
         async def attempt() -> httpx.Response:
-            return await self._attempt(
-                method, path, deadline or Deadline.after(_FACES_SECONDS), images, params
-            )
+            until = deadline or Deadline.after(seconds)
+            return await self._attempt(method, path, until, images, params or {})
 
         def again(error: BaseException) -> bool:
             if not isinstance(error, _AttemptFailed) or not error.transient:

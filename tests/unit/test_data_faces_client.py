@@ -142,6 +142,14 @@ def test_the_space_is_the_proxy_s() -> None:
     assert (caught.value.slug, caught.value.status) == ("not-ready", 503)
 
 
+def test_space_is_asked_for_again_while_the_proxy_starts() -> None:
+    starting = problem("not-ready", 503, {"Retry-After": "4"})
+    proxy = Proxy(starting, starting, httpx.Response(200, json={"space": SPACE.model_dump()}))
+    with proxy.client() as client:
+        assert client.space() == SPACE
+    assert proxy.waits == [4, 4]
+
+
 LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE = face(0, 0, 45, 45), face(30, 30, 70, 70), face(45, 45, 55, 55)
 
 
