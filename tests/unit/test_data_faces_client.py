@@ -1,4 +1,4 @@
-"""What extraction asks of the proxy, and which of the faces it takes."""
+"""Extraction sends images in requests of bounded size, and selects the labelled face of each."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,7 +154,7 @@ LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE = face(0, 0, 45, 45), face(30, 30, 70, 
 
 
 @pytest.mark.parametrize(
-    ("faces", "chosen"),
+    ("faces", "labelled"),
     [
         ([MIDDLE], 0),
         ([LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE], 1),
@@ -162,8 +162,8 @@ LARGE_IN_CORNER, MIDDLE, SMALL_IN_MIDDLE = face(0, 0, 45, 45), face(30, 30, 70, 
         ([LARGE_IN_CORNER, face(0, 90, 10, 100)], 0),
     ],
 )
-def test_the_labelled_face_is_the_largest_over_the_centre(faces: list[Face], chosen: int) -> None:
-    assert labelled_face(image(*faces)) == chosen
+def test_the_labelled_face_is_the_largest_over_the_centre(faces: list[Face], labelled: int) -> None:
+    assert labelled_face(image(*faces)) == labelled
 
 
 def test_in_the_mirrored_image_the_face_is_looked_for_on_the_other_side() -> None:

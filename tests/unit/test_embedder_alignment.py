@@ -1,4 +1,4 @@
-"""Crops put landmarks where the template says, whatever the face's place, size and turn."""
+"""Crops put landmarks at the positions of the template, whatever the face's place, size and turn."""
 
 import numpy as np
 from embedder.alignment import ARCFACE_TEMPLATE, crop, sharpness, similarity, template
@@ -15,7 +15,7 @@ def test_similarity_undoes_any_turn_scale_and_shift(scale: float, turn: float, x
 
 
 def test_large_and_small_pictures_of_a_face_give_the_same_crop() -> None:
-    # A smooth picture, drawn at two sizes; the large one is shrunk by area before it is sampled.
+    # A smooth image, drawn at two sizes; the large one is shrunk by area before it is sampled.
     def picture(size: int) -> np.ndarray:
         y, x = np.mgrid[:size, :size] / size
         return np.stack([x, y, (x + y) / 2], axis=-1).__mul__(255).astype(np.uint8)

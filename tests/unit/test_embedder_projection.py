@@ -115,10 +115,10 @@ def test_a_fit_keeps_the_distances_between_faces_and_centres() -> None:
     ]
     assert [part.var(axis=0).sum() for part in flat] == pytest.approx([1, 1], rel=1e-3), "maps weigh the same"
     together = np.concatenate(flat, axis=1)
-    said = together @ projection.weight + projection.bias
-    assert said.shape == (700, 20)
-    assert said.mean(axis=0) == pytest.approx(np.zeros(said.shape[1]), abs=1e-3)
-    assert np.linalg.norm(said[1:] - said[:-1], axis=1) == pytest.approx(
+    projected = together @ projection.weight + projection.bias
+    assert projected.shape == (700, 20)
+    assert projected.mean(axis=0) == pytest.approx(np.zeros(projected.shape[1]), abs=1e-3)
+    assert np.linalg.norm(projected[1:] - projected[:-1], axis=1) == pytest.approx(
         np.linalg.norm(together[1:] - together[:-1], axis=1), rel=0.01
     )
     assert np.allclose(fit_projection(features, MAPS, (2, 3), dimension=20).weight, projection.weight)

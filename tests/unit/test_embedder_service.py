@@ -24,11 +24,11 @@ from PIL import Image as Picture
 
 from tests.support.serving import serving, until
 
-POISON = 99  # pixels; the width of a picture that no pack can embed
+POISON = 99  # pixels; the width of an image that no pack can embed
 
 
 class WaitingPack(Pack):
-    """Detects so many faces, and only when it is let go, and embeds none; notes the pictures' widths."""
+    """Detects so many faces, and only when it is let go, and embeds none; records the images' widths."""
 
     def __init__(self) -> None:
         self.space = Space(id="made-1", dimension=4)
@@ -41,7 +41,7 @@ class WaitingPack(Pack):
         self.embed_on = threading.Event()
         self.embed_on.set()
 
-    def detect(self, images: list[Image], wanted: Callable[[], bool] = lambda: True) -> list[Detections]:
+    def detect(self, images: list[Image], awaited: Callable[[], bool] = lambda: True) -> list[Detections]:
         self.looked_at += [image.shape[1] for image in images]
         self.go_on.wait(20)
         boxes = np.zeros((self.found, 4), np.float32)
@@ -106,12 +106,12 @@ async def test_what_arrives_while_the_models_are_at_work_is_embedded_together(
     widths = ([12], [13, 14], [15, 16], [17])
     answers = await asked_while_busy(service, pack, *[[picture(width) for width in of] for of in widths])
     assert pack.embedded == [[11], [12, 13, 14], [15, 16, 17]]  # four at most, and no request is split
-    told = [
+    widths_found = [
         [image.width for image in answer.images if isinstance(image, ImageFaces)]
         for answer in answers
         if isinstance(answer, FacesAnswer)
     ]
-    assert told == [list(of) for of in widths]
+    assert widths_found == [list(of) for of in widths]
 
 
 async def test_pictures_beyond_the_memory_for_a_batch_are_embedded_before_the_next_is_decoded(

