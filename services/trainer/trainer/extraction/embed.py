@@ -43,7 +43,7 @@ class Chunk:
     row : [kept], int32; position in the shard of each image that was kept.
     embedding, embedding_mirrored : [kept, dimension], float32; mirrored has no rows unless it was requested.
     faces : [kept], int32; number of faces found in the image.
-    chosen : [kept], int32; index of the selected face, in the proxy's order (largest first).
+    selected : [kept], int32; index of the selected face, in the proxy's order (largest first).
     mirror_found : [kept], bool; if False, embedding_mirrored repeats the embedding.
     file_sha256, image_hash : [kept, 32] and [kept, 64], uint8; as in `agegender.datasets.FaceLabels`. They
         have no rows in chunks that release 0.1.0 wrote.
@@ -54,7 +54,7 @@ class Chunk:
     embedding: npt.NDArray[np.float32]
     embedding_mirrored: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int32]
-    chosen: npt.NDArray[np.int32]
+    selected: npt.NDArray[np.int32]
     mirror_found: npt.NDArray[np.bool_]
     file_sha256: npt.NDArray[np.uint8]
     image_hash: npt.NDArray[np.uint8]
@@ -91,6 +91,8 @@ def read_chunk(path: Path) -> Chunk:
         "image_hash": np.zeros((0, IMAGE_HASH_BYTES), np.uint8),
     }
     arrays = {**none, **read_npz(path)}
+    if "chosen" in arrays:  # the name in release 0.1.0
+        arrays["selected"] = arrays.pop("chosen")
     return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})
 
 
@@ -216,7 +218,7 @@ def embed_images(
             dtype=np.float32,
         ).reshape(shape),
         faces=np.array([found.faces_found for _, _, found, _ in kept], dtype=np.int32),
-        chosen=np.array([index for *_, index in kept], dtype=np.int32),
+        selected=np.array([index for *_, index in kept], dtype=np.int32),
         mirror_found=np.array([mirror is not None for mirror in mirrors], dtype=np.bool_),
         file_sha256=hashed.file_sha256,
         image_hash=hashed.image_hash,

@@ -179,8 +179,8 @@ class Notes:
     """Write which images were removed, and which had several faces, and count both.
 
     `removed-<image set>.jsonl` has a line {"file", "reason"} per removed image.
-    `several-faces-<image set>.jsonl` has a line {"file", "faces", "chosen"} per image with several faces;
-    `chosen` counts from the largest, which is 0. Both files appear when the block ends.
+    `several-faces-<image set>.jsonl` has a line {"file", "faces", "selected"} per image with several faces;
+    `selected` counts from the largest, which is 0. Both files appear when the block ends.
     """
 
     def __init__(self, folder: Path, image_set: str, removed_by_labels: Iterable[dict[str, str]]) -> None:
@@ -207,11 +207,11 @@ class Notes:
         for row, reason in zip(chunk.removed_row, chunk.reason, strict=True):
             self.removals.add(str(reason), images[row].file)
             self._removed.write(_line({"file": images[row].file, "reason": str(reason)}))
-        for row, faces, index in zip(chunk.row, chunk.faces, chunk.chosen, strict=True):
+        for row, faces, index in zip(chunk.row, chunk.faces, chunk.selected, strict=True):
             if faces > 1:
                 self.several_faces += 1
                 self._first_of_several = self._first_of_several or images[row].file
-                note = {"file": images[row].file, "faces": int(faces), "chosen": int(index)}
+                note = {"file": images[row].file, "faces": int(faces), "selected": int(index)}
                 self._several.write(_line(note))
 
     def remarks(self) -> Iterator[str]:
