@@ -1,7 +1,9 @@
 """The trainer's HTTP API: data sets, experiments, searches, and a page to follow them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from agegender.files import why_not_writable
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
 from agegender_service.problems import problem_response
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import REGISTRY
 from redis import RedisError
 
+from trainer import routes
 from trainer.jobs import KINDS
-from trainer.routes import datasets, experiments, page, searches
 from trainer.runs.queue import connect_for_requests, queue_away
 from trainer.runs.queue_metrics import watch_queue
 from trainer.runs.scheduler import keep_scheduling
@@ -73,9 +75,17 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     app.add_exception_handler(RedisError, _answer_without_redis)
     app.state.settings = settings
     app.state.redis = redis
-    for module in (datasets, experiments, searches, page):
-        app.include_router(module.router)
+    for router in _routers():
+        app.include_router(router)
     return app
+
+
+def _routers() -> Iterator[APIRouter]:
+    """Return the `router` of each module in `routes` that has one."""
+    for found in pkgutil.iter_modules(routes.__path__):
+        module = importlib.import_module(f"{routes.__name__}.{found.name}")
+        if isinstance(router := getattr(module, "router", None), APIRouter):
+            yield router
 
 
 async def _answer_without_redis(request: Request, error: Exception) -> Response:
