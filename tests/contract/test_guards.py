@@ -1,6 +1,7 @@
 """Guards before the routes of every service: keys, limits, origins and headers."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -175,6 +176,17 @@ def test_every_answer_tells_browsers_to_do_nothing_with_it(keyed: httpx.Client) 
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 65, "a/b", "<script>"])
+def test_request_id_is_kept_if_it_is_short_and_plain_and_replaced_otherwise(
+    anonymous: httpx.Client, given: str
+) -> None:
+    kept = anonymous.get("/absent", headers={"X-Request-ID": "trace-7.a_b"})
+    assert kept.headers.get_list("x-request-id") == [kept.json()["request_id"]] == ["trace-7.a_b"]
+    replaced = anonymous.get("/absent", headers={"X-Request-ID": given})
+    (identifier,) = replaced.headers.get_list("x-request-id")
+    assert replaced.json()["request_id"] == identifier and re.fullmatch("[0-9a-f]{32}", identifier)
 
 
 def test_caller_beyond_the_rate_is_told_when_to_come_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_problem_of_the_only_image_is_the_request_s(predictor: httpx.Client, pro
     assert answer.json()["request_id"] == "mine"
     alone = predictor.post("/age-gender", json={"images": ["~"]})
     assert (alone.status_code, slug(alone)) == (422, "bad-base64")
+    several = predictor.post("/age-gender", json={"images": ["~", "~"]})
+    kinds = [entry["problem"]["type"].rpartition(":")[2] for entry in several.json()["images"]]
+    assert (several.status_code, kinds) == (200, ["bad-base64"] * 2)
+
+
+def test_wrong_option_is_rejected_before_the_body_arrives(predictor: httpx.Client) -> None:
+    url = predictor.base_url
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(
+            b"POST /age-gender?coverage=2 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 422")
 
 
 @pytest.mark.parametrize(
