@@ -60,7 +60,7 @@ class FaceGeometry(BaseModel):
         None, description="share of white pixels in the aligned face crop (112 pixels), 0 to 1"
     )
     covered: Number | None = Field(
-        None, description="how likely something covers a part of the face, such as a mask or a hand, 0 to 1"
+        None, description="probability that something covers a part of the face, such as a mask or a hand"
     )
     border: bool = Field(
         False,
@@ -87,22 +87,22 @@ class ImageFaces(BaseModel):
 
     @model_validator(mode="after")
     def _count_faces(self) -> Self:
-        """An embedder that does not count them found the faces that it answers."""
+        """Count the returned faces if the embedder reports no count."""
         self.faces_found = max(self.faces_found, len(self.faces))
         return self
 
     @property
     def ok(self) -> bool:
-        """True: the image could be read. An `ImageProblem` in its place has False."""
+        """Return True: the image was processed. `ImageProblem.ok` is False."""
         return True
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height of the image turned by `rotation`, in pixels."""
+        """Return width and height of the image turned by `rotation`, in pixels."""
         return (self.height, self.width) if self.rotation in (90, 270) else (self.width, self.height)
 
     def upright(self, face: FaceGeometry) -> FaceGeometry:
-        """Return where a face is in the image turned by `rotation`, with all else as it is."""
+        """Return a face with its coordinates in the image turned by `rotation`."""
         if not self.rotation:
             return face
         turn = (self.rotation, self.width, self.height)
@@ -111,7 +111,7 @@ class ImageFaces(BaseModel):
 
 
 class FaceSelection(BaseModel):
-    """Which faces of an image are requested; the default is all. Only these are embedded."""
+    """Select faces of an image; by default all. Only selected faces are embedded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,16 +121,18 @@ class FaceSelection(BaseModel):
         description="faces per image, the largest first; the embedder's own limit applies too "
         "(EMBEDDER_MAX_FACES, 100)",
     )
-    min_det_score: float = Field(0, ge=0, le=1, description="leave out what the detector doubts more")
-    min_face: float = Field(0, ge=0, description="leave out faces with a box side shorter than this, pixels")
+    min_det_score: float = Field(0, ge=0, le=1, description="omit faces with a lower detection score")
+    min_face: float = Field(
+        0, ge=0, description="omit faces whose box has a side shorter than this, in pixels"
+    )
 
     def accepts(self, bbox: Sequence[float], det_score: float) -> bool:
-        """Return whether a face passes; `max_faces` counts those that do."""
+        """Return whether a face is selected, apart from `max_faces`."""
         x1, y1, x2, y2 = bbox
         return det_score >= self.min_det_score and min(x2 - x1, y2 - y1) >= self.min_face
 
     def apply(self, image: ImageFaces) -> ImageFaces:
-        """Return the image with the selected faces alone."""
+        """Return the image with only the selected faces."""
         passing = [face for face in image.faces if self.accepts(face.bbox, face.det_score)]
         kept = passing[: self.max_faces]
         if len(kept) == len(image.faces):
@@ -140,7 +142,7 @@ class FaceSelection(BaseModel):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Return the query of a request for these faces, without what is default."""
+        """Return the query parameters of a request, without defaults."""
         return {name: str(value) for name, value in self.model_dump(exclude_defaults=True).items()}
 
 
@@ -149,26 +151,25 @@ _UNIT_TOLERANCE = 0.01
 
 
 class ImageProblem(BaseModel):
-    """Why one of several images got no answer: an RFC 9457 problem document."""
+    """Problem of one image, as an RFC 9457 problem document."""
 
     problem: dict[str, object]
 
     @property
     def ok(self) -> bool:
-        """False: the image could not be read; `problem` has the reason."""
+        """Return False: the image was not processed; `problem` states why."""
         return False
 
     @property
     def faces(self) -> list[Any]:
-        """None of the image's faces is known."""
+        """Return no faces."""
         return []
 
 
 class FacesAnswer(BaseModel):
-    """The answer of `POST /faces`: one entry an image, in the order sent.
+    """Response of `POST /faces`: one entry per image, in the order sent.
 
-    An error of the only image of a request is the request's error; with several images it stands in
-    the image's place, so that one bad file does not spoil the others.
+    The entry of an image is its faces or its problem, also if the request contains only one image.
     """
 
     space: Space

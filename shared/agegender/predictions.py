@@ -44,8 +44,10 @@ class Quality(BaseModel):
     reasons: list[QualityReason] = Field(
         description="what lowers the score, strongest first", examples=[["small"]]
     )
-    pixels: float = Field(description="shorter side of the box")
-    yaw: float = Field(description="degrees turned from the camera, from the landmarks; 0 is frontal")
+    pixels: float = Field(description="shorter side of the box, in pixels")
+    yaw: float = Field(
+        description="rotation of the head to its side in degrees, from the landmarks; 0 is frontal"
+    )
     roll: float = Field(
         description="clockwise tilt of the line between the eyes, degrees, in the image turned by `rotation`"
     )
@@ -126,7 +128,7 @@ class ImageAnswer(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """True: the image could be read. An `ImageProblem` in its place has False."""
+        """Return True: the image was processed. `ImageProblem.ok` is False."""
         return True
 
 
@@ -135,7 +137,7 @@ class AgeGenderAnswer(BaseModel):
 
     space: Space
     models: dict[Task, str] = Field(
-        description="versions of the heads that answered", examples=[{"age": "v1", "gender": "v1"}]
+        description="versions of the heads used", examples=[{"age": "v1", "gender": "v1"}]
     )
     images: list[ImageAnswer | ImageProblem]
     timings: dict[str, float] = Field(
