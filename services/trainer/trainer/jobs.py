@@ -6,7 +6,6 @@ that the API starts without them.
 """
 
 import gc
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,16 +20,9 @@ from trainer.experiments.experiment_data import load_faces, load_faces_of
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.served import serves_all
 from trainer.experiments.steps import Experiments
-from trainer.extraction.extraction import (
-    Extraction,
-    attempt_dir,
-    current_attempt,
-    mark_shard_done,
-    save_extraction,
-    work_dir,
-)
+from trainer.extraction.extraction import Extraction, attempt_dir, current_attempt
 from trainer.extraction.steps import Extractions, fail
-from trainer.runs.attempt import Attempt, PutOff, carry_out, store_failure
+from trainer.runs.attempt import Attempt, carry_out, store_failure
 from trainer.runs.queue import connect, job_queue
 from trainer.runs.run import Kind, R, S
 from trainer.runs.scheduler import schedule
@@ -159,104 +151,38 @@ def write_search_report(search_id: str) -> None:
 
 def plan_extraction(name: str, attempt_id: str) -> None:
     """Divide the images of a data set into shards."""
-    from trainer.datasets.catalog import dataset_folder
-    from trainer.datasets.formats import require_format
-    from trainer.extraction.plan import write_plan
+    from trainer.extraction.plan import run_plan
 
-    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
-        folder = dataset_folder(data_dir, extraction.dataset)
-        label_format = require_format(folder).with_gender_map(extraction.genders)
-        shards_dir = work_dir(data_dir, extraction)
-        plan = write_plan(label_format, folder, extraction.image_set, extraction.shard_size, shards_dir)
-        attempt.check()
-        labels = {**vars(plan.removals.outcome(plan.images, noun="rows can be read")), "faces": None}
-        save_extraction(
-            data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards, **labels
-        )
-        log.info("labels read", extraction=name, summary=labels["summary"])
-
-    _extract(name, attempt_id, "plan", work)
+    _extract(name, attempt_id, "plan", run_plan)
 
 
 def embed_shard(name: str, attempt_id: str, shard: int) -> None:
     """Embed the images of one shard."""
-    from agegender_service.faces_client import BlockingFacesClient
+    from trainer.extraction.embed import run_shard
 
-    from trainer.extraction.embed import embed_shard as embed
-
-    settings = TrainerSettings()
-
-    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
-        try:
-            with BlockingFacesClient(settings.proxy_url, headers=settings.service_headers) as client:
-                images = embed(
-                    data_dir, extraction, shard, client, attempt, in_flight=settings.extract_in_flight
-                )
-        except Problem as problem:
-            latest = current_attempt(data_dir, name, attempt_id)
-            if problem.retry_after is None or latest is None:
-                raise
-            save_extraction(data_dir, latest, problem=problem.document())
-            raise PutOff(problem.detail) from problem
-        attempt.check()
-        mark_shard_done(data_dir, extraction, shard, images)
-
-    _extract(name, attempt_id, f"shard-{shard:05d}", work)
+    step = partial(run_shard, shard=shard, settings=TrainerSettings())
+    _extract(name, attempt_id, f"shard-{shard:05d}", step)
 
 
 def merge_shards(name: str, attempt_id: str) -> None:
     """Write the extracted data set from all chunks."""
-    from trainer.extraction.merge import merge
+    from trainer.extraction.merge import run_merge
 
-    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
-        extraction = save_extraction(data_dir, extraction, state="merging")
-        outcome = merge(data_dir, extraction)
-        attempt.check()
-        save_extraction(data_dir, extraction, state="finished", problem=None, **vars(outcome))
-        shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
-        log.info("extraction finished", extraction=name, faces=outcome.faces, summary=outcome.summary)
-
-    _extract(name, attempt_id, "merge", work)
+    _extract(name, attempt_id, "merge", run_merge)
 
 
 def regroup_faces(name: str, attempt_id: str) -> None:
     """Find subjects and folds of an extracted data set again."""
-    from trainer.datasets.regrouping import regroup
+    from trainer.extraction.merge import run_regroup
 
-    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
-        extraction = save_extraction(data_dir, extraction, state="merging")
-        meta_data = regroup(
-            data_dir,
-            extraction.dataset,
-            extraction.space,
-            extraction.image_set,
-            near_duplicates=extraction.near_duplicates,
-            subjects_from=extraction.subjects_from,
-            genders=extraction.genders,
-        )
-        attempt.check()
-        save_extraction(data_dir, extraction, state="finished", problem=None)
-        shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
-        log.info("regrouped", extraction=name, subjects=meta_data["subjects"])
-
-    _extract(name, attempt_id, "regroup", work)
+    _extract(name, attempt_id, "regroup", run_regroup)
 
 
 def import_original_faces(name: str, attempt_id: str) -> None:
     """Write an extracted data set from the original project's file."""
-    from trainer.datasets.original import import_original
-    from trainer.extraction.plan import Removals
+    from trainer.extraction.merge import run_import
 
-    def work(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
-        extraction = save_extraction(data_dir, extraction, state="extracting")
-        faces = import_original(data_dir, extraction.dataset, extraction.image_set, extraction.space)
-        attempt.check()
-        outcome = Removals().outcome(faces)
-        save_extraction(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
-        shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
-        log.info("import finished", extraction=name, summary=outcome.summary)
-
-    _extract(name, attempt_id, "import", work)
+    _extract(name, attempt_id, "import", run_import)
 
 
 EXPERIMENTS = Experiments(

@@ -27,9 +27,18 @@ from trainer.datasets.duplicates import hash_image, stacked_hashes
 from trainer.datasets.embedding_set import IMAGE_HASH_BYTES, SHA256_BYTES
 from trainer.datasets.formats import require_format
 from trainer.datasets.labels import LabelledImage, Reason
-from trainer.extraction.extraction import CHUNK, Extraction, shard_path, work_dir
+from trainer.extraction.extraction import (
+    CHUNK,
+    Extraction,
+    current_attempt,
+    mark_shard_done,
+    save_extraction,
+    shard_path,
+    work_dir,
+)
 from trainer.extraction.plan import shard_images
-from trainer.runs.attempt import Attempt
+from trainer.runs.attempt import Attempt, PutOff
+from trainer.settings import TrainerSettings
 
 _LIMITS = ImageLimits()
 _TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})
@@ -94,6 +103,28 @@ def read_chunk(path: Path) -> Chunk:
     if "chosen" in arrays:  # the name in release 0.1.0
         arrays["selected"] = arrays.pop("chosen")
     return Chunk(**{field.name: arrays[field.name] for field in fields(Chunk)})
+
+
+def run_shard(
+    data_dir: Path, extraction: Extraction, attempt: Attempt, *, shard: int, settings: TrainerSettings
+) -> None:
+    """Embed the images of a shard, and mark it as done.
+
+    Raises `GivenUp` if the attempt must stop or the proxy is unavailable, and other problems of the proxy.
+    """
+    try:
+        with BlockingFacesClient(settings.proxy_url, headers=settings.service_headers) as client:
+            images = embed_shard(
+                data_dir, extraction, shard, client, attempt, in_flight=settings.extract_in_flight
+            )
+    except Problem as problem:
+        latest = current_attempt(data_dir, extraction.name, extraction.attempt_id)
+        if problem.retry_after is None or latest is None:
+            raise
+        save_extraction(data_dir, latest, problem=problem.document())
+        raise PutOff(problem.detail) from problem
+    attempt.check()
+    mark_shard_done(data_dir, extraction, shard, images)
 
 
 def embed_shard(

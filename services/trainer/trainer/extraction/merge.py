@@ -1,6 +1,7 @@
-"""Merge the chunks of an extraction into a data set, in the order of the labels."""
+"""The last step of an extraction: merge its chunks into a data set, regroup one, or import one."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from agegender.errors import Problem
 from agegender.files import atomic_file
 
@@ -18,12 +20,64 @@ from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, data_path, 
 from trainer.datasets.formats import require_format
 from trainer.datasets.grouping import face_counts, with_folds
 from trainer.datasets.labels import LabelledImage
-from trainer.datasets.regrouping import grouping_for, write_groups
+from trainer.datasets.original import import_original
+from trainer.datasets.regrouping import grouping_for, regroup, write_groups
 from trainer.extraction.embed import Chunk, chunk_paths, read_chunk
-from trainer.extraction.extraction import Extraction, shard_path, work_dir
+from trainer.extraction.extraction import (
+    Extraction,
+    attempt_dir,
+    save_extraction,
+    shard_path,
+    work_dir,
+)
 from trainer.extraction.plan import Outcome, Removals, read_plan, read_removed, shard_images
+from trainer.runs.attempt import Attempt
+
+log = structlog.get_logger(__name__)
 
 _LABELLED = ("file", "age_low", "age_high", "gender", "subject", "fold")
+
+
+def run_merge(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+    """Merge all chunks into a data set, and finish the extraction.
+
+    Raises `GivenUp` if the attempt must stop, and the problems of `merge`.
+    """
+    extraction = save_extraction(data_dir, extraction, state="merging")
+    outcome = merge(data_dir, extraction)
+    attempt.check()
+    save_extraction(data_dir, extraction, state="finished", problem=None, **vars(outcome))
+    shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
+    log.info("extraction finished", extraction=extraction.name, summary=outcome.summary)
+
+
+def run_regroup(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+    """Find subjects and folds of an extracted data set again. Raises as `run_merge` and `regroup` do."""
+    extraction = save_extraction(data_dir, extraction, state="merging")
+    meta_data = regroup(
+        data_dir,
+        extraction.dataset,
+        extraction.space,
+        extraction.image_set,
+        near_duplicates=extraction.near_duplicates,
+        subjects_from=extraction.subjects_from,
+        genders=extraction.genders,
+    )
+    attempt.check()
+    save_extraction(data_dir, extraction, state="finished", problem=None)
+    shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
+    log.info("regrouped", extraction=extraction.name, subjects=meta_data["subjects"])
+
+
+def run_import(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+    """Import the original project's embeddings. Raises as `run_merge` and `import_original` do."""
+    extraction = save_extraction(data_dir, extraction, state="extracting")
+    faces = import_original(data_dir, extraction.dataset, extraction.image_set, extraction.space)
+    attempt.check()
+    outcome = Removals().outcome(faces)
+    save_extraction(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
+    shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
+    log.info("import finished", extraction=extraction.name, summary=outcome.summary)
 
 
 def merge(data_dir: Path, extraction: Extraction) -> Outcome:

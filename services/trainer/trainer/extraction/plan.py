@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+import structlog
 from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 from agegender.labels import Gender
 
+from trainer.datasets.catalog import dataset_folder
+from trainer.datasets.formats import require_format
 from trainer.datasets.labels import (
     ADVICE,
     NO_FOLD,
@@ -23,7 +26,10 @@ from trainer.datasets.labels import (
     checked_rows,
     removal_summary,
 )
-from trainer.extraction.extraction import removed_path, shard_path
+from trainer.extraction.extraction import Extraction, removed_path, save_extraction, shard_path, work_dir
+from trainer.runs.attempt import Attempt
+
+log = structlog.get_logger(__name__)
 
 _LONGEST_EXAMPLE = 120
 
@@ -90,6 +96,23 @@ class Plan:
     @property
     def removed(self) -> Counter[str]:
         return self.removals.counts
+
+
+def run_plan(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
+    """Divide the images of an extraction into shards, and store the counts.
+
+    Raises `GivenUp` if the attempt must stop, and the problems of `write_plan`.
+    """
+    folder = dataset_folder(data_dir, extraction.dataset)
+    label_format = require_format(folder).with_gender_map(extraction.genders)
+    shards_dir = work_dir(data_dir, extraction)
+    plan = write_plan(label_format, folder, extraction.image_set, extraction.shard_size, shards_dir)
+    attempt.check()
+    labels = {**vars(plan.removals.outcome(plan.images, noun="rows can be read")), "faces": None}
+    save_extraction(
+        data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards, **labels
+    )
+    log.info("labels read", extraction=extraction.name, summary=labels["summary"])
 
 
 def write_plan(kind: DatasetFormat, folder: Path, image_set: str, shard_size: int, work: Path) -> Plan:
