@@ -122,7 +122,7 @@ def skipping_damage(kind: Kind[R, S], data_dir: Path, name: str) -> Iterator[Non
 
 def unreadable_records(data_dir: Path) -> list[str]:
     """Return a sentence for each record that could not be read when it was last needed."""
-    found = sorted((path, reason) for path, reason in _unreadable.items() if path.parent.exists())
+    found = sorted((path, reason) for path, reason in _unreadable.items() if path.exists())
     return [reason for path, reason in found if path.is_relative_to(data_dir)]
 
 
