@@ -86,17 +86,17 @@ def from_photograph_to_own_heads(client: Client, data_dir: Path) -> None:
 
 
 def predicted_by(client: Client, photograph: bytes, versions: set[str]) -> AgeGenderAnswer:
-    """The answer as soon as it comes from those heads."""
+    """Return the answer as soon as the predictor uses these heads. Raises RuntimeError after 30 s."""
     for _ in range(60):
         if versions <= {head.version for head in client.models().models}:
             return client.predict([photograph])
         time.sleep(0.5)
-    raise RuntimeError("the predictor did not take the new heads over within 30 s")
+    raise RuntimeError("the predictor did not load the new heads within 30 s")
 
 
 def show_faces(answer: AgeGenderAnswer) -> None:
     (image,) = answer.images
-    assert isinstance(image, ImageAnswer)  # a lone image's problem was raised
+    assert isinstance(image, ImageAnswer)  # the client raises the problem of a single image
     print(f"  {'face':<6}{'age':>6}   {'90 % interval':<16}{'group':<8}{'gender':<8}{'sure':>6}")
     for number, face in enumerate(image.faces, 1):
         age, gender = face.age, face.gender
@@ -108,7 +108,7 @@ def show_faces(answer: AgeGenderAnswer) -> None:
 
 
 def sampled_faces(client: Client, data_dir: Path) -> str | None:
-    """Copy a sample of UTKFace into the demo's data folder and extract it; None where it is not at hand."""
+    """Copy a sample of UTKFace into the demo's data folder and extract it; None if it is not available."""
     archive = RESEARCH_DATA / "utkface.tar"
     if not archive.is_file():
         return None
