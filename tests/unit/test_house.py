@@ -47,7 +47,7 @@ def test_no_file_is_long(suffix: str) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub gives to headings."""
     return {
         re.sub(r"[^\w -]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading)).strip().lower().replace(" ", "-")
         for heading in HEADING.findall(page.read_text())
@@ -60,11 +60,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if re.match(r"[a-z]+:", target):  # another site's
             continue
         path, _, anchor = target.partition("#")
-        there = (page.parent / path).resolve() if path else page
-        assert there.exists(), target
-        assert there.is_relative_to(ROOT), target
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert linked.is_relative_to(ROOT), target
         if anchor:
-            assert anchor in anchors(there), target
+            assert anchor in anchors(linked), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

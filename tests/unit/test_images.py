@@ -1,4 +1,4 @@
-"""The image intake: what people send comes out upright in RGB, and what attackers send costs nothing."""
+"""Images are decoded to upright RGB; hostile files are rejected before they cost anything."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from agegender.errors import Problem
 from agegender.images import FORMATS, ImageLimits, decode, read_header
 from PIL import Image
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what it says of damaged files
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns about damaged files
 
 LIMITS = ImageLimits()
 

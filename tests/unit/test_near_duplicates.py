@@ -46,7 +46,7 @@ def hashes(faces: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def with_bits_changed(hashed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """The same hashes with the first `bits` bits of both halves inverted."""
+    """Return the hashes with the first `bits` bits of both halves inverted."""
     unpacked = np.unpackbits(hashed, axis=1)
     unpacked[:, :bits] ^= 1
     unpacked[:, 256 : 256 + bits] ^= 1

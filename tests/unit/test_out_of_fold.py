@@ -1,4 +1,4 @@
-"""Figures after calibration are of faces that it did not see, also where one fold alone was left out."""
+"""Metrics after calibration are of faces that it did not see, even if only one fold was held out."""
 
 from dataclasses import replace
 
@@ -16,10 +16,12 @@ FOLDS = [1, 2, 5]
 
 
 def too_sure(faces: EmbeddingSet) -> OutOfFold:
-    """Ages guessed eight years wide of the truth and said to be known to five."""
+    """Return ages with an error of eight years and a stated deviation of five."""
     guess = faces.age_low + np.random.default_rng(3).normal(0, 8, len(faces))
-    said = np.exp(-0.5 * ((np.arange(101) - guess[:, None]) / 5) ** 2) + 1e-9
-    return OutOfFold(faces, {Task.AGE: np.asarray(said / said.sum(axis=1, keepdims=True), np.float32)})
+    predicted = np.exp(-0.5 * ((np.arange(101) - guess[:, None]) / 5) ** 2) + 1e-9
+    return OutOfFold(
+        faces, {Task.AGE: np.asarray(predicted / predicted.sum(axis=1, keepdims=True), np.float32)}
+    )
 
 
 @pytest.mark.parametrize("folds", FOLDS)

@@ -1,10 +1,11 @@
-"""What another service's response tells of its failure."""
+"""The problem of another service's response is passed on."""
 
 from typing import Any
 
 import httpx
 import pytest
 from agegender.errors import Problem, problem_in
+from agegender.spaces import Space
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,10 +18,10 @@ MEMBERS = ("type", "title", "status", "detail", "self", "slug", "retry_after", "
 
 
 def test_a_problem_is_passed_on_with_what_else_it_tells() -> None:
-    told = Problem("too-many-pixels", 413, "At most 50 megapixels.", limit=50)
-    found = problem_in(httpx.Response(413, json=told.document(), headers={"Retry-After": "7"}))
+    problem = Problem("too-many-pixels", 413, "At most 50 megapixels.", limit=50)
+    found = problem_in(httpx.Response(413, json=problem.document(), headers={"Retry-After": "7"}))
     assert found is not None
-    assert (found.document(), found.retry_after) == (told.document(), 7)
+    assert (found.document(), found.retry_after) == (problem.document(), 7)
 
 
 def test_the_status_is_the_responses() -> None:
@@ -40,3 +41,11 @@ def test_what_is_no_problem_document_tells_nothing(content: bytes) -> None:
 def test_any_json_is_a_problem_or_none(document: Any) -> None:
     found = problem_in(httpx.Response(500, json=document))
     assert found is None or (found.status == 500 and found.retry_after is None)
+
+
+def test_a_space_mismatch_names_the_expected_space_also_by_its_former_name() -> None:
+    with pytest.raises(Problem) as caught:
+        Space(id="human-2", dimension=2304).require(Space(id="other-1", dimension=8))
+    document = caught.value.document()
+    assert (document["status"], document["given"]) == (409, "other-1 (8-d)")
+    assert document["expected"] == document["wanted"] == "human-2 (2304-d)"

@@ -1,4 +1,4 @@
-"""`make quick` runs the tests nearest to a change, and says which it leaves out."""
+"""`make quick` runs the tests nearest to a change, and lists those it omits."""
 
 import pytest
 

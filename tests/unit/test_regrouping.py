@@ -19,7 +19,7 @@ HUMAN = Space(id="human-2", dimension=2304)
 
 
 def scene(seed: int) -> Image.Image:
-    """A blurred picture of coloured noise: as unlike any other as two photographs are."""
+    """Return a blurred image of coloured noise, as different from others as photographs are."""
     noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3)).astype(np.uint8)
     return Image.fromarray(noise).resize((160, 160), Image.Resampling.BICUBIC).filter(ImageFilter.BLUR)
 

@@ -1,4 +1,4 @@
-"""Training of banks: members are independent, killed jobs go on, every kind of label teaches."""
+"""Training of banks: members are independent, killed jobs resume, every kind of label teaches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,24 +36,24 @@ def halves(faces: EmbeddingSet) -> tuple[EmbeddingSet, EmbeddingSet]:
 
 def test_training_learns_age_and_gender() -> None:
     train, test = halves(made_faces(1200))
-    chosen = options()
-    bank = train_bank(train, test, chosen, fold=0)
-    said = {task: p.mean(axis=0) for task, p in member_probabilities(bank.tensors, chosen, test).items()}
-    age_error = np.abs(said[Task.AGE] @ np.arange(101) - test.age_low).mean()
+    config = options()
+    bank = train_bank(train, test, config, fold=0)
+    predicted = {task: p.mean(axis=0) for task, p in member_probabilities(bank.tensors, config, test).items()}
+    age_error = np.abs(predicted[Task.AGE] @ np.arange(101) - test.age_low).mean()
     guess = np.abs(np.median(train.age_low) - test.age_low).mean()
     assert age_error < guess / 2
-    assert (said[Task.GENDER].argmax(axis=1) == test.gender).mean() > 0.9
+    assert (predicted[Task.GENDER].argmax(axis=1) == test.gender).mean() > 0.9
 
 
 def test_group_labels_teach_a_head_of_years() -> None:
     faces = made_faces(1200)
     train, test = halves(faces)
     blurred = replace(train, age_low=train.age_low // 10 * 10, age_high=train.age_low // 10 * 10 + 9)
-    chosen = options(task="age")
-    bank = train_bank(blurred, test, chosen, fold=0)
-    said = member_probabilities(bank.tensors, chosen, test)[Task.AGE].mean(axis=0)
+    config = options(task="age")
+    bank = train_bank(blurred, test, config, fold=0)
+    predicted = member_probabilities(bank.tensors, config, test)[Task.AGE].mean(axis=0)
     guess = np.abs(np.median(train.age_low) - test.age_low).mean()
-    assert np.abs(said @ np.arange(101) - test.age_low).mean() < guess / 2
+    assert np.abs(predicted @ np.arange(101) - test.age_low).mean() < guess / 2
 
 
 def test_label_is_a_bell_that_widens_with_age_or_the_age_itself() -> None:
@@ -104,20 +104,20 @@ def test_killed_training_goes_on_to_the_same_numbers(
 ) -> None:
     monkeypatch.setattr("trainer.training.train._CHECKPOINT_SECONDS", 0.0)
     train, validation = halves(made_faces(500))
-    chosen = options(augmentation={"noise": 0.1, "mixup": 0.3})
-    undisturbed = train_bank(train, validation, chosen, fold=1)
+    config = options(augmentation={"noise": 0.1, "mixup": 0.3})
+    undisturbed = train_bank(train, validation, config, fold=1)
 
     def kill(report: EpochReport) -> None:
         if report.epoch == kill_after:
             raise Killed
 
     with pytest.raises(Killed):
-        train_bank(train, validation, chosen, fold=1, checkpoint=tmp_path / "c.safetensors", on_epoch=kill)
+        train_bank(train, validation, config, fold=1, checkpoint=tmp_path / "c.safetensors", on_epoch=kill)
     epochs: list[int] = []
     resumed = train_bank(
         train,
         validation,
-        chosen,
+        config,
         fold=1,
         checkpoint=tmp_path / "c.safetensors",
         on_epoch=lambda report: epochs.append(report.epoch),
@@ -130,7 +130,7 @@ def test_killed_training_goes_on_to_the_same_numbers(
 
 def test_early_stopping_keeps_the_best_epoch() -> None:
     train, validation = halves(made_faces(200))
-    chosen = options(
+    config = options(
         optimizer={
             "epochs": 60,
             "patience": 3,
@@ -140,7 +140,7 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
         }
     )
     epochs: list[int] = []
-    bank = train_bank(train, validation, chosen, 0, on_epoch=lambda report: epochs.append(report.epoch))
+    bank = train_bank(train, validation, config, 0, on_epoch=lambda report: epochs.append(report.epoch))
     assert epochs[-1] == max(bank.best_epochs) + 3 < 60
 
 
@@ -149,12 +149,12 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
 )
 def test_torch_bank_equals_the_numpy_head(architecture: Mlp | ResMlp) -> None:
     train, test = halves(made_faces(300))
-    chosen = options(head=architecture.model_dump(), optimizer={"epochs": 2, "batch_size": 32})
-    tensors = train_bank(train, test, chosen, fold=0).tensors
+    config = options(head=architecture.model_dump(), optimizer={"epochs": 2, "batch_size": 32})
+    tensors = train_bank(train, test, config, fold=0).tensors
     import torch
 
-    bank = Bank(architecture.layers(train.space.dimension, chosen.outputs), [1, 2])
-    reference = _trained_bank(bank, train, test, chosen)
+    bank = Bank(architecture.layers(train.space.dimension, config.outputs), [1, 2])
+    reference = _trained_bank(bank, train, test, config)
     features = torch.tensor((test.embedding - tensors["input.mean"][0]) / tensors["input.std"][0])
     with torch.no_grad():
         expected = reference(features.expand(2, -1, -1)).numpy()
@@ -163,11 +163,11 @@ def test_torch_bank_equals_the_numpy_head(architecture: Mlp | ResMlp) -> None:
         "input.mean": tensors["input.mean"],
         "input.std": tensors["input.std"],
     }
-    layers = architecture.layers(train.space.dimension, chosen.outputs)
+    layers = architecture.layers(train.space.dimension, config.outputs)
     np.testing.assert_allclose(bank_logits(layers, folded, test.embedding), expected, rtol=1e-3, atol=1e-4)
 
 
-def _trained_bank(bank: Bank, train: EmbeddingSet, test: EmbeddingSet, chosen: TrainingOptions) -> Bank:
+def _trained_bank(bank: Bank, train: EmbeddingSet, test: EmbeddingSet, config: TrainingOptions) -> Bank:
     """A bank whose norms have seen data, so that folding them is not trivial."""
     import torch
 
@@ -182,12 +182,12 @@ def _trained_bank(bank: Bank, train: EmbeddingSet, test: EmbeddingSet, chosen: T
 
 def test_joint_head_is_cut_into_its_tasks() -> None:
     train, test = halves(made_faces(200))
-    chosen = options(optimizer={"epochs": 1, "batch_size": 32})
-    tensors = train_bank(train, test, chosen, fold=0).tensors
-    both = member_probabilities(tensors, chosen, test)
+    config = options(optimizer={"epochs": 1, "batch_size": 32})
+    tensors = train_bank(train, test, config, fold=0).tensors
+    both = member_probabilities(tensors, config, test)
     for task in (Task.AGE, Task.GENDER):
         alone = member_probabilities(
-            task_tensors(tensors, chosen, task), chosen.model_copy(update={"task": task.value}), test
+            task_tensors(tensors, config, task), config.model_copy(update={"task": task.value}), test
         )
         np.testing.assert_allclose(alone[task], both[task], rtol=1e-4, atol=1e-6)
 

@@ -29,7 +29,7 @@ COORDINATES = st.floats(-1e4, 1e4, width=32)
 
 
 def request_body(message: object) -> bytes:
-    """What `requests.post(url, json=jsonpickle.encode(message))` sends."""
+    """Return the body that `requests.post(url, json=jsonpickle.encode(message))` sends."""
     with warnings.catch_warnings(action="ignore"):  # at import, where the mark above does not reach
         return json.dumps(jsonpickle.encode(message)).encode()
 
