@@ -24,10 +24,12 @@ CLEAN_PAGES: tuple[str, ...] = (
     "findings/*.md",
 )
 CLEAN_CODE: tuple[str, ...] = (
-    "benchmarks/**/*.py",
-    "services/**/*.py",
-    "shared/**/*.py",
-    "tools/*.py",
+    "services/embedder-proxy/**/*.py",
+    "services/insightface/**/*.py",
+    "services/predictor/**/*.py",
+    "services/trainer/trainer/datasets/formats/*.py",
+    "shared/agegender_client/**/*.py",
+    "shared/agegender_service/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
 PAGES = (*CLEAN_PAGES, "benchmarks/*.md")
