@@ -9,9 +9,8 @@ from agegender.spaces import Space
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.training.bank import Bank
+from trainer.training.bank import Bank, TrainingDevice
 from trainer.training.config import TrainingOptions, preset_options
-from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank
 

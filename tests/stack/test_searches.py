@@ -13,7 +13,7 @@ from trainer.runs.attempt import Attempt
 from trainer.searches.search import load_search, trial_dir
 from trainer.searches.steps import search_status
 from trainer.searches.trial import run_trial
-from trainer.training.device import prepare_device
+from trainer.training.bank import prepare_device
 
 from tests.support.made_faces import made_faces
 from tests.support.serving import until

@@ -9,8 +9,8 @@ from trainer.experiments.fold import run_fold
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
 from trainer.runs.attempt import Attempt
+from trainer.training.bank import prepare_device
 from trainer.training.config import TrainingOptions
-from trainer.training.device import prepare_device
 
 from tests.support.made_experiment import made_experiment
 

@@ -22,7 +22,7 @@ from trainer.experiments.experiment import fold_dir, save_experiment
 from trainer.reports.summary import summarise
 from trainer.reports.render import write_reports
 from trainer.training.config import TrainingOptions
-from trainer.training.device import prepare_device
+from trainer.training.bank import prepare_device
 data, faces = Path(sys.argv[1]), made_faces(200)
 write_embedding_set(data, "made", "images", faces, {})
 options = TrainingOptions.model_validate({"optimizer": {"epochs": 1}, "seeds": 1})

@@ -13,8 +13,8 @@ from trainer.experiments.fold import run_fold
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
 from trainer.runs.attempt import Attempt
+from trainer.training.bank import CPU
 from trainer.training.config import TrainingOptions
-from trainer.training.device import CPU
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces

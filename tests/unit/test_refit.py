@@ -28,8 +28,8 @@ from trainer.jobs import EXPERIMENTS
 from trainer.reports.render import write_final, write_reports
 from trainer.reports.summary import compared, summarise
 from trainer.runs.attempt import Attempt
+from trainer.training.bank import CPU
 from trainer.training.config import EpochReport, TrainingOptions
-from trainer.training.device import CPU
 from trainer.training.train import train_bank, train_without_validation
 
 from tests.support.made_experiment import made_experiment

@@ -31,7 +31,7 @@ from trainer.searches.steps import Searches
 from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
-    from trainer.training.device import TrainingDevice
+    from trainer.training.bank import TrainingDevice
 
 log = structlog.get_logger(__name__)
 
@@ -262,7 +262,7 @@ def _extract(
 
 
 def _device(settings: TrainerSettings) -> "TrainingDevice":
-    from trainer.training.device import prepare_device
+    from trainer.training.bank import prepare_device
 
     return prepare_device(settings.device, settings.amp, settings.threads)
 

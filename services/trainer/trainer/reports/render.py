@@ -20,7 +20,7 @@ from trainer.reports.summary import summarise
 from trainer.reports.tables import Table, exclusiveness, failed_folds, origins, report_tables, served
 from trainer.runs.attempt import Attempt
 from trainer.runs.store import REPORT
-from trainer.training.device import TrainingDevice
+from trainer.training.bank import TrainingDevice
 
 matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same data give the same bytes
 

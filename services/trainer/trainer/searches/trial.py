@@ -31,8 +31,8 @@ from trainer.searches.search import (
 )
 from trainer.searches.space import options_with, values_of
 from trainer.searches.study import Study
+from trainer.training.bank import TrainingDevice
 from trainer.training.config import EpochReport, TrainingOptions
-from trainer.training.device import TrainingDevice
 from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, derived_seed, train_bank
 

@@ -1,7 +1,9 @@
-"""A bank: the members of an ensemble, of one architecture, trained as one batched computation."""
+"""A bank: members of an ensemble with one architecture, trained as one batched computation on a device."""
 
 import math
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,39 @@ import torch
 from agegender.heads.architecture import Activate, Dropout, Layer, Linear, Norm, flat
 from torch import Tensor, nn
 
+from trainer.settings import Device
+
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingDevice:
+    """name : ``cpu``, or ``cuda`` with or without a number. amp : forward passes in bfloat16 if on a GPU."""
+
+    name: str = "cpu"
+    amp: bool = False
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.name, torch.bfloat16, enabled=self.amp and self.name == "cuda")
+
+
+CPU = TrainingDevice()
+
+
+def prepare_device(device: Device, amp: bool, threads: int) -> TrainingDevice:
+    """Set torch up so that training gives the same numbers every time on the same type of device.
+
+    device : ``auto`` uses the CPU if there is no GPU. Raises RuntimeError for ``cuda`` without a GPU.
+    """
+    # cuBLAS reads this when it starts; its results are reproducible only with it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise RuntimeError("TRAINER_DEVICE is cuda, but torch finds no GPU. Check its driver, or use auto.")
+    return TrainingDevice("cuda", amp) if has_gpu and device != "cpu" else CPU
 
 
 class Bank(nn.Module):
