@@ -3,6 +3,7 @@
 Functions check their arguments: `TypeError` and `ValueError` name what was received and what was expected.
 """
 
+import logging
 import os
 import re
 import uuid
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic, Literal, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 from agegender.errors import Problem
@@ -37,6 +38,7 @@ Answer = TypeVar("Answer")
 Entry = TypeVar("Entry", ImageAnswer, ImageFaces)
 Service = Literal["predictor", "trainer", "proxy"]
 
+_log = logging.getLogger(__name__)
 _EXPECTED_IMAGES = "expected a path (str or Path), bytes, a binary file object, or a list of these"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:(//|.*;base64,)", re.IGNORECASE)
 
@@ -108,7 +110,7 @@ def roll_back(task: Task, space: str | None) -> Call[Models]:
 
 
 def datasets() -> Call[list[Dataset]]:
-    return Call("trainer", "GET", "/datasets", _as(list[Dataset]))
+    return Call("trainer", "GET", "/datasets", _list_of(Dataset))
 
 
 def dataset(name: str) -> Call[Dataset]:
@@ -153,11 +155,11 @@ def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
 
 
 def experiments() -> Call[list[Experiment]]:
-    return Call("trainer", "GET", "/experiments", _as(list[Experiment]))
+    return Call("trainer", "GET", "/experiments", _list_of(Experiment))
 
 
 def searches() -> Call[list[Search]]:
-    return Call("trainer", "GET", "/searches", _as(list[Search]))
+    return Call("trainer", "GET", "/searches", _list_of(Search))
 
 
 def experiment(identifier: str, action: Literal["", "/resume", "/cancel", "/refit"] = "") -> Call[Experiment]:
@@ -313,6 +315,18 @@ def _type_of(value: object) -> str:
 def _as(type_: type[Answer]) -> Callable[[httpx.Response], Answer]:
     adapter = TypeAdapter(type_)
     return lambda response: adapter.validate_json(response.content)
+
+
+def _list_of(type_: type[Answer]) -> Callable[[httpx.Response], list[Answer]]:
+    """Return a reader of a list that logs a warning if the trainer skipped unreadable records."""
+    adapter = TypeAdapter(list[type_])  # type: ignore[valid-type]
+
+    def read(response: httpx.Response) -> list[Answer]:
+        if skipped := response.headers.get("X-Unreadable-Records"):
+            _log.warning("The trainer cannot read these records, see its log: %s", unquote(skipped))
+        return adapter.validate_json(response.content)
+
+    return read
 
 
 def _content(response: httpx.Response) -> bytes:

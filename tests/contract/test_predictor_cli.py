@@ -138,7 +138,7 @@ def test_output_that_cannot_be_written_is_told(run: Run, images: Path, tmp_path:
     assert code == 1 and "cannot be written" in err and "Traceback" not in err
 
 
-def test_bad_image_is_told_beside_the_good_ones_and_ends_with_one(
+def test_bad_image_is_printed_with_the_good_ones_and_ends_with_one(
     run: Run, images: Path, proxy: EmbedderDouble
 ) -> None:
     (images / "bad.jpg").write_bytes(b"bad")

@@ -36,7 +36,7 @@ def run(
         yield command_line(monkeypatch, capsys, predictor=url, trainer=url, proxy=url)
 
 
-def test_data_sets_are_listed_and_told_as_json(trainer: Service, run: Run) -> None:
+def test_data_sets_are_listed_and_printed_as_json(trainer: Service, run: Run) -> None:
     trainer.will_answer([DATASET], [DATASET], DATASET)
     code, out, _ = run("datasets")
     assert code == 0 and "Adience" in out and "17,055" in out

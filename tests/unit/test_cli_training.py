@@ -115,7 +115,7 @@ DOUBTFUL = {**COMPARED, "reasons": ["fewer-faces"]}
 REFUSAL = Problem("promotion-needs-confirmation", 409, f"{COMPARED['summary']} Repeat it with --force.")
 
 
-def test_promotion_tells_what_is_served_and_the_way_back(trainer: Service, run: Run) -> None:
+def test_promotion_prints_what_is_served_and_how_to_undo_it(trainer: Service, run: Run) -> None:
     refits = [{"fold": 0, "state": "running", "epoch": 3, "epochs": 9}, {"fold": None, "state": "queued"}]
     running = {**EXPERIMENT, "state": "running", "refits": refits}
     trainer.will_answer([COMPARED], {"age": "v1"}, events(running, EXPERIMENT), {"age": "v2"})
@@ -200,6 +200,15 @@ def test_run_is_shown_and_deleted_by_its_id(trainer: Service, run: Run) -> None:
     ]  # fmt: skip
 
 
+def test_list_warns_of_records_that_the_trainer_cannot_read(
+    trainer: Service, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer.will_answer(json_answer([EXPERIMENT], 200, **{"X-Unreadable-Records": "e1,e%202"}))
+    code, out, _ = run("experiments", "--json")
+    assert code == 0 and len(json.loads(out)) == 1
+    assert "e1,e 2" in caplog.text
+
+
 def test_experiments_are_listed_with_whole_names(trainer: Service, run: Run) -> None:
     trainer.will_answer([EXPERIMENT])
     assert str(EXPERIMENT["id"]) in run("experiments")[1]
@@ -246,7 +255,7 @@ def test_search_s_id_is_understood_where_an_experiment_s_is(trainer: Service, ru
     }  # fmt: skip
 
 
-def test_refusal_is_told_in_the_service_s_words_with_code_one(trainer: Service, run: Run) -> None:
+def test_rejection_is_printed_in_the_service_s_words_with_code_one(trainer: Service, run: Run) -> None:
     problem = not_found("experiment", "e9").document()
     trainer.will_answer(json_answer(problem, 404), json_answer(problem, 404))
     code, _, err = run("report", "e9")

@@ -93,7 +93,7 @@ def test_pause_beyond_the_client_s_patience_is_not_waited_for(service: Service, 
     assert time.monotonic() - started < 3
 
 
-def test_busy_without_a_time_and_other_problems_are_told_at_once(service: Service, client: Client) -> None:
+def test_busy_without_a_time_and_other_problems_are_raised_at_once(service: Service, client: Client) -> None:
     service.will_answer(
         busy(None), json_answer(Problem("no-head", 409, "none", spaces=["a"]).document(), 409)
     )
@@ -145,7 +145,7 @@ def test_service_that_is_gone_says_how_to_start_it() -> None:
         client.models()
 
 
-def test_events_are_told_until_the_stream_ends(service: Service, client: Client) -> None:
+def test_events_are_yielded_until_the_stream_ends(service: Service, client: Client) -> None:
     events = "".join(
         f"data: {json.dumps({**EXPERIMENT, 'state': state})}\n\n" for state in ("running", "finished")
     )
