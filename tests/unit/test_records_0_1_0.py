@@ -7,7 +7,8 @@ import pytest
 from agegender.files import read_json, write_json
 from trainer.experiments.experiment import save_experiment
 from trainer.jobs import EXPERIMENTS, EXTRACTIONS, KINDS, SEARCHES
-from trainer.runs.store import runs, statuses, unreadable_names
+from trainer.runs.run import Run
+from trainer.runs.store import each, statuses, unreadable_names
 
 RECORDS = Path(__file__).with_name("records_0_1_0")
 ENSEMBLE, SOURCE = "20261120-100000-aaaaaa", "20261118-100000-cccccc"
@@ -19,12 +20,16 @@ def data_dir(tmp_path: Path) -> Path:
     return Path(shutil.copytree(RECORDS, tmp_path / "data"))
 
 
+def loaded(run: Run) -> Run:
+    return run
+
+
 def test_every_record_is_read_as_format_1(data_dir: Path) -> None:
-    counts = {kind.path: len(list(runs(kind, data_dir))) for kind in KINDS}
+    counts = {kind.path: len(list(each(kind, data_dir, loaded))) for kind in KINDS}
     assert counts == {"experiments": 2, "searches": 1, "extractions": 3}
     for kind in KINDS:
         assert unreadable_names(kind, data_dir) == []
-        assert {run.format for run in runs(kind, data_dir)} == {1}
+        assert {run.format for run in each(kind, data_dir, loaded)} == {1}
 
 
 def test_experiment_keeps_what_its_record_says_under_present_names(data_dir: Path) -> None:

@@ -27,7 +27,7 @@ from trainer.runs.queue import (
     job_queue,
 )
 from trainer.runs.run import Kind, R, S, Step
-from trainer.runs.store import runs, skipping_damage
+from trainer.runs.store import each
 from trainer.settings import TrainerSettings
 
 log = structlog.get_logger(__name__)
@@ -56,9 +56,8 @@ async def keep_scheduling(settings: TrainerSettings, kinds: Sequence[Kind[Any, A
 
 def schedule_all(kind: Kind[R, S], data_dir: Path, queue: JobQueue) -> None:
     """Schedule every run of a kind that can be read. Raises `RedisError`."""
-    for run in runs(kind, data_dir):
-        with skipping_damage(kind, data_dir, kind.name_of(run)):
-            schedule(kind, data_dir, queue, run)
+    for _ in each(kind, data_dir, partial(schedule, kind, data_dir, queue)):
+        pass
 
 
 def schedule(kind: Kind[R, S], data_dir: Path, queue: JobQueue, run: R) -> None:

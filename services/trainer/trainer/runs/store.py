@@ -79,17 +79,12 @@ def folders_with(parent: Path, record: str) -> list[str]:
     return sorted(name for name in names if NAME.fullmatch(name))
 
 
-def runs(kind: Kind[R, S], data_dir: Path) -> Iterator[R]:
-    """Load all runs of a kind that can be read."""
-    yield from _each(kind, data_dir, lambda run: run)
-
-
 def statuses(kind: Kind[R, S], data_dir: Path, names: Iterable[str] | None = None) -> list[S]:
     """Return the status of runs that can be read, newest first.
 
     names : of the runs; default: all of the kind.
     """
-    found = _each(kind, data_dir, lambda run: kind.status(data_dir, run), names)
+    found = each(kind, data_dir, lambda run: kind.status(data_dir, run), names)
     return sorted(found, key=_created, reverse=True)
 
 
@@ -97,18 +92,22 @@ def _created(status: RunStatus) -> datetime:
     return status.created
 
 
-def _each(
+def each(
     kind: Kind[R, S], data_dir: Path, use: Callable[[R], T], names: Iterable[str] | None = None
 ) -> Iterator[T]:
+    """Yield what `use` returns for each run whose files can be read; skip and report the others.
+
+    names : of the runs; default: all of the kind.
+    """
     for name in kind.names(data_dir) if names is None else names:
-        with skipping_damage(kind, data_dir, name):
+        with _skipping_damage(kind, data_dir, name):
             found = use(kind.load(data_dir, name))
             _unreadable.pop(kind.record_path(data_dir, name), None)
             yield found
 
 
 @contextmanager
-def skipping_damage(kind: Kind[R, S], data_dir: Path, name: str) -> Iterator[None]:
+def _skipping_damage(kind: Kind[R, S], data_dir: Path, name: str) -> Iterator[None]:
     """Log, once, what is damaged in the files of one run, and continue with the next run."""
     try:
         yield
