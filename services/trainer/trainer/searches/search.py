@@ -6,14 +6,14 @@ from typing import Any, Literal
 import numpy as np
 from agegender.errors import not_found
 from agegender.spaces import NAME, Space
-from pydantic import AliasChoices, BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, computed_field, model_validator
 
 from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import Overlap
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds
 from trainer.experiments.experiment import MERGED, TrainingRequest, refused
 from trainer.experiments.experiment_data import Faces, labelled
-from trainer.runs.run import Run, RunStatus, State
+from trainer.runs.run import DEPRECATED, Run, RunStatus, State
 from trainer.runs.store import load_record, new_id, read_optional, save_record
 from trainer.searches.space import Parameters
 from trainer.training.config import Objective, Preset, TrainingOptions
@@ -78,6 +78,11 @@ class Search(Run):
         None, description="what was checked at its creation, and what was found; null: nothing was checked"
     )
     warnings: list[str] = Field(default_factory=list)
+
+    @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def variant(self) -> str:
+        return self.image_set
 
     @property
     def maximises(self) -> bool:
