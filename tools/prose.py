@@ -27,7 +27,7 @@ CLEAN_CODE: tuple[str, ...] = (
     "services/embedder-proxy/**/*.py",
     "services/insightface/**/*.py",
     "services/predictor/**/*.py",
-    "services/trainer/trainer/datasets/formats/*.py",
+    "services/trainer/**/*.py",
     "shared/agegender_client/**/*.py",
     "shared/agegender_service/*.py",
 )

@@ -1,4 +1,4 @@
-"""Records that release 0.1.0 wrote, as that release's own code wrote them, still load and go on."""
+"""Records that release 0.1.0 wrote, as its own code wrote them, still load, and their runs continue."""
 
 import shutil
 from pathlib import Path

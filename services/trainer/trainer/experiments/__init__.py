@@ -1,1 +1,1 @@
-"""Experiments: one leave-one-fold-out cross-validation each; the truth about it lies on the volume."""
+"""Experiments: a subject-exclusive cross-validation each, whose files on disk are the truth about it."""

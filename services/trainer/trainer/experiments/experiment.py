@@ -172,7 +172,7 @@ class Experiment(Run):
 
     @property
     def refits(self) -> list[int | None]:
-        """The folds that the refits hold out; None, which stands for all faces, comes last."""
+        """Return the folds that the refits hold out; None, for training on all faces, comes last."""
         return [*self.folds, None] if self.refit else []
 
 
