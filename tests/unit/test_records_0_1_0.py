@@ -68,6 +68,8 @@ def test_extractions_keep_their_state_and_the_running_one_goes_on(data_dir: Path
     assert finished.progress.done == 17_055
     failed = found["UTKFace/human-2/images"]
     assert failed.problem is not None and failed.problem["status"] == 503
+    resumed = EXTRACTIONS.resume(data_dir, EXTRACTIONS.load(data_dir, failed.name))
+    assert (resumed.state, resumed.attempt, resumed.problem) == ("planning", 2, None)
     running = EXTRACTIONS.load(data_dir, "Adience/human-2/faces")
     steps = [step.job_id.rpartition("-")[2] for step in EXTRACTIONS.steps(data_dir, running)]
     assert steps == ["0", "1"]
