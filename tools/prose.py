@@ -24,12 +24,10 @@ CLEAN_PAGES: tuple[str, ...] = (
     "findings/*.md",
 )
 CLEAN_CODE: tuple[str, ...] = (
-    "services/embedder-proxy/**/*.py",
-    "services/insightface/**/*.py",
-    "services/predictor/**/*.py",
-    "services/trainer/**/*.py",
-    "shared/agegender_client/**/*.py",
-    "shared/agegender_service/*.py",
+    "benchmarks/**/*.py",
+    "services/**/*.py",
+    "shared/**/*.py",
+    "tools/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
 PAGES = (*CLEAN_PAGES, "benchmarks/*.md")
