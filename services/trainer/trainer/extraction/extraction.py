@@ -1,10 +1,12 @@
 """The extraction of a data set in an embedding space: the requests, its record, progress and files.
 
-<data>/<data set>/<space>/extraction-<image set>.json     the record <data>/<data
-set>/<space>/extract-<image set>/            work in progress, removed when the extraction is finished:
-removed.jsonl, shard-00000.json, …                  the labels, divided into shards <hash of a
-shard>/chunk-0000.npz, …                 the answers of the proxy attempt-<n>-<token>/<step>/
-progress and result of each step of an attempt
+In <data>/<data set>/<space>:
+
+- extraction-<image set>.json: the record;
+- extract-<image set>/: work in progress, removed when the extraction is finished;
+    - removed.jsonl, shard-00000.json, …: the labels, divided into shards;
+    - <hash of a shard>/chunk-0000.npz, …: responses of the proxy;
+    - attempt-<n>-<token>/<step>/: progress and result of each step of an attempt.
 """
 
 import hashlib
