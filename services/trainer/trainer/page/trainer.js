@@ -102,14 +102,14 @@ function wire(card, id) {
   }, `Delete experiment ${id} with its networks and its report? They cannot be restored.`);
 }
 
-// A promotion that would replace better heads is refused with the figures of both; it goes on if they are accepted.
+// A promotion that would replace better heads is rejected with the metrics of both; send it again if the user accepts them.
 async function askedAgain(path, method) {
   try {
     return await ask(path, { method });
   } catch (error) {
     if (!isProblem(error, "promotion-needs-confirmation")) throw error;
-    const figures = error.problem.comparisons.map((one) => one.summary).join("\n\n");
-    if (!confirm(`${figures}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
+    const metrics = error.problem.comparisons.map((one) => one.summary).join("\n\n");
+    if (!confirm(`${metrics}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
     return ask(`${path}?force=true`, { method });
   }
 }
@@ -137,7 +137,7 @@ function draw(entry, status) {
   card.querySelector("h2").textContent = status.id;
   card.querySelector(".state").textContent = status.state;
   card.querySelector(".facts").textContent =
-    `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks a fold`;
+    `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks per fold`;
   drawCurves(card.querySelector("svg"), status.folds);
   const refits = status.refits.map((one) => workRow(one, one.fold === null ? "all faces" : `all but ${one.fold}`));
   card.querySelector(".folds").replaceChildren(...status.folds.map((one) => workRow(one, `fold ${one.fold}`)), ...refits);
@@ -160,10 +160,10 @@ function workRow(work, called) {
   const bar = document.createElement("progress");
   bar.max = work.epochs || 1;
   bar.value = work.state === "finished" ? bar.max : work.epoch;
-  const told = document.createElement("span");
-  told.textContent = work.problem ?? (work.state === "running" && work.seconds_left !== null
+  const state = document.createElement("span");
+  state.textContent = work.problem ?? (work.state === "running" && work.seconds_left !== null
     ? `epoch ${work.epoch}, ${duration(work.seconds_left)} left at most` : work.state);
-  row.append(name, bar, told);
+  row.append(name, bar, state);
   return row;
 }
 
@@ -194,7 +194,7 @@ async function drawTable(place, id) {
     const table = document.createElement("table");
     table.createCaption().textContent = task === "age" ? "Age: accuracy of the eight groups" : "Gender: accuracy";
     const head = table.createTHead().insertRow();
-    for (const title of ["left-out fold", "train", "val", "test"]) {
+    for (const title of ["held-out fold", "train", "validation", "test"]) {
       const cell = document.createElement("th");
       cell.textContent = title;
       head.append(cell);
