@@ -220,4 +220,6 @@ def test_unreadable_record_is_skipped_by_scheduler_and_lists_and_is_reported(
         assert listed["cut"] == [] and len(listed["faces"]) == 1
         warnings = " ".join(http.get("/health/ready").json()["warnings"])
         assert "cut/made-1/images" in warnings and "JSONDecodeError" in warnings
-        assert http.get("/datasets/cut").status_code == 200
+        for path in ("/datasets", "/datasets/cut"):
+            assert http.get(path).headers["X-Unreadable-Records"] == "cut/made-1/images"
+        assert "X-Unreadable-Records" not in http.get("/datasets/faces").headers

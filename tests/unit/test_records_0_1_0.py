@@ -1,14 +1,16 @@
 """Records that release 0.1.0 wrote, as its own code wrote them, still load, and their runs continue."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from agegender.files import read_json, write_json
+from structlog.testing import capture_logs
 from trainer.experiments.experiment import save_experiment
 from trainer.jobs import EXPERIMENTS, EXTRACTIONS, KINDS, SEARCHES
 from trainer.runs.run import Run
-from trainer.runs.store import each, statuses, unreadable_names
+from trainer.runs.store import each, statuses, unreadable_names, unreadable_records
 
 RECORDS = Path(__file__).with_name("records_0_1_0")
 ENSEMBLE, SOURCE = "20261120-100000-aaaaaa", "20261118-100000-cccccc"
@@ -81,3 +83,20 @@ def test_record_of_a_later_format_is_reported_and_hides_no_other(data_dir: Path)
     write_json(path, {**read_json(path), "format": 2})
     assert [status.id for status in statuses(EXPERIMENTS, data_dir)] == [ENSEMBLE]
     assert unreadable_names(EXPERIMENTS, data_dir) == [SOURCE]
+    assert unreadable_names(EXPERIMENTS, data_dir, [ENSEMBLE]) == []
+    (reason,) = unreadable_records(data_dir)
+    assert "a later release wrote it (format 2; this release reads format 1)" in reason
+
+
+def test_unreadable_record_is_logged_once_with_a_reason_that_stays_the_same(data_dir: Path) -> None:
+    (data_dir / "experiments" / "folder" / "experiment.json").mkdir(parents=True)
+    write_json(data_dir / "experiments" / "list" / "experiment.json", [])
+    with capture_logs() as logs:
+        for _ in range(3):
+            with Path(os.devnull).open():  # the next file gets another number
+                statuses(EXPERIMENTS, data_dir)
+            statuses(EXPERIMENTS, data_dir)
+    reasons = {log["name"]: log["reason"] for log in logs}
+    assert len(logs) == 2
+    assert "IsADirectoryError: Is a directory." in reasons["folder"]
+    assert "cannot be read: record: Input should be" in reasons["list"]

@@ -92,11 +92,14 @@ def list_datasets(settings: Settings, response: Response) -> list[DatasetStatus]
 
 
 @router.get("/{name}", summary="Show one data set, with counts and progress")
-def show_dataset(name: str, folder: Folder, settings: Settings) -> DatasetStatus:
+def show_dataset(name: str, folder: Folder, settings: Settings, response: Response) -> DatasetStatus:
+    """An extraction whose record cannot be read is skipped and named in `X-Unreadable-Records`."""
     found = dataset_in(folder)
     if found is None:
         raise not_found("data set", name)
-    return _status(settings, found)
+    status = _status(settings, found)
+    name_unreadable(EXTRACTIONS, settings, response, extraction_names(folder))
+    return status
 
 
 @router.get(

@@ -1,7 +1,7 @@
 """The routes that all kinds of runs share: list, show, events, report, resume, cancel, delete."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -186,23 +186,28 @@ def delete_run(kind: Kind[R, S], settings: TrainerSettings, run: R, path: str) -
     return status
 
 
-def name_unreadable(kind: Kind[R, S], settings: TrainerSettings, response: Response) -> None:
-    """Name, in a header of a list, the records that the list skipped."""
-    if unreadable := unreadable_names(kind, settings.data_dir):
+def name_unreadable(
+    kind: Kind[R, S], settings: TrainerSettings, response: Response, names: Iterable[str] | None = None
+) -> None:
+    """Name, in a header of a list, the records that the list skipped.
+
+    names : of the runs in the list; default: all of the kind.
+    """
+    if unreadable := unreadable_names(kind, settings.data_dir, names):
         response.headers[UNREADABLE] = ",".join(map(quote, unreadable))
 
 
-async def changes(look: Callable[[], list[S]], active: Set[str]) -> AsyncIterator[S]:
-    """Yield each status that `look` returns, once at first and then whenever it changes.
+async def changes(read: Callable[[], list[S]], active: Set[str]) -> AsyncIterator[S]:
+    """Yield each status that `read` returns, once at first and then whenever it changes.
 
     Ends when no status is active, or the run was deleted: a stream that has begun cannot report a problem.
 
-    look : reads files, so a thread runs it. active : states of a run that is not over.
+    read : reads files, so a thread runs it. active : states of a run that is not over.
     """
     sent: dict[str, str] = {}
     while True:
         try:
-            found = await asyncio.to_thread(look)
+            found = await asyncio.to_thread(read)
         except Problem:
             return
         for status in found:

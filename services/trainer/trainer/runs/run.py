@@ -17,13 +17,14 @@ log = structlog.get_logger(__name__)
 DEPRECATED: dict[str, JsonValue] = {"deprecated": True}  # of a field's JSON schema
 
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
+FORMAT = 1  # version of the records that this release reads and writes
 
 
 class Run(BaseModel):
     """The record of a run. The files beside it, not the record, say how far the run is."""
 
     format: int = Field(
-        1, ge=1, le=1, description="version of the record; release 0.1.0 wrote none, which means 1"
+        FORMAT, ge=1, le=FORMAT, description="version of the record; release 0.1.0 wrote none, which means 1"
     )
     id: str
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))

@@ -19,7 +19,7 @@ from agegender.files import read_json, write_json
 from agegender.spaces import NAME
 from pydantic import BaseModel, ValidationError
 
-from trainer.runs.run import Kind, R, RunStatus, S
+from trainer.runs.run import FORMAT, Kind, R, RunStatus, S
 
 log = structlog.get_logger(__name__)
 
@@ -53,13 +53,17 @@ def load_record(path: Path, model: type[Record], kind: str, name: str) -> Record
     kind, name : of the run, for messages.
     """
     try:
-        return model.model_validate(read_json(path))
+        record = read_json(path)
+        if isinstance(record, dict) and isinstance(number := record.get("format"), int) and number > FORMAT:
+            reason = f"a later release wrote it (format {number}; this release reads format {FORMAT})"
+            raise UnreadableRecord(kind, name, path, reason)
+        return model.model_validate(record)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise not_found(kind, name) from error
     except ValidationError as error:
         raise UnreadableRecord(kind, name, path, _sentence(error)) from error
     except (OSError, ValueError) as error:
-        raise UnreadableRecord(kind, name, path, f"{type(error).__name__}: {error}") from error
+        raise UnreadableRecord(kind, name, path, _why(error)) from error
 
 
 def save_record(path: Path, record: BaseModel) -> None:
@@ -125,9 +129,13 @@ def unreadable_records(data_dir: Path) -> list[str]:
     return [reason for path, reason in found if path.is_relative_to(data_dir)]
 
 
-def unreadable_names(kind: Kind[R, S], data_dir: Path) -> list[str]:
-    """Return the names of a kind's runs that the last list skipped."""
-    return [name for name in kind.names(data_dir) if kind.record_path(data_dir, name) in _unreadable]
+def unreadable_names(kind: Kind[R, S], data_dir: Path, names: Iterable[str] | None = None) -> list[str]:
+    """Return the names of the runs that the last list skipped.
+
+    names : of the runs in the list; default: all of the kind.
+    """
+    listed = kind.names(data_dir) if names is None else names
+    return [name for name in listed if kind.record_path(data_dir, name) in _unreadable]
 
 
 def delete_folder(record: Path) -> None:
@@ -148,13 +156,16 @@ def _reason(kind: str, name: str, path: Path, error: Exception) -> str | None:
     """Return None for a record that was deleted after it was listed."""
     if isinstance(error, Problem):
         return None if error.slug == "not-found" else error.detail
-    return (
-        f"The {kind} {name} is skipped because a file in {path.parent} is damaged: "
-        f"{type(error).__name__}: {error}"
-    )
+    return f"The {kind} {name} is skipped because a file in {path.parent} is damaged: {_why(error)}"
+
+
+def _why(error: Exception) -> str:
+    """Return the same reason each time: the text of an OSError may contain the number of a file handle."""
+    text = error.strerror if isinstance(error, OSError) else error
+    return f"{type(error).__name__}: {text}"
 
 
 def _sentence(error: ValidationError) -> str:
-    fields = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
+    fields = [f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}" for item in error.errors()[:3]]
     more = error.error_count() - len(fields)
     return "; ".join(fields) + (f"; and {more} more" if more > 0 else "")
