@@ -6,6 +6,7 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 from agegender.environment import EnvironmentSettings
@@ -15,12 +16,13 @@ from tools.house import SMALL, House, prose
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES = 400
-MOST_MODULES = 151
+TYPICAL_LINES = 100  # median per module; it was 76 when each function had a module of its own
 # Modules of fewer than 60 lines with one importer that stay modules, and why.
 SEAMS: dict[str, str] = {
     "embedder_proxy.agegender_wire": "one of two wire formats of embedding containers",
-    "trainer.routes.page": "the static files of the page, apart from the API",
 }
+# Packages to which a module is added for each new thing, however short it is.
+EXTENSIBLE = ("embedder.packs", "trainer.datasets.formats", "trainer.routes")
 # Folders that a path in the docs may be relative to, beside the page's own.
 BASES = ("", "docs", "shared", "services", "services/predictor", "services/trainer", "services/insightface")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -134,13 +136,13 @@ def test_no_package_imports_itself_through_another() -> None:
     assert house().module_cycles() == []
 
 
-def test_production_has_few_modules() -> None:
-    assert len(house().modules) <= MOST_MODULES
+def test_a_typical_module_is_a_concept_and_not_one_function() -> None:
+    assert median(module.lines for module in house().modules) >= TYPICAL_LINES
 
 
 def test_a_small_module_with_one_importer_is_a_seam() -> None:
-    small = set(house().small_modules())
-    assert small <= set(SEAMS), f"merge them, or give a reason why fewer than {SMALL} lines are enough"
+    small = {name for name in house().small_modules() if name.rpartition(".")[0] not in EXTENSIBLE}
+    assert small == set(SEAMS), f"merge them, or give a reason why fewer than {SMALL} lines are enough"
 
 
 def write(root: Path, **modules: str) -> House:
