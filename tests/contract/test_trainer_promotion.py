@@ -207,7 +207,14 @@ def test_refits_do_not_replace_heads_that_were_promoted_meanwhile(
 
 def made_search(name: str) -> Search:
     experiment = made_experiment([0, 1], TrainingOptions(), name=name)
-    search = {"held_out": [1], "parameters": {}, "trials": 2, "goal": "nll", "parts": 2, "pruning": True}
+    search = {
+        "held_out": [1],
+        "parameters": {},
+        "trials": 2,
+        "goal": "nll",
+        "inner_folds": 2,
+        "pruning": True,
+    }
     return Search.model_validate({**experiment.model_dump(), "created": datetime.now(UTC), **search})
 
 

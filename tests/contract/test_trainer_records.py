@@ -59,7 +59,7 @@ def made_search(name: str) -> Search:
             "parameters": {},
             "trials": 2,
             "goal": "nll",
-            "parts": 2,
+            "inner_folds": 2,
             "pruning": True,
         }
     )

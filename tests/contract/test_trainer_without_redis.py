@@ -60,7 +60,14 @@ def made_work(data_dir: Path) -> None:
         "preset": "default",
     }
     save_experiment(data_dir, Experiment.model_validate({**known, "id": "known"}))
-    search = {"held_out": [2], "parameters": {}, "trials": 2, "goal": "nll", "parts": 2, "pruning": True}
+    search = {
+        "held_out": [2],
+        "parameters": {},
+        "trials": 2,
+        "goal": "nll",
+        "inner_folds": 2,
+        "pruning": True,
+    }
     save_search(data_dir, Search.model_validate({**known, **search, "id": "search-known"}))
 
 

@@ -23,7 +23,7 @@ REQUEST = {
     "task": "age-gender",
     "dataset": "made",
     "trials": 3,
-    "parts": 2,
+    "inner_folds": 2,
     "seeds": 1,
     "pruning": False,
     "optimizer": {"epochs": 60, "patience": 60, "batch_size": 16},

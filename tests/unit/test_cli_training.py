@@ -230,10 +230,10 @@ def test_search_is_followed_to_its_end_and_shows_the_best(trainer: Service, run:
         events(running, SEARCH),
         lambda: Response("# Search\n\n## Best: trial 0\n\nx\n\n## Trials\n\ny\n"),
     )
-    code, out, err = run("search", "Adience", "--trials", "2", "--goal", "mae", "--set", "parts=2")
+    code, out, err = run("search", "Adience", "--trials", "2", "--goal", "mae", "--set", "inner_folds=2")
     assert code == 0 and "Best: trial 0" in out and "y" not in out.split("Best")[1]
     assert "agegender train Adience --search search-1" in err
-    expected = {"task": "age-gender", "dataset": ["Adience"], "trials": 2, "goal": "mae", "parts": 2}
+    expected = {"task": "age-gender", "dataset": ["Adience"], "trials": 2, "goal": "mae", "inner_folds": 2}
     assert json.loads(trainer.requests[0][3]) == expected
     assert trainer.requests[-1][1] == "/searches/search-1/report"
 

@@ -56,6 +56,8 @@ def test_experiment_keeps_what_its_record_says_under_present_names(data_dir: Pat
 
 def test_search_goes_on_with_its_missing_trial(data_dir: Path) -> None:
     search = SEARCHES.load(data_dir, SEARCH)
+    assert search.inner_folds == 3
+    assert search.model_dump()["parts"] == 3  # which 0.1.0 reads
     status = SEARCHES.status(data_dir, search)
     assert [trial.state for trial in status.trials] == ["finished", "queued"]
     assert status.best is not None and status.best.experiment["image_set"] == "aligned"

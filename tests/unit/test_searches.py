@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from optuna.trial import TrialState
+from pydantic import ValidationError
+from structlog.testing import capture_logs
 from trainer.reports.tables import origins
-from trainer.searches.search import Search, searched_faces
+from trainer.runs.run import log_deprecated_name
+from trainer.searches.search import Search, SearchRequest, searched_faces
 from trainer.searches.space import (
     Choices,
     Parameters,
@@ -40,7 +43,7 @@ def search(**changes: object) -> Search:
         "parameters": RATE,
         "trials": 20,
         "goal": "nll",
-        "parts": 3,
+        "inner_folds": 3,
         "pruning": True,
         **changes,
     }
@@ -48,7 +51,7 @@ def search(**changes: object) -> Search:
 
 
 def judge(directory: Path, number: int, values: list[float], **changes: object) -> tuple[int, float]:
-    """As one job does it: parts judged until it is given up, and the learning rate that was drawn."""
+    """Judge a trial as its job does; return how many inner folds were evaluated, and the learning rate."""
     study = Study(directory, search(**changes), number)
     trial, drawn = study.ask()
     for part in range(len(values)):
@@ -59,7 +62,7 @@ def judge(directory: Path, number: int, values: list[float], **changes: object) 
     return len(values), drawn["optimizer.learning_rate"]
 
 
-def test_trial_that_is_worse_than_half_of_the_others_is_given_up_after_a_part(tmp_path: Path) -> None:
+def test_trial_that_is_worse_than_half_of_the_others_is_given_up_after_an_inner_fold(tmp_path: Path) -> None:
     for number in range(6):
         assert judge(tmp_path, number, [2.0 + number] * 3)[0] == 3 if number < 5 else True
     assert judge(tmp_path, 6, [9.0] * 3)[0] == 1
@@ -118,12 +121,22 @@ def test_parameter_that_is_no_option_is_named(path: str) -> None:
     assert refused.value.extra["errors"][0]["field"].startswith("parameters.")
 
 
-def test_search_never_looks_at_the_folds_that_are_held_out_and_parts_share_no_subject() -> None:
-    faces, part = searched_faces(made_faces(400), search())
+def test_old_name_of_inner_folds_is_accepted_and_logged() -> None:
+    log_deprecated_name.cache_clear()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert SearchRequest.model_validate({"dataset": "made", "parts": 4}).inner_folds == 4
+    assert [(log["name"], log["use"]) for log in logs] == [("parts", "inner_folds")]
+    with pytest.raises(ValidationError, match="parts"):
+        SearchRequest.model_validate({"dataset": "made", "parts": 4, "inner_folds": 4})
+
+
+def test_search_never_looks_at_the_folds_that_are_held_out_and_inner_folds_share_no_subject() -> None:
+    faces, fold = searched_faces(made_faces(400), search())
     assert set(faces.fold) == {0, 1, 2, 3}
-    assert set(part) == {0, 1, 2}
+    assert set(fold) == {0, 1, 2}
     for subject in np.unique(faces.subject):
-        assert len(set(part[faces.subject == subject])) == 1
+        assert len(set(fold[faces.subject == subject])) == 1
 
 
 @pytest.mark.parametrize(

@@ -225,53 +225,53 @@ def choose_folds(faces: FaceLabels, requested: list[int] | None) -> list[int]:
     return sorted(set(requested)) if requested else present
 
 
-def require_validation_parts(
-    faces: FaceLabels, part_of: npt.NDArray[np.integer], parts: Iterable[int]
+def require_validation_folds(
+    faces: FaceLabels, fold_of: npt.NDArray[np.integer], folds: Iterable[int]
 ) -> None:
-    """Raise ``invalid-request`` 422 if, with one of `parts` held out, no validation split is possible.
+    """Raise ``invalid-request`` 422 if, with one of `folds` held out, no validation split is possible.
 
-    part_of : the part [faces] that each belongs to.
+    fold_of : the fold [faces] that each belongs to.
     """
-    for part in parts:
+    for fold in folds:
         try:
-            require_validation(groups_of(faces.subject[part_of != part]))
+            require_validation(groups_of(faces.subject[fold_of != fold]))
         except Problem as problem:
             raise refused("validation", problem.detail) from problem
 
 
 def validation_warnings(
     faces: FaceLabels,
-    part_of: npt.NDArray[np.integer],
-    parts: Iterable[int],
+    fold_of: npt.NDArray[np.integer],
+    folds: Iterable[int],
     fraction: float,
-    kind: str = "fold",
+    name: str = "fold",
 ) -> list[str]:
-    """Return a warning for each held-out part with which the validation split is far from `fraction`.
+    """Return a warning for each held-out fold with which the validation split is far from `fraction`.
 
     Only data sets of few subjects are checked, because the split of others is close to it.
     """
     warnings = []
-    for part in parts:
-        groups = groups_of(faces.subject[part_of != part])
+    for fold in folds:
+        groups = groups_of(faces.subject[fold_of != fold])
         if len(np.unique(groups)) <= _FEW_SUBJECTS:
             validates = validation_split(np.zeros_like(groups), groups, fraction)
             note = validation_note(int(validates.sum()), int((~validates).sum()), fraction)
             if note is not None:
-                warnings.append(f"{kind.capitalize()} {part}: {note}")
+                warnings.append(f"{name.capitalize()} {fold}: {note}")
     return warnings
 
 
 def require_labels(
     faces: FaceLabels,
-    part_of: npt.NDArray[np.integer],
-    parts: Iterable[int],
+    fold_of: npt.NDArray[np.integer],
+    folds: Iterable[int],
     options: TrainingOptions,
-    kind: str = "fold",
+    name: str = "fold",
 ) -> None:
     """Raise ``invalid-request`` 422 if a task has no label to train on or to evaluate with.
 
-    part_of : the part [faces] that each belongs to. Each of `parts` is held out once.
-    kind : name of a part in the request.
+    fold_of : the fold [faces] that each belongs to. Each of `folds` is held out once.
+    name : of a fold in messages; a plural of it is a field of the request.
     """
     known = {Task.AGE: faces.has_age, Task.GENDER: faces.has_gender}
     for task, _ in options.tasks:
@@ -279,15 +279,15 @@ def require_labels(
         advice = f' Use "task": "{other}".' if len(options.tasks) > 1 and known[other].any() else ""
         if not known[task].any():
             raise refused("task", f"No face has a known {task}.{advice}")
-        for part in parts:
-            inside = part_of == part
+        for fold in folds:
+            inside = fold_of == fold
             if not known[task][inside].any():
-                message = f"{kind.capitalize()} {part} has no face of known {task} to evaluate on."
+                message = f"{name.capitalize()} {fold} has no face of known {task} to evaluate on."
             elif not known[task][~inside].any():
-                message = f"All faces of known {task} are in {kind} {part}; none is left to train on."
+                message = f"All faces of known {task} are in {name} {fold}; none is left to train on."
             else:
                 continue
-            raise refused(f"{kind}s", message + advice)
+            raise refused(f"{name.replace(' ', '_')}s", message + advice)
 
 
 def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterable[Path]) -> OutOfFold:
@@ -297,13 +297,15 @@ def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterab
     """
     faces = labelled(load_faces_of(data_dir, experiment), experiment.options)
     rows: list[npt.NDArray[np.int64]] = []
-    parts: dict[Task, list[npt.NDArray[np.float32]]] = {task: [] for task, _ in experiment.options.tasks}
+    predictions: dict[Task, list[npt.NDArray[np.float32]]] = {
+        task: [] for task, _ in experiment.options.tasks
+    }
     for directory in directories:
         arrays = read_npz(directory / OUT_OF_FOLD)
         rows.append(arrays["row"])
-        for task, values in parts.items():
+        for task, values in predictions.items():
             values.append(arrays[task.value])
     return OutOfFold(
         faces.rows(np.concatenate(rows)),
-        {task: np.concatenate(values) for task, values in parts.items()},
+        {task: np.concatenate(values) for task, values in predictions.items()},
     )

@@ -84,23 +84,25 @@ def run_fold(
     Raises `GivenUp` if the attempt must stop.
     """
     directory = fold_dir(data_dir, experiment.id, fold)
-    parts = split_faces(faces, experiment, fold)
+    splits = split_faces(faces, experiment, fold)
     checkpoint = directory / CHECKPOINT
     options = experiment.options
     start = read_warm_start(data_dir, experiment.warm_start, options.seeds)
-    bank = train_bank(parts.train, parts.validation, options, fold, checkpoint, attempt.report, device, start)
+    bank = train_bank(
+        splits.train, splits.validation, options, fold, checkpoint, attempt.report, device, start
+    )
     attempt.check()
     write_safetensors(directory / BANK, bank.tensors)
     write_safetensors(directory / WEIGHTS, bank.weights)
-    write_out_of_fold(directory, bank, options, parts.test, parts.test_rows)
+    write_out_of_fold(directory, bank, options, splits.test, splits.test_rows)
     metrics = {
         "fold": fold,
-        "faces": {name: len(getattr(parts, name)) for name in ("train", "validation", "test")},
-        "validation_note": validation_note(len(parts.validation), len(parts.train), options.validation),
+        "faces": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
+        "validation_note": validation_note(len(splits.validation), len(splits.train), options.validation),
         "best_epochs": bank.best_epochs,
         "curve": bank.curve,
         "splits": {
-            name: _split_metrics(experiment, bank, getattr(parts, name))
+            name: _split_metrics(experiment, bank, getattr(splits, name))
             for name in ("train", "validation", "test")
         },
     }

@@ -25,7 +25,7 @@ from trainer.experiments.experiment_data import (
     labelled,
     load_label_sets,
     require_labels,
-    require_validation_parts,
+    require_validation_folds,
     validation_warnings,
     write_merged,
 )
@@ -133,7 +133,7 @@ def _experiment(data_dir: Path, experiment_id: str, request: ExperimentRequest) 
     faces = labelled(exclusive, options)
     folds = choose_folds(faces, request.folds)
     require_labels(faces, faces.fold, folds, options)
-    require_validation_parts(faces, faces.fold, folds)
+    require_validation_folds(faces, faces.fold, folds)
     warnings += validation_warnings(faces, faces.fold, folds, options.validation)
     if request.overlap == "merge":
         write_merged(experiment_dir(data_dir, experiment_id) / MERGED, exclusive)

@@ -16,7 +16,7 @@ from trainer.experiments.experiment_data import (
     exclusiveness_warnings,
     labelled,
     require_labels,
-    require_validation_parts,
+    require_validation_folds,
     validation_warnings,
     write_merged,
 )
@@ -87,23 +87,23 @@ def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:
         parameters=parameters,
         trials=request.trials,
         goal=request.goal,
-        parts=request.parts,
+        inner_folds=request.inner_folds,
         pruning=request.pruning,
         overlap=request.overlap,
         exclusiveness=exclusiveness,
         warnings=exclusiveness_warnings(exclusiveness),
     )
     try:
-        selected, part_of = searched_faces(faces, search)
+        selected, fold_of = searched_faces(faces, search)
     except Problem as problem:
-        raise refused("parts", problem.detail) from problem
-    require_labels(selected, part_of, range(search.parts), options, "part")
-    require_exact_ages(selected, part_of, search)
-    require_validation_parts(selected, part_of, range(search.parts))
-    parts = range(search.parts)
-    search.warnings.extend(validation_warnings(selected, part_of, parts, options.validation, "part"))
-    if uneven := unequal(part_of, groups_of(selected.subject)):
-        search.warnings.append(uneven.replace("folds", "parts"))
+        raise refused("inner_folds", problem.detail) from problem
+    inner = range(search.inner_folds)
+    require_labels(selected, fold_of, inner, options, "inner fold")
+    require_exact_ages(selected, fold_of, search)
+    require_validation_folds(selected, fold_of, inner)
+    search.warnings.extend(validation_warnings(selected, fold_of, inner, options.validation, "inner fold"))
+    if uneven := unequal(fold_of, groups_of(selected.subject)):
+        search.warnings.append(uneven.replace("folds", "inner folds"))
     if request.overlap == "merge":
         write_merged(search_dir(data_dir, search_id) / MERGED, faces)
     return search

@@ -25,13 +25,13 @@ _GOAL_NAMES = {
 def write_search_reports(data_dir: Path, search: Search) -> None:
     """Write the report in three formats; report.json, written last, marks it as complete.
 
-    Raises RuntimeError if no trial was evaluated on all parts.
+    Raises RuntimeError if no trial was evaluated on all inner folds.
     """
     status = search_status(data_dir, search)
     if status.best is None:
         problems = [trial.problem for trial in status.trials if trial.problem]
         raise RuntimeError(
-            f"no trial was evaluated on all parts: {problems[0] if problems else 'all were pruned'}"
+            f"no trial was evaluated on all inner folds: {problems[0] if problems else 'all were pruned'}"
         )
     directory = search_dir(data_dir, search.id)
     Study(directory, search, search.trials).fail_dead(begun_numbers(data_dir, search))
@@ -59,8 +59,8 @@ def _paragraphs(search: Search, status: SearchStatus) -> list[str]:
     seen = ", ".join(str(fold) for fold in search.folds)
     return [
         f"{search.options.task} on {' and '.join(search.datasets)} in space {search.space.id}: "
-        f"{counts['finished']} trials evaluated on all {search.parts} parts, {counts['pruned']} pruned, "
-        f"{counts['failed']} failed; {search.options.seeds} members per ensemble.",
+        f"{counts['finished']} trials evaluated on all {search.inner_folds} inner folds, "
+        f"{counts['pruned']} pruned, {counts['failed']} failed; {search.options.seeds} members per ensemble.",
         *search.warnings,
         "",
         f"Trials were evaluated by cross-validation within folds {seen}. "
@@ -104,7 +104,7 @@ def _trials(search: Search, status: SearchStatus) -> Table:
             ]
             for trial in sorted(status.trials, key=rank)
         ],
-        "The metric is a mean over the evaluated parts, which are fewer for pruned trials.",
+        "The metric is a mean over the evaluated inner folds, which are fewer for pruned trials.",
     )
 
 

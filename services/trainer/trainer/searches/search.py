@@ -13,7 +13,7 @@ from trainer.datasets.exclusiveness import Overlap
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds
 from trainer.experiments.experiment import MERGED, TrainingRequest, refused
 from trainer.experiments.experiment_data import Faces, labelled
-from trainer.runs.run import DEPRECATED, Run, RunStatus, State
+from trainer.runs.run import DEPRECATED, Run, RunStatus, State, with_new_names
 from trainer.runs.store import load_record, new_id, read_optional, save_record
 from trainer.searches.space import Parameters
 from trainer.training.config import Objective, Preset, TrainingOptions
@@ -40,15 +40,21 @@ class SearchRequest(TrainingRequest):
     goal: Goal = Field(
         "nll", description="metric that selects the best trial; nll is the sum over age and gender, in nats"
     )
-    parts: int = Field(
+    inner_folds: int = Field(
         3, ge=2, le=20, description="number of folds of the inner cross-validation that evaluates a trial"
     )
     held_out: list[int] | None = Field(
         None, description="folds that the search does not use; default: the last one; may be empty"
     )
     pruning: bool = Field(
-        True, description="stop a trial after a part if it is worse there than the median of the others"
+        True,
+        description="stop a trial after an inner fold if it is worse there than the median of the others",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_name_of_folds(cls, data: Any) -> Any:
+        return with_new_names(data, {"parts": "inner_folds"})
 
     @model_validator(mode="after")
     def _require_goal_of_task(self) -> "SearchRequest":
@@ -71,7 +77,7 @@ class Search(Run):
     parameters: Parameters
     trials: int
     goal: Goal
-    parts: int
+    inner_folds: int = Field(validation_alias=AliasChoices("inner_folds", "parts"))  # as 0.1.0 wrote
     pruning: bool
     overlap: Overlap = "allow"  # for records of release 0.1.0, which did not check
     exclusiveness: dict[str, Any] | None = Field(
@@ -83,6 +89,11 @@ class Search(Run):
     @property
     def variant(self) -> str:
         return self.image_set
+
+    @computed_field(description="former name of `inner_folds`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def parts(self) -> int:
+        return self.inner_folds
 
     @property
     def maximises(self) -> bool:
@@ -101,8 +112,10 @@ class TrialResult(BaseModel):
     """result.json: its presence marks the trial as over."""
 
     state: Literal["finished", "pruned", "failed"]
-    value: float | None = Field(None, description="mean of the goal over the evaluated parts")
-    metrics: dict[str, float] = Field(default_factory=dict, description="means over the evaluated parts")
+    value: float | None = Field(None, description="mean of the goal over the evaluated inner folds")
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="means over the evaluated inner folds"
+    )
     problem: str | None = None
 
 
@@ -112,14 +125,14 @@ class TrialStatus(BaseModel):
     value: float | None = None
     values: dict[str, Any] = Field(default_factory=dict, description="option → value")
     metrics: dict[str, float] = Field(default_factory=dict)
-    epoch: int = Field(0, description="over all parts")
+    epoch: int = Field(0, description="over all inner folds")
     epochs: int = Field(0, description="at most")
     attempts: int = 0
     problem: str | None = None
 
 
 class Best(BaseModel):
-    """The best trial that was evaluated on all parts."""
+    """The best trial that was evaluated on all inner folds."""
 
     trial: int
     value: float
@@ -192,21 +205,24 @@ def begun_numbers(data_dir: Path, search: Search) -> set[int]:
 
 
 def searched_faces(faces: Faces, search: Search) -> tuple[Faces, np.ndarray]:
-    """Return the labelled faces of the search's folds, and the part [faces] that each belongs to.
+    """Return the labelled faces of the search's folds, and the inner fold [faces] that each belongs to.
 
     Raises ``too-few-subjects`` 422.
     """
     selected = labelled(faces, search.options)
     selected = selected.rows(np.flatnonzero(np.isin(selected.fold, search.folds)))
     strata = strata_of(selected.age_low, selected.age_high, selected.gender)
-    return selected, stratified_folds(strata, groups_of(selected.subject), search.parts, search.options.seed)
+    return selected, stratified_folds(
+        strata, groups_of(selected.subject), search.inner_folds, search.options.seed
+    )
 
 
-def require_exact_ages(faces: FaceLabels, part_of: np.ndarray, search: Search) -> None:
-    """Raise ``invalid-request`` 422 if the goal is an error in years and a part has no exact age."""
-    exact = part_of[faces.has_age & (faces.age_low == faces.age_high)]
-    if search.goal == "mae" and len(np.unique(exact)) < search.parts:
+def require_exact_ages(faces: FaceLabels, fold_of: np.ndarray, search: Search) -> None:
+    """Raise ``invalid-request`` 422 if the goal is an error in years and an inner fold has no exact age."""
+    exact = fold_of[faces.has_age & (faces.age_low == faces.age_high)]
+    if search.goal == "mae" and len(np.unique(exact)) < search.inner_folds:
         raise refused(
             "goal",
-            "mae needs faces of exactly known age in every part, and too few are; use nll or group-accuracy.",
+            "mae needs faces of exactly known age in every inner fold, and too few are; "
+            "use nll or group-accuracy.",
         )

@@ -74,13 +74,13 @@ class Study:
         trial = self._study.ask(distributions(self._search.parameters))
         return trial.number, trial.params
 
-    def is_worse(self, number: int, part: int, value: float) -> bool:
-        """Store the mean over parts 0 to `part`; return whether the trial should be pruned."""
+    def is_worse(self, number: int, fold: int, value: float) -> bool:
+        """Store the mean over inner folds 0 to `fold`; return whether the trial should be pruned."""
         frozen, trial = self._frozen(number), self._trial(number)
         if frozen.state.is_finished():  # the job was killed before it wrote its result, or is resumed
-            return frozen.state is TrialState.PRUNED and part == frozen.last_step
-        if part not in frozen.intermediate_values:
-            trial.report(value, part)
+            return frozen.state is TrialState.PRUNED and fold == frozen.last_step
+        if fold not in frozen.intermediate_values:
+            trial.report(value, fold)
         return bool(trial.should_prune())
 
     def end(self, number: int, value: float | None, state: TrialState) -> None:

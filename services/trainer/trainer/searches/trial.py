@@ -1,7 +1,8 @@
 """One trial: evaluate a setting by cross-validation within the folds that the search may use.
 
-The faces are divided into parts that share no subject. Each part is predicted by an ensemble that was trained
-on the others, with early stopping on a share of those, so neither training nor stopping sees the test faces.
+The faces are divided into inner folds that share no subject. Each is predicted by an ensemble that was
+trained on the others, with early stopping on a share of those, so neither training nor stopping sees the test
+faces.
 """
 
 from dataclasses import replace
@@ -54,22 +55,29 @@ def run_trial(
     directory = trial_dir(data_dir, search.id, number)
     study = Study(search_dir(data_dir, search.id), search, number)
     trial = read_trial(directory) or _begin(data_dir, study, search, number)
-    selected, part_of = searched_faces(faces, search)
+    selected, fold_of = searched_faces(faces, search)
     scores: list[dict[str, float]] = []
-    for part in range(search.parts):
-        path = directory / f"part-{part}.json"
+    for fold in range(search.inner_folds):
+        path = directory / f"part-{fold}.json"  # the name in release 0.1.0, whose searches resume
         score = read_optional(path)
         if score is None:
-            checkpoint = directory / f"part-{part}.safetensors"
+            checkpoint = directory / f"part-{fold}.safetensors"
             score = _evaluate(
-                selected, part_of == part, trial.options, part, search.parts, checkpoint, attempt, device
+                selected,
+                fold_of == fold,
+                trial.options,
+                fold,
+                search.inner_folds,
+                checkpoint,
+                attempt,
+                device,
             )
             attempt.check()
             write_json(path, score)
             checkpoint.unlink(missing_ok=True)
         scores.append(score)
         value = float(np.mean([goal_value(search, one) for one in scores]))
-        if study.is_worse(trial.number, part, value) and part + 1 < search.parts:
+        if study.is_worse(trial.number, fold, value) and fold + 1 < search.inner_folds:
             study.end(trial.number, value, TrialState.PRUNED)
             _write_result(directory, "pruned", value, scores)
             return
@@ -110,27 +118,27 @@ def _evaluate(
     faces: EmbeddingSet,
     is_test: np.ndarray,
     options: TrainingOptions,
-    part: int,
-    parts: int,
+    fold: int,
+    folds: int,
     checkpoint: Path,
     attempt: Attempt,
     device: TrainingDevice,
 ) -> dict[str, float]:
-    """Train on the other parts and return the ensemble's metrics on the test faces."""
+    """Train on the other folds and return the ensemble's metrics on the test faces."""
     others = faces.rows(np.flatnonzero(~is_test))
     stops = validation_split(
         strata_of(others.age_low, others.age_high, others.gender),
         groups_of(others.subject),
         options.validation,
-        seed=part,
+        seed=fold,
     )
 
     def report(epoch: EpochReport) -> None:
-        """Count epochs over all parts."""
+        """Count epochs over all folds."""
         epochs = options.optimizer.epochs
-        attempt.report(replace(epoch, epoch=epoch.epoch + part * epochs, epochs=parts * epochs))
+        attempt.report(replace(epoch, epoch=epoch.epoch + fold * epochs, epochs=folds * epochs))
 
-    bank = train_bank(others.rows(~stops), others.rows(stops), options, part, checkpoint, report, device)
+    bank = train_bank(others.rows(~stops), others.rows(stops), options, fold, checkpoint, report, device)
     return _metrics(bank, options, faces.rows(np.flatnonzero(is_test)))
 
 
