@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from agegender_service.problems import problem_response
+from agegender_service.problems import problem_response, wire_format_of
 
 _CALLER = "agegender.caller"
 _KEYS_NEEDED = "agegender.keys_needed"
@@ -26,9 +26,14 @@ OPEN_FOLDERS = ("/static/", "/page/", "/web/")
 
 @dataclass(frozen=True)
 class Caller:
-    """`key` is None if the request carries no known key."""
+    """`key` is None if the request carries no known key.
+
+    verified : whether the caller has proved that the key is its own. A signature covers the body, so its
+        route checks it after the body was read.
+    """
 
     key: ApiKey | None
+    verified: bool = True
 
 
 class RequireKey:
@@ -60,19 +65,28 @@ class RequireKey:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        key = key_of(_given_key(Headers(scope=scope)), self._keys)
-        if self._needed and not is_open(scope["method"], scope["path"]):
-            try:
-                _require(key, None if scope["path"] == "/info" else self._scope)
-            except Problem as problem:
-                limited = None
-                if key is None and self._count_stranger is not None:
-                    limited = await self._count_stranger(scope)
-                await problem_response(limited or problem)(scope, receive, send)
-                return
-        scope[_CALLER] = Caller(key)
+        caller = Caller(None)
+        try:
+            caller = self._identified(scope)
+            if self._needed and not is_open(scope["method"], scope["path"]):
+                _require(caller.key, None if scope["path"] == "/info" else self._scope)
+        except Problem as problem:
+            limited = None
+            if caller.key is None and self._count_stranger is not None:
+                limited = await self._count_stranger(scope)
+            await problem_response(limited or problem, scope)(scope, receive, send)
+            return
+        scope[_CALLER] = caller
         scope[_KEYS_NEEDED] = self._needed
         await self.app(scope, receive, send)
+
+    def _identified(self, scope: AsgiScope) -> Caller:
+        wire_format = wire_format_of(scope)
+        if self._needed and wire_format is not None and wire_format.key_of is not None:
+            key = wire_format.key_of(scope)
+            if key is not None:
+                return Caller(key, verified=False)
+        return Caller(key_of(_given_key(Headers(scope=scope)), self._keys))
 
 
 def is_open(method: str, path: str) -> bool:
@@ -91,7 +105,8 @@ def needs(scope: Scope) -> Callable[[Request], None]:
 
     def check(request: Request) -> None:
         if request.scope[_KEYS_NEEDED]:
-            _require(caller_of(request.scope).key, scope)
+            caller = caller_of(request.scope)
+            _require(caller.key if caller.verified else None, scope)
 
     return check
 

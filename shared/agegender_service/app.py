@@ -26,7 +26,7 @@ from agegender_service.browser_security import PAGE_HEADERS, AddSecurityHeaders,
 from agegender_service.inputs import reject_ignored_inputs
 from agegender_service.observability import IdentifyRequests, ObserveRequests, configure_logs
 from agegender_service.openapi import complete_openapi, route_examples
-from agegender_service.problems import add_problem_handlers
+from agegender_service.problems import WireFormat, add_problem_handlers
 from agegender_service.rate_limits import LimitRate, RateLimiter, address_of
 from agegender_service.request_body import LimitBodies, RequestBodies
 from agegender_service.settings import ServiceSettings, UnusableSettings
@@ -66,6 +66,7 @@ def create_app(
     examples: Path | None = None,
     warnings: Callable[[], list[str]] = list,
     small_bodies: int | None = None,
+    wire_formats: Sequence[WireFormat] = (),
 ) -> FastAPI:
     """Create the application, with `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`.
 
@@ -79,6 +80,7 @@ def create_app(
     examples : a file for `agegender_service.openapi.route_examples`.
     warnings : returns problems that do not prevent work; `/health/ready` reports them.
     small_bodies : maximum bytes of any body; None if the routes limit the bodies that they read.
+    wire_formats : of other systems whose clients are served.
     """
     app = FastAPI(
         title=name,
@@ -92,6 +94,7 @@ def create_app(
     )
     app.state.services = services
     app.state.bodies = bodies
+    app.state.wire_formats = wire_formats
     _add_guards(app, settings, name, scope, small_bodies)
     add_problem_handlers(app)
     _add_documentation(app)

@@ -70,8 +70,11 @@ def _complete(document: dict[str, Any], examples: Mapping[str, RouteExample]) ->
     document["security"] = _SECURITY
     for name, operation in operations(document):
         content = operation["responses"]["default"]["content"]
-        _, problem = content.popitem()  # FastAPI writes the media type of the successful response
-        content[PROBLEM_MEDIA_TYPE] = {**problem, "example": _PROBLEM.document()}
+        media_type, problem = content.popitem()  # FastAPI writes the media type of the successful response
+        if "example" in problem:  # another system's errors
+            content[media_type] = problem
+        else:
+            content[PROBLEM_MEDIA_TYPE] = {**problem, "example": _PROBLEM.document()}
         if name in examples:
             _add_example(operation, examples[name])
 
@@ -81,6 +84,7 @@ def _add_example(operation: dict[str, Any], example: RouteExample) -> None:
         if parameter["name"] in example.parameters:
             parameter["example"] = example.parameters[parameter["name"]]
     if example.request is not None:
-        operation["requestBody"]["content"]["application/json"]["example"] = example.request
+        content = operation["requestBody"]["content"]
+        content.get("application/json", next(iter(content.values())))["example"] = example.request
     success = next(response for status, response in operation["responses"].items() if status.startswith("2"))
     next(iter(success["content"].values()))["example"] = example.answer

@@ -96,11 +96,12 @@ class LimitRate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
-            key = caller_of(scope).key
+            caller = caller_of(scope)
+            key = caller.key if caller.verified else None  # nobody can use up the rate of another's key
             if key is None or key.name != SERVICE:
                 name = f"address:{address_of(scope)}" if key is None else f"key:{key.name}"
                 if (problem := await self._limiter.exceeded(name)) is not None:
-                    await problem_response(problem)(scope, receive, send)
+                    await problem_response(problem, scope)(scope, receive, send)
                     return
         await self.app(scope, receive, send)
 

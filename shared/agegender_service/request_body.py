@@ -227,7 +227,7 @@ class LimitBodies:
         try:
             body = await read_in_time(read_body(Request(scope, receive), self._max_bytes), self._seconds)
         except Problem as problem:
-            await problem_response(problem)(scope, receive, send)
+            await problem_response(problem, scope)(scope, receive, send)
             return
         delivered = False
 

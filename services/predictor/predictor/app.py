@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
 from predictor.registry import HeadRegistry
-from predictor.routes import age_gender, models, original, page
+from predictor.routes import age_gender, models, original, page, rekognition
 from predictor.services import Services
 from predictor.settings import PredictorSettings
 
@@ -67,7 +67,8 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
-        routers=[age_gender.router, models.router, original.router, page.router],
+        routers=[age_gender.router, models.router, original.router, rekognition.router, page.router],
+        wire_formats=[rekognition.wire_format(services.aws_signatures)],
         services=services,
         bodies=services.bodies,
         examples=Path(__file__).with_name("examples.json"),

@@ -70,6 +70,16 @@ class Predictor:
             request_id=request_id(),
         )
 
+    async def image(
+        self, content: bytes, options: FaceOptions, deadline: Deadline, stopwatch: Stopwatch
+    ) -> ImageAnswer:
+        """Predict for each face of one image. Raises what `images` raises, and the image's problem."""
+        answer = await self.images(SentImages([content], options), deadline, stopwatch)
+        raise_problem_of_lone_image(answer)
+        (entry,) = answer.images
+        assert isinstance(entry, ImageAnswer)
+        return entry
+
     async def embeddings(self, sent: SentEmbeddings, stopwatch: Stopwatch) -> EmbeddingsAnswer:
         """Predict for each embedding."""
         heads = sent.heads
@@ -122,6 +132,15 @@ class Predictor:
     @staticmethod
     def _versions(heads: Heads) -> dict[Any, str]:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
+
+
+def raise_problem_of_lone_image(answer: AgeGenderAnswer) -> None:
+    """Turn the problem of a request's only image into the response.
+
+    Internal services return it as the image's entry; only clients of the predictor see it as the response.
+    """
+    if len(answer.images) == 1 and isinstance(answer.images[0], ImageProblem):
+        raise Problem.from_document(answer.images[0].problem)
 
 
 def _upright(found: FacesAnswer) -> list[_Upright]:

@@ -29,6 +29,7 @@ _REASON_BELOW = 0.75
 
 # In the mean face the tip of the nose stands this many eye distances before the line from eyes to mouth.
 _NOSE = 0.4
+_FRONTAL_NOSE = 0.5  # share of the way from the eyes to the mouth at which the nose of a frontal face is
 
 # ArcFace's landmarks (arXiv 1801.07698) in a crop of 112 units, as complex numbers, and the oval from
 # eyebrows to chin in the same crop: its centre and half its width and height.
@@ -187,6 +188,24 @@ def head_angles(landmarks: list[tuple[float, float]]) -> tuple[float, float]:
     # Distance of the nose from the line eyes-mouth, positive towards the right of the image.
     offset = ((nose[0] - eyes[0]) * down[1] - (nose[1] - eyes[1]) * down[0]) / length
     return math.degrees(math.atan2(offset, _NOSE * distance)), roll
+
+
+def head_pitch(landmarks: list[tuple[float, float]]) -> float:
+    """Return the pitch in degrees, coarsely, from how high the nose is between eyes and mouth; up is > 0."""
+    left, right, nose, mouth_left, mouth_right = landmarks
+    distance = math.hypot(right[0] - left[0], right[1] - left[1])
+    eyes = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
+    down = ((mouth_left[0] + mouth_right[0]) / 2 - eyes[0], (mouth_left[1] + mouth_right[1]) / 2 - eyes[1])
+    length = math.hypot(*down)
+    if length == 0 or distance == 0:
+        return 0.0
+    height = ((nose[0] - eyes[0]) * down[0] + (nose[1] - eyes[1]) * down[1]) / length
+    return math.degrees(math.atan2(_FRONTAL_NOSE * length - height, _NOSE * distance))
+
+
+def sharpness_score(sharpness: float) -> float:
+    """Return from 0 to 1 how sharp a face is: 1 if more sharpness would not make its age more certain."""
+    return _ramp(sharpness, *_SHARPNESS)
 
 
 def _ramp(value: float, nothing: float, everything: float) -> float:

@@ -8,6 +8,7 @@ from agegender_service.request_body import RequestBodies
 from fastapi import Depends, Request
 from prometheus_client import Histogram
 
+from predictor.aws_signatures import AwsSignatures
 from predictor.batching import BoundedThreads, HeadBatches
 from predictor.prediction import Predictor
 from predictor.registry import HeadRegistry
@@ -32,6 +33,7 @@ class Services:
     predictor: Predictor
     bodies: RequestBodies
     drawing: BoundedThreads
+    aws_signatures: AwsSignatures
 
     @classmethod
     def build(cls, settings: PredictorSettings) -> "Services":
@@ -59,6 +61,9 @@ class Services:
                 stages=STAGE_SECONDS,
             ),
             drawing=BoundedThreads("drawing", _DRAWING_THREADS, settings.max_waiting),
+            aws_signatures=AwsSignatures(
+                settings.rekognition_credentials, settings.known_keys, service="rekognition"
+            ),
         )
 
     async def close(self) -> None:

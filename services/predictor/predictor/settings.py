@@ -1,13 +1,15 @@
 """Settings of the predictor."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from agegender.environment import available_cpus
 from agegender.http_clients import ServiceUrl
 from agegender_service.settings import ImageSettings, Port
-from pydantic import AliasChoices, Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from predictor.aws_signatures import AwsCredential
 
 _MIB = 1024 * 1024
 _SHIPPED = Path(__file__).parents[1] / "heads"
@@ -69,6 +71,13 @@ class PredictorSettings(ImageSettings):
         gt=0,
         description="Number of threads that compute batches of faces.",
     )
+    rekognition_credentials: Annotated[tuple[AwsCredential, ...], NoDecode] = Field(
+        (),
+        repr=False,
+        validation_alias=AliasChoices("REKOGNITION_CREDENTIALS"),
+        description="Access keys of AWS SDKs as `access-key-id:secret:name`. They have the scopes of the key "
+        "`name` in `API_KEYS`.",
+    )
 
     # Seconds and counts that only code sets.
     poll_interval: float = Field(1, gt=0)  # between two checks for promoted heads
@@ -79,6 +88,22 @@ class PredictorSettings(ImageSettings):
     max_waiting_faces: int = Field(4096, gt=0)  # that wait for the heads; beyond it 429
     max_waiting: int = Field(32, ge=0)  # requests that wait for mc-dropout, and for drawing; beyond it 429
     mc_passes: int = Field(512, gt=0, le=4096)  # forward passes of uncertainty=mc-dropout
+
+    @field_validator("rekognition_credentials", mode="before")
+    @classmethod
+    def _parse_rekognition_credentials(cls, value: Any) -> Any:
+        return AwsCredential.parse_all(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rekognition_credentials_have_keys(self) -> Self:
+        names = {key.name for key in self.api_keys}
+        for credential in self.rekognition_credentials:
+            if credential.key_name not in names:
+                raise ValueError(
+                    f"REKOGNITION_CREDENTIALS maps {credential.access_key_id} to the key "
+                    f"{credential.key_name!r}, which is not in API_KEYS (`agegender key NAME` makes one)"
+                )
+        return self
 
     @property
     def models_dir(self) -> Path:

@@ -90,4 +90,4 @@ def _routers() -> Iterator[APIRouter]:
 
 async def _answer_without_redis(request: Request, error: Exception) -> Response:
     log.error("Redis cannot be reached", path=request.url.path, reason=str(error))
-    return problem_response(queue_away(error))
+    return problem_response(queue_away(error), request.scope)

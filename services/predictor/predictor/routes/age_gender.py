@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from agegender.errors import Problem
-from agegender.faces import ImageProblem
 from agegender.images import ImageLimits, decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
 from agegender_service.inputs import preferred_media_type
@@ -15,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from predictor.drawing import ImageFormat, annotated
+from predictor.prediction import raise_problem_of_lone_image
 from predictor.prediction_request import (
     IMAGES_IN_OPENAPI,
     EmbeddingsRequest,
@@ -89,7 +89,7 @@ async def age_gender(request: Request, received: ImagesIn, services: ServicesIn)
             f"Send one image, or accept {_JSON}.",
         )
     answer = await services.predictor.images(sent, received.deadline, received.stopwatch)
-    _raise_problem_of_lone_image(answer)
+    raise_problem_of_lone_image(answer)
     if media_type == _JSON:
         content = await run_in_threadpool(_encoded, answer)
     else:
@@ -108,15 +108,6 @@ async def from_embeddings(received: EmbeddingsIn, services: ServicesIn) -> Respo
     """Send embeddings of unit length and the space they belong to; the response keeps their order."""
     answer = await services.predictor.embeddings(received.body, received.stopwatch)
     return Response(await run_in_threadpool(_encoded, answer), media_type=_JSON)
-
-
-def _raise_problem_of_lone_image(answer: AgeGenderAnswer) -> None:
-    """Turn the problem of a request's only image into the response.
-
-    Internal services return it as the image's entry; only clients of the predictor see it as the response.
-    """
-    if len(answer.images) == 1 and isinstance(answer.images[0], ImageProblem):
-        raise Problem.from_document(answer.images[0].problem)
 
 
 def _encoded(answer: AgeGenderAnswer | EmbeddingsAnswer) -> bytes:
