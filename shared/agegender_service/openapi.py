@@ -59,16 +59,20 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the schema of a JSON body that a dependency parses; FastAPI has the enumerations already."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return schema
+    """Return the schema of a JSON body that a dependency parses.
+
+    The document gets the models within it as components (see `complete_openapi`).
+    """
+    return model.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 def _complete(document: dict[str, Any], examples: Mapping[str, RouteExample]) -> None:
     document["components"]["securitySchemes"] = _SCHEMES
     document["security"] = _SECURITY
     for name, operation in operations(document):
+        for media in operation.get("requestBody", {"content": {}})["content"].values():
+            for model, schema in media.get("schema", {}).pop("$defs", {}).items():
+                document["components"]["schemas"].setdefault(model, schema)
         content = operation["responses"]["default"]["content"]
         media_type, problem = content.popitem()  # FastAPI writes the media type of the successful response
         if "example" in problem:  # another system's errors

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
 from predictor.registry import HeadRegistry
-from predictor.routes import age_gender, models, original, page, rekognition
+from predictor.routes import age_gender, kserve, models, original, page, rekognition
 from predictor.services import Services
 from predictor.settings import PredictorSettings
 
@@ -50,8 +50,7 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
 
     async def why_not_ready() -> str | None:
         try:
-            await services.proxy.require_ready()
-            services.registry.heads(await services.proxy.space())
+            await services.require_ready()
         except Problem as problem:
             return problem.detail
         return None
@@ -67,8 +66,15 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
-        routers=[age_gender.router, models.router, original.router, rekognition.router, page.router],
-        wire_formats=[rekognition.wire_format(services.aws_signatures)],
+        routers=[
+            age_gender.router,
+            models.router,
+            original.router,
+            rekognition.router,
+            kserve.router,
+            page.router,
+        ],
+        wire_formats=[rekognition.wire_format(services.aws_signatures), kserve.WIRE_FORMAT],
         services=services,
         bodies=services.bodies,
         examples=Path(__file__).with_name("examples.json"),

@@ -30,6 +30,7 @@ from predictor.registry import HeadRegistry, Heads
 Model = TypeVar("Model", bound=BaseModel)
 Sent = tuple[str, Iterable[tuple[str, Any]]]  # where options were sent, and their names and values
 
+MAX_VALUES = 100_000  # of JSON with images and options
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _MAX_DATA_URL_HEADER = 256  # characters before the comma
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
@@ -128,7 +129,7 @@ async def read_images(reader: BodyReader) -> SentImages:
         upload = await reader.upload()
         return SentImages([*upload.images], merged(FaceOptions, query, ("form field", upload.fields)))
     body = await reader.json_with_base64()
-    sent = await run_in_threadpool(parsed, ImagesRequest, body)
+    sent = await run_in_threadpool(parsed, ImagesRequest, body, MAX_VALUES)
     if len(sent.images) > reader.limits.max_images:
         raise too_many_images(reader.limits.max_images)
     options = merged(FaceOptions, query, given_options(FaceOptions, sent))
@@ -205,8 +206,13 @@ def given_options(model: type[HeadOptions], sent: HeadOptions) -> Sent:
     return "JSON member", [(name, getattr(sent, name)) for name in names]
 
 
-def parsed(model: type[Model], body: bytes) -> Model:
-    """Parse a JSON body. Raises ``invalid-request`` 422, which names the fields."""
+def parsed(model: type[Model], body: bytes, max_values: int | None = None) -> Model:
+    """Parse a JSON body. Raises ``invalid-request`` 422, which names the fields.
+
+    max_values : bounds the memory of a body that consists of small values instead of long texts.
+    """
+    if max_values is not None and body.count(b",") >= max_values:
+        raise Problem("invalid-request", 422, f"The JSON has more than {max_values} values.")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

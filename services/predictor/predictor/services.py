@@ -66,6 +66,11 @@ class Services:
             ),
         )
 
+    async def require_ready(self) -> None:
+        """Raise the `Problem` why no prediction is possible now."""
+        await self.proxy.require_ready()
+        self.registry.heads(await self.proxy.space())
+
     async def close(self) -> None:
         await self.proxy.close()
         self.batches.close()

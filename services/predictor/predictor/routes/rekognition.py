@@ -10,6 +10,7 @@ from agegender.errors import Problem
 from agegender.predictions import FaceAnswer, ImageAnswer
 from agegender_service.access import caller_of
 from agegender_service.observability import request_id
+from agegender_service.openapi import body_schema
 from agegender_service.problems import WireFormat
 from agegender_service.request_body import BodyReader, Received, body_in_openapi
 from fastapi import APIRouter, Depends, Request, Response
@@ -19,7 +20,7 @@ from pydantic.alias_generators import to_pascal
 from starlette.concurrency import run_in_threadpool
 
 from predictor.aws_signatures import AwsSignatures
-from predictor.prediction_request import FaceOptions, decoded, parsed
+from predictor.prediction_request import MAX_VALUES, FaceOptions, decoded, parsed
 from predictor.quality import head_angles, head_pitch, sharpness_score
 from predictor.services import ServicesIn
 
@@ -170,10 +171,7 @@ DetectFacesIn = Annotated[Received[_Sent], Depends(_detect_faces, scope="functio
 
 
 def _request_in_openapi() -> dict[str, Any]:
-    schema = DetectFacesRequest.model_json_schema()
-    schema.pop("$defs")
-    schema["properties"]["Image"] = ImageToDetect.model_json_schema()
-    described = body_in_openapi({_MEDIA_TYPE: {"schema": schema}})
+    described = body_in_openapi({_MEDIA_TYPE: {"schema": body_schema(DetectFacesRequest)}})
     target = {
         "name": _TARGET,
         "in": "header",
@@ -234,10 +232,10 @@ def _require_detect_faces(target: str | None) -> None:
 def _parsed(request: Request, body: bytes, signatures: AwsSignatures) -> _Sent:
     if not caller_of(request.scope).verified:
         signatures.verify(request.scope, body)
-    sent = parsed(DetectFacesRequest, body)
+    sent = parsed(DetectFacesRequest, body, MAX_VALUES)
     if sent.image.s3_object is not None:
         raise Problem(
-            "bucket-not-supported", 400, "Image.S3Object is not supported; send the image itself as Image.Bytes."
+            "bucket-not-supported", 400, "Image.S3Object is not supported; send the image as Image.Bytes."
         )
     if not sent.image.bytes:
         raise Problem("no-image", 400, "The request contains no image; send it as Image.Bytes.")
