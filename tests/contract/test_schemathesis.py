@@ -28,6 +28,7 @@ BOUNDED = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 FEW = settings(BOUNDED, max_examples=8)  # a request of many options takes long to make up
+schemathesis.serializer.alias("application/x-amz-json-1.1", "application/json")
 PROXY = schemathesis.openapi.from_dict(create_proxy(ProxySettings()).openapi())
 EMBEDDER = schemathesis.openapi.from_dict(create_embedder(EmbedderSettings()).openapi())
 TRAINER = schemathesis.openapi.from_dict(create_trainer(TrainerSettings()).openapi())

@@ -146,7 +146,7 @@ def wire_format(signatures: AwsSignatures) -> WireFormat:
 
 def error_response(problem: Problem) -> Response:
     """Render a problem so that an SDK raises the exception class that `__type` names."""
-    name, status = _EXCEPTIONS.get(problem.slug), 400
+    name, status = _EXCEPTIONS.get(problem.slug), problem.status if problem.status in (404, 405) else 400
     if name is None and problem.status == 429:
         name = "ThrottlingException"  # with the status 400, because boto3 retries no other
     elif name is None and problem.status >= 499:
