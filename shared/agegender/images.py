@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps
+from pillow_heif import register_heif_opener
 
 from agegender.deep_images import deep_pixels, has_separate_planes, is_deep
 from agegender.errors import Problem
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_ORIENTATION = 0x0112
 _START_OF_SCAN = b"\xff\xda"
@@ -22,6 +23,10 @@ _STRIP_ROWS = 256
 
 # Pillow only warns at its limit. ImageLimits.max_pixels rejects, so the warning is redundant.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+# Only the image itself is read. Callers decode as many images at once as they have threads for.
+register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,7 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         ) from error
     if image.format == "JPEG" and content.count(_START_OF_SCAN) > _MAX_SCANS:
         raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans.")
-    if image.width * image.height > limits.max_pixels:
-        raise Problem(
-            "too-many-pixels",
-            413,
-            f"The image has {image.width}x{image.height} pixels; "
-            f"at most {limits.max_pixels} in all are taken.",
-        )
+    _check_pixels(image, limits)
     if has_separate_planes(image):
         raise Problem(
             "unreadable-image",
@@ -79,6 +78,16 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             "plane per colour. Save it with planar configuration 1, or as PNG.",
         )
     return image
+
+
+def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
+    if image.width * image.height > limits.max_pixels:
+        raise Problem(
+            "too-many-pixels",
+            413,
+            f"The image has {image.width}x{image.height} pixels; "
+            f"at most {limits.max_pixels} in all are taken.",
+        )
 
 
 def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
@@ -113,6 +122,7 @@ def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
             raise Problem(
                 "damaged-image", 422, "The image file is damaged or cut short; send the whole file."
             ) from error
+        _check_pixels(image, limits)  # pillow-heif corrects the size when it decodes
         with suppress(Exception):  # broken EXIF: keep the stored orientation
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image)

@@ -108,17 +108,17 @@ def test_table_names_images_by_their_place_in_the_folder(run: Run, tmp_path: Pat
 
 
 def test_skipped_files_are_named_and_only_skipped_files_end_with_one(run: Run, images: Path) -> None:
-    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    (images / "phone.HEIC").write_bytes(heic)
+    video = b"\0\0\0\x18ftypisom\0\0\0\0isommp41"
+    (images / "phone.MP4").write_bytes(video)
     code, out, err = run("predict", str(images))
     (line,) = [line for line in err.splitlines() if line.startswith("Skipped")]
     assert code == 0 and "one.png" in out
-    assert "2 files" in line and "HEIC is not supported" in line and "notes.txt" in line
+    assert "2 files" in line and "video; use --webcam" in line and "notes.txt" in line
     (images / "only").mkdir()
-    (images / "only" / "phone.heic").write_bytes(heic)
+    (images / "only" / "phone.mp4").write_bytes(video)
     code, out, err = run("predict", str(images / "only"), "--json")
-    assert (code, printed(out)) == (1, []) and "HEIC is not supported" in err
-    code, out, _ = run("predict", str(images / "one.png"), str(images / "phone.HEIC"))
+    assert (code, printed(out)) == (1, []) and "video; use --webcam" in err
+    code, out, _ = run("predict", str(images / "one.png"), str(images / "phone.MP4"))
     assert code == 1 and "one.png" in out  # what was named itself is missed
     (images / "nothing").mkdir()
     assert run("predict", str(images / "nothing"))[0] == 1

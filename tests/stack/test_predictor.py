@@ -1,5 +1,6 @@
 """The predictor as its own process: heads swapped under load, SIGTERM."""
 
+import io
 import os
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import httpx
 import pytest
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
+from PIL import Image
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.fault_record import record
 from tests.support.made_heads import made_head, make_answer_wrongly, promoted_heads
 from tests.support.serving import free_port, until
-from tests.support.system import SIX_ADULTS
+from tests.support.system import SIX_ADULTS, assert_six_adults, client_of
 from tools.stack import Stack
 
 SWAPS = 200
@@ -157,3 +159,15 @@ def test_six_adults_are_found_through_the_whole_chain(buffalo_system: Stack) -> 
     assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
     turned = min(image["faces"], key=lambda face: face["quality"]["score"])
     assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_image_of_a_phone_is_answered_upright(human_system: Stack, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    lying = Image.open(SIX_ADULTS).transpose(Image.Transpose.ROTATE_90)
+    lying.save(file, kind, exif=exif.tobytes(), quality=90)
+    answer = client_of(human_system).predict([file.getvalue()])
+    assert_six_adults(answer)
+    assert (answer.images[0].rotation, answer.images[0].width > answer.images[0].height) == (0, True)

@@ -10,7 +10,7 @@ from agegender_client.cli import image_files
 from agegender_client.cli.image_files import found_files, planned_outputs, why_no_image
 from PIL import Image
 
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(20)
+VIDEO = b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + bytes(20)
 
 
 def image(path: Path, form: str = "PNG") -> Path:
@@ -25,7 +25,7 @@ def encoded(form: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"])
 def test_image_is_known_by_its_content_whatever_its_name(form: str) -> None:
     assert why_no_image(encoded(form)[:32], "") is None
     assert why_no_image(encoded(form)[:32], ".txt") is None
@@ -35,10 +35,10 @@ def test_image_is_known_by_its_content_whatever_its_name(form: str) -> None:
     ("head", "suffix", "reason"),
     [
         (b"", ".jpg", image_files.EMPTY),
-        (HEIC[:32], ".heic", image_files.HEIC),
-        (HEIC[:32], ".jpg", image_files.HEIC),
-        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(4), ".avif", image_files.AVIF),
-        (b"\0\0\0\x18ftypisom\0\0\0\0isommp41", ".mp4", image_files.VIDEO),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".jpg", None),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(4), ".avif", None),
+        (VIDEO[:32], ".mp4", image_files.VIDEO),
+        (VIDEO[:32], ".jpg", image_files.VIDEO),
         (b"\x1aE\xdf\xa3" + bytes(20), ".webm", image_files.VIDEO),
         (b"file,age,gender\n", ".csv", image_files.OTHER),
         (b"BMW is a maker of cars", "", image_files.OTHER),
@@ -59,8 +59,8 @@ def test_file_without_permission_is_skipped_with_the_reason(tmp_path: Path) -> N
 def test_folder_is_searched_to_the_bottom_and_what_is_skipped_is_named(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/noending", "a/1.JFIF", "a/deep/3.png"):
         image(tmp_path / name)
-    (tmp_path / "one.heic").write_bytes(HEIC)
-    (tmp_path / "two.jpg").write_bytes(HEIC)
+    (tmp_path / "one.mp4").write_bytes(VIDEO)
+    (tmp_path / "two.jpg").write_bytes(VIDEO)
     (tmp_path / "labels.csv").write_text("file,age")
     (tmp_path / "empty.jpg").touch()
     image(tmp_path / "._1.png")
@@ -73,7 +73,7 @@ def test_folder_is_searched_to_the_bottom_and_what_is_skipped_is_named(tmp_path:
     names = ["a/1.JFIF", "a/deep/3.png", "b/2.png", "b/noending", "twin.png"]
     assert [str(file.shown) for file in found.files] == names
     assert {reason: len(paths) for reason, paths in found.skipped.items()} == {
-        image_files.HEIC: 2,
+        image_files.VIDEO: 2,
         image_files.OTHER: 1,
         image_files.EMPTY: 1,
         image_files.HIDDEN: 2,
@@ -83,16 +83,16 @@ def test_folder_is_searched_to_the_bottom_and_what_is_skipped_is_named(tmp_path:
     }
     summary = found.summary()
     assert summary.startswith("Skipped 9 files: 2 ") and summary.count("\n") == 0
-    assert "HEIC is not supported; convert to JPEG" in summary and "one.heic, …" in summary
+    assert "video; use --webcam FILE" in summary and "one.mp4, …" in summary
     assert "1 not an image (" in summary and found.given_skipped == 0
 
 
 def test_named_file_that_is_skipped_is_counted_and_a_repeated_one_is_not(tmp_path: Path) -> None:
     good = image(tmp_path / "a.png")
-    (tmp_path / "b.heic").write_bytes(HEIC)
-    found = found_files([good, tmp_path / "b.heic", good, tmp_path])
+    (tmp_path / "b.mp4").write_bytes(VIDEO)
+    found = found_files([good, tmp_path / "b.mp4", good, tmp_path])
     assert [file.path for file in found.files] == [good] and found.given_skipped == 1
-    assert found.skipped[image_files.AGAIN] == [good, good, tmp_path / "b.heic"]
+    assert found.skipped[image_files.AGAIN] == [good, good, tmp_path / "b.mp4"]
 
 
 def outputs(given: list[Path], folder: Path) -> list[str]:
@@ -149,6 +149,6 @@ def test_outputs_inside_the_folder_are_no_inputs_of_the_next_run(tmp_path: Path)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
 def test_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.heic"))
-    path.write_bytes(HEIC)
-    assert "\ufffd.heic" in found_files([tmp_path]).summary().encode().decode()
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    path.write_bytes(VIDEO)
+    assert "\ufffd.mp4" in found_files([tmp_path]).summary().encode().decode()

@@ -53,8 +53,9 @@ def test_every_format_is_decoded(kind: str) -> None:
     assert np.abs(decoded.astype(int) - pixels()).mean() < tolerance
 
 
+@pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 0), ("HEIF", 4), ("AVIF", 4)])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str, tolerance: int) -> None:
     upright = Image.fromarray(pixels())
     lying = {
         1: upright,
@@ -68,10 +69,25 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = saved(lying, "PNG", exif=exif)
+    content = saved(lying, kind, exif=exif.tobytes(), **({} if kind == "PNG" else {"quality": 95}))
     header = read_header(content, LIMITS)
     assert (header.width, header.height) == (40, 30)
-    np.testing.assert_array_equal(decode(content, LIMITS), pixels())
+    decoded = decode(content, LIMITS).astype(int)
+    assert decoded.shape == (30, 40, 3) and np.abs(decoded - pixels()).mean() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_size_in_the_header_of_a_phone_s_image_is_limited_and_may_not_lie(kind: str) -> None:
+    content = saved(Image.new("RGB", (2000, 1500), "grey"), kind)
+    small = ImageLimits(max_pixels=1_000_000)
+    with pytest.raises(Problem) as caught:
+        decode(content, small)
+    assert caught.value.slug == "too-many-pixels"
+    false = content.replace(struct.pack(">II", 2000, 1500), struct.pack(">II", 64, 48))
+    assert false != content
+    with contextlib.suppress(Problem):
+        assert decode(false, small).shape == (48, 64, 3)
+    assert read_header(false, small).width == 64
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
@@ -175,7 +191,7 @@ def test_truncated_files_are_told_as_such(kind: str, part: float) -> None:
     with pytest.raises(Problem) as caught:
         decode(content[: int(len(content) * part)], LIMITS)
     # Formats that keep their index at the end, or one chunk for all, cannot even be opened.
-    assert caught.value.status in ((415, 422) if kind in ("TIFF", "WEBP") else (422,))
+    assert caught.value.status in ((415, 422) if kind in ("TIFF", "WEBP", "AVIF") else (422,))
 
 
 @pytest.mark.parametrize("kind", FORMATS)

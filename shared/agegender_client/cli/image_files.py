@@ -11,13 +11,11 @@ from agegender_client.cli import plural
 
 # A file with such a name is sent even if its content is no image. The service then reports the problem.
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_SUFFIXES |= {".heic", ".heif", ".avif"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_AVIF_BRANDS = {b"avif", b"avis"}
+_IMAGE_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
 _HEAD_BYTES = 32
 
-HEIC = "HEIC is not supported; convert to JPEG, or set the camera to 'most compatible'"
-AVIF = "AVIF is not supported; convert to JPEG"
 VIDEO = "video; use --webcam FILE"
 OTHER = "not an image"
 EMPTY = "empty file"
@@ -173,9 +171,7 @@ def why_no_image(head: bytes, suffix: str) -> str | None:
         return EMPTY
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[at : at + 4] for at in range(16, len(head), 4))}
-        if brands & _AVIF_BRANDS:
-            return AVIF
-        return HEIC if brands & _HEIC_BRANDS else VIDEO
+        return None if brands & _IMAGE_BRANDS else VIDEO
     if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return None
     if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head.startswith(b"\x1a\x45\xdf\xa3"):

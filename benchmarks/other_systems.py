@@ -1,0 +1,89 @@
+"""The wire formats of other systems against `POST /age-gender`, for the same image in the same encoding."""
+
+import base64
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx
+
+from benchmarks.serving import UNCACHED, running
+from benchmarks.table import Row, compared
+from tools.stack import PHOTOGRAPH
+
+TURNS = 20
+_GOAL = 1 / 1.05
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Post:
+    """A request with one image."""
+
+    path: str
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def send(self, http: httpx.Client, url: str) -> None:
+        http.post(url + self.path, content=self.content, headers=dict(self.headers)).raise_for_status()
+
+
+def posts(image: bytes) -> dict[str, tuple[Post, Post]]:
+    """Return, by system, a request in its wire format and ours that sends the image in the same encoding."""
+    text = base64.b64encode(image).decode()
+    raw = Post("/age-gender", image, {"Content-Type": "image/jpeg"})
+    as_json = Post("/age-gender", json.dumps({"images": [text]}).encode(), _JSON)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    binary = {**tensor, "parameters": {"binary_data_size": 4 + len(image)}}
+    head = json.dumps({"inputs": [binary], "parameters": {"binary_data_output": True}}).encode()
+    return {
+        "Amazon Rekognition": (
+            Post(
+                "/rekognition",
+                json.dumps({"Image": {"Bytes": text}, "Attributes": ["ALL"]}).encode(),
+                {
+                    "Content-Type": "application/x-amz-json-1.1",
+                    "X-Amz-Target": "RekognitionService.DetectFaces",
+                },
+            ),
+            as_json,
+        ),
+        "KServe V2, binary": (
+            Post(
+                "/v2/models/age-gender/infer",
+                head + struct.pack("<I", len(image)) + image,
+                {"Inference-Header-Content-Length": str(len(head))},
+            ),
+            raw,
+        ),
+        "KServe V2, JSON": (
+            Post(
+                "/v2/models/age-gender/infer",
+                json.dumps({"inputs": [{**tensor, "data": [text]}]}).encode(),
+                _JSON,
+            ),
+            as_json,
+        ),
+    }
+
+
+def rows() -> list[Row]:
+    with running(**UNCACHED) as stack, httpx.Client(timeout=120, trust_env=False) as http:
+        url = stack.url("predictor")
+        return [
+            _row(http, url, name, theirs, ours)
+            for name, (theirs, ours) in posts(PHOTOGRAPH.read_bytes()).items()
+        ]
+
+
+def _row(http: httpx.Client, url: str, name: str, theirs: Post, ours: Post) -> Row:
+    return compared(
+        f"wire format of {name}, t1.jpg (six faces)",
+        "POST /age-gender with the image in the same encoding",
+        _GOAL,
+        lambda: theirs.send(http, url),
+        lambda: ours.send(http, url),
+        TURNS,
+        "goal: at most 1.05 times as long; without the cache",
+    )
