@@ -30,7 +30,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "embedding": embedding.rows,
     "graphs": graphs.rows,
     "serving": serving.rows,
-    "other systems": other_systems.rows,
+    "systems": other_systems.rows,
     "extraction": extraction.rows,
     "packages": packages.rows,
     "footprint": footprint.rows,

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from agegender.heads.checkpoints import set_current
 from agegender.heads.head import Task
+from agegender.predictions import ImageAnswer
 from PIL import Image
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
@@ -170,4 +171,5 @@ def test_image_of_a_phone_is_answered_upright(human_system: Stack, kind: str) ->
     lying.save(file, kind, exif=exif.tobytes(), quality=90)
     answer = client_of(human_system).predict([file.getvalue()])
     assert_six_adults(answer)
-    assert (answer.images[0].rotation, answer.images[0].width > answer.images[0].height) == (0, True)
+    (image,) = answer.images
+    assert isinstance(image, ImageAnswer) and image.rotation == 0 and image.width > image.height

@@ -34,7 +34,7 @@ def npm_folder(*packages: str) -> Path:
         except subprocess.TimeoutExpired:
             pytest.skip(f"npm did not deliver {', '.join(packages)} within {_FETCH_SECONDS} s")
         if fetched.returncode:
-            pytest.skip(f"npm could not fetch {', '.join(packages)}: {fetched.stderr.strip()[-200:]}")
+            pytest.skip(f"npm could not fetch {', '.join(packages)}: {str(fetched.stderr).strip()[-200:]}")
         done.touch()
     return folder
 
