@@ -28,8 +28,8 @@ from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
 from agegender_service.deadlines import Deadline
+from agegender_service.forms import IMAGE_FIELD
 from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
-from agegender_service.request_body import IMAGE_FIELD
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")

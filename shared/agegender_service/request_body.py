@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,20 +12,17 @@ from agegender.errors import Problem, busy, client_closed_request
 from agegender.faces import FaceSelection
 from fastapi import Depends, Query, Request
 from prometheus_client import Histogram
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agegender_service.deadlines import DEADLINE_PARAMETER, Deadline, while_awaited
+from agegender_service.forms import IMAGE_FIELD, Form, Upload, images_of, is_form, no_image, parse_form
 from agegender_service.inputs import unknown_input
 from agegender_service.observability import Stopwatch
 from agegender_service.problems import problem_response
 
 Body = TypeVar("Body")
 
-IMAGE_FIELD = "image"
 _BINARY = {"type": "string", "format": "binary"}
 IMAGES_CONTENT: dict[str, dict[str, Any]] = {
     "multipart/form-data": {
@@ -42,7 +38,6 @@ _NO_HURRY = 1.0  # seconds, as a service may allow as long for responses as for 
 _MIN_CHARGE = 256 * 1024  # an open request costs more memory than its bytes
 _MAX_DRAINED = 1024 * 1024 * 1024  # a rejected body up to this length is received and discarded
 _FORM_OVERHEAD = 64 * 1024  # bytes of multipart boundaries and part headers
-_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def body_in_openapi(content: dict[str, Any]) -> dict[str, Any]:
@@ -61,14 +56,6 @@ class BodyLimits:
     max_image_bytes: int = 20 * 1024 * 1024
     max_images: int = 64
     max_request_bytes: int = 100 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Upload:
-    """The images of a request in the order sent, and the text fields of its form as (name, value)."""
-
-    images: list[bytes]
-    fields: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -175,6 +162,11 @@ class BodyReader:
 
     async def upload(self) -> Upload:
         return await read_in_time(read_upload(self.request, self.limits), self.seconds, self.deadline)
+
+    async def form(self, max_files: int = 1) -> Form:
+        """Read a multipart form of at most `max_bytes`; raises the problems of `parse_form`."""
+        reading = read_form(self.request, self.max_bytes, max_files)
+        return await read_in_time(reading, self.seconds, self.deadline)
 
     async def images(self) -> list[bytes]:
         return await read_in_time(read_images(self.request, self.limits), self.seconds, self.deadline)
@@ -284,33 +276,20 @@ async def read_upload(request: Request, limits: BodyLimits) -> Upload:
     Raises `Problem`: ``no-image`` 400, ``too-many-images`` or ``body-too-large`` 413, ``bad-multipart`` 400,
     ``invalid-request`` 422 for a file in another field, ``url-not-supported`` 422.
     """
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await _read_form(request, limits)
+    if is_form(request.headers):
+        return images_of(await read_form(request, limits.max_request_bytes, limits.max_images))
     body = await read_body(request, limits.max_image_bytes)
     if not body:
-        raise _no_image()
+        raise no_image()
     return Upload([body], [])
 
 
-def too_many_images(limit: int) -> Problem:
-    """Create the problem ``too-many-images`` 413."""
-    return Problem(
-        "too-many-images",
-        413,
-        f"The request contains more than {limit} images. Send at most {limit} images per request.",
-    )
+async def read_form(request: Request, limit: int, max_files: int) -> Form:
+    """Read a multipart form with at most `limit` bytes of files and fields.
 
-
-def url_problem(text: str) -> Problem | None:
-    """Return the problem ``url-not-supported`` 422 if `text` is a URL other than a data URL."""
-    found = _URL.match(text[:64])
-    if found is None:
-        return None
-    return Problem(
-        "url-not-supported",
-        422,
-        f"The image is a URL ({found[1].lower()}://…). URLs are not supported; send the image itself.",
-    )
+    Raises ``body-too-large`` 413 and the problems of `parse_form`.
+    """
+    return await parse_form(request.headers, _bounded(request, limit + _FORM_OVERHEAD), max_files)
 
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
@@ -333,68 +312,3 @@ def _too_large(limit: int, *, endless: bool) -> Problem:
     # open. One that declared none might never stop sending.
     detail = f"The request body exceeds the limit of {limit} bytes."
     return Problem("body-too-large", 413, detail, close_connection=endless)
-
-
-class _InMemoryParser(MultiPartParser):
-    """Never spool files to disk: the body is bounded already, and containers have a read-only root."""
-
-    spool_max_size = 1 << 62
-
-
-async def _read_form(request: Request, limits: BodyLimits) -> Upload:
-    stream = _bounded(request, limits.max_request_bytes + _FORM_OVERHEAD)
-    parser = _InMemoryParser(request.headers, stream, max_files=limits.max_images, max_fields=16)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if "Too many files" in error.message:
-            raise too_many_images(limits.max_images) from error
-        raise Problem("bad-multipart", 400, error.message) from error
-    except (KeyError, ValueError) as error:  # no boundary, or one that cannot be decoded
-        raise Problem(
-            "bad-multipart",
-            400,
-            "The multipart body cannot be parsed; is the boundary in Content-Type its own?",
-        ) from error
-    try:
-        return await _upload_of(form)
-    finally:
-        await form.close()
-
-
-async def _upload_of(form: FormData) -> Upload:
-    fields = [(name, part) for name, part in form.multi_items() if isinstance(part, str)]
-    files = [(name, part) for name, part in form.multi_items() if isinstance(part, UploadFile)]
-    images = [part for name, part in files if name == IMAGE_FIELD]
-    misnamed = [name for name, _ in files if name != IMAGE_FIELD]
-    for name, text in fields:
-        if name == IMAGE_FIELD:
-            raise url_problem(text) or _text_for_image(bool(images))
-    if misnamed and images:
-        raise unknown_input("file field", misnamed[0], [IMAGE_FIELD])
-    if not images:
-        raise _no_image(f"The form has a file in the field {misnamed[0][:100]!r}. " if misnamed else "")
-    # In a thread, because copying 100 MB would block the event loop.
-    return Upload(await run_in_threadpool(lambda: [_content(image) for image in images]), fields)
-
-
-def _content(image: UploadFile) -> bytes:
-    with image.file as file:  # closed at once, so that only one image is in memory twice
-        return file.read()
-
-
-def _text_for_image(others: bool) -> Problem:
-    detail = (
-        f"The form field {IMAGE_FIELD!r} is text, but a file is expected. With curl, put @ before the "
-        f"file's name: -F {IMAGE_FIELD}=@photo.jpg."
-    )
-    return Problem("invalid-request", 422, detail) if others else Problem("no-image", 400, detail)
-
-
-def _no_image(reason: str = "") -> Problem:
-    return Problem(
-        "no-image",
-        400,
-        f"{reason}The request contains no image. Send one or more files in the multipart field 'image' "
-        "(curl -F image=@photo.jpg), or one image as the raw body.",
-    )

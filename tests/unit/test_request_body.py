@@ -133,6 +133,11 @@ async def test_no_image_is_told(body: bytes, content_type: str) -> None:
     [
         (b"garbage", FORM),
         (b"--edge\r\n", "multipart/form-data"),
+        (form(("image", b"x"))[:-8], FORM),
+        (form(("image", b"x"))[:-8], "multipart/form-data"),
+        (b"-" * 100_000, "multipart/form-data"),
+        (b"--" + b"e" * 71 + b"\r\n", "multipart/form-data"),
+        (b"", "multipart/form-data"),
         (b"--edge\r\nno header\r\n\r\nabc\r\n--edge--\r\n", FORM),
         (b"--edge\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--edge--\r\n", FORM),
         (b"--edge\r\nX: " + b"y" * 70_000, FORM),
@@ -141,6 +146,19 @@ async def test_no_image_is_told(body: bytes, content_type: str) -> None:
 async def test_a_form_that_is_none_is_told(body: bytes, content_type: str) -> None:
     status, slug = await slug_of(read_images(request([body], content_type), LIMITS))
     assert (status, slug) in ((400, "bad-multipart"), (413, "body-too-large"))
+
+
+async def test_boundary_is_read_from_the_body_if_the_header_has_none() -> None:
+    body = form(("image", b"one"), ("image", b"three"))
+    for content_type in ("multipart/form-data", "multipart/form-data; charset=utf-8"):
+        for chunks in ([body], bytewise(body)):
+            assert await read_images(request(chunks, content_type), LIMITS) == [b"one", b"three"]
+
+
+async def test_boundary_that_never_comes_is_awaited_for_one_line() -> None:
+    asked = request([b"-" * 50] * 10, "multipart/form-data")
+    assert await slug_of(read_images(asked, LIMITS)) == (400, "bad-multipart")
+    assert (await asked.receive())["body"], "the rest of the body is not read"
 
 
 async def test_a_client_that_hangs_up_while_it_sends_is_no_surprise() -> None:
