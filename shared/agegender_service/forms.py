@@ -69,8 +69,8 @@ async def parse_form(headers: Headers, body: AsyncGenerator[bytes], max_files: i
             raise Problem(
                 "bad-multipart",
                 400,
-                "The multipart body has no closing boundary: it was cut off, or the boundary in Content-Type is "
-                "not its own.",
+                "The multipart body has no closing boundary: it was cut off, or the boundary in Content-Type "
+                "is another.",
             )
         parts = form.multi_items()
         files = [(name, part) for name, part in parts if isinstance(part, UploadFile)]

@@ -66,6 +66,15 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Describe the members of a model as query parameters that a dependency parses."""
+    required = model.model_json_schema().get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": schema}
+        for name, schema in body_schema(model)["properties"].items()
+    ]
+
+
 def _complete(document: dict[str, Any], examples: Mapping[str, RouteExample]) -> None:
     document["components"]["securitySchemes"] = _SCHEMES
     document["security"] = _SECURITY

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
 from predictor.registry import HeadRegistry
-from predictor.routes import age_gender, kserve, models, original, page, rekognition
+from predictor.routes import age_gender, compreface, kserve, models, original, page, rekognition
 from predictor.services import Services
 from predictor.settings import PredictorSettings
 
@@ -72,9 +72,14 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
             original.router,
             rekognition.router,
             kserve.router,
+            compreface.router,
             page.router,
         ],
-        wire_formats=[rekognition.wire_format(services.aws_signatures), kserve.WIRE_FORMAT],
+        wire_formats=[
+            rekognition.wire_format(services.aws_signatures),
+            kserve.WIRE_FORMAT,
+            compreface.WIRE_FORMAT,
+        ],
         services=services,
         bodies=services.bodies,
         examples=Path(__file__).with_name("examples.json"),

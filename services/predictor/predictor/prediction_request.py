@@ -65,9 +65,6 @@ class FaceOptions(FaceSelection, HeadOptions):
         return FaceSelection(**{name: getattr(self, name) for name in FaceSelection.model_fields})
 
 
-Options = TypeVar("Options", bound=HeadOptions)
-
-
 class ImagesRequest(FaceOptions):
     """JSON body with images, for clients that cannot send multipart."""
 
@@ -179,7 +176,7 @@ def _bad_embeddings(rows: list[int], fault: str) -> Problem:
     return Problem("bad-embeddings", 422, f"Embedding {rows[0]} {fault}.", rows=rows[:50])
 
 
-def merged(model: type[Options], query: Iterable[tuple[str, str]], *sent: Sent) -> Options:
+def merged(model: type[Model], query: Iterable[tuple[str, str]], *sent: Sent) -> Model:
     """Merge the options that were sent as query parameters, form fields and JSON members.
 
     Raises ``invalid-request`` 422 for unknown names, invalid values, and options with two values.
