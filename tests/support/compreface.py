@@ -34,7 +34,7 @@ const detectionService = compreFace.initFaceDetectionService(key);
 detectionService.detect(image, JSON.parse(options))
     .then(answer => console.log(JSON.stringify(answer)))
     .catch(error => console.log(JSON.stringify(
-        error.response ? { status: error.response.status, data: error.response.data } : { error: `${error}` })));
+        error.response ? { status: error.response.status, data: error.response.data } : `${error}`)));
 """
 
 

@@ -15,7 +15,17 @@ from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
 from predictor.registry import HeadRegistry
-from predictor.routes import age_gender, compreface, kserve, models, original, page, rekognition
+from predictor.routes import (
+    age_gender,
+    compreface,
+    deepface,
+    insightface_rest,
+    kserve,
+    models,
+    original,
+    page,
+    rekognition,
+)
 from predictor.services import Services
 from predictor.settings import PredictorSettings
 
@@ -73,12 +83,16 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
             rekognition.router,
             kserve.router,
             compreface.router,
+            deepface.router,
+            insightface_rest.router,
             page.router,
         ],
         wire_formats=[
             rekognition.wire_format(services.aws_signatures),
             kserve.WIRE_FORMAT,
             compreface.WIRE_FORMAT,
+            deepface.WIRE_FORMAT,
+            insightface_rest.WIRE_FORMAT,
         ],
         services=services,
         bodies=services.bodies,

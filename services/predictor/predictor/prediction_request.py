@@ -186,7 +186,7 @@ def merged(model: type[Model], query: Iterable[tuple[str, str]], *sent: Sent) ->
         for name, given in pairs:
             if name not in model.model_fields:
                 raise unknown_input(place, name, model.model_fields)
-            value = getattr(_validated(model, {name: given}), name)
+            value = getattr(validated(model, {name: given}), name)
             if values.setdefault(name, value) != value:
                 raise contradictory(name, (values[name], value))
     return model.model_validate(values)
@@ -211,7 +211,7 @@ def parsed(model: type[Model], body: bytes, max_values: int | None = None) -> Mo
         raise _invalid(error, members=model.model_fields) from error
 
 
-def _validated(model: type[Model], values: dict[str, Any]) -> Model:
+def validated(model: type[Model], values: dict[str, Any]) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:

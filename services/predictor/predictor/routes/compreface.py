@@ -284,7 +284,7 @@ def _execution_time(timings: dict[str, float], plugins: frozenset[str]) -> Execu
 
 def _versions(answer: AgeGenderAnswer, plugins: frozenset[str]) -> dict[str, str]:
     space = answer.space.id
-    versions = {"detector": space, **{task: f"{space}.{name}" for task, name in answer.models.items()}}
-    if "calculator" in plugins:
-        versions["calculator"] = space
-    return {name: version for name, version in versions.items() if name == "detector" or name in plugins}
+    versions = {"detector": space, "calculator": space}
+    for task, version in answer.models.items():
+        versions[task] = f"{space}.{version}"
+    return {name: version for name, version in versions.items() if name in {"detector", *plugins}}
