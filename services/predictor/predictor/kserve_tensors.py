@@ -15,8 +15,8 @@ import numpy as np
 from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
+from agegender_service.forms import too_many_images
 from agegender_service.inputs import unknown_input
-from agegender_service.request_body import too_many_images
 from pydantic import BaseModel, ConfigDict, Field
 
 from predictor.prediction_request import MAX_VALUES, FaceOptions, SentImages, decoded, merged, parsed

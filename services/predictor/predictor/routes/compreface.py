@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from predictor.prediction import raise_problem_of_lone_image
-from predictor.prediction_request import FaceOptions, SentImages, decoded, merged, parsed
+from predictor.prediction_request import MAX_VALUES, FaceOptions, SentImages, decoded, merged, parsed
 from predictor.services import ServicesIn
 
 PREFIX: Final = "/compreface"
@@ -178,7 +178,7 @@ async def _image(reader: BodyReader) -> bytes:
     if headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise _no_image()
     body = await reader.whole()
-    sent = await run_in_threadpool(parsed, DetectRequest, body)
+    sent = await run_in_threadpool(parsed, DetectRequest, body, MAX_VALUES)
     if not sent.file:
         raise _no_image()
     image = await run_in_threadpool(decoded, sent.file)

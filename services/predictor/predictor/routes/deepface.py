@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from predictor.prediction_request import FaceOptions, decoded, parsed, validated
+from predictor.prediction_request import MAX_VALUES, FaceOptions, decoded, parsed, validated
 from predictor.services import ServicesIn
 
 PREFIX: Final = "/deepface"
@@ -146,7 +146,7 @@ async def _read(reader: BodyReader) -> _Sent:
 def _of_text(body: bytes) -> _Sent:
     """Parse JSON or a URL-encoded form. The documentation's `curl -d` declares one as the other."""
     if body[:64].lstrip().startswith(b"{"):
-        return _of_request(parsed(AnalyzeRequest, body))
+        return _of_request(parsed(AnalyzeRequest, body, MAX_VALUES))
     try:
         fields = parse_qsl(body.decode(), max_num_fields=_MAX_FIELDS)
     except ValueError:  # more fields, or not UTF-8
@@ -166,12 +166,11 @@ def _of_request(sent: AnalyzeRequest) -> _Sent:
         raise _no_image()
     image = decoded(sent.img)
     if isinstance(image, Problem):
-        if _PATH.fullmatch(sent.img[:512]):
+        if image.slug == "bad-base64" and _PATH.fullmatch(sent.img[:512]):
             raise Problem(
                 image.slug,
                 image.status,
-                f"The image is the path {sent.img[:_SHOWN]!r}. Files of the server are not read; send the image "
-                "itself.",
+                f"The image is the path {sent.img[:_SHOWN]!r}. Paths are not supported; send the image.",
             )
         raise image
     return _sent(image, sent)

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from predictor.prediction_request import FaceOptions, SentImages, decoded, parsed, validated
+from predictor.prediction_request import MAX_VALUES, FaceOptions, SentImages, decoded, parsed, validated
 from predictor.services import ServicesIn
 
 PREFIX: Final = "/insightface-rest"
@@ -148,7 +148,7 @@ def _decoded(image: bytes | str) -> bytes | Problem:
 
 
 def _parsed_json(body: bytes) -> ExtractRequest:
-    return parsed(ExtractRequest, body)
+    return parsed(ExtractRequest, body, MAX_VALUES)
 
 
 def _parsed_msgpack(body: bytes) -> ExtractRequest:
@@ -182,13 +182,6 @@ def _no_extension(code: int, content: bytes) -> NoReturn:
     raise ValueError(f"extension type {code}")
 
 
-def _request_in_openapi() -> dict[str, Any]:
-    schema = body_schema(ExtractRequest)
-    schema["properties"]["images"] = body_schema(Images)
-    schema["properties"]["images"]["properties"]["data"]["anyOf"][0]["items"] = {"type": "string"}
-    return body_in_openapi({_JSON: {"schema": schema}})
-
-
 _ERROR = {
     "description": "an error of InsightFace-REST",
     "content": {
@@ -212,7 +205,7 @@ _ERROR = {
         200: {"content": {_MSGPACK: {"schema": {"type": "string", "format": "binary"}}}},
         "default": _ERROR,
     },
-    openapi_extra=_request_in_openapi(),
+    openapi_extra=body_in_openapi({_JSON: {"schema": body_schema(ExtractRequest)}}),
 )
 async def extract(request: Request, received: ExtractIn, services: ServicesIn) -> Response:
     """Append `/insightface-rest` to the server's address. Send `extract_ga` for age and gender.
