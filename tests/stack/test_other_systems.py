@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.support.aws import rekognition
+from tests.support.compreface import JAVASCRIPT_PINS, PYTHON_PINS, detect_with_javascript, detect_with_python
+from tests.support.insightface_rest import extract, extract_packed
 from tests.support.npm import npm_folder, run_node
+from tests.support.own_environment import python_with
 from tests.support.system import SIX_ADULTS
 from tools.stack import ROOT, Stack
 
@@ -28,12 +32,12 @@ def example(section: str, language: str, stack: Stack) -> str:
     """Return an example of docs/migrating.md, with the address of the system under test."""
     sections = dict(SECTION.findall((ROOT / "docs" / "migrating.md").read_text()))
     (code,) = (code for found, code in EXAMPLE.findall(sections[section]) if found == language)
-    address = stack.url("predictor").removeprefix("http://")
-    assert "127.0.0.1:10003" in code
-    return str(code.replace("127.0.0.1:10003", address))
+    port = stack.url("predictor").rpartition(":")[2]
+    assert "127.0.0.1" in code and "10003" in code
+    return str(code.replace("10003", port))
 
 
-def printed_by(code: str, folder: Path) -> list[str]:
+def printed_by(code: str, folder: Path, interpreter: Path = Path(sys.executable)) -> list[str]:
     (folder / "t1.jpg").write_bytes(SIX_ADULTS.read_bytes())
     environment = {
         "AWS_ACCESS_KEY_ID": "any",
@@ -41,7 +45,7 @@ def printed_by(code: str, folder: Path) -> list[str]:
         "AWS_DEFAULT_REGION": "eu-central-1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [str(interpreter), "-c", code],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -114,3 +118,65 @@ def test_client_of_triton_gets_six_faces(human_system: Stack, tmp_path: Path) ->
             with pytest.raises(InferenceServerException) as raised:
                 client.infer("age-gender", [tensor])
             assert raised.value.status() in ("400", "415")
+
+
+def test_sdk_of_compreface_for_python_gets_six_faces(human_system: Stack, tmp_path: Path) -> None:
+    interpreter = python_with("compreface", *PYTHON_PINS)
+    lines = printed_by(example("CompreFace", "python", human_system), tmp_path, interpreter)
+    assert sorted(line.split()[-1] for line in lines) == sorted(gender.lower() for gender in FROM_LEFT)
+
+    url, options = human_system.url("predictor"), {"face_plugins": "age,gender,landmarks", "status": "true"}
+    faces = detect_with_python(url, SIX_ADULTS, options)["result"]
+    faces.sort(key=lambda face: face["box"]["x_min"])
+    assert [face["gender"]["value"] for face in faces] == [gender.lower() for gender in FROM_LEFT]
+    for face in faces:
+        assert face["age"]["low"] <= 40 and face["age"]["high"] >= 20 and face["age"]["probability"] == 0.9
+        assert face["box"]["x_min"] < face["landmarks"][0][0] < face["landmarks"][1][0] < face["box"]["x_max"]
+    for content, code in ((b"not an image", 21), (b"", 5)):
+        (tmp_path / "bad.jpg").write_bytes(content)
+        assert detect_with_python(url, tmp_path / "bad.jpg", options)["code"] == code
+
+
+def test_sdk_of_compreface_for_javascript_gets_the_same(human_system: Stack) -> None:
+    folder = npm_folder(*JAVASCRIPT_PINS)
+    (folder / "t1.jpg").write_bytes(SIX_ADULTS.read_bytes())
+    code = example("CompreFace", "javascript", human_system)
+    report = "console.log(answer.result.map((face) => face.gender.value).join(' '));"
+    printed = run_node(folder, code + report, {"NO_PROXY": "127.0.0.1"}).split()
+    assert sorted(printed) == sorted(gender.lower() for gender in FROM_LEFT)
+    url, options = human_system.url("predictor"), {"face_plugins": "gender", "det_prob_threshold": 0.8}
+    assert len(detect_with_javascript(url, SIX_ADULTS, "blob", options)["result"]) == 6
+
+
+def test_client_of_deepface_gets_six_faces(human_system: Stack, tmp_path: Path) -> None:
+    lines = printed_by(example("deepface", "python", human_system), tmp_path)
+    genders = {"Woman": "Female", "Man": "Male"}
+    assert sorted(genders[line.split()[-1]] for line in lines) == sorted(FROM_LEFT)
+
+    url = f"{human_system.url('predictor')}/deepface/analyze"
+    with SIX_ADULTS.open("rb") as image:
+        answer = requests.post(url, files={"img": image}, data={"actions": '["age", "gender"]'}, timeout=60)
+    faces = sorted(answer.json()["results"], key=lambda face: face["region"]["x"])
+    assert [genders[face["dominant_gender"]] for face in faces] == FROM_LEFT
+    assert all(18 <= face["age"] <= 50 for face in faces)
+    assert all(face["region"]["right_eye"][0] < face["region"]["left_eye"][0] for face in faces)
+    for content in (b"not an image", b""):
+        answer = requests.post(url, files={"img": ("bad.jpg", content)}, timeout=60)
+        assert answer.status_code in (400, 415) and "error" in answer.json()
+
+
+def test_clients_of_insightface_rest_get_six_faces(human_system: Stack, tmp_path: Path) -> None:
+    lines = printed_by(example("InsightFace-REST", "python", human_system), tmp_path)
+    assert sorted(line.split()[-1] for line in lines) == sorted(gender.lower() for gender in FROM_LEFT)
+
+    url, image = f"{human_system.url('predictor')}/insightface-rest", SIX_ADULTS.read_bytes()
+    options = {"extract_ga": True}
+    for answer in (
+        extract(url, [image, b"not an image", b""], use_msgpack=True, **options),
+        extract(url, [image, b"not an image", b""], use_msgpack=False, **options),
+        extract_packed(url, [image, b"not an image", b""], **options),
+    ):
+        assert [entry["status"] for entry in answer["data"]] == ["ok", "failed", "failed"]
+        faces = sorted(answer["data"][0]["faces"], key=lambda face: face["bbox"][0])
+        assert [["Female", "Male"][face["gender"]] for face in faces] == FROM_LEFT
+        assert all(18 <= face["age"] <= 50 and len(face["vec"]) == 2304 for face in faces)

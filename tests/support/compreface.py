@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.support.other_clients import node_with, python_with, run_node, run_python
+from tests.support.npm import npm_folder, run_node
+from tests.support.own_environment import python_with, run_python
 
 # requests-toolbelt 0.9.1, which the SDK pins, needs urllib3 1.
 PYTHON_PINS = ("compreface-sdk==0.6.0", "requests==2.34.2", "requests-toolbelt==0.9.1", "urllib3==1.26.20")
@@ -26,7 +27,7 @@ _JAVASCRIPT = """
 import { CompreFace } from "@exadel/compreface-js-sdk";
 import fs from "fs";
 
-const [server, port, key, path, form, options] = process.argv.slice(2);
+const [server, port, key, path, form, options] = JSON.parse(process.env.ARGUMENTS);
 const image = { path: () => path, blob: () => fs.readFileSync(path),
                 base64: () => fs.readFileSync(path).toString("base64") }[form]();
 const compreFace = new CompreFace(server, port);
@@ -47,9 +48,11 @@ def detect_with_javascript(
     url: str, image: Path, form: str, options: dict[str, Any], key: str = "any key"
 ) -> Any:
     """Send an image as the SDK does for a relative `path`, a `blob` (a buffer) or `base64` text."""
-    folder = node_with("compreface-js", *JAVASCRIPT_PINS)
+    folder = npm_folder(*JAVASCRIPT_PINS)
     path = os.path.relpath(image, folder)  # it takes only a path that begins with a dot for one
-    return json.loads(run_node(folder, _JAVASCRIPT, *_address(url), key, path, form, json.dumps(options)))
+    arguments = json.dumps([*_address(url), key, path, form, json.dumps(options)])
+    environment = {"ARGUMENTS": arguments, "NO_PROXY": "127.0.0.1"}
+    return json.loads(run_node(folder, _JAVASCRIPT, environment))
 
 
 def _address(url: str) -> tuple[str, str]:
