@@ -43,7 +43,7 @@ def _listed(actions: object) -> object:
 
 
 class AnalyzeOptions(BaseModel):
-    """As in deepface's server, other members are ignored."""
+    """Other members are ignored, as by deepface's server."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -247,7 +247,7 @@ async def analyze(received: AnalyzeIn, services: ServicesIn) -> Response:
 def _encoded(image: ImageAnswer, sent: _Sent) -> bytes:
     if not image.faces:
         advice = (
-            "Please confirm that the picture is a face photo."
+            "Send an image in which a face is visible."
             if sent.enforce_detection
             else "enforce_detection: false is not available here, because faces are always detected."
         )

@@ -40,7 +40,7 @@ class Images(BaseModel):
 
 
 class ExtractRequest(BaseModel):
-    """As in InsightFace-REST, other members are ignored, such as `max_size` and `api_ver`."""
+    """Other members are ignored, as by InsightFace-REST: `max_size`, `api_ver`."""
 
     model_config = ConfigDict(extra="ignore")
 
