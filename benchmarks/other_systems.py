@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
+import msgpack
 
 from benchmarks.serving import UNCACHED, running
 from benchmarks.table import Goal, Row, seconds_of
@@ -17,6 +18,8 @@ REQUESTS = 60
 _WARM = 3  # requests that are not counted
 _GOAL = 1.05
 _JSON = {"Content-Type": "application/json"}
+_PLUGINS = "face_plugins=age,gender,landmarks&status=true"
+_EXTRACT = {"extract_ga": True, "extract_embedding": False, "return_landmarks": True}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,44 @@ def posts(image: bytes) -> dict[str, tuple[Post, Post]]:
             ),
             as_json,
         ),
+        "CompreFace, multipart": (
+            _form(f"/compreface/api/v1/detection/detect?{_PLUGINS}", "file", image),
+            _form("/age-gender", "image", image),
+        ),
+        "CompreFace, JSON": (
+            Post(
+                f"/compreface/api/v1/detection/detect?{_PLUGINS}", json.dumps({"file": text}).encode(), _JSON
+            ),
+            as_json,
+        ),
+        "deepface": (
+            Post(
+                "/deepface/analyze", json.dumps({"img": text, "actions": ["age", "gender"]}).encode(), _JSON
+            ),
+            as_json,
+        ),
+        "InsightFace-REST, JSON": (
+            Post(
+                "/insightface-rest/extract",
+                json.dumps({"images": {"data": [text]}, **_EXTRACT}).encode(),
+                _JSON,
+            ),
+            as_json,
+        ),
+        "InsightFace-REST, MessagePack": (
+            Post(
+                "/insightface-rest/extract",
+                msgpack.packb({"images": {"data": [image]}, **_EXTRACT}),
+                {"Content-Type": "application/msgpack", "Accept": "application/x-msgpack"},
+            ),
+            raw,
+        ),
     }
+
+
+def _form(path: str, name: str, image: bytes) -> Post:
+    request = httpx.Request("POST", "http://unused", files={name: ("t1.jpg", image, "image/jpeg")})
+    return Post(path, request.read(), {"Content-Type": request.headers["content-type"]})
 
 
 def rows() -> list[Row]:
