@@ -235,6 +235,9 @@ CASES = {
     "wrong multipart": Case(
         forms, {"400 bad-multipart", "400 no-image", "413 too-many-images"}, seconds=20
     ),
+    "20 MB in other systems' formats that swell, or without their boundary": Case(
+        attacks.other_systems, {"400", "413", "415", "422"}, 160, 20
+    ),
     "JSON 10,000 deep": Case(deep_json, JSON_REFUSED),
     "2,500 faces in one picture": Case(
         attacks.crowd, {"200", "503 embedder-unavailable", "504 deadline-exceeded"}, 800, 180

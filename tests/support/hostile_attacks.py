@@ -35,6 +35,31 @@ def crowd(system: System) -> set[str]:
     return {answered}
 
 
+def other_systems(system: System) -> set[str]:
+    """Send bodies in other systems' formats that swell in memory, or whose boundary never comes."""
+    form, packed, fields = "multipart/form-data", "application/msgpack", "application/x-www-form-urlencoded"
+    compreface, deepface = "/compreface/api/v1/detection/detect", "/deepface/analyze"
+    bodies = [
+        (compreface, b"-" * 20_000_000, form),
+        (compreface, b"--b\r\n" + b"x" * 20_000_000, form),
+        (compreface, b'{"file": [' + b"0," * 10_000_000, "application/json"),
+        (deepface, b"a=b&" * 5_000_000, fields),
+        (deepface, b'{"img": "", "actions": [' + b"[]," * 6_000_000, "application/json"),
+        (deepface, b'{"img": "' + b"A" * 20_000_000 + b'"}', "application/json"),
+        ("/insightface-rest/extract", (b"\xdc\x03\xe8" + b"\x90" * 1000) * 20_000, packed),
+        ("/insightface-rest/extract", b"\x91" * 20_000_000, packed),
+        ("/insightface-rest/extract", b"\xc6\xff\xff\xff\xff" + bytes(20_000_000), packed),
+    ]
+    return {
+        str(
+            httpx.post(
+                system.url("predictor", path), content=body, headers={"Content-Type": media_type}, timeout=60
+            ).status_code
+        )
+        for path, body, media_type in bodies
+    }
+
+
 def embeddings(system: System) -> set[str]:
     """As JSON, and in the original's wire format."""
     others = ", ".join(["0.0"] * (system.space.dimension - 1))
