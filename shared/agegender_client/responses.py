@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 ENDED = frozenset({"finished", "failed", "cancelled"})
 
-ReportFormat = Literal["html", "md", "json"]
+ReportFormat = Literal["json", "md", "html"]
 
 # Trainers of release 0.1 name these members `kind`, `variant` and `variants`.
 _FORMAT = AliasChoices("format", "kind")

@@ -30,7 +30,7 @@ def test_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_bill_of_materials_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(SbomError, match="no CycloneDX"):
+    with pytest.raises(SbomError, match="CycloneDX 1.6"):
         write_bom({"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [{}]}, tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
 
@@ -79,5 +79,6 @@ def test_audit_names_a_vulnerable_package_and_what_mends_it(osv: str) -> None:
 def test_audit_without_its_data_says_that_nothing_is_known() -> None:
     done = run("tools.audit", "--vulnerability-service", "osv", "--osv-url", "http://127.0.0.1:9/")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: whether a package is vulnerable is unknown")
+    assert done.stderr.startswith("error: ")
+    assert "127.0.0.1" in done.stderr  # the address that did not answer
     assert "Traceback" not in done.stderr

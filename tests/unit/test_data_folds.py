@@ -16,7 +16,7 @@ from trainer.datasets.folds import (
     validation_split,
 )
 from trainer.datasets.grouping import with_folds
-from trainer.experiments.experiment_data import require_validation_parts
+from trainer.experiments.experiment_data import require_validation_folds
 
 from tests.support.made_faces import made_faces
 
@@ -72,10 +72,10 @@ def test_faces_alone_and_faces_of_subjects_are_divided_together() -> None:
 
 def test_a_single_subject_beside_the_held_out_fold_cannot_validate() -> None:
     faces = made_faces(20, folds=2)  # two a subject
-    require_validation_parts(faces, faces.fold, [0, 1])
+    require_validation_folds(faces, faces.fold, [0, 1])
     one = made_faces(4, folds=2)
     with pytest.raises(Problem, match="single subject") as it:
-        require_validation_parts(one, one.fold, [0])
+        require_validation_folds(one, one.fold, [0])
     assert it.value.extra["errors"][0]["field"] == "validation"
 
 
