@@ -151,7 +151,7 @@ def test_shard_whose_proxy_is_away_waits_with_the_reason(
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.setenv("REDIS_URL", settings_of(queue, tmp_path).redis_url)
     monkeypatch.setenv("TRAINER_PROXY_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("trainer.extraction.embed.PATIENCE_SECONDS", 1.0)
     jobs.plan_extraction(NAME, extraction.attempt_id)
     jobs.embed_shard(NAME, extraction.attempt_id, 0)
     waiting = load_extraction(tmp_path, NAME)

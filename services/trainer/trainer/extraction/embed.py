@@ -44,6 +44,8 @@ _LIMITS = ImageLimits()
 _TOO_LARGE = frozenset({"image-too-large", "too-many-pixels", "body-too-large"})
 _SAME_FACE = 0.3  # least overlap (IoU) of the boxes of one face in an image and its mirror image
 
+PATIENCE_SECONDS = 300.0  # pauses between attempts at a proxy that is away, before the step waits
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -113,7 +115,9 @@ def run_shard(
     Raises `GivenUp` if the attempt must stop or the proxy is unavailable, and other problems of the proxy.
     """
     try:
-        with BlockingFacesClient(settings.proxy_url, headers=settings.service_headers) as client:
+        with BlockingFacesClient(
+            settings.proxy_url, headers=settings.service_headers, patience=PATIENCE_SECONDS
+        ) as client:
             images = embed_shard(
                 data_dir, extraction, shard, client, attempt, in_flight=settings.extract_in_flight
             )
