@@ -115,8 +115,7 @@ def _sentence(settings: type[EnvironmentSettings], item: Any) -> str:
 
 def _is_secret(field: FieldInfo) -> bool:
     return (
-        "Secret" in str(field.annotation)
-        or "ApiKey" in str(field.annotation)
+        any(kind in str(field.annotation) for kind in ("Secret", "ApiKey", "Credential"))
         or "redis" in str(field.validation_alias).lower()
     )
 
