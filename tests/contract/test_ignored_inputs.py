@@ -116,7 +116,7 @@ def test_wrong_file_field_is_named(predictor: httpx.Client) -> None:
     assert answer.status_code == 422 and "file field 'file'" in answer.json()["detail"]
     answer = predictor.post("/age-gender", files={"file": png()})
     assert (answer.status_code, slug(answer)) == (400, "no-image") and "'file'" in answer.json()["detail"]
-    answer = predictor.post("/age-gender", json={"image": TEXT})
+    answer = predictor.post("/age-gender", json={"imges": TEXT})
     assert answer.status_code == 422 and "did you mean 'images'?" in answer.json()["detail"]
 
 

@@ -60,8 +60,12 @@ def test_blurred_face_gets_a_wider_interval_and_keeps_its_mean(
 def test_raw_body_multipart_and_base64_give_the_same_answer(predictor: httpx.Client) -> None:
     raw = predictor.post("/age-gender", content=png())
     form = predictor.post("/age-gender", files={"image": png()})
-    text = predictor.post("/age-gender", json={"images": [base64.b64encode(png()).decode()]})
+    base64_text = base64.b64encode(png()).decode()
+    text = predictor.post("/age-gender", json={"images": [base64_text]})
     assert raw.json()["images"] == form.json()["images"] == text.json()["images"]
+    for image in (base64_text, f"data:image/png;base64,{base64_text}"):
+        alone = predictor.post("/age-gender", json={"image": image})
+        assert alone.json()["images"] == raw.json()["images"]
 
 
 def test_many_images_keep_their_order_and_one_bad_one_spoils_none(
@@ -130,7 +134,9 @@ def test_wrong_option_is_rejected_before_the_body_arrives(predictor: httpx.Clien
         ({"files": [("image", b"x")] * 9}, 413, "too-many-images"),
         ({"json": {"images": ["eA=="] * 9}}, 413, "too-many-images"),
         ({"json": {"images": []}}, 422, "invalid-request"),
-        ({"json": {"image": "eA=="}}, 422, "invalid-request"),
+        ({"json": {"image": "eA==", "images": ["eA=="]}}, 422, "invalid-request"),
+        ({"json": {"image": ["eA=="]}}, 422, "invalid-request"),
+        ({"json": {}}, 422, "invalid-request"),
         (
             {"content": b"[" * 10_000, "headers": {"Content-Type": "application/json"}},
             422,

@@ -5,6 +5,7 @@ import datetime
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from pydantic import SecretStr
 from tests.support.aws import ACCESS_KEY_ID, SECRET_ACCESS_KEY, rekognition
 from tests.support.embedder_double import EmbedderDouble
 from tests.support.predictor_requests import png
+from tests.support.redis_server import redis_server
 from tests.support.serving import serving
 
 TARGET = {"X-Amz-Target": "RekognitionService.DetectFaces", "Content-Type": "application/x-amz-json-1.1"}
@@ -288,3 +290,17 @@ def test_credentials_that_cannot_work_are_rejected_at_start_without_their_secret
     message = capsys.readouterr().err
     assert "REKOGNITION_CREDENTIALS" in message
     assert not any(secret in message for secret in (SECRET_ACCESS_KEY, "short"))
+
+
+def test_wrong_signatures_do_not_use_up_the_rate_of_the_key_they_claim(
+    settings: PredictorSettings, tmp_path: Path
+) -> None:
+    with (
+        redis_server(tmp_path) as redis,
+        keyed(settings, rate_limit="2/minute", redis_url=redis.url) as url,
+    ):
+        thief = rekognition(url, secret="wrong")
+        codes = [code_of(thief.detect_faces, Image={"Bytes": png()}) for _ in range(3)]
+        assert codes == ["InvalidSignatureException"] * 2 + ["ThrottlingException"]
+        bearer = {"Authorization": f"Bearer {PREDICT_SECRET}"}
+        assert httpx.post(f"{url}/age-gender", content=png(), headers=bearer).status_code == 200

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from agegender_service.inputs import contradictory, unknown_input, validation_pr
 from agegender_service.openapi import body_schema
 from agegender_service.request_body import IMAGES_CONTENT, BodyReader, body_in_openapi
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from predictor.registry import HeadRegistry, Heads
@@ -68,7 +69,21 @@ class FaceOptions(FaceSelection, HeadOptions):
 class ImagesRequest(FaceOptions):
     """JSON body with images, for clients that cannot send multipart."""
 
-    images: list[str] = Field(min_length=1, description="image files, each in base64 or as a data URL")
+    images: list[str] | None = Field(
+        None, min_length=1, description="image files, each in base64 or as a data URL"
+    )
+    image: str | None = Field(None, description="the only image, instead of `images`")
+
+    @model_validator(mode="after")
+    def _require_one_member(self) -> Self:
+        if (self.images is None) == (self.image is None):
+            raise PydanticCustomError("images", "Send either images (a list) or image (text) in base64.")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """The images as they were sent."""
+        return [self.image] if self.image is not None else self.images or []
 
 
 class EmbeddingsRequest(HeadOptions):
@@ -111,7 +126,7 @@ class SentEmbeddings:
 
 
 async def read_images(reader: BodyReader) -> SentImages:
-    """Read multipart (field `image`), a raw body, or JSON `{"images": [base64, …]}`, and the options.
+    """Read multipart (field `image`), a raw body, or JSON (`ImagesRequest`), and the options.
 
     Text that is not base64 is the problem of that image. Raises the problems of
     `agegender_service.request_body.read_upload` and `merged`.
@@ -122,10 +137,10 @@ async def read_images(reader: BodyReader) -> SentImages:
         return SentImages([*upload.images], merged(FaceOptions, query, ("form field", upload.fields)))
     body = await reader.json_with_base64()
     sent = await run_in_threadpool(parsed, ImagesRequest, body, MAX_VALUES)
-    if len(sent.images) > reader.limits.max_images:
+    if len(sent.texts) > reader.limits.max_images:
         raise too_many_images(reader.limits.max_images)
     options = merged(FaceOptions, query, given_options(FaceOptions, sent))
-    images = await run_in_threadpool(lambda: [decoded(text) for text in sent.images])
+    images = await run_in_threadpool(lambda: [decoded(text) for text in sent.texts])
     return SentImages(images, options)
 
 
