@@ -30,7 +30,7 @@ def test_bill_of_materials_lists_what_is_installed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_bill_of_materials_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(SbomError, match="CycloneDX 1.6"):
+    with pytest.raises(SbomError, match=r"CycloneDX 1\.6"):
         write_bom({"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [{}]}, tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
 
