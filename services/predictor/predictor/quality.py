@@ -43,6 +43,7 @@ _OVAL, _OVAL_WIDTH, _OVAL_HEIGHT = 56 + 77j, 34.0, 42.0
 # `python -m benchmarks.quality_intervals`. A head's own distribution widens with most damage, but not in poor
 # light, where heads err without being less certain.
 REASON_SCALES: Final[Mapping[QualityReason, _Table]] = {
+    "blurred": ((0.0, 1.7), (0.1, 1.5), (0.3, 1.3), (0.75, 1.05), (1.0, 1.0)),
     "cut": ((0.0, 1.15), (0.75, 1.05), (1.0, 1.0)),
     "tight": ((0.0, 1.25), (0.6, 1.2), (0.75, 1.1), (1.0, 1.0)),
     "covered": ((0.0, 1.1), (0.25, 1.1), (0.75, 1.05), (1.0, 1.0)),

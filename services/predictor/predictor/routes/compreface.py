@@ -196,7 +196,7 @@ def _no_image() -> Problem:
     )
 
 
-DetectIn = Annotated[Received[_Sent], Depends(_detect_request, scope="function")]
+DetectionIn = Annotated[Received[_Sent], Depends(_detect_request, scope="function")]
 
 _BINARY = {"type": "string", "format": "binary"}
 _FORM_SCHEMA = {"type": "object", "required": [_FILE], "properties": {_FILE: _BINARY}}
@@ -231,7 +231,7 @@ _ERROR = {
     responses={"default": _ERROR},
     openapi_extra=_request_in_openapi(),
 )
-async def detect(received: DetectIn, services: ServicesIn) -> Response:
+async def detect(received: DetectionIn, services: ServicesIn) -> Response:
     """Append `/compreface` to the SDK's address. An image without a face is an error (400, code 28)."""
     sent = received.body
     images = SentImages([sent.image], sent.options.face_options)

@@ -121,7 +121,7 @@ async def _extract_request(request: Request, services: ServicesIn) -> AsyncItera
         yield received
 
 
-ExtractIn = Annotated[Received[_Sent], Depends(_extract_request, scope="function")]
+ExtractionIn = Annotated[Received[_Sent], Depends(_extract_request, scope="function")]
 
 
 async def _read(reader: BodyReader) -> _Sent:
@@ -207,7 +207,7 @@ _ERROR = {
     },
     openapi_extra=body_in_openapi({_JSON: {"schema": body_schema(ExtractRequest)}}),
 )
-async def extract(request: Request, received: ExtractIn, services: ServicesIn) -> Response:
+async def extract(request: Request, received: ExtractionIn, services: ServicesIn) -> Response:
     """Append `/insightface-rest` to the server's address. Send `extract_ga` for age and gender.
 
     An image that has a problem has the status `failed`, with the reason as its `traceback`.
