@@ -40,7 +40,8 @@ Service = Literal["predictor", "trainer", "proxy"]
 
 _log = logging.getLogger(__name__)
 _EXPECTED_IMAGES = "expected a path (str or Path), bytes, a binary file object, or a list of these"
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:(//|.*;base64,)", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:[^,]*,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,8 @@ def _read_file(path: str | os.PathLike[str], position: str) -> bytes:
         raise ValueError(
             f"images: got an address{position} ({name[:40]!r}); download it and pass its bytes, or a path"
         )
+    if isinstance(path, str) and _DATA_URL.match(name):
+        raise ValueError(f"images: got a data URL{position} ({name[:40]!r}); decode it and pass its bytes")
     return Path(name).read_bytes()
 
 

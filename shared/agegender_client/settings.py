@@ -56,6 +56,18 @@ class ClientSettings(EnvironmentSettings):
         cls.log_deprecations()
         return settings
 
+    @classmethod
+    def checked(cls, settings: Self | None) -> Self:
+        """Return the given settings or those of the environment; raise `TypeError` for other types."""
+        if settings is None:
+            return cls.from_environment()
+        if isinstance(settings, cls):
+            return settings
+        raise TypeError(
+            f"settings: got a {type(settings).__name__}; expected a ClientSettings,"
+            " such as ClientSettings(predictor_url='http://127.0.0.1:10003')"
+        )
+
     @property
     def urls(self) -> dict[Literal["predictor", "trainer", "proxy"], str]:
         return {"predictor": self.predictor_url, "trainer": self.trainer_url, "proxy": self.proxy_url}

@@ -49,7 +49,7 @@ class Client:
     """
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = settings or ClientSettings.from_environment()
+        self._settings = ClientSettings.checked(settings)
         certificates = direct_options()["verify"]
         self._https: dict[calls.Service, httpx.Client] = {
             service: httpx.Client(

@@ -135,7 +135,8 @@ def test_image_with_a_problem_is_not_ok_and_has_no_faces(client: Client, tmp_pat
         (io.StringIO("text"), TypeError, r"open it in binary mode \('rb'\)"),
         ([], ValueError, "got an empty list"),
         ("https://example.org/a.jpg", ValueError, "got an address"),
-        (["data:image/png;base64,AAAA"], ValueError, "got an address in the list, at 0"),
+        ("data:image/jpeg,abc", ValueError, "got a data URL"),
+        (["data:image/png;base64,AAAA"], ValueError, "got a data URL in the list, at 0"),
     ],
 )
 async def test_what_is_no_image_is_named_before_anything_is_sent(
@@ -154,6 +155,13 @@ async def test_what_is_no_image_is_named_before_anything_is_sent(
 def test_annotated_is_one_image(client: Client, photo: Path) -> None:
     with pytest.raises(TypeError, match="got a list; expected one path"):
         client.annotate([photo])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", ["http://127.0.0.1:10003", "", {"predictor_url": "http://127.0.0.1"}])
+def test_settings_of_another_type_are_named(settings: Any) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(TypeError, match=r"settings: got a (str|dict); expected a ClientSettings"):
+            kind(settings)
 
 
 def test_file_that_cannot_be_read_is_an_os_error(client: Client, tmp_path: Path) -> None:
