@@ -102,6 +102,12 @@ def test_turn_of_an_image_that_gives_nothing_as_it_is_is_found(rotation: int) ->
     np.testing.assert_allclose(found.landmarks[0], expected(rotation), atol=1e-3)
 
 
+def test_doubtful_face_is_turned_only_if_it_is_not_found_as_it_is() -> None:
+    """A face without its chin is doubtful in every turn; the strongest one says nothing."""
+    assert search(MarkDetector((0.6, 0.7, 0.75, 0.7)), scene()).rotation == 0
+    assert search(MarkDetector((0.0, 0.0, 0.75, 0.0)), scene()).rotation == 180
+
+
 @pytest.mark.parametrize("room", [1.5, 3.5])
 @pytest.mark.parametrize("rotation", TURNS)
 def test_face_that_fills_the_image_is_found_with_a_border_and_marked(room: float, rotation: int) -> None:

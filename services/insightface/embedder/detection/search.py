@@ -131,7 +131,7 @@ def search(detector: Detector, image: Image, awaited: Callable[[], bool] = lambd
     if not any(attempt.upright for attempt in attempts):
         small = _shrunk(image, _WIDE_BORDER)
         attempts += _attempts(detector, small, [(turn, _WIDE_BORDER) for turn in TURNS], awaited)
-    best = max(attempts, key=lambda attempt: attempt.strength)
+    best = _best(attempts)
     if best.found.rotation == 0:
         # The first search that is good enough counts, so that ordinary faces keep their embeddings.
         if first.best >= _MIN_EVIDENCE:
@@ -141,6 +141,17 @@ def search(detector: Detector, image: Image, awaited: Callable[[], bool] = lambd
     # A turned image must yield the result of the same image upright: a border counts only as a last resort.
     again = _attempts(detector, image, [(best.found.rotation, 0)], awaited)
     return _in_original(again[0] if again and again[0].best else best, image)
+
+
+def _best(attempts: list[_Attempt]) -> _Attempt:
+    """Return the strongest attempt.
+
+    A turned one counts only with a certainly upright face, or if no other has a face: a face without its chin
+    has doubtful landmarks in every turn.
+    """
+    certain = [attempt for attempt in attempts if attempt.upright]
+    as_it_is = [attempt for attempt in attempts if attempt.found.rotation == 0 and attempt.best]
+    return max(certain or as_it_is or attempts, key=lambda attempt: attempt.strength)
 
 
 def _attempts(
