@@ -303,7 +303,7 @@ class BlockingFacesClient:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        patience: float = 300.0,
+        patience: float,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

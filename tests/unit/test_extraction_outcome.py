@@ -44,7 +44,7 @@ class NoHttp(BlockingFacesClient):
     """Answers each image itself; bytes that begin with `no` have no face, with `two` two."""
 
     def __init__(self) -> None:
-        super().__init__("http://127.0.0.1:9")
+        super().__init__("http://127.0.0.1:9", patience=300)
 
     def faces(self, images: Any, space: Space) -> list[Any]:
         counts = {b"no": 0, b"tw": 2}

@@ -154,7 +154,7 @@ def test_embedder_proxy_never_asks_through_the_proxy(proxy: RecordingProxy) -> N
 
 
 def test_extraction_finds_the_embedder_proxy_beside_it(proxy: RecordingProxy) -> None:
-    with EmbedderDouble().served() as double, BlockingFacesClient(double.url) as client:
+    with EmbedderDouble().served() as double, BlockingFacesClient(double.url, patience=300) as client:
         assert client.space() == Space(id=SPACE.id, dimension=SPACE.dimension)
     assert proxy.requests == []
 
