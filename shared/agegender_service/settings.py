@@ -206,6 +206,17 @@ class ServiceSettings(EnvironmentSettings):
             raise ValueError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
 
 
+BODY_MEMORY = 512 * _MIB
+BodyMemory = Annotated[
+    int,
+    Field(
+        gt=0,
+        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
+        description="Maximum bytes of all request bodies held in memory. Beyond it: 429.",
+    ),
+]
+
+
 class ImageSettings(ServiceSettings):
     """Limits of services that take images. All of these services read the same variables."""
 

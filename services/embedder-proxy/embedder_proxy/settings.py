@@ -4,11 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from agegender.http_clients import ServiceUrl
 from agegender.spaces import NAME
-from agegender_service.settings import ImageSettings, Port, listed
+from agegender_service.settings import BODY_MEMORY, BodyMemory, ImageSettings, Port, listed
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
-
-_MIB = 1024 * 1024
 
 
 class ProxySettings(ImageSettings):
@@ -45,12 +43,7 @@ class ProxySettings(ImageSettings):
         description="Id of the only embedding space accepted. Default: the space of the first embedder, or "
         "original-512.",
     )
-    max_body_memory: int = Field(
-        512 * _MIB,
-        gt=0,
-        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
-        description="Maximum bytes of all request bodies held in memory. Beyond it: 429.",
-    )
+    max_body_memory: BodyMemory = BODY_MEMORY
     max_in_flight: int = Field(
         16, gt=0, description="Maximum number of requests sent to the embedders at the same time."
     )

@@ -5,13 +5,12 @@ from typing import Annotated, Any, ClassVar, Self
 
 from agegender.environment import available_cpus
 from agegender.http_clients import ServiceUrl
-from agegender_service.settings import ImageSettings, Port
+from agegender_service.settings import BODY_MEMORY, BodyMemory, ImageSettings, Port
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from predictor.aws_signatures import AwsCredential
 
-_MIB = 1024 * 1024
 _SHIPPED = Path(__file__).parents[1] / "heads"
 
 
@@ -54,12 +53,7 @@ class PredictorSettings(ImageSettings):
         description="Folder of the heads that come with the program. Promoted heads in `DATA_DIR`/models "
         "take precedence.",
     )
-    max_body_memory: int = Field(
-        512 * _MIB,
-        gt=0,
-        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
-        description="Maximum bytes of all request bodies held in memory. Beyond it: 429.",
-    )
+    max_body_memory: BodyMemory = BODY_MEMORY
     timeout: float = Field(
         30,
         gt=0,
