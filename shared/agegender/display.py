@@ -4,6 +4,9 @@ The pages use `agegender_service/static/display.js`; a test compares the two.
 """
 
 import math
+from typing import Literal
+
+ReportFormat = Literal["json", "md", "html"]  # of an experiment or a search, the default first
 
 
 def whole(value: float) -> int:

@@ -14,6 +14,7 @@ from typing import IO, Any, Generic, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
+from agegender.display import ReportFormat
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.head import Task
@@ -26,7 +27,6 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
-    ReportFormat,
     Search,
     is_search,
 )

@@ -1,14 +1,13 @@
 """Responses of the trainer. Members that these classes do not name are kept."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from agegender.spaces import Space
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 ENDED = frozenset({"finished", "failed", "cancelled"})
 
-ReportFormat = Literal["json", "md", "html"]
 
 # Trainers of release 0.1 name these members `kind`, `variant` and `variants`.
 _FORMAT = AliasChoices("format", "kind")

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import httpx
+from agegender.display import ReportFormat
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
 from agegender.http_clients import direct_options, user_options
@@ -23,7 +24,6 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
-    ReportFormat,
     Search,
 )
 from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options

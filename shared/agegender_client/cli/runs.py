@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from agegender.display import duration
+from agegender.display import ReportFormat, duration
 from agegender.files import write_text
 from rich.markdown import Markdown
 from rich.markup import escape
@@ -24,7 +24,7 @@ from agegender_client.cli import (
     progress_bars,
     table,
 )
-from agegender_client.responses import Experiment, Fold, ReportFormat, Search, is_search
+from agegender_client.responses import Experiment, Fold, Search, is_search
 
 Run = Experiment | Search
 

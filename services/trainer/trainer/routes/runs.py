@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Set
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import quote
 
+from agegender.display import ReportFormat
 from agegender.errors import Problem
 from agegender_service.browser_security import REPORT_HEADERS
 from agegender_service.inputs import preferred_media_type
@@ -20,7 +21,11 @@ from trainer.settings import TrainerSettings
 
 UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
 _EVENT_SECONDS = 0.5  # between two reads of a status
-_FORMATS = {"application/json": "json", "text/html": "html", "text/markdown": "md"}  # the default first
+_FORMATS: dict[str, ReportFormat] = {
+    "application/json": "json",
+    "text/html": "html",
+    "text/markdown": "md",
+}  # the default first
 
 
 def _settings(request: Request) -> TrainerSettings:
@@ -91,7 +96,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
         run_id: RunId,
         settings: Settings,
         request: Request,
-        format: Literal["json", "md", "html"] | None = None,
+        format: ReportFormat | None = None,
     ) -> Response:
         found = kind.load(settings.data_dir, run_id)
         directory = kind.record_path(settings.data_dir, kind.name_of(found)).parent
