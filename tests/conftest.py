@@ -38,7 +38,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     with Path(path).open("a") as file:
         for report in terminalreporter.getreports("skipped"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            file.write(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}\n")
+            name = report.nodeid.rpartition("@")[0] or report.nodeid  # without xdist's group
+            file.write(f"{name}: {reason.removeprefix('Skipped: ')}\n")
 
 
 def _record_durations(terminalreporter: pytest.TerminalReporter) -> None:

@@ -186,6 +186,8 @@ def test_fold_of_a_worker_that_was_told_twice_to_stop_goes_on_elsewhere(tmp_path
         worker = trainer.start_worker()
         experiment = trainer.create(ONE_FOLD)
         trainer.wait_for_epoch(experiment, 5)
+        (job,) = trainer.jobs()
+        job.suspend()  # so that the fold cannot end before the second signal
         worker.terminate()
         time.sleep(1.2)  # RQ ignores a second one within a second
         worker.terminate()

@@ -1,0 +1,11 @@
+"""How the suite shares one machine (tests/conftest.py)."""
+
+import os
+
+import pytest
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="the tests run in one process")
+def test_group_of_a_test_reaches_the_scheduler(request: pytest.FixtureRequest) -> None:
+    """pytest 9.2.0 with pytest-xdist 3.8.0 ignores groups: each process then starts its own systems."""
+    assert request.node.nodeid.endswith("@tests/unit/test_suite.py")
