@@ -23,7 +23,8 @@ from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT, Stack, StackError, free_ports
 
 RUN = ROOT / ".run" / "demo"
-FACES = 1500
+FACES = 1500  # of UTKFace
+MADE_UP_FACES = 600  # figures of random numbers mean nothing, so that a minute less is better
 SYNTHETIC = "synthetic"
 REQUEST = {"task": "age-gender", "seeds": 3, "optimizer": {"epochs": 20}}
 
@@ -143,24 +144,24 @@ def made_up_faces(data_dir: Path, space: Space) -> str:
     say("no labelled faces found (AGEGENDER_DATA): using SYNTHETIC embeddings made of random numbers")
     print("  The metrics below show that the system works; they mean nothing about faces.")
     draws = np.random.default_rng(0)
-    age = draws.integers(1, 90, FACES).astype(np.float32)
-    gender = draws.integers(0, 2, FACES).astype(np.int8)
+    age = draws.integers(1, 90, MADE_UP_FACES).astype(np.float32)
+    gender = draws.integers(0, 2, MADE_UP_FACES).astype(np.int8)
     signal = np.stack([age / 45 - 1, np.sin(age / 15), gender * 2.0 - 1], axis=1)
     points = signal @ draws.standard_normal((3, space.dimension)) / 2
-    points += draws.standard_normal((FACES, space.dimension))
+    points += draws.standard_normal((MADE_UP_FACES, space.dimension))
     write_embedding_set(
         data_dir,
         SYNTHETIC,
         "made-up",
         EmbeddingSet(
             space=space,
-            file=np.array([f"{number}.none" for number in range(FACES)]),
+            file=np.array([f"{number}.none" for number in range(MADE_UP_FACES)]),
             embedding=(points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32),
             age_low=age,
             age_high=age,
             gender=gender,
-            subject=np.arange(FACES).astype(str),
-            fold=(np.arange(FACES) % 5).astype(np.int16),
+            subject=np.arange(MADE_UP_FACES).astype(str),
+            fold=(np.arange(MADE_UP_FACES) % 5).astype(np.int16),
             embedding_mirrored=np.empty((0, space.dimension), np.float32),
         ),
         {"format": "synthetic: random numbers, no faces"},

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ def picture(form: str, size: tuple[int, int] = (64, 64), **options: Any) -> byte
     return file.getvalue()
 
 
+@cache
 def bad_inputs() -> dict[str, tuple[bytes, int]]:
     """Name → bytes and the status that must be answered."""
     photograph = SIX_ADULTS.read_bytes()
