@@ -10,29 +10,57 @@ from predictor.settings import PredictorSettings
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_heads import promoted_heads
-from tests.support.serving import serving
+from tests.support.serving import serving, until
 
 
-@pytest.fixture
-def proxy() -> Iterator[EmbedderDouble]:
+@pytest.fixture(scope="session")
+def served_proxy() -> Iterator[EmbedderDouble]:
     with EmbedderDouble().served() as double:
         yield double
-        double.released.set()
 
 
 @pytest.fixture
-def settings(tmp_path: Path, proxy: EmbedderDouble) -> PredictorSettings:
-    promoted_heads(tmp_path / "models", SPACE)
+def proxy(served_proxy: EmbedderDouble) -> Iterator[EmbedderDouble]:
+    """The session's proxy, without a fault at first."""
+    served_proxy.reset()
+    yield served_proxy
+    served_proxy.released.set()
+    until(lambda: not served_proxy.working, "no request of the test is left")
+
+
+def settings_in(data_dir: Path, proxy_url: str) -> PredictorSettings:
+    promoted_heads(data_dir / "models", SPACE)
     return PredictorSettings(
-        data_dir=tmp_path,
-        heads_dir=tmp_path / "shipped",
-        proxy_url=proxy.url,
+        data_dir=data_dir,
+        heads_dir=data_dir / "shipped",
+        proxy_url=proxy_url,
         poll_interval=0.05,
         max_images=8,
     )
 
 
 @pytest.fixture
-def predictor(settings: PredictorSettings) -> Iterator[httpx.Client]:
+def settings(tmp_path: Path, proxy: EmbedderDouble) -> PredictorSettings:
+    """For a predictor that the test starts, with heads of its own."""
+    return settings_in(tmp_path, proxy.url)
+
+
+@pytest.fixture(scope="session")
+def predictor_url(served_proxy: EmbedderDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = settings_in(tmp_path_factory.mktemp("predictor"), served_proxy.url)
+    with serving(create_predictor(settings.model_copy(update={"poll_interval": 1.0}))) as url:
+        yield url
+
+
+@pytest.fixture
+def predictor(predictor_url: str, proxy: EmbedderDouble) -> Iterator[httpx.Client]:
+    """The session's predictor. A test leaves its heads as they were, or starts one of its own."""
+    with httpx.Client(base_url=predictor_url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def own_predictor(settings: PredictorSettings) -> Iterator[httpx.Client]:
+    """A predictor of the test's own, whose heads it may change in `settings.models_dir`."""
     with serving(create_predictor(settings)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client

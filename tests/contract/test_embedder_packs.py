@@ -28,6 +28,12 @@ def pack(request: pytest.FixtureRequest) -> Pack:
     return load_pack(request.param, Path("unused"), folder, human_pack_dir(), 2)
 
 
+@pytest.fixture(scope="module")
+def upright(pack: Pack, photograph: np.ndarray) -> list[Face]:
+    """Return the faces of the photograph as it is."""
+    return pack.faces([photograph])[0]
+
+
 def centres(faces: list[Face]) -> np.ndarray:
     return np.array([[(f.bbox[0] + f.bbox[2]) / 2, (f.bbox[1] + f.bbox[3]) / 2] for f in faces])
 
@@ -36,10 +42,9 @@ def cosine(a: Face, b: Face) -> float:
     return float(np.dot(a.embedding, b.embedding))
 
 
-def test_six_faces_with_unit_embeddings_and_ordered_landmarks(pack: Pack, photograph: np.ndarray) -> None:
-    faces = pack.faces([photograph])[0]
-    assert len(faces) == 6
-    for face in faces:
+def test_six_faces_with_unit_embeddings_and_ordered_landmarks(pack: Pack, upright: list[Face]) -> None:
+    assert len(upright) == 6
+    for face in upright:
         assert np.linalg.norm(face.embedding) == pytest.approx(1, abs=1e-4)
         assert len(face.embedding) == pack.space.dimension
         (left_eye, right_eye, nose, left_mouth, right_mouth) = face.landmarks
@@ -48,26 +53,26 @@ def test_six_faces_with_unit_embeddings_and_ordered_landmarks(pack: Pack, photog
         assert face.bbox[0] < nose[0] + 15 and nose[0] - 15 < face.bbox[2]
 
 
-def test_batch_equals_one_by_one(pack: Pack, photograph: np.ndarray) -> None:
+def test_batch_equals_one_by_one(pack: Pack, photograph: np.ndarray, upright: list[Face]) -> None:
     mirrored = np.ascontiguousarray(photograph[:, ::-1])
     together = pack.faces([photograph, mirrored])
-    alone = [pack.faces([photograph])[0], pack.faces([mirrored])[0]]
+    alone = [upright, pack.faces([mirrored])[0]]
     for batch, single in zip(together, alone, strict=True):
         assert all(cosine(a, b) > 0.9999 for a, b in zip(batch, single, strict=True))
 
 
-def test_half_the_size_finds_the_same_people(pack: Pack, photograph: np.ndarray) -> None:
+def test_half_the_size_finds_the_same_people(pack: Pack, photograph: np.ndarray, upright: list[Face]) -> None:
     half = np.asarray(cv2.resize(photograph, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
-    faces, smaller = pack.faces([photograph])[0], pack.faces([half])[0]
+    smaller = pack.faces([half])[0]
     assert len(smaller) == 6
-    distance = np.linalg.norm(centres(faces)[:, None] - 2 * centres(smaller)[None], axis=2)
+    distance = np.linalg.norm(centres(upright)[:, None] - 2 * centres(smaller)[None], axis=2)
     for index, match in enumerate(distance.argmin(axis=1)):
         assert distance[index, match] < 25
-        assert cosine(faces[index], smaller[int(match)]) > 0.8
+        assert cosine(upright[index], smaller[int(match)]) > 0.8
 
 
-def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray) -> None:
-    for face in pack.faces([photograph])[0]:
+def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray, upright: list[Face]) -> None:
+    for face in upright:
         x1, y1, x2, y2 = (round(value) for value in face.bbox)
         tight = np.ascontiguousarray(photograph[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
         assert len(pack.faces([tight])[0]) >= 1
@@ -75,12 +80,12 @@ def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray) -> No
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_scene_on_its_side_is_answered_as_if_it_were_upright(
-    pack: Pack, photograph: np.ndarray, rotation: int
+    pack: Pack, photograph: np.ndarray, upright: list[Face], rotation: int
 ) -> None:
     back = 360 - rotation
     given = np.ascontiguousarray(np.rot90(photograph, -(back // 90)))
     found = pack.detect([given])
-    faces, upright = pack.embed([given], found)[0], pack.faces([photograph])[0]
+    faces = pack.embed([given], found)[0]
     assert (found[0].rotation, found[0].border, len(faces)) == (rotation, False, 6)
     height, width = photograph.shape[:2]
     for face in faces:
@@ -109,10 +114,10 @@ def test_extraction_finds_each_face_of_a_turned_image_in_its_mirror_image(
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_turned_crop_of_a_face_is_answered_as_if_it_were_upright(
-    pack: Pack, photograph: np.ndarray, rotation: int
+    pack: Pack, photograph: np.ndarray, upright: list[Face], rotation: int
 ) -> None:
     right = 0
-    for face in pack.faces([photograph])[0]:
+    for face in upright:
         x1, y1, x2, y2 = (round(value) for value in face.bbox)
         margin = (x2 - x1) // 3
         crop = photograph[max(y1 - margin, 0) : y2 + margin, max(x1 - margin, 0) : x2 + margin]
@@ -123,9 +128,11 @@ def test_turned_crop_of_a_face_is_answered_as_if_it_were_upright(
     assert right == 6
 
 
-def test_face_cut_to_eyes_and_mouth_is_found_with_a_border(pack: Pack, photograph: np.ndarray) -> None:
+def test_face_cut_to_eyes_and_mouth_is_found_with_a_border(
+    pack: Pack, photograph: np.ndarray, upright: list[Face]
+) -> None:
     found = []
-    for face in pack.faces([photograph])[0]:
+    for face in upright:
         x1, y1, x2, y2 = face.bbox
         x, y = round((x2 - x1) * 0.15), round((y2 - y1) * 0.15)
         cut = photograph[round(y1) + y : round(y2) - y, round(x1) + x : round(x2) - x]

@@ -317,33 +317,34 @@ def test_embeddings_that_are_none_are_refused(
 
 
 def test_promoted_head_serves_without_a_restart_and_rolls_back(
-    predictor: httpx.Client, settings: PredictorSettings
+    own_predictor: httpx.Client, settings: PredictorSettings
 ) -> None:
     promoted_heads(settings.models_dir, SPACE, "v2")
     until(
-        lambda: {head["version"] for head in predictor.get("/models").json()["models"]} == {"v2"}, "v2 serves"
+        lambda: {head["version"] for head in own_predictor.get("/models").json()["models"]} == {"v2"},
+        "v2 serves",
     )
-    assert predictor.post("/age-gender", content=png()).json()["models"] == {"age": "v2", "gender": "v2"}
-    heads = predictor.post("/models/age/rollback").json()["models"]
+    assert own_predictor.post("/age-gender", content=png()).json()["models"] == {"age": "v2", "gender": "v2"}
+    heads = own_predictor.post("/models/age/rollback").json()["models"]
     assert {head["task"]: head["version"] for head in heads} == {"age": "v1", "gender": "v2"}
-    assert predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
-    missing = predictor.post("/models/age/rollback", params={"space": "nowhere-1"})
+    assert own_predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
+    missing = own_predictor.post("/models/age/rollback", params={"space": "nowhere-1"})
     assert (missing.status_code, slug(missing)) == (409, "no-previous-head")
-    assert predictor.post("/models/height/rollback").status_code == 422
-    assert predictor.post("/models/age/rollback", params={"space": "../../x"}).status_code == 422
+    assert own_predictor.post("/models/height/rollback").status_code == 422
+    assert own_predictor.post("/models/age/rollback", params={"space": "../../x"}).status_code == 422
 
 
 def test_bad_head_is_told_by_ready_and_models_while_the_old_one_serves(
-    predictor: httpx.Client, settings: PredictorSettings
+    own_predictor: httpx.Client, settings: PredictorSettings
 ) -> None:
     directory = made_head(settings.models_dir, Task.AGE, SPACE, "v2")
     (directory / "head.safetensors").write_bytes(b"half a he")
     (directory.parent / "current.json").write_text('{"version": "v2", "previous": "v1"}')
-    models = predictor.post("/models/refresh").json()
+    models = own_predictor.post("/models/refresh").json()
     assert "v2" in models["warnings"][0]
-    ready = predictor.get("/health/ready")
+    ready = own_predictor.get("/health/ready")
     assert ready.status_code == 200 and "v2" in ready.json()["warnings"][0]
-    assert predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
+    assert own_predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
 
 
 def test_health_info_and_metrics_tell_what_is_served(predictor: httpx.Client) -> None:

@@ -89,6 +89,10 @@ class EmbedderDouble:
         with serving(self._app(), port) as self.url:
             yield self
 
+    def reset(self) -> None:
+        """Forget its faults and what it was asked; it stays where it is served."""
+        vars(self).update(vars(EmbedderDouble(space=self.space, url=self.url)))
+
     def _app(self) -> FastAPI:
         app = FastAPI()
 
