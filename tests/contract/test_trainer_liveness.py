@@ -10,8 +10,8 @@ from trainer.jobs import train_fold
 from trainer.runs.queue import job_queue
 from trainer.runs.run import Step
 from trainer.runs.scheduler import enqueue_step
-from trainer.runs.worker import make_worker
 from trainer.settings import TrainerSettings
+from trainer.worker import make_worker
 
 from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server

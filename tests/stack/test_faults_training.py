@@ -14,8 +14,8 @@ from trainer.jobs import train_fold
 from trainer.runs.queue import job_queue
 from trainer.runs.run import Step
 from trainer.runs.scheduler import enqueue_step
-from trainer.runs.worker import make_worker
 from trainer.settings import TrainerSettings
+from trainer.worker import make_worker
 
 from tests.support.fault_record import record
 from tests.support.jumping_clock import jumping_clock

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import pytest
 from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, Quality
 from PIL import Image
-from predictor.drawing import annotated, label_lines
-from predictor.label_layout import Box, label_boxes
+from predictor.drawing import Box, annotated, label_boxes, label_lines
 
 TEXT = "100 (88-100)\nfemale 99 %"  # no label is wider
 

@@ -25,9 +25,8 @@ from agegender_service.request_body import (
 )
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from embedder_proxy.agegender_wire import AgegenderWire
 from embedder_proxy.cache import EncodedFaces, FaceCache, faces_answer_json
-from embedder_proxy.embedders import Wire
+from embedder_proxy.embedders import AgegenderWire, Wire
 from embedder_proxy.faces import FaceFinder
 from embedder_proxy.original_wire import OriginalWire
 from embedder_proxy.pool import Pool

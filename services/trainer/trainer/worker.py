@@ -1,13 +1,91 @@
-"""`python -m trainer.worker`: pull jobs from the queue and run each in a process forked from this one."""
+"""`python -m trainer.worker`: pull jobs from the queue and run each in a process forked from this one.
+
+The worker is RQ's, with heartbeats that let its job be taken over within seconds of its death.
+"""
 
 import os
 
 from agegender_service.observability import configure_logs
 from agegender_service.settings import read_settings
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
 
 from trainer.jobs import preload
-from trainer.runs.worker import make_worker
+from trainer.runs.queue import connect, job_queue
 from trainer.settings import TrainerSettings
+
+_WORKER_TTL = 25  # RQ waits 15 less for a job, and 5 less for any answer of Redis
+
+
+class TrainerWorker(Worker):
+    """Run each job in a process forked from this one, which has imported everything a job needs.
+
+    A worker is presumed dead `presumed_dead_seconds` after its job's last heartbeat, where RQ waits a minute
+    longer. It gives up on a Redis that does not answer within 20 seconds, where RQ waits seven minutes.
+    """
+
+    presumed_dead_seconds = 0  # `make_worker` sets it
+
+    def handle_job_success(
+        self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        """Record success, unless the job was given to another worker while this one was presumed dead."""
+        if self._has(job):
+            super().handle_job_success(job, queue, started_job_registry, execution)
+        else:
+            self._give_way(job, execution)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """Record a failure or the death of the job's process, on the same condition."""
+        if self._has(job):
+            super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+        else:
+            self._give_way(job, execution)
+
+    def _has(self, job: Job) -> bool:
+        try:
+            record = Job.fetch(job.id, connection=self.connection, serializer=self.serializer)
+        except NoSuchJobError:
+            return False
+        return record.worker_name == self.name
+
+    def _give_way(self, job: Job, execution: Execution | None) -> None:
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            pipeline.execute()
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return self.presumed_dead_seconds
+
+
+def make_worker(settings: TrainerSettings) -> TrainerWorker:
+    """Return a worker of the trainer's queue."""
+    connection = connect(settings)
+    worker = TrainerWorker(
+        [job_queue(connection, settings)],
+        connection=connection,
+        serializer=JSONSerializer,
+        worker_ttl=_WORKER_TTL,
+        job_monitoring_interval=settings.heartbeat_seconds,
+        maintenance_interval=2 * settings.heartbeat_seconds,
+        log_job_description=False,
+    )
+    worker.presumed_dead_seconds = settings.presumed_dead_seconds
+    # RQ waits up to a minute between attempts to reach a Redis that is down.
+    worker.max_connection_wait_time = float(settings.presumed_dead_seconds)
+    return worker
 
 
 def main() -> None:
