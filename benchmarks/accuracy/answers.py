@@ -10,8 +10,14 @@ from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import group_probabilities
 from safetensors.numpy import load as load_safetensors
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import age_metrics, calibration_error, gender_metrics, true_groups
+from trainer.evaluation import (
+    OutOfFold,
+    age_metrics,
+    calibration_error,
+    crossed_calibration,
+    gender_metrics,
+    true_groups,
+)
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, merged_subjects
 from trainer.experiments.experiment_data import labelled, load_faces
 from trainer.training.predict import member_probabilities

@@ -2,8 +2,7 @@
 
 from agegender.heads.calibration import mean_years
 from agegender.heads.head import Classes, Task
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import ADULT_FROM
+from trainer.evaluation import ADULT_FROM, OutOfFold, crossed_calibration
 
 from benchmarks.accuracy.answers import Answers
 from benchmarks.accuracy.tables import Table

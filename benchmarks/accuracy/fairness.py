@@ -7,8 +7,7 @@ import numpy.typing as npt
 from agegender.heads.head import Classes, Task
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import age_metrics, gender_metrics, true_groups
+from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics, true_groups
 
 from benchmarks.accuracy.answers import Answers, Mask
 from benchmarks.accuracy.tables import Table

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from agegender.heads.architecture import Mlp
 from agegender.heads.head import Classes, Task, over_years
+from agegender.heads.networks import Mlp
 from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
 from embedder.alignment import crop, similarity, template
@@ -30,7 +30,7 @@ from embedder.packs.projection import load_projection, mapped_model, projected_m
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.formats.labels_csv import IMAGE_SET, read
 from trainer.datasets.labels import LabelledImage
-from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics
 from trainer.training.config import OptimizerOptions, TrainingOptions
 from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank

@@ -12,8 +12,7 @@ from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
-from trainer.evaluation.calibration import REPORTED_COVERAGE, calibrate
-from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation import REPORTED_COVERAGE, age_metrics, calibrate, gender_metrics
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment
 from trainer.experiments.experiment_data import read_out_of_fold
 from trainer.training.predict import member_probabilities

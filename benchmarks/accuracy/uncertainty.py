@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from agegender.heads.architecture import Layer
-from agegender.heads.forward import bank_logits, softmax
 from agegender.heads.head import Classes, Task
+from agegender.heads.networks import Layer, bank_logits, softmax
 from agegender.labels import group_probabilities
 from sklearn.metrics import roc_auc_score
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import age_metrics, true_groups
+from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, true_groups
 from trainer.experiments.experiment import Experiment, load_experiment
 from trainer.training.predict import task_tensors
 

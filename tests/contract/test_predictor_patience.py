@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from agegender.heads.forward import bank_logits
+from agegender.heads.networks import bank_logits
 from predictor import batching
 from predictor.app import create_predictor
 from predictor.drawing import annotated

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.architecture import Mlp, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals
 from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.heads.networks import Mlp, tensor_shapes
 from agegender.labels import YEARS
 from agegender.spaces import Space
 from safetensors.numpy import load, save

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.labels import AGE_GROUP_NAMES
-from trainer.evaluation.metrics import children_taken_for_adults
+from trainer.evaluation import children_taken_for_adults
 
 from tests.support.made_faces import made_faces
 from tools.stack import ROOT

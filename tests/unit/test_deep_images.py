@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.deep_images import white_level
 from agegender.errors import Problem
-from agegender.images import ImageLimits, decode, read_header
+from agegender.images import ImageLimits, decode, read_header, white_level
 from embedder_proxy.original_wire import upright_rgb
 from PIL import Image
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.heads.architecture import Mlp, ResMlp, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered, year_quantiles
 from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
-from agegender.heads.forward import bank_logits, folded, softmax
 from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.heads.networks import Mlp, ResMlp, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.predictions import age_answers, gender_answers
 from agegender.spaces import Space

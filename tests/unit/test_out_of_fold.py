@@ -7,8 +7,7 @@ import pytest
 from agegender.heads.calibration import interval_nll, mean_years
 from agegender.heads.head import Classes, Task
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import age_metrics
+from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration
 
 from tests.support.made_faces import made_faces
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.heads.checkpoints import load_head
-from agegender.heads.forward import bank_logits
 from agegender.heads.head import Head, Task
+from agegender.heads.networks import bank_logits
 from agegender.spaces import Space
 from predictor.batching import HeadBatches
 from predictor.registry import Heads

@@ -10,7 +10,7 @@ from agegender.files import read_json, read_npz, write_json
 from agegender.heads.checkpoints import heads_directory, load_head
 from agegender.heads.head import Head, Task
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
-from trainer.evaluation.calibration import calibrate
+from trainer.evaluation import calibrate
 from trainer.experiments.experiment import (
     METRICS,
     OUT_OF_FOLD,

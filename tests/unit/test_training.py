@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.heads.architecture import Mlp, ResMlp
-from agegender.heads.forward import bank_logits
 from agegender.heads.head import Task
+from agegender.heads.networks import Mlp, ResMlp, bank_logits
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.bank import Bank
 from trainer.training.config import EpochReport, OptimizerOptions, TrainingOptions, preset_options

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
-from agegender.deep_images import is_deep
 from agegender.errors import Problem
 from agegender.faces import Face, FaceSelection, ImageFaces, check_embeddings
 from agegender.http_clients import exchange
-from agegender.images import FORMATS, ImageLimits, decode
+from agegender.images import FORMATS, ImageLimits, decode, is_deep
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
 from agegender_service.deadlines import Deadline

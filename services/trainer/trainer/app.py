@@ -6,28 +6,42 @@ import pkgutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from agegender.files import why_not_writable
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
+from agegender_service.browser_security import PAGE_HEADERS
 from agegender_service.problems import problem_response
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse
 from prometheus_client import REGISTRY
 from redis import RedisError
 
 from trainer import routes
 from trainer.jobs import KINDS
-from trainer.runs.queue import connect_for_requests, queue_away
-from trainer.runs.queue_metrics import watch_queue
+from trainer.runs.queue import connect_for_requests, queue_away, watch_queue
 from trainer.runs.scheduler import keep_scheduling
 from trainer.runs.store import unreadable_records
 from trainer.settings import TrainerSettings
 
 _MAX_BODY = 1024 * 1024  # bytes; requests name data and do not carry it
+_PAGE = Path(__file__).with_name("page")
 
 log = structlog.get_logger(__name__)
+
+page = APIRouter(include_in_schema=False)
+
+
+@page.get("/")
+def index() -> FileResponse:
+    return FileResponse(_PAGE / "index.html", headers=PAGE_HEADERS)
+
+
+@page.get("/page/{name}")
+def page_file(name: Literal["trainer.js", "searches.js", "ask.js", "trainer.css"]) -> FileResponse:
+    return FileResponse(_PAGE / name, headers=PAGE_HEADERS)
 
 
 def create_trainer(settings: TrainerSettings) -> FastAPI:
@@ -75,7 +89,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     app.add_exception_handler(RedisError, _answer_without_redis)
     app.state.settings = settings
     app.state.redis = redis
-    for router in _routers():
+    for router in (page, *_routers()):
         app.include_router(router)
     return app
 

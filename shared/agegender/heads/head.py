@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agegender.heads.architecture import Architecture, Layer, tensor_shapes
 from agegender.heads.calibration import ConformalIntervals, tempered
-from agegender.heads.forward import bank_logits, folded, softmax
+from agegender.heads.networks import Architecture, Layer, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
 from agegender.spaces import Space
 

@@ -2,6 +2,10 @@
 
 Source: tae898/age-gender, `client.py` and `app.py`; tae898/face-detection-recognition, `app.py` (2022). A
 request is a JSON string that contains jsonpickle; a response is jsonpickle. All decoders raise `WireError`.
+
+Of jsonpickle only arrays, numbers, text, bytes, lists and dicts are read. It numbers the objects of a message
+and writes `{"py/id": n}` for a repeated one. Versions 2 to 4 count lists, dicts and reduced objects from 0;
+version 1 does not count dicts.
 """
 
 import base64
@@ -16,11 +20,11 @@ import numpy.typing as npt
 from agegender.errors import space_mismatch
 from agegender.faces import FaceGeometry
 from agegender.spaces import Space
-from agegender.wire.arrays import WireError
-from agegender.wire.jsonpickle_reader import parse_json, restore
-from agegender.wire.pickle_arrays import read_array
+from agegender.wire.arrays import ArrayBuilder, ArrayCell, WireError, finished, symbol
+from agegender.wire.pickle_arrays import only_wire_errors, read_array
 
 DIMENSION = 512
+_MAX_DEPTH = 32
 _REQUEST_ITEMS = 1_000
 _ANSWER_ITEMS = 2_000_000  # about 3,000 faces with every number written out
 
@@ -91,7 +95,7 @@ def decode_embeddings_request(body: bytes) -> npt.NDArray[np.float32]:
 
 def decode_faces_answer(text: bytes) -> list[OriginalFace]:
     """Return the faces of the original embedding container's response, in its order."""
-    answer = restore(parse_json(text, _ANSWER_ITEMS))
+    answer = _restored(_parse_json(text, _ANSWER_ITEMS))
     faces = answer.get("face_detection_recognition") if isinstance(answer, dict) else None
     if not isinstance(faces, list):
         raise WireError("The answer has no list under 'face_detection_recognition'.")
@@ -121,10 +125,10 @@ def encode_predictions_answer(ages: Sequence[OriginalAge], genders: Sequence[Ori
 
 
 def _request(body: bytes) -> dict[str, Any]:
-    outer = parse_json(body, _REQUEST_ITEMS)
+    outer = _parse_json(body, _REQUEST_ITEMS)
     if not isinstance(outer, str):
         raise WireError("The body is not a JSON string that contains jsonpickle.")
-    message = restore(parse_json(outer, _REQUEST_ITEMS))
+    message = _restored(_parse_json(outer, _REQUEST_ITEMS))
     if not isinstance(message, dict):
         raise WireError("The message is not a dict.")
     return message
@@ -159,3 +163,95 @@ def _array(values: list[Any], dtype: str) -> dict[str, Any]:
 
 def _compact(message: object) -> bytes:
     return json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parse_json(text: bytes | str, max_items: int) -> Any:
+    """Parse JSON of at most about `max_items` values, without NaN and infinity. Raises `WireError`."""
+    with only_wire_errors():
+        content = text.encode() if isinstance(text, str) else text
+        # Checked before parsing, because a million empty lists are small as text but large in memory.
+        if sum(map(content.count, (b",", b"[", b"{"))) > max_items:
+            raise WireError("The message has too many items.")
+        return json.loads(content, parse_constant=_refuse_constant)
+
+
+def _restored(flat: Any) -> Any:
+    """Return the Python value of parsed jsonpickle, whatever its version's numbering. Raises `WireError`."""
+    with only_wire_errors():
+        try:
+            return _Restorer(counts_dicts=True).restore(flat, 0)
+        except WireError as error:
+            try:
+                return _Restorer(counts_dicts=False).restore(flat, 0)
+            except WireError:
+                raise error from None
+
+
+class _Restorer:
+    def __init__(self, *, counts_dicts: bool) -> None:
+        self._counts_dicts = counts_dicts
+        self._objects: list[Any] = []
+        self._builder = ArrayBuilder(0)
+
+    def restore(self, flat: Any, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise WireError("The message is nested too deeply.")
+        if isinstance(flat, list):
+            return self._list(flat, depth)
+        if not isinstance(flat, dict):
+            return flat
+        tags = [name for name in flat if name.startswith("py/")]
+        if not tags:
+            return self._dict(flat, depth)
+        if len(flat) != 1:
+            raise WireError("The message mixes jsonpickle's tags with other members.")
+        return self._tagged(tags[0], flat[tags[0]], depth)
+
+    def _tagged(self, tag: str, content: Any, depth: int) -> Any:
+        match tag, content:
+            case "py/b64", str():
+                return base64.b64decode(content.replace("\n", ""), validate=True)
+            case "py/tuple", list():
+                return tuple(self.restore(item, depth + 1) for item in content)
+            case "py/type" | "py/function", str():
+                return symbol(content)
+            case "py/id", int():
+                return self._earlier(content)
+            case "py/reduce", [function, arguments, *state] if len(state) <= 3 and not any(state[1:]):
+                return self._reduced(function, arguments, state[0] if state else None, depth)
+        raise WireError(f"The message has the jsonpickle tag {tag[:20]!r}, which arrays do not need.")
+
+    def _list(self, flat: list[Any], depth: int) -> list[Any]:
+        result: list[Any] = []
+        self._objects.append(result)
+        result.extend(finished(self.restore(item, depth + 1)) for item in flat)
+        return result
+
+    def _dict(self, flat: dict[str, Any], depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        if self._counts_dicts:
+            self._objects.append(result)
+        for name, item in flat.items():
+            result[name] = finished(self.restore(item, depth + 1))
+        return result
+
+    def _reduced(self, function: Any, arguments: Any, state: Any, depth: int) -> Any:
+        index = len(self._objects)
+        self._objects.append(None)
+        called, given, set_state = (self.restore(item, depth + 1) for item in (function, arguments, state))
+        result = self._builder.call(called, given)
+        if set_state is not None:
+            self._builder.build(result, set_state)
+        if isinstance(result, ArrayCell):
+            result = finished(result)
+        self._objects[index] = result
+        return result
+
+    def _earlier(self, index: int) -> Any:
+        if not 0 <= index < len(self._objects) or self._objects[index] is None:
+            raise WireError("The message refers to an object that it does not contain.")
+        return self._objects[index]
+
+
+def _refuse_constant(name: str) -> Any:
+    raise WireError(f"{name} is not a number.")

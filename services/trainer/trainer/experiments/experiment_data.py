@@ -26,7 +26,7 @@ from trainer.datasets.embedding_set import (
 )
 from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
 from trainer.datasets.folds import groups_of, require_validation, validation_note, validation_split
-from trainer.evaluation.calibration import OutOfFold
+from trainer.evaluation import OutOfFold
 from trainer.experiments.experiment import OUT_OF_FOLD, Experiment, TrainingRequest, merged_subjects, refused
 from trainer.training.config import TrainingOptions
 

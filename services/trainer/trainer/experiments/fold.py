@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
-from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics
 from trainer.experiments.experiment import (
     BANK,
     CHECKPOINT,

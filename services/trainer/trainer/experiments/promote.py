@@ -20,7 +20,7 @@ from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
-from trainer.evaluation.calibration import calibrate
+from trainer.evaluation import calibrate
 from trainer.experiments.experiment import (
     BANK,
     METRICS,

@@ -15,8 +15,7 @@ from agegender.heads.head import Classes, Head, Task, over_years
 from agegender.spaces import Space
 from pydantic import BaseModel, Field
 
-from trainer.evaluation.calibration import OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics
 from trainer.experiments.experiment import Experiment
 from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
 from trainer.experiments.promote import head_versions, require_report, served_banks

@@ -9,12 +9,14 @@ from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 
 from trainer.datasets.embedding_set import EmbeddingSet, read_meta_data
-from trainer.evaluation.calibration import REPORTED_COVERAGE, OutOfFold, crossed_calibration
-from trainer.evaluation.metrics import (
+from trainer.evaluation import (
+    REPORTED_COVERAGE,
+    OutOfFold,
     age_metrics,
     calibration_error,
     children_taken_for_adults,
     confusion,
+    crossed_calibration,
     gender_metrics,
     reliability,
     true_groups,

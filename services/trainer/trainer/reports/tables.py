@@ -5,7 +5,7 @@ from typing import Any
 
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 
-from trainer.evaluation.metrics import ADULT_FROM, CHILD_BELOW
+from trainer.evaluation import ADULT_FROM, CHILD_BELOW
 
 _NAMES = {
     "group_accuracy": "group accuracy",

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
-from trainer.evaluation.metrics import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics
 from trainer.runs.attempt import Attempt
 from trainer.runs.store import read_optional, save_record
 from trainer.searches.search import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from agegender.heads.architecture import Activate, Dropout, Layer, Linear, Norm, flat
+from agegender.heads.networks import Activate, Dropout, Layer, Linear, Norm, flat
 from torch import Tensor, nn
 
 from trainer.settings import Device

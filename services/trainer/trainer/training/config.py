@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from agegender.heads.architecture import Architecture, Mlp, ResMlp
 from agegender.heads.head import Classes, Task
+from agegender.heads.networks import Architecture, Mlp, ResMlp
 from pydantic import BaseModel, ConfigDict, Field
 
 Objective = Literal["age", "gender", "age-gender"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from agegender.heads.forward import bank_logits, softmax
 from agegender.heads.head import Task
+from agegender.heads.networks import bank_logits, softmax
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.training.config import TrainingOptions

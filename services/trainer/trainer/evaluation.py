@@ -1,18 +1,29 @@
-"""Metrics of predicted distributions, as pure functions of arrays."""
+"""Metrics of predicted distributions, and calibration on out-of-fold ones: arrays in, numbers out."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.heads.calibration import interval_nll, mean_years
+from agegender.heads.calibration import (
+    ConformalIntervals,
+    fit_temperature,
+    interval_nll,
+    mean_years,
+    tempered,
+)
+from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
 
-from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
+from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 CHILD_BELOW, ADULT_FROM = 13, 18  # years
+REPORTED_COVERAGE = 0.9
 
 
 def true_groups(faces: EmbeddingSet) -> npt.NDArray[np.int64]:
@@ -20,7 +31,7 @@ def true_groups(faces: EmbeddingSet) -> npt.NDArray[np.int64]:
     return age_groups_of(np.nan_to_num((faces.age_low + faces.age_high) / 2))
 
 
-def age_metrics(years: Array, faces: EmbeddingSet) -> dict[str, float | int | None]:
+def age_metrics(years: Floats, faces: EmbeddingSet) -> dict[str, float | int | None]:
     """Return metrics of distributions over years [faces, 101] on the faces of known age.
 
     faces : number of these faces; the only metric if there are none.
@@ -48,7 +59,7 @@ def age_metrics(years: Array, faces: EmbeddingSet) -> dict[str, float | int | No
     }
 
 
-def gender_metrics(probabilities: Array, faces: EmbeddingSet) -> dict[str, float | int]:
+def gender_metrics(probabilities: Floats, faces: EmbeddingSet) -> dict[str, float | int]:
     """Return metrics of probabilities [faces, 2] of female and male on the faces of known gender.
 
     faces : number of these faces. accuracy; floor : of the majority-class baseline. nll : nats.
@@ -65,7 +76,7 @@ def gender_metrics(probabilities: Array, faces: EmbeddingSet) -> dict[str, float
     }
 
 
-def children_taken_for_adults(years: Array, low: Array, faces: EmbeddingSet) -> dict[str, int] | None:
+def children_taken_for_adults(years: Floats, low: Floats, faces: EmbeddingSet) -> dict[str, int] | None:
     """Count the faces labelled below 13 years, and those of them that are predicted to be adults.
 
     Adult is a mean, or an interval's low end, of 18 years or more. Returns None without such faces.
@@ -82,7 +93,7 @@ def children_taken_for_adults(years: Array, low: Array, faces: EmbeddingSet) -> 
     }
 
 
-def calibration_error(probabilities: Array, truth: npt.NDArray[np.integer], bins: int = 15) -> float:
+def calibration_error(probabilities: Floats, truth: npt.NDArray[np.integer], bins: int = 15) -> float:
     """Return the expected calibration error of the top class, in equal-width bins (arXiv 1706.04599)."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -91,7 +102,9 @@ def calibration_error(probabilities: Array, truth: npt.NDArray[np.integer], bins
     return float(np.abs(gap[weight > 0]).sum() / len(truth))
 
 
-def reliability(probabilities: Array, truth: npt.NDArray[np.integer], bins: int = 15) -> list[dict[str, Any]]:
+def reliability(
+    probabilities: Floats, truth: npt.NDArray[np.integer], bins: int = 15
+) -> list[dict[str, Any]]:
     """Return the calibration curve: mean confidence and accuracy of each bin that has faces."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -113,3 +126,75 @@ def confusion(
     table = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(table, (truth, predicted), 1)
     return [[int(count) for count in row] for row in table]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Faces of all held-out folds, with probabilities [faces, classes] by networks that never saw them."""
+
+    faces: EmbeddingSet
+    probabilities: dict[Task, Array]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature, and conformal intervals for an age head."""
+
+    temperature: float
+    conformal: ConformalIntervals | None
+
+
+def class_bounds(
+    faces: EmbeddingSet, task: Task, classes: Classes
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the first and last class of each label, and whether it is known [faces]."""
+    if task is Task.GENDER:
+        gender = np.maximum(faces.gender, 0).astype(np.int64)
+        return gender, gender, faces.has_gender
+    low, high = age_bounds(faces, classes)
+    return low, high, faces.has_age
+
+
+def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_]) -> Calibration:
+    """Fit temperature and conformal intervals to the faces that `rows` selects."""
+    low, high, known = class_bounds(found.faces, task, classes)
+    use = rows & known
+    probabilities = found.probabilities[task][use]
+    temperature = fit_temperature(probabilities, low[use], high[use])
+    if task is Task.GENDER:
+        return Calibration(temperature, None)
+    years = over_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
+    faces = found.faces
+    return Calibration(temperature, ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use]))
+
+
+def crossed_calibration(
+    found: OutOfFold, task: Task, classes: Classes
+) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return calibrated probabilities, and interval ends at 90 %, with a calibration on the other folds.
+
+    The report's metrics after calibration are therefore of faces that the calibration did not see. A single
+    fold is divided by subjects; a single subject is calibrated on itself.
+    """
+    calibrated = found.probabilities[task].copy()
+    low, high = np.zeros(len(found.faces)), np.zeros(len(found.faces))
+    divisions = _divisions(found.faces)
+    for division in np.unique(divisions):
+        own = divisions == division
+        calibration = calibrate(found, task, classes, ~own)
+        calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
+        if calibration.conformal is not None:
+            years = over_years(calibrated[own], classes)
+            low[own], high[own] = calibration.conformal.intervals(years, REPORTED_COVERAGE)
+    return calibrated, low, high
+
+
+def _divisions(faces: EmbeddingSet) -> npt.NDArray[np.int16]:
+    """Return the folds [faces]; a single fold is divided so that no subject is shared."""
+    if len(np.unique(faces.fold)) > 1:
+        return faces.fold
+    groups = groups_of(faces.subject)
+    divisions = min(K, len(np.unique(groups)))
+    if divisions < 2:
+        return faces.fold
+    return stratified_folds(strata_of(faces.age_low, faces.age_high, faces.gender), groups, divisions)

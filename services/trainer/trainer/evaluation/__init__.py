@@ -1,1 +1,0 @@
-"""Metrics and calibration of predictions: arrays in, numbers out."""
