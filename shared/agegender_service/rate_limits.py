@@ -1,11 +1,9 @@
 """Per-caller rate limiting, counted in Redis across all processes of a service."""
 
-import asyncio
 import ipaddress
 import math
 import time
 
-import structlog
 from agegender.errors import Problem
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import RedisStorage
@@ -15,12 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agegender_service.access import caller_of, is_open
 from agegender_service.problems import problem_response
+from agegender_service.redis_breaker import TIMEOUT, RedisBreaker
 from agegender_service.settings import SERVICE
-
-log = structlog.get_logger(__name__)
-
-_TIMEOUT = 0.25  # seconds for one Redis call
-_PAUSE = 5.0  # seconds without Redis calls after a failed one
 
 REFUSED = Counter("rate_limited_total", "Requests rejected because their caller exceeded its rate limit")
 ERRORS = Counter("rate_limit_errors_total", "Failed Redis calls, after which nobody is limited for a while")
@@ -40,14 +34,14 @@ class RateLimiter:
     def __init__(self, service: str, limit: str, redis_url: str) -> None:
         self._service = service
         self._limits = parse_many(limit)
-        self._paused_until = 0.0
+        self._breaker = RedisBreaker("rate limits", ERRORS)
         self._counts = SlidingWindowCounterRateLimiter(
             RedisStorage(
                 f"async+{redis_url}",
                 implementation="redispy",
                 key_prefix="agegender:rate",
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
             )
         )
 
@@ -66,17 +60,12 @@ class RateLimiter:
         )
 
     async def _seconds_to_wait(self, caller: str) -> int | None:
-        if time.monotonic() < self._paused_until:
+        if self._breaker.is_open:
             return None
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                for limit in self._limits:
-                    if not await self._counts.hit(limit, self._service, caller):
-                        return await self._seconds_to_reset(limit, caller)
-        except Exception as error:  # whatever Redis or its client raises
-            self._paused_until = time.monotonic() + _PAUSE
-            ERRORS.inc()
-            log.warning("rate limits suspended", seconds=_PAUSE, reason=f"{type(error).__name__}: {error}")
+        async with self._breaker.guard():
+            for limit in self._limits:
+                if not await self._counts.hit(limit, self._service, caller):
+                    return await self._seconds_to_reset(limit, caller)
         return None
 
     async def _seconds_to_reset(self, limit: RateLimitItem, caller: str) -> int:

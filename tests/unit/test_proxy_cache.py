@@ -169,7 +169,7 @@ def test_a_redis_that_is_full_is_no_error(double: EmbedderDouble, tmp_path: Path
 def test_a_redis_that_comes_back_without_its_data_is_used_again(
     double: EmbedderDouble, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedder_proxy.cache._PAUSE", 0.1)
+    monkeypatch.setattr("agegender_service.redis_breaker._PAUSE", 0.1)
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
         post(client, picture())
         redis.client.flushall()

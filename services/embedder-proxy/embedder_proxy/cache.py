@@ -6,7 +6,6 @@ Embeddings are biometric data: entries expire after `cache_ttl` seconds, and 0 t
 import asyncio
 import hmac
 import struct
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,17 +13,17 @@ import structlog
 from agegender.errors import Problem
 from agegender.faces import ImageFaces, ImageProblem
 from agegender.spaces import Space
+from agegender_service.redis_breaker import RedisBreaker
 from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 log = structlog.get_logger(__name__)
 
 CACHE_ERRORS = Counter("proxy_cache_errors_total", "Redis calls that failed or took too long")
 
-_PAUSE = 5.0  # seconds without Redis calls after a failed one, so that a hanging Redis costs little
 _MAX_ENTRY = 4 * 1024 * 1024
 _SIGNATURE_BYTES = 32  # SHA-256
 _COUNT = struct.Struct(">I")
@@ -106,27 +105,25 @@ class FaceCache:
 
     def __init__(self, url: str, *, ttl: int, timeout: float, secret: bytes) -> None:
         self._ttl = ttl
-        self._timeout = timeout
         self._secret = secret
-        self._paused_until = 0.0
+        self._breaker = RedisBreaker("cache", CACHE_ERRORS, timeout)
         self._redis = Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
         )
 
     @property
     def in_use(self) -> bool:
-        return self._ttl > 0 and time.monotonic() >= self._paused_until
+        return self._ttl > 0 and not self._breaker.is_open
 
     async def read(self, space: Space, digests: Sequence[str]) -> dict[str, EncodedFaces]:
         """Return the cached faces by digest; images that are not cached are missing."""
         if not self.in_use or not digests:
             return {}
         keys = [_key(space, digest) for digest in digests]
-        try:
-            async with asyncio.timeout(self._timeout):
-                entries = await self._redis.mget(keys)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._pause(error)
+        entries: list[bytes | str | None] = []
+        async with self._breaker.guard():
+            entries = await self._redis.mget(keys)
+        if not entries:
             return {}
         found = await asyncio.to_thread(self._verified, keys, entries)
         return {digest: faces for digest, faces in zip(digests, found, strict=True) if faces is not None}
@@ -135,19 +132,16 @@ class FaceCache:
         """Store faces by digest."""
         if not self.in_use or not faces:
             return
-        try:
-            async with asyncio.timeout(self._timeout):
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for digest, encoded in faces.items():
-                        if len(encoded.json) <= _MAX_ENTRY:
-                            key = _key(space, digest)
-                            pipeline.set(key, sign(key, encoded, self._secret), ex=self._ttl)
-                    await pipeline.execute()
-        except ResponseError as error:  # full or read-only; entries may still be read
-            CACHE_ERRORS.inc()
-            log.warning("cache not written", reason=str(error))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._pause(error)
+        async with self._breaker.guard(), self._redis.pipeline(transaction=False) as pipeline:
+            for digest, encoded in faces.items():
+                if len(encoded.json) <= _MAX_ENTRY:
+                    key = _key(space, digest)
+                    pipeline.set(key, sign(key, encoded, self._secret), ex=self._ttl)
+            try:
+                await pipeline.execute()
+            except ResponseError as error:  # full or read-only; entries may still be read
+                CACHE_ERRORS.inc()
+                log.warning("cache not written", reason=str(error))
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -159,11 +153,6 @@ class FaceCache:
             verify(key, entry, self._secret) if isinstance(entry, bytes) else None
             for key, entry in zip(keys, entries, strict=True)
         ]
-
-    def _pause(self, error: Exception) -> None:
-        self._paused_until = time.monotonic() + _PAUSE
-        CACHE_ERRORS.inc()
-        log.warning("cache suspended", seconds=_PAUSE, reason=f"{type(error).__name__}: {error}")
 
 
 def _key(space: Space, digest: str) -> str:
