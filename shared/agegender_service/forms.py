@@ -14,6 +14,7 @@ from agegender_service.inputs import unknown_input
 
 IMAGE_FIELD = "image"
 _MAX_FIELDS = 16
+_COPIED_AT_ONCE = 1024 * 1024  # bytes; a thread costs more, and copying more blocks the event loop
 _MAX_DELIMITER = 74  # bytes of the first line: two hyphens, at most 70 characters (RFC 2046), line break
 _DELIMITER = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-])\r?\n")
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -74,8 +75,10 @@ async def parse_form(headers: Headers, body: AsyncGenerator[bytes], max_files: i
             )
         parts = form.multi_items()
         files = [(name, part) for name, part in parts if isinstance(part, UploadFile)]
-        # In a thread, because copying 100 MB would block the event loop.
-        contents = await run_in_threadpool(lambda: [(name, _content(part)) for name, part in files])
+        if sum(part.size or 0 for _, part in files) > _COPIED_AT_ONCE:
+            contents = await run_in_threadpool(_contents, files)
+        else:
+            contents = _contents(files)
         return Form(contents, [(name, part) for name, part in parts if isinstance(part, str)])
     finally:
         await form.close()
@@ -166,9 +169,12 @@ async def _boundary_in_body(body: AsyncGenerator[bytes]) -> tuple[bytes, AsyncGe
     return delimiter[1], whole()
 
 
-def _content(image: UploadFile) -> bytes:
-    with image.file as file:  # closed at once, so that only one image is in memory twice
-        return file.read()
+def _contents(files: list[tuple[str, UploadFile]]) -> list[tuple[str, bytes]]:
+    contents = []
+    for name, part in files:
+        with part.file as file:  # closed at once, so that only one image is in memory twice
+            contents.append((name, file.read()))
+    return contents
 
 
 def _text_for_image(others: bool) -> Problem:

@@ -130,7 +130,7 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
     )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # not `def`, which FastAPI would run in a thread
     services: Services = request.app.state.services
     return services
 

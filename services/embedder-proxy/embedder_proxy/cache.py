@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 CACHE_ERRORS = Counter("proxy_cache_errors_total", "Redis calls that failed or took too long")
 
 _MAX_ENTRY = 4 * 1024 * 1024
+_VERIFIED_AT_ONCE = 128 * 1024  # bytes; a thread costs more, and verifying more blocks the event loop
 _SIGNATURE_BYTES = 32  # SHA-256
 _COUNT = struct.Struct(">I")
 _HEADER_BYTES = _SIGNATURE_BYTES + _COUNT.size
@@ -125,7 +126,10 @@ class FaceCache:
             entries = await self._redis.mget(keys)
         if not entries:
             return {}
-        found = await asyncio.to_thread(self._verified, keys, entries)
+        if sum(len(entry) for entry in entries if entry is not None) > _VERIFIED_AT_ONCE:
+            found = await asyncio.to_thread(self._verified, keys, entries)
+        else:
+            found = self._verified(keys, entries)
         return {digest: faces for digest, faces in zip(digests, found, strict=True) if faces is not None}
 
     async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:

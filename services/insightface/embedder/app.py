@@ -19,7 +19,7 @@ from embedder.settings import EmbedderSettings
 router = APIRouter(tags=["faces"])
 
 
-def _service(request: Request) -> EmbeddingService:
+async def _service(request: Request) -> EmbeddingService:  # not `def`, which FastAPI would run in a thread
     service: EmbeddingService = request.app.state.services
     return service
 

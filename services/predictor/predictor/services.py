@@ -77,7 +77,7 @@ class Services:
         self.drawing.close()
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # not `def`, which FastAPI would run in a thread
     services: Services = request.app.state.services
     return services
 
