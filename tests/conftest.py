@@ -1,4 +1,4 @@
-"""How the suite shares one machine: grouping, threads, the list of skipped tests, and recorded durations."""
+"""Share one machine between tests: grouping, threads, the list of skipped tests, and recorded durations."""
 
 import json
 import os

@@ -27,6 +27,7 @@ CLEAN_CODE: tuple[str, ...] = (
     "benchmarks/**/*.py",
     "services/**/*.py",
     "shared/**/*.py",
+    "tests/**/*.py",
     "tools/*.py",
 )
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")

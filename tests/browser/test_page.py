@@ -179,7 +179,7 @@ def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path,
     take_screenshot(page, "page-light")
 
 
-def test_wider_interval_can_be_chosen(new_page: NewPage, astronaut: Path) -> None:
+def test_wider_interval_can_be_selected(new_page: NewPage, astronaut: Path) -> None:
     page = new_page()
     choose(page, astronaut)
     page.wait_for_selector("text=90 % sure")
@@ -219,7 +219,9 @@ def test_several_pictures_are_kept_side_by_side(new_page: NewPage, astronaut: Pa
     assert page.locator(".box").count() == 1
 
 
-def test_focus_stays_on_the_thumbnail_that_was_chosen_by_keyboard(new_page: NewPage, astronaut: Path) -> None:
+def test_focus_stays_on_the_thumbnail_that_was_selected_by_keyboard(
+    new_page: NewPage, astronaut: Path
+) -> None:
     page = new_page()
     choose(page, astronaut, SIX_ADULTS)
     page.wait_for_selector("#status:text-is('6 faces')")
@@ -283,7 +285,7 @@ def test_pictures_are_back_when_the_webcam_stops(new_page: NewPage, astronaut: P
     assert page.locator(".box").count() == page.locator(".face").count() == 6
 
 
-def test_chosen_face_and_focus_last_from_frame_to_frame(new_page: NewPage) -> None:
+def test_selected_face_and_focus_last_from_frame_to_frame(new_page: NewPage) -> None:
     page = new_page(permissions=["camera"])
     page.click("#camera")
     page.wait_for_selector(".box")
@@ -298,7 +300,7 @@ def test_chosen_face_and_focus_last_from_frame_to_frame(new_page: NewPage) -> No
     assert page.locator(".box").evaluate("box => box === document.activeElement")
 
 
-def test_chosen_face_and_focus_follow_a_face_that_moves_in_the_order(new_page: NewPage) -> None:
+def test_selected_face_and_focus_follow_a_face_that_moves_in_the_order(new_page: NewPage) -> None:
     """The larger face comes first, so two people change places; and one is missed for a frame."""
     page = new_page()
     found = page.evaluate(
@@ -326,7 +328,7 @@ def test_chosen_face_and_focus_follow_a_face_that_moves_in_the_order(new_page: N
     assert found == [[0, 0], [-1, -1], [1, 1]]
 
 
-def test_bad_file_is_told_in_the_server_s_words(new_page: NewPage, tmp_path: Path) -> None:
+def test_bad_file_is_reported_in_the_server_s_words(new_page: NewPage, tmp_path: Path) -> None:
     page = new_page()
     text = tmp_path / "text.jpg"
     text.write_text("this is text")
@@ -380,7 +382,7 @@ def test_dark_mode_is_dark_and_legible(new_page: NewPage, astronaut: Path) -> No
     take_screenshot(page, "page-dark")
 
 
-def test_page_says_that_nothing_is_stored(new_page: NewPage) -> None:
+def test_page_states_that_nothing_is_stored(new_page: NewPage) -> None:
     page = new_page()
     assert page.inner_text("#privacy").endswith("Nothing is stored.")  # its proxy has no cache
 

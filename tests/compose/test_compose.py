@@ -34,7 +34,7 @@ def test_photograph_training_promotion_and_photograph_again(system: ComposeSyste
 
 
 def test_two_workers_that_share_the_volume_alone_took_folds_of_one_experiment(system: ComposeSystem) -> None:
-    """As on two machines: no file but those of the volume is seen by both."""
+    """Run two workers as on two machines: only the files of the volume are seen by both."""
     workers = [system.inspect(container) for container in system.containers("trainer-worker")]
     assert len(workers) == 2
     for worker in workers:
@@ -61,7 +61,7 @@ def shown_at(url: str) -> str:
 
 
 def test_embedding_container_killed_under_load_costs_no_request(system: ComposeSystem) -> None:
-    """Three containers, six clients; every picture is a new one to the cache."""
+    """Three containers, six clients; no image is in the cache."""
     system.wait_ready()
     url = f"{system.url('predictor')}/age-gender"
     photograph = SIX_ADULTS.read_bytes()

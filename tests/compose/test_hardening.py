@@ -22,7 +22,7 @@ NETWORKS = {
 
 
 def inside(container: str, *words: str) -> str:
-    """What a command in the container prints, errors too."""
+    """Return what a command in the container prints, errors too."""
     done = docker("exec", container, *words)
     return done.stdout + done.stderr
 
@@ -30,8 +30,8 @@ def inside(container: str, *words: str) -> str:
 @pytest.mark.parametrize("service", SERVICES)
 def test_engine_holds_the_container_to_its_limits(system: ComposeSystem, service: str) -> None:
     for container in system.containers(service):
-        told = system.inspect(container)
-        host = told["HostConfig"]
+        inspected = system.inspect(container)
+        host = inspected["HostConfig"]
         assert host["ReadonlyRootfs"] is True
         assert host["CapDrop"] == ["ALL"] and not host["CapAdd"]
         assert host["SecurityOpt"] == ["no-new-privileges:true"]
@@ -39,10 +39,10 @@ def test_engine_holds_the_container_to_its_limits(system: ComposeSystem, service
         assert host["Memory"] == MEMORY.get(service, 1) * GIB
         assert 0 < host["PidsLimit"] <= 128
         assert set(host["Tmpfs"]) == {"/tmp"}
-        mounts = {mount["Destination"]: mount["RW"] for mount in told["Mounts"]}
+        mounts = {mount["Destination"]: mount["RW"] for mount in inspected["Mounts"]}
         assert {path for path, writable in mounts.items() if writable} <= {"/data"}
         assert (SECRETS in mounts) == ("queue" in NETWORKS[service])
-        networks = {name.rsplit("_", 1)[-1] for name in told["NetworkSettings"]["Networks"]}
+        networks = {name.rsplit("_", 1)[-1] for name in inspected["NetworkSettings"]["Networks"]}
         assert networks == NETWORKS[service]
 
 
@@ -88,18 +88,18 @@ def test_what_decodes_pictures_does_not_reach_redis_and_redis_reaches_nothing(sy
     assert "connected" in inside(predictor, "python", "-c", connect)
     assert "connected" not in inside(insightface, "python", "-c", connect)
     project = system.environment["COMPOSE_PROJECT_NAME"]
-    told = docker(
+    inspected = docker(
         "network", "inspect", "-f", "{{.Internal}}", f"{project}_queue", f"{project}_default"
     ).stdout
-    assert told.split() == ["true", "false"]
+    assert inspected.split() == ["true", "false"]
 
 
 def test_step_that_makes_the_volume_writable_can_do_nothing_else(system: ComposeSystem) -> None:
     """It makes up the password of Redis too."""
     (container,) = system.containers("data-init", state="exited")
-    told = system.inspect(container)
-    host = told["HostConfig"]
-    assert told["State"]["ExitCode"] == 0 and not told["State"]["Running"]
+    inspected = system.inspect(container)
+    host = inspected["HostConfig"]
+    assert inspected["State"]["ExitCode"] == 0 and not inspected["State"]["Running"]
     assert host["CapDrop"] == ["ALL"]
     assert [name.removeprefix("CAP_") for name in host["CapAdd"]] == ["CHOWN"]
     assert host["ReadonlyRootfs"] is True and host["NetworkMode"] == "none"

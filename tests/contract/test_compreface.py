@@ -78,7 +78,7 @@ def test_answer_agrees_with_our_own(predictor: httpx.Client) -> None:
         ("?det_prob_threshold=0.2?face_plugins=age?status=true", {"age", "execution_time"}),
     ],
 )
-def test_plugins_that_are_not_requested_are_left_out(
+def test_plugins_that_are_not_requested_are_omitted(
     predictor: httpx.Client, query: str, members: set[str]
 ) -> None:
     answer = post(predictor, query)

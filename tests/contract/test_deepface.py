@@ -64,7 +64,7 @@ def test_answer_agrees_with_our_own(predictor: httpx.Client) -> None:
         ({"actions": "('age',)"}, {"age"}),
     ],
 )
-def test_actions_that_are_not_requested_are_left_out(
+def test_actions_that_are_not_requested_are_omitted(
     predictor: httpx.Client, actions: dict[str, Any], members: set[str]
 ) -> None:
     (face,) = post(predictor, {"img": DATA_URL, **actions}).json()["results"]

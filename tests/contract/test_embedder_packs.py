@@ -168,7 +168,7 @@ def test_picture_without_a_face_gives_none(pack: Pack, shape: tuple[int, int]) -
 
 
 def test_face_cut_off_by_the_image_is_named_and_its_interval_widened() -> None:
-    """Of the astronaut only what is above the mouth remains; it was answered with quality 1 and no reason."""
+    """Only the part of the astronaut above the mouth remains; its quality was 1, without a reason."""
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     pack = load_pack("human", Path("unused"), human_pack_dir(), None, 2)
     whole = np.asarray(data.astronaut(), np.uint8)

@@ -47,7 +47,7 @@ def test_event_file_that_is_cut_short_is_read_up_to_there_and_written_again(tmp_
     assert len(read(tmp_path / "tensorboard").Scalars("loss/train")) == 3
 
 
-def test_drawing_goes_on_with_a_font_cache_that_is_cut_short(tmp_path: Path) -> None:
+def test_drawing_continues_with_a_font_cache_that_is_cut_short(tmp_path: Path) -> None:
     program = (
         "from trainer.reports.render import drawn; import matplotlib; print(matplotlib.get_cachedir());"
         "assert '<svg' in drawn(lambda axes: axes.set_xlabel('years'))"

@@ -168,7 +168,7 @@ def test_origins_are_closed_unless_named() -> None:
         assert "access-control-allow-origin" not in httpx.get(f"{url}/health/live", headers=origin).headers
 
 
-def test_every_answer_tells_browsers_to_do_nothing_with_it(keyed: httpx.Client) -> None:
+def test_every_answer_forbids_browsers_to_use_it(keyed: httpx.Client) -> None:
     for path in ("/health/live", "/info", "/absent", "/docs"):
         headers = keyed.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -189,7 +189,7 @@ def test_request_id_is_kept_if_it_is_short_and_plain_and_replaced_otherwise(
     assert replaced.json()["request_id"] == identifier and re.fullmatch("[0-9a-f]{32}", identifier)
 
 
-def test_caller_beyond_the_rate_is_told_when_to_come_again(tmp_path: Path) -> None:
+def test_caller_beyond_the_rate_learns_when_to_come_again(tmp_path: Path) -> None:
     keys = tuple(key for key, _ in KEYS.values())
     with redis_server(tmp_path) as redis:
         limited = made_app(
@@ -208,7 +208,7 @@ def test_caller_beyond_the_rate_is_told_when_to_come_again(tmp_path: Path) -> No
             assert client.get("/health/live").status_code == 200
 
 
-def test_address_that_shows_wrong_keys_is_told_to_wait_and_a_right_key_of_it_is_answered(
+def test_address_that_shows_wrong_keys_must_wait_and_a_right_key_of_it_is_answered(
     tmp_path: Path,
 ) -> None:
     keys = tuple(key for key, _ in KEYS.values())

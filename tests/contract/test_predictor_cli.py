@@ -129,7 +129,7 @@ def test_options_that_a_webcam_ignores_are_refused(run: Run, images: Path, tmp_p
     assert run("predict", "--webcam", "0", "--annotate", str(tmp_path / "out"))[0] == 2
 
 
-def test_output_that_cannot_be_written_is_told(run: Run, images: Path, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_reported(run: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert run("predict", str(images), "--annotate", str(tmp_path / "file"))[0] == 2
     (tmp_path / "out").mkdir()

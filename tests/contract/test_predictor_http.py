@@ -162,7 +162,7 @@ def test_bad_request_gets_a_problem_document(
     assert (answer.status_code, slug(answer)) == (status, kind)
 
 
-def test_options_choose_faces_and_what_is_told_of_them(
+def test_options_select_faces_and_what_is_returned_of_them(
     predictor: httpx.Client, proxy: EmbedderDouble
 ) -> None:
     proxy.faces = 5
@@ -334,7 +334,7 @@ def test_promoted_head_serves_without_a_restart_and_rolls_back(
     assert own_predictor.post("/models/age/rollback", params={"space": "../../x"}).status_code == 422
 
 
-def test_bad_head_is_told_by_ready_and_models_while_the_old_one_serves(
+def test_bad_head_is_reported_by_ready_and_models_while_the_old_one_serves(
     own_predictor: httpx.Client, settings: PredictorSettings
 ) -> None:
     directory = made_head(settings.models_dir, Task.AGE, SPACE, "v2")

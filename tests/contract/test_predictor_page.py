@@ -39,7 +39,7 @@ def privacy(url: str) -> str:
         (90, "stay in a cache for up to 2 minutes."),
     ],
 )
-def test_page_says_without_a_key_how_long_embeddings_are_kept(
+def test_page_states_without_a_key_how_long_embeddings_are_kept(
     seconds: int, message: str, keyed: bool, tmp_path: Path
 ) -> None:
     keys: dict[str, Any] = {"api_keys": (KEY,), "service_key": SECRET} if keyed else {}
@@ -53,7 +53,7 @@ def test_page_says_without_a_key_how_long_embeddings_are_kept(
                 assert ("Nothing is stored" in privacy(url)) == (seconds == 0)
 
 
-def test_page_never_says_that_nothing_is_stored_while_it_cannot_know(tmp_path: Path) -> None:
+def test_page_never_states_that_nothing_is_stored_while_it_cannot_know(tmp_path: Path) -> None:
     absent = f"http://127.0.0.1:{free_port()}"
     with serving(create_predictor(PredictorSettings(data_dir=tmp_path, proxy_url=absent))) as url:
         assert privacy(url).endswith(MAY_BE_KEPT)

@@ -101,7 +101,7 @@ def test_six_faces_are_found_and_answered_the_same_from_the_cache(client: httpx.
     assert before in client.get("/metrics").text
 
 
-def test_the_proxy_tells_what_the_embedder_tells(client: httpx.Client, embedder_url: str) -> None:
+def test_the_proxy_reports_what_the_embedder_reports(client: httpx.Client, embedder_url: str) -> None:
     direct = httpx.post(f"{embedder_url}/faces", timeout=60, files={"image": PHOTOGRAPH.read_bytes()})
     through = client.post("/faces", files={"image": PHOTOGRAPH.read_bytes()})
     assert FacesAnswer.model_validate_json(through.content) == FacesAnswer.model_validate_json(direct.content)
@@ -143,7 +143,7 @@ def test_no_face_is_an_empty_list(client: httpx.Client) -> None:
     ],
     ids=["0 bytes", "text", "truncated", "50 MB"],
 )
-def test_bad_images_are_told_and_the_embedder_stays_in_use(
+def test_bad_images_are_reported_and_the_embedder_stays_in_use(
     image: bytes, status: int, kind: str, client: httpx.Client
 ) -> None:
     assert entry_problem(post(client, image)) == (status, kind)

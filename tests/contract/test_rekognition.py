@@ -101,7 +101,7 @@ def test_all_attributes_agree_with_our_own_answer(predictor: httpx.Client, proxy
         ({"Attributes": ["ALL", "DEFAULT"]}, {"AgeRange", "Gender"}),
     ],
 )
-def test_attributes_that_are_not_requested_are_left_out(
+def test_attributes_that_are_not_requested_are_omitted(
     predictor: httpx.Client, attributes: dict[str, Any], more: set[str]
 ) -> None:
     answer = rekognition(url_of(predictor)).detect_faces(Image={"Bytes": png()}, **attributes)

@@ -82,7 +82,7 @@ def ready(url: str) -> str:
 
 def keeps_its_promise(case: Any, url: str) -> None:
     answer = case.call(base_url=url)
-    # A schema cannot say whether bytes are a picture, so it does not decide which bodies are taken.
+    # A schema cannot state whether bytes are an image, so it does not decide which bodies are accepted.
     excluded = [positive_data_acceptance] if case.operation.body else []
     if answer.status_code == 504:  # the deadline that was made up is soon over
         excluded.append(not_a_server_error)
@@ -91,23 +91,23 @@ def keeps_its_promise(case: Any, url: str) -> None:
 
 @PROXY.parametrize()
 @BOUNDED
-def test_proxy_is_what_it_says(case: Any, proxy_url: str) -> None:
+def test_proxy_is_as_documented(case: Any, proxy_url: str) -> None:
     keeps_its_promise(case, proxy_url)
 
 
 @PREDICTOR.parametrize()
 @BOUNDED
-def test_predictor_is_what_it_says(case: Any, predictor_url: str) -> None:
+def test_predictor_is_as_documented(case: Any, predictor_url: str) -> None:
     keeps_its_promise(case, predictor_url)
 
 
 @EMBEDDER.parametrize()
 @BOUNDED
-def test_embedder_is_what_it_says(case: Any, embedder_url: str) -> None:
+def test_embedder_is_as_documented(case: Any, embedder_url: str) -> None:
     keeps_its_promise(case, embedder_url)
 
 
 @TRAINER.parametrize()
 @FEW
-def test_trainer_is_what_it_says(case: Any, trainer_url: str) -> None:
+def test_trainer_is_as_documented(case: Any, trainer_url: str) -> None:
     keeps_its_promise(case, trainer_url)

@@ -160,7 +160,7 @@ def test_shard_whose_proxy_is_away_waits_with_the_reason(
     assert [step.job_id for step in EXTRACTIONS.steps(tmp_path, waiting)] == [extraction.job_id("shard-0")]
 
 
-def test_finished_extraction_is_replaced_by_other_options_only_when_that_is_said(
+def test_finished_extraction_is_replaced_by_other_options_only_on_request(
     queue: JobQueue, tmp_path: Path
 ) -> None:
     settings = TrainerSettings(data_dir=tmp_path)

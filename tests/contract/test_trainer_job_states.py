@@ -1,4 +1,4 @@
-"""What RQ says of a job decides nothing: the files do, and jobs leave nothing but files."""
+"""The state of a run depends on its files only, and never on what RQ reports of its jobs."""
 
 import signal
 import typing
@@ -85,7 +85,7 @@ def test_fold_that_rq_calls_finished_but_left_no_file_is_enqueued_again(tmp_path
         assert queue.get_job_ids() == ["one-fold-0"]
         job = Job.fetch("one-fold-0", connection=server.client, serializer=JSONSerializer)
         assert job.func_name == "trainer.jobs.train_fold"
-        # A file is enough, whatever RQ says.
+        # A file is enough, whatever RQ reports.
         directory = fold_dir(tmp_path, "one", 0)
         directory.mkdir(parents=True)
         write_json(directory / METRICS, {})

@@ -1,4 +1,4 @@
-"""What `/metrics` of the trainer says about the queue, against a real Redis server."""
+"""Metrics of the queue at `/metrics` of the trainer, with a real Redis server."""
 
 import shutil
 from pathlib import Path

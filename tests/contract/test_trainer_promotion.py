@@ -161,7 +161,7 @@ def test_heads_that_came_with_the_predictor_are_compared_with_too(
     assert trainer.get("/experiments/few/comparison").json()[0]["served"] == "big-age"
 
 
-def test_head_whose_card_says_nothing_is_compared_by_its_error(trainer: httpx.Client, data_dir: Path) -> None:
+def test_head_with_an_empty_card_is_compared_by_its_error(trainer: httpx.Client, data_dir: Path) -> None:
     promoted_heads(data_dir / "models", SPACE, "by-hand")
     age, gender = trainer.get("/experiments/few/comparison").json()
     assert age["served_trained_on"] is None and age["served_saw"] == "unknown"

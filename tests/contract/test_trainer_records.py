@@ -71,7 +71,7 @@ def spoil(path: Path, **changes: object) -> None:
 
 
 def made_records(data_dir: Path) -> None:
-    """Of experiments and of searches: a good one, and three that cannot be read."""
+    """Write a valid record and three unreadable ones, both of experiments and of searches."""
     names = ("good", "later", "option", "cut")
     for name in names:
         save_experiment(data_dir, made_experiment([0, 1], TrainingOptions(), name=name))

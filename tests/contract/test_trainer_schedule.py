@@ -1,4 +1,4 @@
-"""What is enqueued for an experiment, and in which order, by the files that are there."""
+"""Steps of an experiment that are enqueued, and their order, for given files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every route of the trainer while Redis is away, and while it hangs: told at once, and nothing half done."""
+"""Every route of the trainer while Redis is away or hangs: an error at once, and nothing half done."""
 
 import time
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def made_work(data_dir: Path) -> None:
     save_search(data_dir, Search.model_validate({**known, **search, "id": "search-known"}))
 
 
-def test_redis_that_is_stopped_is_told_at_every_route_that_needs_it(
+def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
     tmp_path: Path, server: RedisServer
 ) -> None:
     settings = TrainerSettings(data_dir=tmp_path / "data", redis_url=server.url)
@@ -103,7 +103,7 @@ def test_redis_that_is_stopped_is_told_at_every_route_that_needs_it(
     assert len(list((settings.data_dir / "searches").iterdir())) == 1
 
 
-def test_redis_that_hangs_is_told_within_seconds(tmp_path: Path, server: RedisServer) -> None:
+def test_redis_that_hangs_is_reported_within_seconds(tmp_path: Path, server: RedisServer) -> None:
     settings = TrainerSettings(data_dir=tmp_path / "data", redis_url=server.url)
     made_work(settings.data_dir)
     with serving(create_trainer(settings)) as url:

@@ -24,7 +24,7 @@ def human_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def buffalo_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The same with InsightFace's smallest pack, whose space has 512 dimensions."""
+    """Start a system with InsightFace's smallest pack, whose space has 512 dimensions."""
     pack = {"EMBEDDER_PACK": "buffalo_sc", "EMBEDDER_PACK_DIR": str(buffalo_sc_dir())}
     with running_stack(tmp_path_factory.mktemp("buffalo"), **pack) as started:
         yield started
@@ -52,7 +52,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def undisturbed_folds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same of `TWO_FOLDS`."""
+    """Return the figures of `TWO_FOLDS`, trained once without any fault."""
     return _figures(tmp_path_factory, TWO_FOLDS)
 
 
@@ -66,6 +66,6 @@ def _figures(folders: pytest.TempPathFactory, request: dict[str, Any]) -> dict[s
 
 @pytest.fixture
 def life() -> Iterator[ExitStack]:
-    """What a test enters here ends with it."""
+    """Yield a stack of contexts that end with the test."""
     with ExitStack() as stack:
         yield stack

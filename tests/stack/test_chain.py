@@ -58,7 +58,7 @@ def assert_rounded(shown: Any, full: Any) -> None:
 def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_picture(
     stack: Stack,
 ) -> None:
-    """The picture is known to no cache; the client's address is one that no service has."""
+    """The image is in no cache; the client's address is one that no service has."""
     content = SIX_ADULTS.read_bytes() + b"a file of its own"
     with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.77"), timeout=60) as client:
         for path, body, status in (
@@ -74,8 +74,8 @@ def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_pic
     for name, route in routes.items():
         text = (stack.run_dir / "logs" / f"{name}.log").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
-        told = [line for line in lines if line.get("request_id") == "trace-200"]
-        assert [line["route"] for line in told if line["event"] == "request"] == [route]
+        lines_of_request = [line for line in lines if line.get("request_id") == "trace-200"]
+        assert [line["route"] for line in lines_of_request if line["event"] == "request"] == [route]
         assert all(line["request_id"] for line in lines if "route" in line)
         assert "127.0.0.77" not in text
         assert str(max(found)) not in text and base64.b64encode(content[:60]).decode() not in text
@@ -96,7 +96,7 @@ def test_bad_input_gets_a_problem_and_the_right_status(stack: Stack, name: str) 
         assert answer.json()["type"].startswith("urn:age-gender:problem:")
 
 
-def test_no_image_at_all_is_told(stack: Stack) -> None:
+def test_no_image_at_all_is_reported(stack: Stack) -> None:
     answer = httpx.post(f"{stack.url('predictor')}/age-gender", files={"other": b"x"})
     assert answer.status_code == 400
     assert "curl -F image=@" in answer.json()["detail"]

@@ -62,11 +62,11 @@ NOT_RUN: dict[str, str] = {
 # As the command line and the trainer's API name a new experiment.
 _EXPERIMENT = re.compile(r'agegender promote (\S+)|"id": ?"([\w-]+)"')
 AGES = ((0, 2), (4, 6), (8, 12), (25, 32), (38, 43), (60, 100))
-TRIES = 4  # pictures of each of the six people
+TRIES = 4  # images of each of the six people
 
 
 def how(command: str) -> str | None:
-    """What the tables say of a command, None where nothing is said: then it is run here."""
+    """Return how the tables treat a command; None if they do not name it, so that it is run here."""
     if command in HOW:
         return HOW[command]
     return next((reason for start, reason in NOT_RUN.items() if command.startswith(start)), None)
@@ -111,7 +111,7 @@ class Terminal:
     def run(self, command: str) -> str:
         numbers = {number: self.ports[name] for name, number in PORTS.items()}
         text = re.sub(r"(?<=:)1000[1-5]\b", lambda found: str(numbers[int(found[0])]), command)
-        # Two dozen pictures make worse heads than those served, which a reader would be asked about.
+        # Two dozen images make worse heads than those served, which a reader would be asked about.
         text = text.replace("promote ID", "promote --force ID").replace("ID/promote", "ID/promote?force=true")
         text = re.sub(r"\bID\b", self.experiment, text)
         done = subprocess.run(
@@ -122,14 +122,14 @@ class Terminal:
             timeout=900,
             check=False,
         )
-        said = done.stdout.decode(errors="replace")
-        assert done.returncode == 0, f"{text}\n{said[-2000:]}\n{done.stderr.decode()[-2000:]}"
-        self._remember(command, said + done.stderr.decode())
-        return said
+        output = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, f"{text}\n{output[-2000:]}\n{done.stderr.decode()[-2000:]}"
+        self._remember(command, output + done.stderr.decode())
+        return output
 
-    def _remember(self, command: str, said: str) -> None:
+    def _remember(self, command: str, output: str) -> None:
         """The ID that is meant next, and wait as the reader would."""
-        if found := _EXPERIMENT.search(said):
+        if found := _EXPERIMENT.search(output):
             self.experiment = found[1] or found[2]
         trainer = f"http://127.0.0.1:{self.ports['trainer']}"
         if "/extract" in command or command.endswith("/experiments"):
@@ -261,5 +261,5 @@ EXPECTED = {
 def test_commands_of_the_page_work_as_they_stand(terminal: Terminal, page: str) -> None:
     for command in documented_commands():
         if command.page == page and how(command.text) is None:
-            said = terminal.run(command.text)
-            assert command.text not in EXPECTED or EXPECTED[command.text] in said
+            output = terminal.run(command.text)
+            assert command.text not in EXPECTED or EXPECTED[command.text] in output

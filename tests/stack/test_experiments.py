@@ -21,7 +21,7 @@ from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
 from tests.support.trainer_processes import ONE_FOLD, ONE_FOLD_EPOCHS, REQUEST, TWO_FOLDS, Trainer
-from tests.support.witness import checkpointed_epoch, told_epoch, witness_to_the_end
+from tests.support.witness import checkpointed_epoch, reported_epoch, witness_to_the_end
 
 pytestmark = pytest.mark.xdist_group("trainer")
 
@@ -32,8 +32,8 @@ def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
     assert trainer.create(REQUEST, **{"Idempotency-Key": "once"}) == experiment
     early = httpx.post(f"{trainer.url}/experiments/{experiment}/promote")
     assert early.status_code == 409
-    with httpx.stream("GET", f"{trainer.url}/experiments/{experiment}/events", timeout=120) as told:
-        events = [json.loads(line[5:]) for line in told.iter_lines() if line.startswith("data:")]
+    with httpx.stream("GET", f"{trainer.url}/experiments/{experiment}/events", timeout=120) as stream:
+        events = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
     assert events[-1]["state"] == "finished"
     assert len({json.dumps(event) for event in events}) == len(events) > 3
 
@@ -121,12 +121,12 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
     server.process.wait(10)
     if worker_too:
         trainer.kill(worker)
-        # What it told last stands until the next attempt tells more.
-        told = told_epoch(trainer.data_dir, experiment, 0)
-        resumed_at = min(told, checkpointed_epoch(trainer.data_dir, experiment, 0))
+        # Its last report stands until the next attempt reports more.
+        last = reported_epoch(trainer.data_dir, experiment, 0)
+        resumed_at = min(last, checkpointed_epoch(trainer.data_dir, experiment, 0))
     until(lambda: not trainer.ready(), "the trainer has noticed", 30)
     life.enter_context(redis_server(tmp_path, *options, port=port))
-    if not worker_too:  # it goes on, or gives up without Redis; a supervisor would start it again
+    if not worker_too:  # it continues, or gives up without Redis; a supervisor would start it again
         until(
             lambda: worker.poll() is not None or ended_folds(trainer, experiment) > 0, "it ends its fold", 240
         )
@@ -158,8 +158,13 @@ def test_api_killed_alone_in_the_middle_of_a_fold_holds_nothing_up(
     experiment = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(experiment, 5)
     trainer.kill(api)
-    at = told_epoch(trainer.data_dir, experiment, 0)
-    until(lambda: told_epoch(trainer.data_dir, experiment, 0) > at, "the fold goes on without it", 60, 0.02)
+    at = reported_epoch(trainer.data_dir, experiment, 0)
+    until(
+        lambda: reported_epoch(trainer.data_dir, experiment, 0) > at,
+        "the fold continues without it",
+        60,
+        0.02,
+    )
     trainer.start_api()
     seen = witness_to_the_end(trainer, experiment)
     # The new API finds the jobs of the old one in Redis, and makes none twice.
@@ -192,12 +197,12 @@ def test_failed_fold_is_logged_in_lines_that_can_be_read(
     (directory / "checkpoint.safetensors").write_bytes(b"damaged")
     trainer.start_worker()
     until(lambda: trainer.status(experiment)["state"] == "failed", "it fails", 240)
-    told = capfd.readouterr().err
-    assert "job failed" in told and "Traceback" in told and "SafetensorError" in told
-    assert len(told.splitlines()) < 60 and "\N{BOX DRAWINGS LIGHT VERTICAL}" not in told
+    logged = capfd.readouterr().err
+    assert "job failed" in logged and "Traceback" in logged and "SafetensorError" in logged
+    assert len(logged.splitlines()) < 60 and "\N{BOX DRAWINGS LIGHT VERTICAL}" not in logged
 
 
-def test_cancelled_experiment_stops_and_goes_on_when_resumed(trainer: Trainer) -> None:
+def test_cancelled_experiment_stops_and_continues_when_resumed(trainer: Trainer) -> None:
     trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)

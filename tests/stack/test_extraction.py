@@ -41,7 +41,7 @@ def write_dataset(folder: Path) -> None:
     for number in range(IMAGES):
         (folder / f"{number:03d}.png").write_bytes(picture(number))
         rows.append([f"{number:03d}.png", str(number % 90), "mf"[number % 2], f"s{number // 3}"])
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is no image")
     rows.insert(20, ["text.jpg", "30", "f", ""])
     rows.insert(40, ["gone.jpg", "30", "f", ""])
     rows.insert(60, ["000.png", "30", "f", ""])
@@ -138,7 +138,7 @@ def test_a_killed_worker_and_two_workers_give_the_same_bytes(start: Callable[...
     assert meta_data_again == meta_data
 
 
-def test_an_extraction_goes_on_from_its_chunks_by_itself_after_redis_lost_its_data(
+def test_an_extraction_resumes_from_its_chunks_by_itself_after_redis_lost_its_data(
     start: Callable[..., System],
 ) -> None:
     double = EmbedderDouble(seconds=0.2)
@@ -167,7 +167,7 @@ def test_an_extraction_that_runs_is_not_started_twice(start: Callable[..., Syste
     assert answer.json()["type"].endswith("extraction-running")
 
 
-def test_a_cancelled_extraction_stops_and_can_go_on(start: Callable[..., System]) -> None:
+def test_a_cancelled_extraction_stops_and_can_be_resumed(start: Callable[..., System]) -> None:
     system = start(EmbedderDouble(seconds=0.15))
     system.start_worker()
     system.extract()
@@ -196,7 +196,7 @@ def test_a_change_of_space_in_the_middle_ends_it_with_both_names(
     assert not (system.data_dir / "faces" / SPACE.id / "data-images.npz").exists()
 
 
-def test_progress_is_told_as_events_until_the_end(start: Callable[..., System]) -> None:
+def test_progress_is_reported_as_events_until_the_end(start: Callable[..., System]) -> None:
     system = start(EmbedderDouble(seconds=0.1))
     system.start_worker()
     system.extract()

@@ -71,9 +71,9 @@ def test_container_that_fails_spoils_no_answer_where_another_one_is_sound(chain:
         slowest = max(slowest, time.monotonic() - started)
         assert answer.status_code == 200, answer.text
         assert answer.json()["space"]["id"] == SPACE.id
-        (told,) = answer.json()["images"][0]["faces"]
+        (returned,) = answer.json()["images"][0]["faces"]
         (true,) = faces_of(image).faces
-        assert np.allclose(told["embedding"], true.embedding)
+        assert np.allclose(returned["embedding"], true.embedding)
     record(f"container: {fault}", slowest=round(slowest, 2))
     assert slowest < LATE + 5
 

@@ -73,7 +73,7 @@ def test_head_half_written_by_another_process_is_never_served(tmp_path: Path) ->
                 for _ in write_parts(killed, 4):
                     for _ in range(5):
                         assert ask() == "v1"
-            until(lambda: "warnings" in client.get("/health/ready").json(), "it is told")
+            until(lambda: "warnings" in client.get("/health/ready").json(), "it is reported")
             assert "v2" in client.get("/health/ready").json()["warnings"][0]
             with writer(whole / "head.safetensors", weights) as other:
                 for part in write_parts(other, 8):

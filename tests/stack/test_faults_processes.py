@@ -1,4 +1,4 @@
-"""Each process of the running system killed or told to stop under load; Redis gone, full, and back."""
+"""Each process of the running system killed or stopped under load; Redis gone, full, and back."""
 
 import os
 import shutil
@@ -108,14 +108,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def kill_tree(pid: int) -> None:
-    """As a container is killed: with its children, at once."""
+    """Kill as a container is killed: with its children, at once."""
     process = psutil.Process(pid)
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_killed_under_load_is_back_within_30_s_and_nothing_else_starts_anew(
+def test_killed_under_load_is_back_within_30_s_and_nothing_else_is_restarted(
     system: System, program: str
 ) -> None:
     before: dict[str, int] = {}
@@ -128,17 +128,17 @@ def test_killed_under_load_is_back_within_30_s_and_nothing_else_starts_anew(
         before.update(system.pids())
         kill_tree(before[program])
         killed = time.monotonic()
-        until(lambda: system.pids().get(program, before[program]) != before[program], "it starts anew", 240)
+        until(lambda: system.pids().get(program, before[program]) != before[program], "it is restarted", 240)
         system.until_it_takes_work()
         if experiment and program == "trainer-worker-1":
-            until(lambda: attempts(system, experiment) == 2, "the fold goes on", 240)
+            until(lambda: attempts(system, experiment) == 2, "the fold continues", 240)
         return time.monotonic() - killed
 
     seconds = recovers_in_time(kill_and_wait, lambda: system.pids().values())
     after = system.pids()
     outcomes = system.traffic.after(time.monotonic() - seconds)
     record(f"killed: {program}", seconds=round(seconds, 1), answers=counted(outcomes))
-    # A worker ends itself where Redis left it in the middle of a job, and is started anew like any other.
+    # A worker ends itself if Redis leaves in the middle of a job, and is restarted like any other.
     may_end = {program, "trainer-worker-1"} if program == "redis" else {program}
     assert {name for name in before if after.get(name) != before[name]} <= may_end
     if program == "predictor":  # what it had accepted died with it, and the client knows at once
@@ -153,11 +153,11 @@ def attempts(system: System, experiment: str) -> int:
 
 
 def counted(outcomes: list[Outcome]) -> dict[str, int]:
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for outcome in outcomes:
         name = f"{outcome.status} {outcome.problem}".strip()
-        told[name] = told.get(name, 0) + 1
-    return told
+        counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 @pytest.mark.parametrize("program", ["embedder", "embedder-proxy", "predictor"])
@@ -184,7 +184,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_refuses_the_rest(
 
 
 def two_pictures() -> list[bytes]:
-    """Of six faces, new to the cache: work for a moment."""
+    """Return two images of six faces that are not in the cache: work for a moment."""
     return [PHOTOGRAPH.read_bytes() + os.urandom(8) for _ in range(2)]
 
 
@@ -248,7 +248,7 @@ def test_redis_back_without_its_data_gets_the_queue_from_the_files(system: Syste
 
 
 def test_no_accepted_work_was_lost(system: System) -> None:
-    """Of the faults so far: every accepted experiment ends, none twice, and no request hung."""
+    """Check all faults so far: every accepted experiment ends, none twice, and no request hung."""
     if not system.accepted:
         pytest.skip("no fault of this module was caused before: run the whole module")
     system.drain()

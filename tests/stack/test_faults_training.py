@@ -39,8 +39,8 @@ def test_worker_cut_off_from_redis_in_the_middle_of_a_fold_loses_nothing(
         trainer.environment["TRAINER_HEARTBEAT_SECONDS"] = "10"
     life.callback(trainer.stop)
     trainer.start_api()
-    there = {"REDIS_URL": f"redis://{network.host}:{server.port}/0"}
-    cut_off = psutil.Process(trainer.start("trainer.worker", *network.prefix, environment=there).pid)
+    own_redis = {"REDIS_URL": f"redis://{network.host}:{server.port}/0"}
+    cut_off = psutil.Process(trainer.start("trainer.worker", *network.prefix, environment=own_redis).pid)
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 5)
     (job,) = cut_off.children()
@@ -159,7 +159,7 @@ def test_slow_redis_makes_training_slow_and_no_more(
     assert trainer.attempts(experiment) == 1
 
 
-def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) -> None:
+def test_redis_that_hangs_is_reported_in_seconds(tmp_path: Path, life: ExitStack) -> None:
     server = life.enter_context(redis_server(tmp_path))
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
@@ -167,20 +167,22 @@ def test_redis_that_hangs_is_told_in_seconds(tmp_path: Path, life: ExitStack) ->
     server.hang()
     started = time.monotonic()
     ready = httpx.get(f"{trainer.url}/health/ready", timeout=60)
-    told = time.monotonic() - started
+    reported_after = time.monotonic() - started
     started = time.monotonic()
     refused = httpx.post(f"{trainer.url}/experiments", json=REQUEST, timeout=120)
     seconds = time.monotonic() - started
     server.go_on()
-    record("Redis hangs", ready=round(told, 1), refused=round(seconds, 1), status=refused.status_code)
+    record(
+        "Redis hangs", ready=round(reported_after, 1), refused=round(seconds, 1), status=refused.status_code
+    )
     assert ready.status_code == 503
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) > 0
-    assert max(told, seconds) < PROMISED
+    assert max(reported_after, seconds) < PROMISED
     until(trainer.ready, "Redis is back", 30)
 
 
-def test_fold_of_a_worker_that_was_told_twice_to_stop_goes_on_elsewhere(tmp_path: Path) -> None:
+def test_fold_of_a_worker_that_was_stopped_twice_continues_elsewhere(tmp_path: Path) -> None:
     """After the second SIGTERM, RQ 3.0 kills the job and ends, and calls the job started ever after."""
     with running_trainer(tmp_path) as trainer:
         worker = trainer.start_worker()

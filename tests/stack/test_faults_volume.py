@@ -23,7 +23,7 @@ from tests.support.trainer_processes import ONE_FOLD, REQUEST, Trainer
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
+def test_volume_that_cannot_be_written_keeps_the_old_files_and_reports_why(
     tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any], fault: str
 ) -> None:
     server = life.enter_context(redis_server(tmp_path))
@@ -39,8 +39,8 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
 
     volume.fill() if fault == "full" else volume.make_read_only()
     kept = checkpoint.read_bytes()
-    until(lambda: told(trainer, experiment), "the status says why it does not go on", 30)
-    assert fault in told(trainer, experiment)
+    until(lambda: reported_problem(trainer, experiment), "the status has the reason why it waits", 30)
+    assert fault in reported_problem(trainer, experiment)
     (warning,) = httpx.get(f"{trainer.url}/health/ready").json()["warnings"]
     assert fault in warning
     refused = httpx.post(f"{trainer.url}/experiments", json=REQUEST)
@@ -63,7 +63,7 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_says_why(
         assert httpx.post(f"{trainer.url}/experiments/{experiment}/promote", timeout=60).is_success
 
 
-def told(trainer: Trainer, experiment: str) -> str:
+def reported_problem(trainer: Trainer, experiment: str) -> str:
     return str(trainer.status(experiment)["folds"][0]["problem"] or "")
 
 

@@ -1,4 +1,4 @@
-"""Hostile inputs against the running system: what it answers, in which time and memory; and it goes on.
+"""Hostile inputs against the running system: its answers, its time and memory, and that it continues.
 
 docs/reliability.md has one row a case.
 """
@@ -214,7 +214,7 @@ CASES = {
         )
         for form in pictures.FORMATS
     },
-    "pictures that are scripts and archives as well": Case(many(pictures.polyglots), {"200"}),
+    "images that are scripts and archives as well": Case(many(pictures.polyglots), {"200"}),
     "SVG, PostScript, PDF, MVG, HEIC, PPM": Case(many(pictures.not_pictures), {UNREADABLE}),
     "EXIF and TIFF directories in loops": Case(
         many(lambda: [
@@ -239,7 +239,7 @@ CASES = {
         attacks.other_systems, {"400", "413", "415", "422"}, 160, 20
     ),
     "JSON 10,000 deep": Case(deep_json, JSON_REFUSED),
-    "2,500 faces in one picture": Case(
+    "2,500 faces in one image": Case(
         attacks.crowd, {"200", "503 embedder-unavailable", "504 deadline-exceeded"}, 800, 180
     ),
     "NaN, infinities and text in embeddings": Case(
@@ -251,7 +251,7 @@ CASES = {
     f"{len(messages.CALLED)} names that run commands, pickled and jsonpickled in every way": Case(
         attacks.gadgets, {"400 unreadable-message", "409 space-mismatch"}, seconds=60
     ),
-    "URLs for pictures, names and files": Case(
+    "URLs for images, names and files": Case(
         attacks.addresses,
         {"415 unreadable-image", "422 url-not-supported", "422 bad-base64", "409 no-head", "404 not-found",
          *JSON_REFUSED},
@@ -275,7 +275,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_hostile_input_is_answered_in_bounds_and_the_system_goes_on(system: System, name: str) -> None:
+def test_hostile_input_is_answered_in_bounds_and_the_system_continues(system: System, name: str) -> None:
     case = CASES[name]
     with watching(system.stack) as watched:
         started = time.monotonic()

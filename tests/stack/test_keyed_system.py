@@ -45,7 +45,7 @@ def test_stranger_gets_nothing(stack: Stack, name: str) -> None:
     assert httpx.get(f"{stack.url(name)}/info").status_code == 401
 
 
-def test_redis_asks_for_a_password_that_no_command_line_tells(stack: Stack) -> None:
+def test_redis_asks_for_a_password_that_no_command_line_shows(stack: Stack) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=stack.ports["redis"]).ping()
     assert redis.Redis.from_url(stack.redis_url).ping()

@@ -67,7 +67,7 @@ def is_ready(client: httpx.Client) -> bool:
 
 
 def series(client: httpx.Client, expression: str) -> Series:
-    """What the expression gives now, without what is no number, as a mean of nothing."""
+    """Return the current values of the expression, without NaN, which is the mean of nothing."""
     query = expression.replace("$__rate_interval", WINDOW)
     answer = client.get("/api/v1/query", params={"query": query})
     if not answer.is_success:

@@ -50,7 +50,7 @@ def test_picture_without_a_face_is_answered_as_the_client_expects(stack: Stack) 
     assert none.decoded == {"ages": [], "genders": []}
 
 
-def test_recording_tells_the_whole_session_and_holds_no_embedding(stack: Stack) -> None:
+def test_recording_reports_the_whole_session_and_holds_no_embedding(stack: Stack) -> None:
     text = recorded(stack.url("embedder-proxy"), stack.url("predictor"))
     assert "faces[0]['normed_embedding']: ndarray float32 [512]" in text
     assert '"entropy"' in text and "unreadable-message" in text

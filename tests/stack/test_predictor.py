@@ -111,8 +111,8 @@ def test_200_swaps_under_load_fail_no_request_and_a_corrupted_head_is_never_serv
         for swap in range(SWAPS):
             version = {10: "damaged", 15: "wrong"}.get(swap % 20, f"v{swap % 2}")
             set_current(directory, version)
-            told = client.post("/models/refresh").json()
-            age = next(model for model in told["models"] if model["task"] == "age")
+            refreshed = client.post("/models/refresh").json()
+            age = next(model for model in refreshed["models"] if model["task"] == "age")
             if version in why:
                 assert age["version"] != version and why[version] in age["problem"]
             else:

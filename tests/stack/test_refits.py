@@ -99,6 +99,6 @@ def test_refits_given_up_leave_the_experiment_as_it_was(trainer: Trainer) -> Non
     for manifest in promoted(trainer, experiment, refit=False).values():
         assert manifest.members == 4 and "served" not in manifest.card
     after = httpx.post(f"{trainer.url}/experiments/{experiment}/refit").json()["refits"][0]
-    assert after["state"] == "running" and after["epoch"] >= 5  # it goes on from there
+    assert after["state"] == "running" and after["epoch"] >= 5  # it resumes from there
     trainer.wait(experiment)
     assert trainer.figures(experiment)["served"]["nll"]["folds"] > 0

@@ -55,7 +55,7 @@ def wait_for_epoch(trainer: Trainer, search: str, epoch: int) -> None:
 
 
 def undisturbed(data_dir: Path, search_id: str, copy_id: str) -> list[Any]:
-    """What the same search finds in this process, one trial after the other."""
+    """Run the same search in this process, one trial after the other, and return what is judged."""
     search = load_search(data_dir, search_id).model_copy(update={"id": copy_id})
     faces = load_faces(data_dir, search.datasets, search.space, search.image_set)
     machine = prepare_device("cpu", amp=False, threads=1)
@@ -89,8 +89,8 @@ def test_search_outlives_its_worker_and_its_best_setting_trains_an_experiment(tr
         {**found["best"]["experiment"], "optimizer": {"epochs": 5}, "folds": [3, 4], "seeds": 1}
     )
     trainer.wait(experiment)
-    told = trainer.http.get(f"/experiments/{experiment}/report?format=json").json()
-    options, best = told["experiment"]["options"], found["best"]["values"]
+    report = trainer.http.get(f"/experiments/{experiment}/report?format=json").json()
+    options, best = report["experiment"]["options"], found["best"]["values"]
     assert options["head"]["hidden"] == best["head.hidden"]
     assert options["optimizer"]["learning_rate"] == best["optimizer.learning_rate"]
     assert options["optimizer"]["epochs"] == 5
@@ -110,8 +110,8 @@ def test_search_is_cancelled_resumed_and_deleted(trainer: Trainer) -> None:
     refused = trainer.http.post("/experiments", json={"dataset": "made", "search": search})
     assert refused.status_code == 422 and refused.json()["errors"][0]["field"] == "search"
     assert trainer.http.post(f"{url}/resume").json()["state"] == "running"
-    with trainer.http.stream("GET", f"{url}/events", timeout=600) as told:
-        lines = [line for line in told.iter_lines() if line.startswith("data:")]
+    with trainer.http.stream("GET", f"{url}/events", timeout=600) as stream:
+        lines = [line for line in stream.iter_lines() if line.startswith("data:")]
     assert json.loads(lines[-1][5:])["state"] == "finished" and len(lines) > 3
     assert search in [one["id"] for one in trainer.http.get("/searches").json()]
     assert trainer.http.delete(url).status_code == 200

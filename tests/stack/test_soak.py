@@ -22,9 +22,9 @@ def test_overload_is_answered_or_refused_with_retry_after(tmp_path: Path) -> Non
     document = tmp_path / "reliability.md"
     document.write_text((ROOT / "docs" / "reliability.md").read_text())
     write_into(document, verdict.markdown())
-    told = document.read_text()
-    assert told.split(BEGIN)[0] + told.split(END)[1] == without_table(ROOT / "docs" / "reliability.md")
-    assert f"{len(verdict.answers):,} requests in 12 s" in told
+    page = document.read_text()
+    assert page.split(BEGIN)[0] + page.split(END)[1] == without_table(ROOT / "docs" / "reliability.md")
+    assert f"{len(verdict.answers):,} requests in 12 s" in page
 
 
 def without_table(document: Path) -> str:

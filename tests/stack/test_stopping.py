@@ -1,4 +1,4 @@
-"""`make up` ends when it is told to: while it starts, and while its workers train."""
+"""`make up` ends on a signal: while it starts, and while its workers train."""
 
 import os
 import signal
@@ -76,20 +76,20 @@ def test_an_interrupt_during_the_start_is_heeded(tmp_path: Path) -> None:
         until(lambda: len(family_of(started.pid)) > 3, "its programs start", 30)
         family = family_of(started.pid)
         started.send_signal(signal.SIGINT)
-        said, _ = started.communicate(timeout=SECONDS)
+        output, _ = started.communicate(timeout=SECONDS)
     assert started.returncode == 0
-    assert said == "stopping\n"
+    assert output == "stopping\n"
     assert [one for one in family if one.is_running()] == []
 
 
-def test_a_space_without_heads_is_told_and_trained_for(tmp_path: Path) -> None:
+def test_a_space_without_heads_is_reported_and_trained_for(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with up(tmp_path, HEADS_DIR=str(tmp_path / "none")) as started:
         assert started.stdout is not None
-        said = ""
-        while "ready. " not in said:
+        output = ""
+        while "ready. " not in output:
             line = started.stdout.readline()
-            assert line, said
-            said += line
-        assert "warning: not ready after 10 s: predictor: There are no heads for the space" in said
-        assert "Train and promote heads for it" in said
+            assert line, output
+            output += line
+        assert "warning: not ready after 10 s: predictor: There are no heads for the space" in output
+        assert "Train and promote heads for it" in output

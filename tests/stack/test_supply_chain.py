@@ -76,7 +76,7 @@ def test_audit_names_a_vulnerable_package_and_what_mends_it(osv: str) -> None:
     assert "1 with known vulnerabilities" in done.stdout
 
 
-def test_audit_without_its_data_says_that_nothing_is_known() -> None:
+def test_audit_without_its_data_states_that_nothing_is_known() -> None:
     done = run("tools.audit", "--vulnerability-service", "osv", "--osv-url", "http://127.0.0.1:9/")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

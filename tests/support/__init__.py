@@ -1,1 +1,1 @@
-"""What tests share: doubles, made-up data, servers and whole systems."""
+"""Support shared by tests: doubles, made-up data, servers and whole systems."""

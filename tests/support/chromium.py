@@ -1,4 +1,4 @@
-"""Debian's Chromium under Playwright, with a webcam that shows what the test says."""
+"""Debian's Chromium under Playwright, with a webcam that shows what the test requires."""
 
 import shutil
 from collections.abc import Iterator

@@ -63,7 +63,7 @@ class ComposeSystem:
         return docker("ps", "-q", f"--filter=status={state}", *filters).stdout.split()
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """What the engine says of a container that is there."""
+        """Return what the engine reports of an existing container."""
         return dict(json.loads(docker("inspect", container).stdout)[0])
 
     def wait_ready(self) -> None:

@@ -32,7 +32,7 @@ def readme_code(language: str) -> str:
 
 
 def _commands(block: str) -> list[str]:
-    """A line each; one that ends with a backslash, or begins a here-document, goes on."""
+    """Return one command per line; a backslash at its end or a here-document continues it."""
     found: list[str] = []
     lines = iter(_COMMENT.sub("", block).splitlines())
     for line in lines:

@@ -24,7 +24,7 @@ SPACE = Space(id="double-1", dimension=512)
 def faces_of(
     image: bytes, space: Space = SPACE, count: int = 1, sharpness: float | None = None
 ) -> ImageFaces:
-    """The same faces for the same bytes."""
+    """Return faces that depend on the bytes of the image only."""
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(image).digest()[:8]))
     embeddings = generator.normal(size=(count, space.dimension)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def faces_of(
 
 
 def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
-    """The same faces in the square image that a clockwise turn by `rotation` makes upright."""
+    """Return the faces in the square image that a clockwise turn by `rotation` makes upright."""
     back = (360 - rotation) % 360, upright.width, upright.height
     moved = [
         {"bbox": turned_box(face.bbox, *back), "landmarks": turned_points(face.landmarks, *back)}
@@ -60,8 +60,8 @@ def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
 class EmbedderDouble:
     """`fault` names what it does wrong; None for nothing.
 
-    step : seconds after which its work has come one step further, as `/info` says; None for one that does
-        not say it.
+    step : seconds after which its work has come one step further, as `/info` reports; None for one that
+        does not report it.
     queries : what each request for faces asked.
     """
 
@@ -70,7 +70,7 @@ class EmbedderDouble:
     seconds: float = 0.0
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
-    faces_found: int = 0  # with more than `faces`, it says that it left out the others
+    faces_found: int = 0  # with more than `faces`, it reports that the others are omitted
     sharpness: float | None = None
     rotation: Rotation = 0
     broken: Callable[[bytes], bool] = lambda image: False

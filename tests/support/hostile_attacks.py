@@ -1,4 +1,4 @@
-"""What is sent to the running system, or dropped into its data folder; each gives all that became of it."""
+"""Send attacks to the running system or put them into its data folder; each returns all outcomes."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def crowd(system: System) -> set[str]:
     while system.image(photograph) != "200":
         if time.monotonic() > over + 120:
             return {answered, "nobody is answered afterwards"}
-    record("2,500 faces in one picture", others_answered_after=round(time.monotonic() - over, 1))
+    record("2,500 faces in one image", others_answered_after=round(time.monotonic() - over, 1))
     return {answered}
 
 
@@ -61,7 +61,7 @@ def other_systems(system: System) -> set[str]:
 
 
 def embeddings(system: System) -> set[str]:
-    """As JSON, and in the original's wire format."""
+    """Send bad embeddings as JSON, and in the original's wire format."""
     others = ", ".join(["0.0"] * (system.space.dimension - 1))
     body = '{{"space": "{}", "embeddings": [[{}, {}]]}}'
     values = [*messages.not_finite_or_no_numbers(), "0.0", "1e-320", "1e308", "1" * 400]
@@ -112,7 +112,7 @@ def gadgets(system: System) -> set[str]:
 
 
 def addresses(system: System) -> set[str]:
-    """URLs wherever a picture, a name or a file may stand; nobody may be asked for one."""
+    """Send URLs wherever an image, a name or a file is expected; none of them may be requested."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0.5)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/x.jpg"
@@ -154,9 +154,9 @@ def original_files(system: System) -> set[str]:
 def extracted_sets(system: System) -> set[str]:
     space = system.space
     names = system.folders("extracted", data.extracted_sets(), f"{space.id}/data-images.npz")
-    told = {"space": space.model_dump(), "faces": 10**12}
+    meta_data = {"space": space.model_dump(), "faces": 10**12}
     for name in names:
-        (system.stack.data_dir / name / space.id / "meta-data-images.json").write_text(json.dumps(told))
+        (system.stack.data_dir / name / space.id / "meta-data-images.json").write_text(json.dumps(meta_data))
     return {system.json("trainer", "/experiments", json.dumps({"dataset": name})) for name in names}
 
 

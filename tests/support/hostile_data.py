@@ -79,7 +79,7 @@ class _Planted:
 
 
 def _saved(value: object) -> bytes:
-    """As the original saved its samples."""
+    """Save a value as the original saved its samples."""
     holder = np.empty((), dtype=object)
     holder[()] = value
     file = io.BytesIO()

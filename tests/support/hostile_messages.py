@@ -53,7 +53,7 @@ def original(name: str, value: object) -> bytes:
 
 
 def bytes_of(content: bytes) -> dict[str, str]:
-    """As jsonpickle writes bytes."""
+    """Encode bytes as jsonpickle does."""
     return {"py/b64": base64.b64encode(content).decode()}
 
 

@@ -1,4 +1,4 @@
-"""Picture files made to break a decoder, from their formats' specifications; nothing here is random."""
+"""Image files made to break a decoder, from their formats' specifications; nothing here is random."""
 
 import io
 import random
@@ -12,7 +12,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def picture(form: str, size: tuple[int, int] = (64, 64), mode: str = "RGB", **options: Any) -> bytes:
-    """A grey picture with a few shades, so that every format has something to compress."""
+    """Return a grey image with a few shades, so that every format has something to compress."""
     file = io.BytesIO()
     shades = Image.linear_gradient("L").resize(size) if min(size) > 1 else Image.new("L", size, 128)
     shades.convert("RGB" if mode == "CMYK" else "L").convert(mode).save(file, form, **options)
@@ -121,7 +121,7 @@ EXIF_LOOPS = {
 
 
 def polyglots() -> list[bytes]:
-    """Pictures that are programs, pages or archives as well."""
+    """Return images that are programs, pages or archives as well."""
     script = b"<script>alert(1)</script>"
     gif = bytearray(picture("GIF"))
     png = picture("PNG")

@@ -37,7 +37,7 @@ class System:
         return self.post("predictor", "/age-gender", content)
 
     def images(self, contents: Iterable[bytes]) -> set[str]:
-        """What became of each, all in one request."""
+        """Return the outcome of each, all in one request."""
         parts = [("image", ("x", content)) for content in contents]
         answer = httpx.post(self.url("predictor", "/age-gender"), files=parts, timeout=90)
         if not answer.is_success:
@@ -54,10 +54,10 @@ class System:
             try:
                 for part in sent:
                     connection.sendall(part)
-                told = connection.recv(4096)
+                received = connection.recv(4096)
             except OSError:
                 return "closed"
-        return told.split(b" ")[1].decode() if told.startswith(b"HTTP/1.1 ") else "closed"
+        return received.split(b" ")[1].decode() if received.startswith(b"HTTP/1.1 ") else "closed"
 
     def folders(self, kind: str, files: Mapping[str, bytes], name: str) -> list[str]:
         """A data set for each file, with it under `name`; gives the data sets' names."""
@@ -69,7 +69,7 @@ class System:
         return made
 
     def jobs(self, route: str, datasets: Iterable[str]) -> set[str]:
-        """What became of extractions or imports, all started at once."""
+        """Return the outcomes of extractions or imports, all started at once."""
         started = {
             dataset: outcome(
                 httpx.post(self.url("trainer", f"/datasets/{dataset}/{route}"), json={}, timeout=60)
@@ -82,15 +82,17 @@ class System:
     def _ended(self, dataset: str) -> set[str]:
         end = time.monotonic() + JOB_SECONDS
         while time.monotonic() < end:
-            (told,) = httpx.get(self.url("trainer", f"/datasets/{dataset}"), timeout=60).json()["extractions"]
-            if told["state"] in ("finished", "failed"):
-                problem: dict[str, Any] = told["problem"] or {"type": "-"}
-                return {f"{told['state']} {slug(problem)}", *problem.get("removed", {})}
+            (extraction,) = httpx.get(self.url("trainer", f"/datasets/{dataset}"), timeout=60).json()[
+                "extractions"
+            ]
+            if extraction["state"] in ("finished", "failed"):
+                problem: dict[str, Any] = extraction["problem"] or {"type": "-"}
+                return {f"{extraction['state']} {slug(problem)}", *problem.get("removed", {})}
             time.sleep(0.1)
         return {f"{dataset} did not end"}
 
     def served_age_head(self, version: str) -> str:
-        """Whether a version, made the current one, is served or why it is not."""
+        """Return whether a version, made the current one, is served, or why not."""
         set_current(self.stack.data_dir / "models" / "age" / self.space.id, version)
         answer = httpx.post(self.url("predictor", "/models/refresh"), timeout=60)
         if not answer.is_success:

@@ -1,4 +1,4 @@
-"""How long callbacks hold an event loop."""
+"""Measure how long callbacks hold an event loop."""
 
 import asyncio
 import gc

@@ -53,7 +53,7 @@ def make_answer_wrongly(directory: Path) -> None:
 
 
 def promoted_head(models: Path, task: Task, space: Space, version: str, *, seed: int = 0) -> None:
-    """The same, and served from now on."""
+    """Write a head, and make it the current one."""
     directory = made_head(models, task, space, version, seed=seed)
     set_current(directory.parent, version)
 

@@ -1,4 +1,4 @@
-"""Where tests find the real models; they skip with a reason where these cannot be had."""
+"""Find the real models; tests skip with a reason if they are not available."""
 
 from pathlib import Path
 

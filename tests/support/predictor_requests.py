@@ -1,4 +1,4 @@
-"""What several tests send to the predictor, and how they read a problem."""
+"""Requests that several tests send to the predictor, and how they read a problem."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def png(colour: str = "grey", size: tuple[int, int] = (100, 100)) -> bytes:
 
 
 def original_request(embeddings: np.ndarray) -> str:
-    """What the original's client sends, once it is JSON."""
+    """Return what the original's client sends, as JSON."""
     content = base64.b64encode(pickle.dumps(embeddings)).decode()
     return json.dumps({"embeddings": {"py/b64": content}})
 

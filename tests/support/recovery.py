@@ -1,4 +1,4 @@
-"""How soon after a fault the system must work again."""
+"""The time after a fault within which the system must work again."""
 
 import os
 import time

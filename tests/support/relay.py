@@ -17,8 +17,8 @@ class Relay:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            there, back = await asyncio.open_connection("127.0.0.1", self.server)
-            await asyncio.gather(self._carry(reader, back, 0), self._carry(there, writer, 1))
+            forth, back = await asyncio.open_connection("127.0.0.1", self.server)
+            await asyncio.gather(self._carry(reader, back, 0), self._carry(forth, writer, 1))
 
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, share: int) -> None:
         with suppress(OSError):

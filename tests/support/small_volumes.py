@@ -30,7 +30,7 @@ class SmallVolume:
         (self.path / _FILLER).unlink()
 
     def make_read_only(self) -> None:
-        """As the kernel does after an error of the disk: files that are open for writing must not stop it."""
+        """Make the volume read-only, as the kernel does after a disk error, despite open files."""
         self._remount("ro")
 
     def make_writable(self) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of the whole system, however it was started: by `make up` or by Compose."""
+"""Requests to the whole system, whether `make up` or Compose started it."""
 
 import io
 import json

@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass
 class Traffic:
-    """Load that leaves room for what a test does beside it. No cache answers: each picture is a new file."""
+    """Load that leaves room for what a test does beside it. No cache answers: each image is a new file."""
 
     url: str
     clients: int = 2
@@ -74,11 +74,11 @@ class Traffic:
             self._flows.set()
 
     def answered(self, since: float) -> bool:
-        """Whether a request that began since then has been answered with a prediction."""
+        """Return whether a request that began since then has been answered with a prediction."""
         return any(outcome.began >= since and outcome.status == 200 for outcome in self.outcomes)
 
     def after(self, moment: float) -> list[Outcome]:
-        """Of the requests that ended since then."""
+        """Return the outcomes of the requests that ended since then."""
         return [outcome for outcome in self.outcomes if outcome.ended >= moment]
 
 

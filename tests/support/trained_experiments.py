@@ -38,6 +38,6 @@ def trained_experiment(data_dir: Path, name: str, dataset: str, faces: Embedding
 
 
 def without_meaning(faces: EmbeddingSet, seed: int = 0) -> EmbeddingSet:
-    """The same faces with their embeddings shuffled: nothing can be learnt from them."""
+    """Return the faces with their embeddings shuffled: nothing can be learnt from them."""
     order = np.random.default_rng(seed).permutation(len(faces))
     return EmbeddingSet(**{**vars(faces), "embedding": faces.embedding[order]})

@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass
 class Watched:
-    """MiB that each program grew by at its highest (Linux's VmHWM), and which were started anew.
+    """MiB that each program grew by at its highest (Linux's VmHWM), and which were restarted.
 
     Under `JOBS` stands the most that one of the workers' jobs had beyond its worker, from which it is forked.
     """

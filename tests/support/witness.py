@@ -1,4 +1,4 @@
-"""What became of each fold of an experiment, seen from outside while it ran."""
+"""Watch each fold of an experiment from outside while it runs."""
 
 import time
 from collections import defaultdict
@@ -47,11 +47,11 @@ def witness_to_the_end(trainer: Trainer, experiment: str, seconds: float = 600) 
 
 
 def checkpointed_epoch(data_dir: Path, experiment: str, fold: int) -> int:
-    """The last epoch that a killed attempt can go on from."""
+    """The last epoch that a killed attempt can resume from."""
     checkpoint = load_file(fold_dir(data_dir, experiment, fold) / "checkpoint.safetensors")
     return int(checkpoint["state.epoch"].item())
 
 
-def told_epoch(data_dir: Path, experiment: str, fold: int) -> int:
+def reported_epoch(data_dir: Path, experiment: str, fold: int) -> int:
     """The epoch that the fold is at, without asking the API."""
     return int(read_json(fold_dir(data_dir, experiment, fold) / "progress.json").get("epoch", 0))

@@ -60,7 +60,7 @@ class Nursery:
         message = json.dumps(dict(environment)).encode()
         socket.send_fds(self._ours, [message], [1, 2])
         answer = self._ours.recv(_MESSAGE)
-        assert answer, f"the nursery of workers ended with {self._process.wait(10)}; its output says why"
+        assert answer, f"the nursery of workers ended with {self._process.wait(10)}; see its output"
         return ForkedWorker(int(answer))
 
     def _close(self) -> None:

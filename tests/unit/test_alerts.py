@@ -58,7 +58,7 @@ def test_each_alert_has_a_case_in_which_it_fires() -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
-def test_an_alert_uses_metrics_of_the_services_and_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_metrics_of_the_services_and_states_what_to_do(rule: dict[str, Any]) -> None:
     sources = "".join(
         path.read_text() for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.py")
     )

@@ -22,7 +22,7 @@ from benchmarks.table import Goal, Row, compared
         (None, Goal(8), "not measured", "a note"),
     ],
 )
-def test_row_says_whether_its_goal_is_met_and_why_not(
+def test_row_states_whether_its_goal_is_met_and_why_not(
     figure: float | None, goal: Goal | None, verdict: str, remark: str
 ) -> None:
     row = Row("this", "that", figure, goal, note="a note", if_missed="the reason")

@@ -43,7 +43,7 @@ def test_every_metric_of_the_board_is_shown_by_a_service(expression: str, shown:
     assert names <= shown
 
 
-def test_every_panel_says_what_it_shows() -> None:
+def test_every_panel_states_what_it_shows() -> None:
     assert [panel["title"] for panel in panels() if len(panel["description"].split()) < 4] == []
 
 

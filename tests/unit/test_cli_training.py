@@ -84,7 +84,7 @@ def test_training_for_scripts_prints_one_status_a_line(trainer: Service, run: Ru
     assert json.loads(out)["id"] == EXPERIMENT["id"]
 
 
-def test_failed_experiment_ends_with_four_and_says_how_to_go_on(trainer: Service, run: Run) -> None:
+def test_failed_experiment_ends_with_four_and_states_how_to_resume(trainer: Service, run: Run) -> None:
     fold = {"fold": 3, "state": "failed", "problem": "out of memory"}
     trainer.will_answer(events({**EXPERIMENT, "state": "failed", "folds": [fold]}))
     code, _, err = run("watch", "e1")

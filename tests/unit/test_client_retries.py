@@ -65,7 +65,7 @@ def problem(slug: str) -> Iterator[None]:
     assert raised.value.slug == slug
 
 
-def test_busy_service_is_asked_again_when_it_says(service: Service, client: Client) -> None:
+def test_busy_service_is_asked_again_after_its_retry_after(service: Service, client: Client) -> None:
     service.will_answer(busy(1), MODELS)
     started = time.monotonic()
     assert client.models().models == []
@@ -140,7 +140,7 @@ def test_answer_that_is_no_problem_document_is_a_problem_too(service: Service, c
         client.models()
 
 
-def test_service_that_is_gone_says_how_to_start_it() -> None:
+def test_service_that_is_gone_states_how_to_start_it() -> None:
     with Client(settings("http://127.0.0.1:9")) as client, pytest.raises(Problem, match="make up"):
         client.models()
 

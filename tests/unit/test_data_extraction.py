@@ -89,7 +89,7 @@ def test_labels_that_make_no_data_set_are_problems(tmp_path: Path, text: str, sl
     assert (caught.value.slug, caught.value.status) == (slug, 422)
 
 
-def test_adience_without_its_images_says_so(tmp_path: Path) -> None:
+def test_adience_without_its_images_reports_it(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="faces/aligned"):
         write_plan(adience.FORMAT, tmp_path / "faces", "aligned", 32, tmp_path / "work")
 

@@ -106,7 +106,7 @@ def test_the_validation_split_is_the_nearest_that_divides_no_subject(
     assert validation_split(np.zeros(len(groups), np.int64), groups, fraction).sum() == validate
 
 
-def test_a_validation_split_far_from_what_was_requested_says_so() -> None:
+def test_a_validation_split_far_from_what_was_requested_reports_it() -> None:
     note = validation_note(48, 50, 0.1)
     assert note is not None
     assert all(value in note for value in ("48 of 98 faces", "49%", "10%"))

@@ -72,7 +72,7 @@ def test_former_name_of_a_port_applies_until_the_new_one_is_set(monkeypatch: pyt
     assert machine.chosen_ports()["embedder-proxy"] == 20003
 
 
-def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_docker_is_reported_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = machine.docker()
     assert found.what == "Docker is not installed"
@@ -87,7 +87,7 @@ def test_no_docker_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch, t
         ("Server Version: 27", 0, "Compose is missing", "docker-compose"),
     ],
 )
-def test_docker_that_cannot_be_used_is_told_with_the_reason(
+def test_docker_that_cannot_be_used_is_reported_with_the_reason(
     output: str, status: int, what: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     case = f'if [ "$1" = compose ]; then exit 1; fi; echo "{output}" >&2; exit {status}'
@@ -98,14 +98,14 @@ def test_docker_that_cannot_be_used_is_told_with_the_reason(
     assert found.remedy is not None and remedy in found.remedy
 
 
-def test_real_docker_without_its_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_docker_without_its_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("docker") is None:
         pytest.skip("no docker: apt-get install docker.io")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     assert machine.docker().what == "Docker is installed, but its engine does not answer"
 
 
-def test_wrong_python_is_told_with_its_version_and_how_to_get_another(
+def test_wrong_python_is_reported_with_its_version_and_how_to_get_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program(tmp_path / "bin", "python3", 'case "$2" in *version_info*) exit 1;; esac')
@@ -116,7 +116,7 @@ def test_wrong_python_is_told_with_its_version_and_how_to_get_another(
     assert found.remedy is not None and "PYTHON=/path/to/python3.11 make setup" in found.remedy
 
 
-def test_python_without_venv_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_python_without_venv_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program(tmp_path / "bin", "python3.11", 'case "$2" in *venv*) exit 1;; esac')
     monkeypatch.delenv("PYTHON", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -125,7 +125,7 @@ def test_python_without_venv_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert found.remedy is not None and "python3.11-venv" in found.remedy
 
 
-def test_little_memory_and_disk_are_told_with_what_is_needed() -> None:
+def test_little_memory_and_disk_are_reported_with_what_is_needed() -> None:
     assert machine.memory(2e9).what == "This machine has only 2.0 GB of memory"
     assert "About 3 GB are needed" in str(machine.memory(2e9).remedy)
     assert machine.disk(1e9).what == "Only 1.0 GB of disk are free here"
@@ -166,7 +166,7 @@ def test_doctor_lists_everything_and_fails_where_something_needed_is_missing(
     assert "make demo" in done.stderr
 
 
-def test_setup_without_network_says_so_before_it_makes_anything(tmp_path: Path) -> None:
+def test_setup_without_network_reports_it_before_it_makes_anything(tmp_path: Path) -> None:
     """The script in a folder of its own, as a new clone has it."""
     files = ["constraints.txt", "requirements-dev.txt", "shared/pyproject.toml"]
     files += [f"tools/{name}" for name in ("__init__.py", "machine.py", "before_setup.py", "setup.sh")]

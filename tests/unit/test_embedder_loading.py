@@ -54,7 +54,7 @@ async def test_pack_is_loaded_once_the_network_is_back(service: Any) -> None:
     assert embedding.why_not_ready() is None
 
 
-async def test_readiness_says_what_failed_and_when_the_next_try_comes(
+async def test_readiness_states_what_failed_and_when_the_next_try_comes(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedding, _ = service(Failing(NotFetched("no network")))
@@ -113,7 +113,7 @@ async def test_what_no_other_try_can_mend_ends_the_process_at_once(
     assert "a.onnx is damaged; delete it" in line and line.count("\n") == 1
 
 
-def test_unknown_name_or_folder_is_told_without_a_download(tmp_path: Path) -> None:
+def test_unknown_name_or_folder_is_reported_without_a_download(tmp_path: Path) -> None:
     with pytest.raises(BadPack, match="no pack is named 'buffalo_xl'") as raised:
         load_pack("buffalo_xl", tmp_path, None, None, 1)
     assert all(name in str(raised.value) for name in RELEASED)

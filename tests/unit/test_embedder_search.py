@@ -103,7 +103,7 @@ def test_turn_of_an_image_that_gives_nothing_as_it_is_is_found(rotation: int) ->
 
 
 def test_doubtful_face_is_turned_only_if_it_is_not_found_as_it_is() -> None:
-    """A face without its chin is doubtful in every turn; the strongest one says nothing."""
+    """A face without its chin is doubtful in every turn; the strongest one proves nothing."""
     assert search(MarkDetector((0.6, 0.7, 0.75, 0.7)), scene()).rotation == 0
     assert search(MarkDetector((0.0, 0.0, 0.75, 0.0)), scene()).rotation == 180
 

@@ -14,7 +14,7 @@ class Status(RunStatus):
     epoch: int = 0
 
 
-async def told(monkeypatch: Any, *looks: Status | Exception) -> list[Status]:
+async def streamed(monkeypatch: Any, *looks: Status | Exception) -> list[Status]:
     monkeypatch.setattr(runs, "_EVENT_SECONDS", 0)
     following = iter(looks)
 
@@ -27,15 +27,15 @@ async def told(monkeypatch: Any, *looks: Status | Exception) -> list[Status]:
     return [status async for status in runs.changes(look, {"queued", "running"})]
 
 
-async def test_each_change_is_told_once_until_it_is_over(monkeypatch: Any) -> None:
+async def test_each_change_is_reported_once_until_it_is_over(monkeypatch: Any) -> None:
     first, second, last = (
         Status(id="one", created=CREATED, state="queued"),
         Status(id="one", created=CREATED, state="running", epoch=1),
         Status(id="one", created=CREATED, state="finished"),
     )
-    assert await told(monkeypatch, first, first, second, second, last) == [first, second, last]
+    assert await streamed(monkeypatch, first, first, second, second, last) == [first, second, last]
 
 
 async def test_stream_of_what_is_deleted_meanwhile_ends(monkeypatch: Any) -> None:
     running = Status(id="one", created=CREATED, state="running")
-    assert await told(monkeypatch, running, not_found("experiment", "x")) == [running]
+    assert await streamed(monkeypatch, running, not_found("experiment", "x")) == [running]

@@ -59,7 +59,7 @@ def checked(
     return exclusive_labels(data_dir, datasets, SPACE, "images", overlap)
 
 
-def test_strange_data_sets_pass_and_the_report_says_what_was_checked(tmp_path: Path) -> None:
+def test_strange_data_sets_pass_and_the_report_states_what_was_checked(tmp_path: Path) -> None:
     write(tmp_path, A=A, B=B)
     _, report = checked(tmp_path, ["A", "B"])
     assert report == {"overlap": "refuse", "found": {}, "examples": [], "not_checked": []}
@@ -123,7 +123,7 @@ def test_a_photograph_in_two_of_the_data_sets_own_folds_is_refused(tmp_path: Pat
         checked(tmp_path, ["A"])
 
 
-def test_overlap_is_allowed_on_request_and_the_report_says_so(tmp_path: Path) -> None:
+def test_overlap_is_allowed_on_request_and_the_report_states_it(tmp_path: Path) -> None:
     write(tmp_path, A=A, copy=A)
     faces, report = checked(tmp_path, ["A", "copy"], "allow")
     assert (faces.fold[70:] == faces.fold[:70]).all()

@@ -1,4 +1,4 @@
-"""What an extraction removed reaches the user, with counts and examples; each file is read once."""
+"""The user learns what an extraction removed, with counts and examples; each file is read once."""
 
 import os
 import sys
@@ -235,7 +235,7 @@ def _count(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def opened_files() -> Iterator[Counter[str]]:
-    """How often the interpreter opens each file, by name."""
+    """Count how often the interpreter opens each file, by name."""
     global _opened
     if not getattr(_count, "hooked", False):
         sys.addaudithook(_count)  # cannot be removed; outside of a block it does nothing

@@ -111,7 +111,7 @@ async def test_request_carries_key_deadline_and_selection_and_seconds_come_back(
     assert result.seconds == {"embed": 0.25} and result.space == SPACE
 
 
-async def test_faces_beyond_the_selection_are_left_out() -> None:
+async def test_faces_beyond_the_selection_are_omitted() -> None:
     service = Service(answer(IMAGE.model_copy(update={"faces": [FACE, FACE]})))
     (image,) = (await service.client().faces([b"x"], FaceSelection(max_faces=1))).entries
     assert isinstance(image, ImageFaces) and len(image.faces) == 1 and image.truncated

@@ -278,7 +278,7 @@ def test_password_in_a_wrong_address_and_a_wrong_key_are_not_shown(
     assert "AGEGENDER_API_KEY" in error and "käy" not in error and "word" not in error
 
 
-def test_slash_at_the_end_is_left_out_and_a_path_is_kept(service: tuple[str, Service]) -> None:
+def test_slash_at_the_end_is_omitted_and_a_path_is_kept(service: tuple[str, Service]) -> None:
     assert service_url(" https://example.org/faces/ ") == "https://example.org/faces"
     url, double = service
     double.will_answer(MODELS, MODELS)

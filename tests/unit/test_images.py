@@ -185,7 +185,7 @@ def test_a_webp_with_a_huge_canvas_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("part", [0.5, 0.9])
-def test_truncated_files_are_told_as_such(kind: str, part: float) -> None:
+def test_truncated_files_are_reported_as_such(kind: str, part: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     content = saved(Image.fromarray(noise), kind)
     with pytest.raises(Problem) as caught:

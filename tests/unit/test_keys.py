@@ -71,7 +71,7 @@ def test_localhost_needs_no_keys(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_strangers_are_not_served_without_keys_unless_told_so(address: str) -> None:
+def test_strangers_are_not_served_without_keys_unless_configured(address: str) -> None:
     assert "API_KEYS" in str(ServiceSettings(host=address).why_exposed())
     assert ServiceSettings(host=address, allow_anonymous=True).why_exposed() is None
     with_keys = ServiceSettings(host=address, api_keys=(made()[0],), service_key=SecretStr(SECRET))

@@ -98,7 +98,9 @@ def test_data_set_may_be_named_as_people_name_folders(data_dir: Path, name: str)
 
 
 @pytest.mark.parametrize("name", [" a", "a ", "a\u00a0b", "a\tb", "x" * 101, "ü" * 101, ".a", "-a", "a:b"])
-def test_folder_of_another_name_is_not_found_and_the_answer_says_which_are(data_dir: Path, name: str) -> None:
+def test_folder_of_another_name_is_not_found_and_the_answer_states_which_are(
+    data_dir: Path, name: str
+) -> None:
     with pytest.raises(Problem, match="up to 100 letters, digits, blanks") as caught:
         dataset_folder(data_dir, name)
     assert caught.value.status == 404

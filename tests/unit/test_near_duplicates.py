@@ -214,7 +214,7 @@ def test_labelled_subjects_win_over_found_ones() -> None:
     assert (completed.subject[2:30] == completed.subject[32:]).all()
 
 
-def test_a_data_set_of_unequal_folds_says_so() -> None:
+def test_a_data_set_of_unequal_folds_reports_it() -> None:
     faces = face_set(directions(98, 256), hashes(98), ["crowd"] * 45 + [""] * 53)
     _, meta_data = with_folds(faces)
     assert "45 of 98 faces" in meta_data["warning"]

@@ -15,7 +15,7 @@ APPLICATIONS = applications()
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_interface_changes_only_on_purpose(name: str) -> None:
     assert (FOLDER / f"{name}.json").read_text() == openapi_text(APPLICATIONS[name]), (
-        f"The HTTP interface of {name} is not what docs/openapi/{name}.json says. "
+        f"The HTTP interface of {name} differs from docs/openapi/{name}.json. "
         "Where that is meant, run `python -m tools.openapi` and commit what it writes."
     )
 
@@ -29,23 +29,23 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("document", "operation"), cases())
-def test_every_route_has_an_example_that_is_what_it_says(
+def test_every_route_has_an_example_of_its_schema(
     document: dict[str, Any], operation: dict[str, Any]
 ) -> None:
     done = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
     answer = next(iter(done["content"].values()))
     assert answer.get("example") is not None, "add it to the service's examples.json"
     (problem,) = operation["responses"]["default"]["content"].values()
-    told = [answer, problem]
+    media_types = [answer, problem]
     body = operation.get("requestBody", {"content": {}})["content"]
     if "application/json" in body:
         assert "example" in body["application/json"]
-        told.append(body["application/json"])
+        media_types.append(body["application/json"])
     for parameter in operation.get("parameters", []):
         assert "example" in parameter or not parameter.get("required")
         if "example" in parameter:
-            told.append(parameter)
-    for media in told:
+            media_types.append(parameter)
+    for media in media_types:
         schema = {**media.get("schema", {}), "components": document["components"]}
         Draft202012Validator(schema).validate(media["example"])
 

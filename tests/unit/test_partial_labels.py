@@ -28,7 +28,7 @@ def with_gender_of(rows: np.ndarray) -> EmbeddingSet:
 
 
 @pytest.mark.parametrize(
-    ("known", "field", "told"),
+    ("known", "field", "start"),
     [
         (FACES.fold < 0, "task", 'No face has a known gender. Use "task": "age".'),
         (FACES.fold == 1, "folds", "Fold 0 has no face of known gender to evaluate on. Use"),
@@ -39,17 +39,17 @@ def with_gender_of(rows: np.ndarray) -> EmbeddingSet:
         ),
     ],
 )
-def test_what_lacks_is_told_before_anything_is_trained(known: np.ndarray, field: str, told: str) -> None:
+def test_what_lacks_is_reported_before_anything_is_trained(known: np.ndarray, field: str, start: str) -> None:
     faces = with_gender_of(known)
     with pytest.raises(Problem) as refused:
         require_labels(faces, faces.fold, range(5), BOTH)
     assert refused.value.status == 422
     assert refused.value.extra["errors"][0]["field"] == field
-    assert refused.value.detail.startswith(told)
+    assert refused.value.detail.startswith(start)
     require_labels(faces, faces.fold, range(5), AGE)
 
 
-def test_ages_that_lack_are_told_too() -> None:
+def test_ages_that_lack_are_reported_too() -> None:
     faces = replace(
         FACES, age_low=np.full(200, np.nan, np.float32), age_high=np.full(200, np.nan, np.float32)
     )

@@ -79,7 +79,7 @@ def test_space_of_the_same_name_and_another_dimension_has_no_heads(
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "no file", "wrong answer"])
-def test_bad_head_leaves_the_old_one_serving_and_says_so(
+def test_bad_head_leaves_the_old_one_serving_and_reports_it(
     registry: HeadRegistry, models: Path, damage: str
 ) -> None:
     promoted_heads(models, SPACE)

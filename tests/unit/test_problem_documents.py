@@ -17,7 +17,7 @@ JSON = st.recursive(
 MEMBERS = ("type", "title", "status", "detail", "self", "slug", "retry_after", "close_connection", "limit")
 
 
-def test_a_problem_is_passed_on_with_what_else_it_tells() -> None:
+def test_a_problem_is_passed_on_with_what_else_it_reports() -> None:
     problem = Problem("too-many-pixels", 413, "At most 50 megapixels.", limit=50)
     found = problem_in(httpx.Response(413, json=problem.document(), headers={"Retry-After": "7"}))
     assert found is not None
@@ -33,7 +33,7 @@ def test_the_status_is_the_responses() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"<html>", b"[]", b'"busy"', b"{}", b'{"detail": "no type"}', b"\xff"]
 )
-def test_what_is_no_problem_document_tells_nothing(content: bytes) -> None:
+def test_what_is_no_problem_document_is_ignored(content: bytes) -> None:
     assert problem_in(httpx.Response(502, content=content)) is None
 
 

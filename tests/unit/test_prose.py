@@ -53,7 +53,7 @@ def test_hit_names_its_line_and_what_to_write() -> None:
     assert (hit.line, hit.found, hit.advice) == (4, "chosen", "selected")
 
 
-def test_pages_for_lay_readers_may_say_picture() -> None:
+def test_pages_for_lay_readers_may_use_picture() -> None:
     assert found("Send a picture.") == ["picture"]
     assert found("Send a picture.", lay=True) == []
 

@@ -102,7 +102,7 @@ def test_an_entry_that_was_not_written_for_this_picture_and_space_is_no_hit(
             "cut short": entry[:-1],
             "a bit turned": entry[:-9] + bytes([entry[-9] ^ 1]) + entry[-8:],
             "another count": entry[:35] + b"\x02" + entry[36:],
-            "for another picture": sign(f"{key[:-1]}x", other, b""),
+            "for another image": sign(f"{key[:-1]}x", other, b""),
             "for another space": sign(key.replace("double-1", "double-2"), other, b""),
             "with another secret": sign(key, other, b"x" * 32),
         }

@@ -50,7 +50,7 @@ def test_the_images_of_a_request_go_to_the_embedder_in_one_call_and_come_back_in
     images = [picture(seed) for seed in (3, 1, 2, 1)]
     answer = FacesAnswer.model_validate_json(post(start_proxy(double), *images).content)
     assert answer.images == [faces_of(image) for image in images]
-    assert double.batches == [3]  # the same picture twice is sent once
+    assert double.batches == [3]  # the same image twice is sent once
 
 
 def test_one_bad_image_does_not_spoil_the_others(start_proxy: StartProxy, double: EmbedderDouble) -> None:
@@ -240,7 +240,7 @@ def test_time_by_stage_is_passed_on_with_the_own_wait_added(
     assert 0.001 <= stages["queue"] < 1
 
 
-def test_container_that_tells_no_times_leaves_only_the_wait(
+def test_container_that_reports_no_times_leaves_only_the_wait(
     start_proxy: StartProxy, double: EmbedderDouble
 ) -> None:
     double.timing = ""
@@ -248,7 +248,7 @@ def test_container_that_tells_no_times_leaves_only_the_wait(
     assert list(stages) == ["queue"]
 
 
-def test_info_tells_space_embedders_and_limits(start_proxy: StartProxy, double: EmbedderDouble) -> None:
+def test_info_reports_space_embedders_and_limits(start_proxy: StartProxy, double: EmbedderDouble) -> None:
     info = start_proxy(double, max_images=7).get("/info").json()
     assert info["space"] == SPACE.model_dump()
     assert info["embedders"] == [{"url": double.url, "ready": True, "reason": None, "in_flight": 0}]

@@ -52,7 +52,7 @@ def test_the_originals_client_works_against_the_proxy(count: int) -> None:
         np.testing.assert_array_equal(embeddings, expected.reshape(-1, 512).astype(np.float32))
 
 
-def test_a_space_of_another_dimension_is_told_by_name() -> None:
+def test_a_space_of_another_dimension_is_reported_by_name() -> None:
     with EmbedderDouble(space=Space(id="human-2", dimension=192)).served() as double, proxy(double) as client:
         response = original_request(f"{client.base_url}/", picture())
         assert (response.status_code, problem_of(response)) == (409, "space-mismatch")
@@ -80,7 +80,7 @@ def test_bad_messages_get_a_problem_document(body: bytes, status: int, kind: str
 
 @dataclass
 class OriginalDouble:
-    """The HTTP of tae898/face-detection-recognition; keeps the pictures that it was sent."""
+    """The HTTP of tae898/face-detection-recognition; keeps the images that it was sent."""
 
     answer: Any = None
     status: int = 200

@@ -206,7 +206,7 @@ def test_an_embedder_that_hangs_is_given_up_and_another_one_asked(
         assert two[0].hung_up == len(two[0].batches) == 1
 
 
-def test_a_lone_embedder_with_too_much_to_do_is_not_left_out(double: EmbedderDouble) -> None:
+def test_a_lone_embedder_with_too_much_to_do_is_not_ejected(double: EmbedderDouble) -> None:
     double.fault = "hang"
     with proxy(double, attempt_timeout=0.2) as client:
         assert post(client, picture()).status_code == 503

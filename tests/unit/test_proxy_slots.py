@@ -73,7 +73,7 @@ def test_places_are_bounded_and_none_is_lost(
         assert outcome.refused == 0
 
 
-async def test_queue_that_is_too_slow_for_the_deadline_refuses_and_says_when_to_come_back() -> None:
+async def test_queue_that_is_too_slow_for_the_deadline_refuses_and_states_when_to_come_back() -> None:
     slots = Slots(1, 100)
 
     async def work(seconds: float, deadline: Deadline) -> None:

@@ -86,7 +86,7 @@ def test_of_repeated_rows_the_first_is_kept(tmp_path: Path) -> None:
         (b"file,age\nx\0.jpg,3\n", "NUL"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_a_problem_that_says_why(
+def test_a_table_that_cannot_be_read_is_a_problem_that_states_why(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     with pytest.raises(Problem, match=message) as caught:

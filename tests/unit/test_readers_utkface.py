@@ -53,7 +53,7 @@ def test_names_that_circulate_are_read_as_far_as_they_go(
     assert format_of(tmp_path) is utkface.FORMAT
 
 
-def test_what_a_name_does_not_say_is_removed_with_the_true_reason(tmp_path: Path) -> None:
+def test_what_a_name_lacks_is_removed_with_the_true_reason(tmp_path: Path) -> None:
     for name in ("20_1_0_20170101000000000.jpg", "30_3_0_20170101000000001.jpg", "DSC_0001.JPG", ".x.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "21_1_0_20170101000000000.jpg").mkdir()

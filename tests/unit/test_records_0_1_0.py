@@ -34,7 +34,7 @@ def test_every_record_is_read_as_format_1(data_dir: Path) -> None:
         assert {run.format for run in each(kind, data_dir, loaded)} == {1}
 
 
-def test_experiment_keeps_what_its_record_says_under_present_names(data_dir: Path) -> None:
+def test_experiment_keeps_what_its_record_has_under_present_names(data_dir: Path) -> None:
     experiment = EXPERIMENTS.load(data_dir, ENSEMBLE)
     assert (experiment.warm_start, experiment.image_set, experiment.refit) == (SOURCE, "aligned", True)
     # The former names are written too, for one release.
@@ -54,7 +54,7 @@ def test_experiment_keeps_what_its_record_says_under_present_names(data_dir: Pat
     assert steps == [f"{ENSEMBLE}-fold-0", f"{ENSEMBLE}-fold-1"]
 
 
-def test_search_goes_on_with_its_missing_trial(data_dir: Path) -> None:
+def test_search_continues_with_its_missing_trial(data_dir: Path) -> None:
     search = SEARCHES.load(data_dir, SEARCH)
     assert search.inner_folds == 3
     assert search.model_dump()["parts"] == 3  # which 0.1.0 reads
@@ -64,7 +64,7 @@ def test_search_goes_on_with_its_missing_trial(data_dir: Path) -> None:
     assert [step.job_id for step in SEARCHES.steps(data_dir, search)] == [f"{SEARCH}-trial-1"]
 
 
-def test_extractions_keep_their_state_and_the_running_one_goes_on(data_dir: Path) -> None:
+def test_extractions_keep_their_state_and_the_running_one_continues(data_dir: Path) -> None:
     found = {status.name: status for status in statuses(EXTRACTIONS, data_dir)}
     finished = found["Adience/human-2/aligned"]
     assert (finished.state, finished.format, finished.image_set) == ("finished", "adience", "aligned")

@@ -1,4 +1,4 @@
-"""Training on all faces: judged by faces it never saw, chosen where better, served with its own figures."""
+"""Training on all faces: evaluated on faces it never saw, selected if better, served with its own metrics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_training_to_a_given_epoch_gives_the_weights_that_validation_found_there
         np.testing.assert_array_equal(given.tensors[name], tensor)
 
 
-def test_killed_refit_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_refit_continues_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.training.train._CHECKPOINT_SECONDS", 0.0)
     faces, checkpoint = made_faces(300), tmp_path / "c.safetensors"
     undisturbed = train_without_validation(faces, 6, OPTIONS, fold=1)
@@ -99,7 +99,7 @@ def test_killed_refit_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: p
         np.testing.assert_array_equal(resumed.tensors[name], tensor)
 
 
-def test_refit_knows_nothing_of_the_left_out_fold(tmp_path: Path) -> None:
+def test_refit_does_not_use_the_held_out_fold(tmp_path: Path) -> None:
     """Neither its labels, nor what other folds' networks, which saw it, say of the number of epochs."""
     faces = made_faces(300, folds=3)
     experiment = train_folds(tmp_path, faces)
@@ -121,7 +121,7 @@ def test_refit_knows_nothing_of_the_left_out_fold(tmp_path: Path) -> None:
     assert best_epoch(tmp_path, experiment, [0]) == 1
 
 
-def test_the_better_way_out_of_fold_is_chosen_and_the_folds_banks_where_they_are_equal() -> None:
+def test_the_better_way_out_of_fold_is_selected_and_the_folds_banks_where_they_are_equal() -> None:
     figures = {"age": {"nll": 3.0}, "gender": {"nll": 0.25}}
     better = {"age": {"nll": 3.125}, "gender": {"nll": 0.0625}}
     assert compared(figures, better) == {"chosen": "all", "nll": {"folds": 3.25, "all": 3.1875}}
@@ -167,7 +167,7 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
         assert manifest.card["served"]["nll"] == nll
         assert manifest.card["metrics"]["nll"] == report["served"]["out_of_fold"][task.value]["nll"]
 
-    # Where the comparison says the other thing, the folds' banks are served, under another version.
+    # If the comparison has the other result, the folds' banks are served, under another version.
     write_json(directory / "report.json", {**report, "served": {**report["served"], "chosen": "folds"}})
     write_json(directory / "final" / "metrics.json", {"chosen": "folds", "nll": nll})
     assert awaits_promotion(tmp_path, asked)

@@ -124,7 +124,7 @@ async def test_text_fields_are_given_to_routes_that_have_options() -> None:
         (b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n--edge--\r\n', FORM),
     ],
 )
-async def test_no_image_is_told(body: bytes, content_type: str) -> None:
+async def test_no_image_is_reported(body: bytes, content_type: str) -> None:
     assert await slug_of(read_images(request([body], content_type), LIMITS)) == (400, "no-image")
 
 
@@ -143,7 +143,7 @@ async def test_no_image_is_told(body: bytes, content_type: str) -> None:
         (b"--edge\r\nX: " + b"y" * 70_000, FORM),
     ],
 )
-async def test_a_form_that_is_none_is_told(body: bytes, content_type: str) -> None:
+async def test_body_that_is_no_form_is_reported(body: bytes, content_type: str) -> None:
     status, slug = await slug_of(read_images(request([body], content_type), LIMITS))
     assert (status, slug) in ((400, "bad-multipart"), (413, "body-too-large"))
 

@@ -47,7 +47,7 @@ time.sleep(600)
 
 
 def states(directory: Path) -> list[TrialState]:
-    """As a process reads them that has just begun."""
+    """Return the states as a process reads them that has just started."""
     return [trial.state for trial in Study(directory, search(), 50)._study.get_trials()]
 
 
@@ -57,7 +57,7 @@ def program(text: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_search_goes_on_after_the_journal_was_cut_at_every_byte_of_its_last_record(tmp_path: Path) -> None:
+def test_search_continues_after_the_journal_was_cut_at_every_byte_of_its_last_record(tmp_path: Path) -> None:
     judge(tmp_path, 0, [1.0, 2.0])
     journal = tmp_path / "journal.log"
     whole = journal.read_bytes()
@@ -72,14 +72,14 @@ def test_search_goes_on_after_the_journal_was_cut_at_every_byte_of_its_last_reco
         lines = journal.read_bytes().splitlines(keepends=True)
         assert b"".join(lines).startswith(whole[:last])
         assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
-        # What was told by the record that is lost is told again.
+        # What the lost record reported is reported again.
         again = Study(tmp_path, search(), 0)
         again.end(0, 1.5, TrialState.COMPLETE)
         assert again._study.get_trials()[0].value == 1.5
 
 
 @pytest.mark.parametrize("extra", [1, 20, 60])
-def test_search_goes_on_after_a_worker_was_killed_within_a_write(tmp_path: Path, extra: int) -> None:
+def test_search_continues_after_a_worker_was_killed_within_a_write(tmp_path: Path, extra: int) -> None:
     judge(tmp_path, 0, [1.0])
     before = (tmp_path / "journal.log").read_bytes()
     open_since = Study(tmp_path, search(), 1)
@@ -94,7 +94,7 @@ def test_search_goes_on_after_a_worker_was_killed_within_a_write(tmp_path: Path,
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
-def test_search_goes_on_after_sigkill_of_the_process_that_held_the_lock(tmp_path: Path) -> None:
+def test_search_continues_after_sigkill_of_the_process_that_held_the_lock(tmp_path: Path) -> None:
     judge(tmp_path, 0, [1.0])
     process = program(HOLDS_THE_LOCK_WITHIN_A_LINE, str(tmp_path / "journal.log"))
     assert process.stdout is not None and process.stdout.readline() == "holds\n"
@@ -176,7 +176,7 @@ def test_running_trial_that_no_file_names_is_dead_and_ends_when_the_next_begins(
     directory = tmp_path / "searches" / "search-1"
     Study(directory, search(), 0).ask()  # and killed before trial.json was there
     Study(directory, search(), 1).ask()
-    named(tmp_path, 1, 1)  # killed after that: its job goes on
+    named(tmp_path, 1, 1)  # killed after that: its job continues
     Study(directory, search(), 2).ask()
     over = named(tmp_path, 2, 2)
     write_json(over / RESULT, TrialResult(state="failed", problem="of itself").model_dump())
@@ -194,7 +194,7 @@ def test_trial_that_failed_is_judged_when_it_is_resumed(tmp_path: Path) -> None:
     study.end(number, None, TrialState.FAIL)
     resumed = Study(tmp_path, search(), 0)
     assert not any(resumed.is_worse(number, part, 2.0) for part in range(3))
-    for _ in range(2):  # killed between that and its result.json, it says so again
+    for _ in range(2):  # killed between that and its result.json, reported again
         resumed.end(number, 2.0, TrialState.COMPLETE)
     failed, judged = resumed._study.get_trials()
     assert (failed.state, judged.state, judged.value) == (TrialState.FAIL, TrialState.COMPLETE, 2.0)

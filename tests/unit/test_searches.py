@@ -140,7 +140,7 @@ def test_search_never_looks_at_the_folds_that_are_held_out_and_inner_folds_share
 
 
 @pytest.mark.parametrize(
-    ("datasets", "held_out", "told"),
+    ("datasets", "held_out", "sentence"),
     [
         (["made"], [4], "did not use fold 4"),
         (["made"], [], "optimistic"),
@@ -148,10 +148,10 @@ def test_search_never_looks_at_the_folds_that_are_held_out_and_inner_folds_share
         (["more"], [4], "independent"),
     ],
 )
-def test_report_says_whose_figures_are_independent_of_the_search(
-    datasets: list[str], held_out: list[int], told: str
+def test_report_states_whose_figures_are_independent_of_the_search(
+    datasets: list[str], held_out: list[int], sentence: str
 ) -> None:
-    chosen = {"search": "search-1", "trial": 3, "trials": 9, "datasets": datasets, "held_out": held_out}
-    experiment = {"chosen_by": chosen, "datasets": ["made"], "folds": [0, 1, 2, 3, 4]}
-    assert told in " ".join(origins({"experiment": experiment}))
+    selection = {"search": "search-1", "trial": 3, "trials": 9, "datasets": datasets, "held_out": held_out}
+    experiment = {"chosen_by": selection, "datasets": ["made"], "folds": [0, 1, 2, 3, 4]}
+    assert sentence in " ".join(origins({"experiment": experiment}))
     assert origins({"experiment": {**experiment, "chosen_by": None}}) == []

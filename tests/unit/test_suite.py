@@ -1,4 +1,4 @@
-"""How the suite shares one machine (tests/conftest.py)."""
+"""The suite shares one machine (tests/conftest.py)."""
 
 import os
 

@@ -43,7 +43,7 @@ def test_a_mistyped_option_would_be_found(unit: Path) -> None:
     assert "ProtectHouse" in analyze("verify", str(unit)).stderr
 
 
-def test_exposure_is_what_the_documentation_says(unit: Path) -> None:
+def test_exposure_is_as_documented(unit: Path) -> None:
     stated = re.search(r"exposure level of ([0-9.]+)", (ROOT / "docs" / "deployment.md").read_text())
     assert stated is not None
     done = analyze("security", "--offline=yes", str(UNIT))

@@ -5,7 +5,7 @@ from agegender_service.observability import Stopwatch, server_timing, stage_seco
 from prometheus_client import CollectorRegistry, Histogram
 
 
-def test_header_is_read_and_nonsense_in_it_left_out() -> None:
+def test_header_is_read_and_nonsense_in_it_omitted() -> None:
     assert stage_seconds('detect;dur=12.5, embed;desc="x";dur=3, odd;dur=abc, ;dur=1, bare') == {
         "detect": 0.0125,
         "embed": 0.003,

@@ -75,7 +75,7 @@ def test_label_is_a_bell_that_widens_with_age_or_the_age_itself() -> None:
     assert peaked == pytest.approx([one / 2 for one in growing], abs=0.1)
 
 
-def test_unknown_labels_are_left_out() -> None:
+def test_unknown_labels_are_omitted() -> None:
     faces = made_faces(600)
     age = faces.age_low.copy()
     age[::3] = np.nan
@@ -98,7 +98,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("kill_after", [1, 5])
-def test_killed_training_goes_on_to_the_same_numbers(
+def test_killed_training_continues_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_after: int
 ) -> None:
     monkeypatch.setattr("trainer.training.train._CHECKPOINT_SECONDS", 0.0)

@@ -82,7 +82,7 @@ def test_warm_start_begins_where_the_other_experiment_ended(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("datasets", "space", "options", "told"),
+    ("datasets", "space", "options", "detail"),
     [
         (["many"], SPACE, OPTIONS, "trained on many"),
         (["few"], Space(id="other-1", dimension=32), OPTIONS, "other-1"),
@@ -91,7 +91,7 @@ def test_warm_start_begins_where_the_other_experiment_ended(tmp_path: Path) -> N
     ],
 )
 def test_warm_start_that_makes_no_sense_is_refused(
-    tmp_path: Path, datasets: list[str], space: Space, options: TrainingOptions, told: str
+    tmp_path: Path, datasets: list[str], space: Space, options: TrainingOptions, detail: str
 ) -> None:
     experiment(tmp_path, "pre", "many")
     with pytest.raises(Problem, match="not trained yet"):
@@ -99,7 +99,7 @@ def test_warm_start_that_makes_no_sense_is_refused(
     weights = fold_dir(tmp_path, "pre", 0) / WEIGHTS
     weights.parent.mkdir(parents=True)
     weights.touch()
-    with pytest.raises(Problem, match=told) as refused:
+    with pytest.raises(Problem, match=detail) as refused:
         require_warm_start(tmp_path, "pre", datasets, space, options)
     assert refused.value.extra["errors"][0]["field"] == "warm_start"
     with pytest.raises(Problem, match="no experiment"):
@@ -111,13 +111,13 @@ def test_data_sets_of_different_folders_are_trained_on_together(tmp_path: Path) 
     write_embedding_set(tmp_path, "Adience", "faces", made_faces(50, seed=1), {})
     write_embedding_set(tmp_path, "UTKFace", "images", made_faces(40, seed=2), {})
 
-    def chosen(**given: Any) -> tuple[Space, str]:
+    def selected(**given: Any) -> tuple[Space, str]:
         return choose_extraction(tmp_path, TrainingRequest.model_validate(given))
 
     both = ["Adience", "UTKFace"]
-    assert chosen(dataset="UTKFace") == (SPACE, "images")
-    assert chosen(dataset="Adience", image_set="faces") == (SPACE, "faces")
-    space, image_set = chosen(dataset=both, image_set="aligned,images")
+    assert selected(dataset="UTKFace") == (SPACE, "images")
+    assert selected(dataset="Adience", image_set="faces") == (SPACE, "faces")
+    space, image_set = selected(dataset=both, image_set="aligned,images")
     assert len(load_faces(tmp_path, both, space, image_set)) == 100
     wrongs: list[tuple[dict[str, Any], str]] = [
         ({"dataset": both}, "image_set"),
@@ -128,5 +128,5 @@ def test_data_sets_of_different_folders_are_trained_on_together(tmp_path: Path) 
     ]
     for wrong, field in wrongs:
         with pytest.raises(Problem) as refused:
-            chosen(**wrong)
+            selected(**wrong)
         assert refused.value.extra["errors"][0]["field"] == field
