@@ -1,39 +1,31 @@
-"""Check the English of the documentation, docstrings, comments and messages against the project's word list.
+"""Check the English of documentation, code and web pages against the project's word list.
 
-`python -m tools.prose` fails on a hit in `CLEAN_PAGES` or `CLEAN_CODE` and counts the hits elsewhere.
-Add a page or a folder to these constants once it has none. With paths as arguments, check these files.
+`python -m tools.prose` fails on a hit in any Markdown, Python, HTML or JavaScript file of the repository;
+with paths as arguments, in these files.
 Code in backticks, code blocks and link targets are not prose.
 """
 
 import ast
 import io
 import re
+import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean
 
 ROOT = Path(__file__).parents[1]
-CLEAN_PAGES: tuple[str, ...] = (
-    "*.md",
-    "docs/*.md",
-    "docs/decisions/*.md",
-    "docs/results/*.md",
-    "findings/*.md",
-)
-CLEAN_CODE: tuple[str, ...] = (
-    "benchmarks/**/*.py",
-    "services/**/*.py",
-    "shared/**/*.py",
-    "tests/**/*.py",
-    "tools/*.py",
-)
 QUOTES_THE_WORDS = ("tools/prose.py", "tests/unit/test_prose.py")
-PAGES = (*CLEAN_PAGES, "benchmarks/*.md")
-CODE = ("shared/**/*.py", "services/**/*.py", "tools/**/*.py", "benchmarks/**/*.py", "tests/**/*.py")
-LAY_PAGES = ("README.md", "docs/newcomer.md", "docs/quickstart.md")  # "picture" is welcome there
+SUFFIXES = (".md", ".py", ".html", ".js")
+# "picture" is welcome there, and on web pages.
+LAY_PAGES = (
+    "README.md",
+    "docs/newcomer.md",
+    "docs/quickstart.md",
+)
 MAX_WORDS_PER_SENTENCE = 20  # average over a page
 
 # Pattern, and what to write instead.
@@ -59,6 +51,7 @@ WORDS = {
     r"plates?": "label box",
 }
 NAMES = ("told", "wanted", "chosen", "said", "there")  # of variables: they describe no value
+_NAME_ADVICE = "a name for the value: message, options, existing"
 HEADLESS = re.compile(r"(?:What|Of|That|The same|Whether|Who|Whose|Where|As|So|Such|How)\b")
 # Legitimate uses; removed from the text before the check.
 ALLOWED = (r"licen[cs]e plates?",)
@@ -70,6 +63,15 @@ _ALLOWED = re.compile("|".join(ALLOWED), re.I)
 _NOT_PROSE = re.compile(r"^```.*?^```|`+[^`]+`+|\]\([^)]*\)|<!--.*?-->|https?://\S+", re.M | re.S)
 _PARAGRAPH = re.compile(r"^(?!\s*(?:\||#|$)).+(?:\n(?!\s*(?:\||#|[-*] |\d+\. |$)).+)*", re.M)
 _SENTENCE = re.compile(r"(?<=[.!?:])[*)]*\s+(?=[*(]*[A-Z`])")
+
+
+_SHOWN = ("alt", "aria-label", "content", "placeholder", "title")  # attributes of HTML
+_JS = re.compile(
+    r"""(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)"""
+    r"""|(?P<name>[A-Za-z_$][\w$]*)""",
+    re.S,
+)
+_INSERTED = re.compile(r"\$\{[^}]*\}")  # expression in a template
 
 
 @dataclass(frozen=True)
@@ -121,33 +123,79 @@ def check_code(source: str) -> Iterator[Hit]:
         if token.type == tokenize.COMMENT:
             yield from check_text(token.string, token.start[0])
         elif token.type == tokenize.NAME and token.string in NAMES:
-            yield Hit(token.start[0], token.string, "a name for the value: message, options, existing")
+            yield Hit(token.start[0], token.string, _NAME_ADVICE)
+
+
+class _Page(HTMLParser):
+    """Collect the texts of a page with their lines, and those of attributes that browsers show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[tuple[int, str]] = []
+        self._hidden = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden = tag in ("script", "style")
+        self.texts += [(self.getpos()[0], value) for name, value in attrs if value and name in _SHOWN]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.texts.append((self.getpos()[0], data))
+
+
+def check_html(source: str) -> Iterator[Hit]:
+    """Check what a browser shows of a page."""
+    page = _Page()
+    page.feed(source)
+    for line, text in page.texts:
+        yield from check_text(text, line, lay=True)
+
+
+def check_javascript(source: str) -> Iterator[Hit]:
+    """Check comments, strings with a blank, and names."""
+    for found in _JS.finditer(source):
+        line = 1 + source.count("\n", 0, found.start())
+        match found.lastgroup:
+            case "comment":
+                yield from check_text(found[0], line, lay=True)
+            case "text" if " " in found[0]:
+                yield from check_text(_INSERTED.sub(_blanks, found[0][1:-1]), line, lay=True)
+            case "name" if found[0] in NAMES:
+                yield Hit(line, found[0], _NAME_ADVICE)
 
 
 def check_file(path: Path) -> list[Hit]:
-    text, name = path.read_text(), str(path.relative_to(ROOT))
-    hits = check_code(text) if path.suffix == ".py" else check_page(text, lay=name in LAY_PAGES)
+    text = path.read_text()
+    match path.suffix:
+        case ".py":
+            hits = check_code(text)
+        case ".html":
+            hits = check_html(text)
+        case ".js":
+            hits = check_javascript(text)
+        case _:
+            hits = check_page(text, lay=str(path.relative_to(ROOT)) in LAY_PAGES)
     return sorted(hits, key=lambda hit: hit.line)
 
 
-def files(patterns: tuple[str, ...]) -> list[Path]:
-    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
-    return sorted(found - {ROOT / name for name in QUOTES_THE_WORDS})
+def files() -> list[Path]:
+    """Return the files of the repository to check, those not yet added to git too."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    found = [ROOT / name for name in listed.splitlines() if name not in QUOTES_THE_WORDS]
+    return sorted(path for path in found if path.suffix in SUFFIXES and path.is_file())
 
 
 def main(arguments: list[str]) -> int:
     """Print the hits and return the exit status."""
-    selected = [Path(argument).resolve() for argument in arguments]
-    clean = selected or files(CLEAN_PAGES + CLEAN_CODE)
-    hits = [(path, hit) for path in clean for hit in check_file(path)]
+    selected = [Path(argument).resolve() for argument in arguments] or files()
+    hits = [(path, hit) for path in selected for hit in check_file(path)]
     for path, hit in hits:
         print(f"{path.relative_to(ROOT)}:{hit.line}: {hit.found!r}: write {hit.advice}")
-    if not selected:
-        rest = [path for path in files(PAGES + CODE) if path not in clean]
-        remaining = sum(len(check_file(path)) for path in rest)
-        print(
-            f"prose: {len(hits)} hits in {len(clean)} clean files; {remaining} remain in {len(rest)} others"
-        )
+    print(f"prose: {len(hits)} hits in {len(selected)} files")
     return 1 if hits else 0
 
 

@@ -10,8 +10,11 @@ from agegender.files import write_json
 from agegender.heads.checkpoints import set_current
 from agegender.spaces import Space
 from trainer.datasets.embedding_set import write_embedding_set
+from trainer.experiments.experiment import save_experiment
+from trainer.training.config import TrainingOptions
 
 from tests.support.chromium import chromium
+from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces
 from tests.support.trainer_processes import running_trainer
 
@@ -141,3 +144,25 @@ def test_page_lists_what_every_extraction_removed_and_why_one_failed(tmp_path: P
         assert f"faces & more/images in made-1: {removed}" in lines
         assert f"My faces/images in made-1: failed. {failed}" in lines
         page.select_option("#start [name=dataset]", "faces & more")
+
+
+def test_page_shows_a_record_that_cannot_be_read_and_lists_the_others(tmp_path: Path) -> None:
+    with running_trainer(tmp_path) as trainer, chromium() as browser:
+        for name in ("good", "cut"):
+            save_experiment(trainer.data_dir, made_experiment([0], TrainingOptions(), name=name))
+        record = trainer.data_dir / "experiments" / "cut" / "experiment.json"
+        record.write_bytes(record.read_bytes()[:100])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(trainer.url)
+        warning = page.locator("#warnings li")
+        warning.wait_for()
+        assert "The experiment cut is skipped because" in warning.inner_text()
+        assert "Restore the file, or run the release that wrote it." in warning.inner_text()
+        assert page.locator("#experiments h2").all_inner_texts() == ["good"]
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0, f"the page is {overflow} pixels too wide for a telephone"
+        shutil.rmtree(record.parent)
+        with page.expect_response("**/health/ready"):
+            page.reload()
+        page.wait_for_timeout(250)
+        assert page.locator("#warnings").is_hidden()

@@ -36,7 +36,7 @@ function wire({ card }, id) {
       try {
         done(await ask(path, { method }));
       } catch (error) {
-        card.querySelector(".said").textContent = error.message;
+        card.querySelector(".message").textContent = error.message;
       }
     });
   act(".resume", `/searches/${id}/resume`, "POST", show);
@@ -46,12 +46,12 @@ function wire({ card }, id) {
     card.remove();
   }, `Delete search ${id} with its trials and its report? They cannot be restored.`);
   card.querySelector(".train").addEventListener("click", async () => {
-    const said = card.querySelector(".said");
+    const message = card.querySelector(".message");
     try {
       list.trained(await post("/experiments", (await ask(`/searches/${id}`)).best.experiment));
-      said.textContent = "Started.";
+      message.textContent = "Started.";
     } catch (error) {
-      said.textContent = error.message;
+      message.textContent = error.message;
     }
   });
 }

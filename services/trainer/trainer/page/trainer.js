@@ -79,18 +79,18 @@ function wire(card, id) {
   // question : asked before, where the click destroys something.
   const act = (button, path, method, done, question) =>
     card.querySelector(button).addEventListener("click", async () => {
-      const said = card.querySelector(".said");
+      const message = card.querySelector(".message");
       if (question && !confirm(question)) return;
       try {
-        await done(await askedAgain(path, method), said);
+        await done(await askedAgain(path, method), message);
       } catch (error) {
-        said.textContent = error.message;
+        message.textContent = error.message;
       }
     });
-  act(".promote", `/experiments/${id}/promote`, "POST", async (versions, said) => {
+  act(".promote", `/experiments/${id}/promote`, "POST", async (versions, message) => {
     const status = await ask(`/experiments/${id}`);
     const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
-    said.textContent = `Served: ${Object.values(versions).join(", ")}${more}`;
+    message.textContent = `Served: ${Object.values(versions).join(", ")}${more}`;
     show(status);
   });
   act(".refit", `/experiments/${id}/refit`, "POST", (status) => show(status));
@@ -208,8 +208,20 @@ async function drawTable(place, id) {
   }
 }
 
+// Records that the lists skipped because they cannot be read, and what else keeps the trainer from working.
+async function showWarnings() {
+  const warnings = await ask("/health/ready").then(
+    (ready) => ready.warnings ?? [],
+    (error) => [error.message],
+  );
+  const items = warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text }));
+  document.querySelector("#warnings ul").replaceChildren(...items);
+  document.querySelector("#warnings").hidden = !items.length;
+}
+
 await loadDatasets()
   .then(followExtractions)
   .catch((error) => (hint.textContent = error.message));
 for (const status of await ask("/experiments")) show(status);
 await listSearches((status) => show(status, true));
+await showWarnings();
