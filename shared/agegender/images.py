@@ -83,7 +83,9 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:  # twice Pillow's own limit, which is above ours
         raise Problem(
-            "too-many-pixels", 413, f"At most {limits.max_pixels} pixels in all are taken."
+            "too-many-pixels",
+            413,
+            f"Too many pixels; at most {limits.max_pixels} are accepted.",
         ) from error
     except Exception as error:  # Pillow's plugins raise many types for hostile headers
         raise Problem(
@@ -92,7 +94,7 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             f"The bytes are not an image in one of the formats {', '.join(FORMATS)}.",
         ) from error
     if image.format == "JPEG" and content.count(_START_OF_SCAN) > _MAX_SCANS:
-        raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans.")
+        raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans; save it again.")
     _check_pixels(image, limits)
     if has_separate_planes(image):
         raise Problem(
@@ -109,8 +111,7 @@ def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
         raise Problem(
             "too-many-pixels",
             413,
-            f"The image has {image.width}x{image.height} pixels; "
-            f"at most {limits.max_pixels} in all are taken.",
+            f"The image has {image.width}x{image.height} pixels; at most {limits.max_pixels} are accepted.",
         )
 
 

@@ -58,7 +58,7 @@ OverlapOption = Annotated[
 ]
 
 
-_FORMATS: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
+_FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -245,13 +245,13 @@ def report(
 ) -> None:
     """Show the report of a finished experiment or search."""
     suffix = output.suffix.removeprefix(".").lower() if output else ""
-    of_suffix = next((known for known in _FORMATS if known == suffix), None)
+    of_suffix = next((known for known in _FORMAT_NAMES if known == suffix), None)
     selected = "json" if as_json else report_format or of_suffix or "md"
     with Client() as client:
         text = client.report(run_id, selected)
     if output is not None:
         write_text(output, text)
-        errors.print(f"Written to {output} as {_FORMATS[selected]}.", markup=False)
+        errors.print(f"Written to {output} as {_FORMAT_NAMES[selected]}.", markup=False)
     elif report_format is None and not as_json:
         console.print(Markdown(text))
     else:

@@ -55,7 +55,7 @@ class DetectOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(0, ge=0, description="faces to answer, the largest first; 0 for all")
-    det_prob_threshold: float = Field(0, ge=0, le=1, description="leave out what the detector doubts more")
+    det_prob_threshold: float = Field(0, ge=0, le=1, description="omit faces with a lower detection score")
     face_plugins: Annotated[str, AfterValidator(_known_plugins)] = Field(
         "", description=f"{', '.join(_PLUGINS)}, separated by commas", examples=["age,gender,landmarks"]
     )

@@ -45,7 +45,7 @@ class ExtractRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     images: Images
-    threshold: float = Field(_THRESHOLD, ge=0, le=1, description="leave out what the detector doubts more")
+    threshold: float = Field(_THRESHOLD, ge=0, le=1, description="omit faces with a lower detection score")
     limit_faces: int = Field(0, ge=0, description="faces per image, the largest first; 0 for all")
     min_face_size: int = Field(0, ge=0, description="leave out smaller faces, pixels")
     extract_ga: bool = Field(False, description="return age and gender")

@@ -21,7 +21,7 @@ from trainer.settings import TrainerSettings
 
 UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
 _EVENT_SECONDS = 0.5  # between two reads of a status
-_FORMATS: dict[str, ReportFormat] = {
+_MEDIA_TYPES: dict[str, ReportFormat] = {
     "application/json": "json",
     "text/html": "html",
     "text/markdown": "md",
@@ -90,7 +90,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
         f"/{{{kind.name}_id}}/report",
         summary="Return the report as HTML, Markdown or JSON, selected by `format` or `Accept`",
         response_class=Response,
-        responses={200: {"content": {media_type: {} for media_type in _FORMATS}}},
+        responses={200: {"content": {media_type: {} for media_type in _MEDIA_TYPES}}},
     )
     def report(
         run_id: RunId,
@@ -100,9 +100,9 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     ) -> Response:
         found = kind.load(settings.data_dir, run_id)
         directory = kind.record_path(settings.data_dir, kind.name_of(found)).parent
-        media_type = preferred_media_type(request, [*_FORMATS])
+        media_type = preferred_media_type(request, [*_MEDIA_TYPES])
         if format is not None:
-            media_type = next(media for media, name in _FORMATS.items() if name == format)
+            media_type = next(media for media, name in _MEDIA_TYPES.items() if name == format)
         if not (directory / REPORT).exists():
             raise Problem(
                 "not-finished",
@@ -110,7 +110,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
                 f"{kind.name.capitalize()} {run_id} has no report yet; wait until it is finished.",
             )
         return Response(
-            (directory / f"report.{_FORMATS[media_type]}").read_bytes(),
+            (directory / f"report.{_MEDIA_TYPES[media_type]}").read_bytes(),
             media_type=media_type,
             headers=REPORT_HEADERS,
         )
