@@ -36,7 +36,11 @@ def _check_folds(value: str | None) -> str | None:
 
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment or a search.")]
+DatasetsArgument = Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")]
 TaskOption = Annotated[str, typer.Option("--task", help="age, gender, or age-gender.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="Preset of the options that are not set: default, or original.")
+]
 KeyOption = Annotated[
     str | None, typer.Option("--key", help="Idempotency key: a second run with the same key is not created.")
 ]
@@ -57,7 +61,6 @@ OverlapOption = Annotated[
     ),
 ]
 
-
 _FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
 
 
@@ -69,7 +72,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    datasets: Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")],
+    datasets: DatasetsArgument,
     task: TaskOption = "age-gender",
     folds: Annotated[
         str | None,
@@ -77,7 +80,7 @@ def train(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Members of the ensemble of each fold.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Preset of all options: default, or original.")] = None,
+    preset: PresetOption = None,
     search: Annotated[str | None, typer.Option(help="Id of a search whose best options are used.")] = None,
     warm_start: Annotated[
         str | None,
@@ -119,16 +122,14 @@ def train(
 
 
 def search(
-    datasets: Annotated[list[str], typer.Argument(help="Extracted data sets to search on.")],
+    datasets: DatasetsArgument,
     task: TaskOption = "age-gender",
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
     goal: Annotated[
         str | None,
         typer.Option(help="Metric to improve: nll, mae, group-accuracy or gender-accuracy. Default: nll."),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the options that do not vary: default, or original.")
-    ] = None,
+    preset: PresetOption = None,
     space: SpaceOption = None,
     image_set: ImageSetOption = None,
     overlap: OverlapOption = None,
