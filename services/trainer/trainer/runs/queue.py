@@ -126,7 +126,7 @@ def _is_recent(moment: datetime | None, within: timedelta) -> bool:
 class QueueCollector(Collector):
     """Collect jobs by state, living workers, the memory of Redis and the space on the data volume.
 
-    Leaves out what cannot be read: the metrics of Redis while it cannot be reached, those of the volume while
+    Omits what cannot be read: the metrics of Redis while it cannot be reached, those of the volume while
     it is not mounted. An alert on their absence is in monitoring/alerts.yml.
     """
 
