@@ -1,6 +1,7 @@
 """Attempts of an extraction: what is enqueued, what both routes report, and what a request may replace."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from trainer.jobs import EXTRACTIONS
 from trainer.routes.datasets import start
 from trainer.runs.attempt import MAX_ATTEMPTS, Attempt
 from trainer.runs.queue import JobQueue, job_queue
+from trainer.runs.run import record_lock
 from trainer.runs.scheduler import schedule, schedule_all
 from trainer.settings import TrainerSettings
 
@@ -198,6 +200,26 @@ def test_cancel_cancels_and_delete_deletes_however_often_they_are_sent(
         assert http.get("/datasets/faces").json()["extractions"] == []
         assert not list(folder.glob("made-1/*"))
         assert http.delete("/datasets/faces/extract").json() == []
+
+
+def test_cancel_that_meets_the_end_of_an_extraction_leaves_it_finished(
+    queue: JobQueue, tmp_path: Path
+) -> None:
+    extraction = running(tmp_path, state="merging", shards=1, images=1)
+    settings = settings_of(queue, tmp_path, reconcile_seconds=60)
+    answers: list[Any] = []
+    lock = record_lock(EXTRACTIONS.record_path(tmp_path, NAME))
+    with serving(create_trainer(settings)) as address:
+        url = f"{address}/datasets/faces/cancel"
+        cancelling = threading.Thread(target=lambda: answers.append(httpx.post(url, timeout=30).json()))
+        with lock:  # as the job of the merge holds it
+            cancelling.start()
+            cancelling.join(1)
+            assert cancelling.is_alive()
+            save_extraction(tmp_path, extraction, state="finished")
+        cancelling.join(20)
+    assert [one["state"] for answer in answers for one in answer] == ["finished"]
+    assert not load_extraction(tmp_path, NAME).cancelled
 
 
 def one_image(folder: Path) -> Path:

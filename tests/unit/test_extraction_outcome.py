@@ -26,6 +26,7 @@ from trainer.extraction.extraction import (
     ExtractionRequest,
     extraction_names,
     load_extraction,
+    save_extraction,
     shard_dir,
     work_dir,
 )
@@ -139,6 +140,7 @@ def test_images_that_are_all_absent_are_no_lack_of_faces(tmp_path: Path) -> None
     assert "Compare the file names" in caught.value.detail
     notes = tmp_path / NAME / SPACE.id / "removed-images.jsonl"
     assert len(notes.read_text().splitlines()) == 3
+    save_extraction(tmp_path, ready)
     fail(tmp_path, ready, caught.value)
     (name,) = extraction_names(tmp_path / NAME)
     listed = load_extraction(tmp_path, name)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_experiment_keeps_what_its_record_has_under_present_names(data_dir: Path
     assert (second.state, second.problem) == ("failed", "RuntimeError: out of memory")
     steps = [step.job_id for step in EXPERIMENTS.steps(data_dir, experiment)]
     assert steps == [f"{ENSEMBLE}-fold-0"]
-    EXPERIMENTS.resume(data_dir, experiment)
+    experiment = EXPERIMENTS.change(data_dir, ENSEMBLE, partial(EXPERIMENTS.resumed, data_dir))
     steps = [step.job_id for step in EXPERIMENTS.steps(data_dir, experiment)]
     assert steps == [f"{ENSEMBLE}-fold-0", f"{ENSEMBLE}-fold-1"]
 
@@ -72,7 +73,7 @@ def test_extractions_keep_their_state_and_the_running_one_continues(data_dir: Pa
     assert finished.progress.done == 17_055
     failed = found["UTKFace/human-2/images"]
     assert failed.problem is not None and failed.problem["status"] == 503
-    resumed = EXTRACTIONS.resume(data_dir, EXTRACTIONS.load(data_dir, failed.name))
+    resumed = EXTRACTIONS.change(data_dir, failed.name, partial(EXTRACTIONS.resumed, data_dir))
     assert (resumed.state, resumed.attempt, resumed.problem) == ("planning", 2, None)
     running = EXTRACTIONS.load(data_dir, "Adience/human-2/faces")
     steps = [step.job_id.rpartition("-")[2] for step in EXTRACTIONS.steps(data_dir, running)]

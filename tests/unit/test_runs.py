@@ -109,6 +109,29 @@ def test_only_the_scheduler_enqueues() -> None:
     assert callers == {"runs/scheduler.py"}
 
 
+def test_records_change_only_where_their_lock_is_held() -> None:
+    savers = {"save_experiment", "save_search", "save_extraction"}
+    found = set()
+    for path, tree in TREES.items():
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            for call in (node.func for node in ast.walk(function) if isinstance(node, ast.Call)):
+                of_kind = isinstance(call, ast.Attribute) and call.attr == "save" and names_kind(call.value)
+                if of_kind or (isinstance(call, ast.Name) and call.id in savers):
+                    found.add((str(path), function.name))
+    assert found == {
+        ("experiments/steps.py", "save"),
+        ("searches/steps.py", "save"),
+        ("extraction/steps.py", "save"),
+        ("extraction/extraction.py", "advance"),
+        ("runs/run.py", "create"),
+        ("runs/run.py", "change"),
+    }
+
+
+def names_kind(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name) and (value.id in ("self", "kind") or value.id.isupper())
+
+
 def test_runs_know_no_kind_and_no_string_names_a_function() -> None:
     for path, tree in TREES.items():
         if path.parent.name == "runs":

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from agegender.files import write_json
+from agegender.locks import FileLock
 from optuna.trial import TrialState
-from trainer.searches.journal import FileLock, open_journal
+from trainer.searches.journal import open_journal
 from trainer.searches.search import RESULT, TRIAL, Trial, TrialResult, begun_numbers, trial_dir
 from trainer.searches.study import Study
 from trainer.training.config import TrainingOptions

@@ -7,6 +7,7 @@ that the API starts without them.
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +23,7 @@ from trainer.experiments.served import serves_all
 from trainer.experiments.steps import Experiments
 from trainer.extraction.extraction import Extraction, attempt_dir, current_attempt
 from trainer.extraction.steps import Extractions, fail
-from trainer.runs.attempt import Attempt, carry_out, store_failure
+from trainer.runs.attempt import Attempt, Cancelled, carry_out, store_failure
 from trainer.runs.queue import connect, job_queue
 from trainer.runs.run import Kind, R, S
 from trainer.runs.scheduler import schedule
@@ -106,7 +107,7 @@ def serve_better(experiment_id: str) -> None:
         return
     if not serves_all(data_dir, experiment):
         log.info("promotion dropped because other heads are served by now", experiment=experiment_id)
-        EXPERIMENTS.save(data_dir, experiment.model_copy(update={"promote": False}))
+        EXPERIMENTS.change(data_dir, experiment_id, lambda run: run.model_copy(update={"promote": False}))
         return
     fail_run = store_failure(experiment_dir(data_dir, experiment_id), "the better heads are not served: ")
     carry_out(lambda: promote(data_dir, experiment), fail_run, experiment=experiment_id)
@@ -254,8 +255,9 @@ def _extract(
         work(data_dir, extraction, Attempt(directory, lambda: current() is not None))
 
     def fail_run(problem: Problem) -> None:
-        if (latest := current()) is not None:
-            fail(data_dir, latest, problem)
+        with suppress(Cancelled):
+            if (latest := current()) is not None:
+                fail(data_dir, latest, problem)
 
     if carry_out(attempted, fail_run, extraction=name, step=step).is_over:
         _schedule(EXTRACTIONS, settings, name)

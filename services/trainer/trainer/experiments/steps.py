@@ -1,5 +1,6 @@
 """Experiments as a kind of run: their steps and their status, from the files on disk."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from trainer.experiments.promote import awaits_promotion
 from trainer.experiments.served import require_not_served
 from trainer.runs.attempt import PROGRESS, clear_failure
 from trainer.runs.run import Kind, State, Step
-from trainer.runs.store import FAILURE, REPORT, delete_folder, folders_with, read_optional
+from trainer.runs.store import FAILURE, REPORT, folders_with, read_optional
 
 TRAINING_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
 
@@ -105,13 +106,11 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
             warnings=run.warnings,
         )
 
-    def cancel(self, data_dir: Path, run: Experiment) -> Experiment:
-        """Cancel the run. If only refits are missing, drop these; the experiment is finished without them."""
+    def cancelled(self, data_dir: Path, run: Experiment) -> Experiment:
+        """If only refits are missing, drop these; the experiment is finished without them."""
         if not (experiment_dir(data_dir, run.id) / REPORT).exists():
-            return super().cancel(data_dir, run)
-        finished = run.model_copy(update={"refit": False, "promote": False})
-        self.save(data_dir, finished)
-        return finished
+            return super().cancelled(data_dir, run)
+        return run.model_copy(update={"refit": False, "promote": False})
 
     def active_refit(self, data_dir: Path, name: str) -> Experiment | None:
         """Return an experiment as `active_run` does, None also if its refits are not requested any more."""
@@ -128,8 +127,8 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
         """Raise ``experiment-served`` 409 if a head of the experiment is served now."""
         require_not_served(data_dir, run.id)
 
-    def delete(self, data_dir: Path, run: Experiment) -> None:
-        delete_folder(self.record_path(data_dir, run.id))
+    def remove_files(self, data_dir: Path, run: Experiment) -> None:
+        shutil.rmtree(experiment_dir(data_dir, run.id), ignore_errors=True)
 
 
 def fold_status(data_dir: Path, experiment: Experiment, fold: int) -> FoldStatus:

@@ -30,9 +30,8 @@ from trainer.datasets.labels import LabelledImage, Reason
 from trainer.extraction.extraction import (
     CHUNK,
     Extraction,
-    current_attempt,
+    advance,
     mark_shard_done,
-    save_extraction,
     shard_path,
     work_dir,
 )
@@ -122,10 +121,9 @@ def run_shard(
                 data_dir, extraction, shard, client, attempt, in_flight=settings.extract_in_flight
             )
     except Problem as problem:
-        latest = current_attempt(data_dir, extraction.name, extraction.attempt_id)
-        if problem.retry_after is None or latest is None:
+        if problem.retry_after is None:
             raise
-        save_extraction(data_dir, latest, problem=problem.document())
+        advance(data_dir, extraction, problem=problem.document())
         raise PutOff(problem.detail) from problem
     attempt.check()
     mark_shard_done(data_dir, extraction, shard, images)

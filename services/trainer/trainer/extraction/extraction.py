@@ -22,8 +22,8 @@ from agegender.spaces import Space
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, computed_field, model_validator
 
 from trainer.datasets.grouping import NearDuplicates
-from trainer.runs.attempt import PROGRESS
-from trainer.runs.run import DEPRECATED, Run, RunStatus, with_new_names
+from trainer.runs.attempt import PROGRESS, Cancelled
+from trainer.runs.run import DEPRECATED, Run, RunStatus, record_lock, with_new_names
 from trainer.runs.store import load_record, read_optional, save_record
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
@@ -227,11 +227,33 @@ def load_extraction(data_dir: Path, name: str) -> Extraction:
 
 
 def save_extraction(data_dir: Path, extraction: Extraction, **changes: Any) -> Extraction:
-    """Store an extraction with some fields changed; return it."""
+    """Store an extraction with some fields changed; return it. Call it with the lock of the record."""
     changed = extraction.model_copy(update={**changes, "changed_at": datetime.now(UTC)})
-    path = record_path(data_dir, changed.dataset, changed.space.id, changed.image_set)
-    save_record(path, changed)
+    save_record(_record(data_dir, changed), changed)
     return changed
+
+
+def advance(data_dir: Path, extraction: Extraction, **changes: Any) -> Extraction:
+    """Change some fields of the stored record, as a step of an extraction's attempt; return the record.
+
+    Raises `Cancelled` if this attempt is over, cancelled, replaced or deleted. The record then stays.
+    """
+    try:
+        lock = record_lock(_record(data_dir, extraction))
+        lock.acquire()
+    except FileNotFoundError as error:
+        raise Cancelled from error
+    try:
+        latest = current_attempt(data_dir, extraction.name, extraction.attempt_id)
+        if latest is None:
+            raise Cancelled
+        return save_extraction(data_dir, latest, **changes)
+    finally:
+        lock.release()
+
+
+def _record(data_dir: Path, extraction: Extraction) -> Path:
+    return record_path(data_dir, extraction.dataset, extraction.space.id, extraction.image_set)
 
 
 def current_attempt(data_dir: Path, name: str, attempt_id: str) -> Extraction | None:

@@ -23,13 +23,7 @@ from trainer.datasets.labels import LabelledImage
 from trainer.datasets.original import import_original
 from trainer.datasets.regrouping import grouping_for, regroup, write_groups
 from trainer.extraction.embed import Chunk, chunk_paths, read_chunk
-from trainer.extraction.extraction import (
-    Extraction,
-    attempt_dir,
-    save_extraction,
-    shard_path,
-    work_dir,
-)
+from trainer.extraction.extraction import Extraction, advance, attempt_dir, shard_path, work_dir
 from trainer.extraction.plan import Outcome, Removals, read_plan, read_removed, shard_images
 from trainer.runs.attempt import Attempt
 
@@ -43,17 +37,17 @@ def run_merge(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
 
     Raises `GivenUp` if the attempt must stop, and the problems of `merge`.
     """
-    extraction = save_extraction(data_dir, extraction, state="merging")
+    extraction = advance(data_dir, extraction, state="merging")
     outcome = merge(data_dir, extraction)
     attempt.check()
-    save_extraction(data_dir, extraction, state="finished", problem=None, **vars(outcome))
+    advance(data_dir, extraction, state="finished", problem=None, **vars(outcome))
     shutil.rmtree(work_dir(data_dir, extraction), ignore_errors=True)
     log.info("extraction finished", extraction=extraction.name, summary=outcome.summary)
 
 
 def run_regroup(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
     """Find subjects and folds of an extracted data set again. Raises as `run_merge` and `regroup` do."""
-    extraction = save_extraction(data_dir, extraction, state="merging")
+    extraction = advance(data_dir, extraction, state="merging")
     meta_data = regroup(
         data_dir,
         extraction.dataset,
@@ -64,18 +58,18 @@ def run_regroup(data_dir: Path, extraction: Extraction, attempt: Attempt) -> Non
         genders=extraction.genders,
     )
     attempt.check()
-    save_extraction(data_dir, extraction, state="finished", problem=None)
+    advance(data_dir, extraction, state="finished", problem=None)
     shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
     log.info("regrouped", extraction=extraction.name, subjects=meta_data["subjects"])
 
 
 def run_import(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
     """Import the original project's embeddings. Raises as `run_merge` and `import_original` do."""
-    extraction = save_extraction(data_dir, extraction, state="extracting")
+    extraction = advance(data_dir, extraction, state="extracting")
     faces = import_original(data_dir, extraction.dataset, extraction.image_set, extraction.space)
     attempt.check()
     outcome = Removals().outcome(faces)
-    save_extraction(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
+    advance(data_dir, extraction, state="finished", images=faces, problem=None, **vars(outcome))
     shutil.rmtree(attempt_dir(data_dir, extraction), ignore_errors=True)
     log.info("import finished", extraction=extraction.name, summary=outcome.summary)
 

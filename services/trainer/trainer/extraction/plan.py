@@ -26,7 +26,7 @@ from trainer.datasets.labels import (
     checked_rows,
     removal_summary,
 )
-from trainer.extraction.extraction import Extraction, removed_path, save_extraction, shard_path, work_dir
+from trainer.extraction.extraction import Extraction, advance, removed_path, shard_path, work_dir
 from trainer.runs.attempt import Attempt
 
 log = structlog.get_logger(__name__)
@@ -109,9 +109,7 @@ def run_plan(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
     plan = write_plan(label_format, folder, extraction.image_set, extraction.shard_size, shards_dir)
     attempt.check()
     labels = {**vars(plan.removals.outcome(plan.images, noun="rows can be read")), "faces": None}
-    save_extraction(
-        data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards, **labels
-    )
+    advance(data_dir, extraction, state="extracting", images=plan.images, shards=plan.shards, **labels)
     log.info("labels read", extraction=extraction.name, summary=labels["summary"])
 
 

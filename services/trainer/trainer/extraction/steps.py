@@ -20,6 +20,7 @@ from trainer.extraction.extraction import (
     ACTIVE,
     Extraction,
     ExtractionStatus,
+    advance,
     extraction_names,
     extraction_status,
     load_extraction,
@@ -95,16 +96,15 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
     def status(self, data_dir: Path, run: Extraction) -> ExtractionStatus:
         return extraction_status(data_dir, run)
 
-    def cancel(self, data_dir: Path, run: Extraction) -> Extraction:
-        return save_extraction(data_dir, run, state="cancelled", cancelled=True)
+    def cancelled(self, data_dir: Path, run: Extraction) -> Extraction:
+        return run.model_copy(update={"state": "cancelled", "cancelled": True})
 
-    def resume(self, data_dir: Path, run: Extraction) -> Extraction:
-        """Begin the next attempt; it continues from the chunks on disk."""
-        return begin(data_dir, run, run.attempt + 1)
+    def resumed(self, data_dir: Path, run: Extraction) -> Extraction:
+        """Return the record of the next attempt, which continues from the chunks on disk."""
+        return next_attempt(data_dir, run, run.attempt + 1)
 
-    def delete(self, data_dir: Path, run: Extraction) -> None:
-        """Remove the record and the work in progress; extracted faces stay."""
-        self.record_path(data_dir, run.name).unlink(missing_ok=True)
+    def remove_files(self, data_dir: Path, run: Extraction) -> None:
+        """Remove the work in progress; extracted faces stay."""
         shutil.rmtree(work_dir(data_dir, run), ignore_errors=True)
 
     def start(self, data_dir: Path, extraction: Extraction, *, replace: bool = False) -> Extraction:
@@ -113,48 +113,47 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
         Raises ``extraction-running`` 409 if one with other options runs, and ``extraction-exists`` 409 if one
         that finished has other faces, unless `replace` is true.
         """
-        try:
-            last = self.load(data_dir, extraction.name)
-        except Problem as problem:
-            if problem.slug != "not-found":
-                raise
-            return begin(data_dir, extraction, 1)
-        if last.state in ACTIVE:
-            if any(getattr(last, name) != getattr(extraction, name) for name in _OPTIONS):
-                raise Problem(
-                    "extraction-running",
-                    409,
-                    f"An extraction of {extraction.dataset}/{extraction.image_set} with other options is "
-                    "running; cancel it or wait until it has ended.",
-                )
-            return last
-        if last.state == "finished" and not replace:
-            _require_same_faces(last, extraction)
-        return begin(data_dir, extraction, last.attempt + 1)
+
+        def again(last: Extraction) -> Extraction:
+            if last.state in ACTIVE:
+                if any(getattr(last, name) != getattr(extraction, name) for name in _OPTIONS):
+                    raise Problem(
+                        "extraction-running",
+                        409,
+                        f"An extraction of {extraction.dataset}/{extraction.image_set} with other options is "
+                        "running; cancel it or wait until it has ended.",
+                    )
+                return last
+            if last.state == "finished" and not replace:
+                _require_same_faces(last, extraction)
+            return next_attempt(data_dir, extraction, last.attempt + 1)
+
+        self.create(data_dir, extraction.name, lambda: next_attempt(data_dir, extraction, 1))
+        return self.change(data_dir, extraction.name, again)
 
 
-def begin(data_dir: Path, extraction: Extraction, attempt: int) -> Extraction:
-    """Store a new attempt, without what earlier attempts said of their steps; return it."""
+def next_attempt(data_dir: Path, extraction: Extraction, attempt: int) -> Extraction:
+    """Return the record of a new attempt, and remove what earlier attempts said of their steps."""
     for earlier in work_dir(data_dir, extraction).glob("attempt-*"):
         shutil.rmtree(earlier, ignore_errors=True)
-    return save_extraction(
-        data_dir,
-        extraction,
-        attempt=attempt,
-        run=secrets.token_hex(4),
-        state="planning",
-        cancelled=False,
-        problem=None,
+    return extraction.model_copy(
+        update={
+            "attempt": attempt,
+            "run": secrets.token_hex(4),
+            "state": "planning",
+            "cancelled": False,
+            "problem": None,
+        }
     )
 
 
 def fail(data_dir: Path, extraction: Extraction, problem: Problem) -> None:
-    """End an extraction with a problem."""
+    """End an extraction with a problem. Raises `Cancelled` if this attempt is over by now."""
     outcome = {name: problem.extra[name] for name in _OUTCOME if name in problem.extra}
     document = problem.document()
     if isinstance(problem, TooManyAttempts) and extraction.problem is not None:
         document = extraction.problem  # what the attempts waited for
-    save_extraction(data_dir, extraction, state="failed", problem=document, **outcome)
+    advance(data_dir, extraction, state="failed", problem=document, **outcome)
 
 
 def _require_same_faces(last: Extraction, extraction: Extraction) -> None:

@@ -197,8 +197,7 @@ def cancel(folder: Folder, settings: Settings, redis: Connection) -> list[Extrac
     queue = job_queue(redis, settings)
     for status in _extractions(settings, folder.name):
         if EXTRACTIONS.is_active(status):
-            extraction = load_extraction(settings.data_dir, status.name)
-            scheduler.cancel(EXTRACTIONS, settings.data_dir, queue, extraction)
+            scheduler.cancel(EXTRACTIONS, settings.data_dir, queue, status.name)
     return _extractions(settings, folder.name)
 
 
@@ -211,8 +210,7 @@ def delete(folder: Folder, settings: Settings, redis: Connection) -> list[Extrac
     found = _extractions(settings, folder.name)
     # Check that none runs before the first is deleted.
     for status in sorted(found, key=EXTRACTIONS.is_active, reverse=True):
-        extraction = load_extraction(settings.data_dir, status.name)
-        delete_run(EXTRACTIONS, settings, extraction, f"/datasets/{folder.name}")
+        delete_run(EXTRACTIONS, settings, status.name, f"/datasets/{folder.name}")
     return found
 
 

@@ -15,7 +15,6 @@ from trainer.experiments.experiment import (
     ExperimentStatus,
     experiment_dir,
     load_experiment,
-    save_experiment,
 )
 from trainer.experiments.experiment_data import (
     choose_extraction,
@@ -55,7 +54,7 @@ def create(
     def complete() -> Experiment:
         return _experiment(settings.data_dir, experiment_id, request)
 
-    return create_run(EXPERIMENTS, settings, redis, experiment_id, idempotency_key, complete)
+    return create_run(EXPERIMENTS, settings, redis, experiment_id, complete)
 
 
 @router.post(
@@ -65,8 +64,9 @@ def create(
 )
 def refit(experiment_id: str, settings: Settings, redis: Connection) -> ExperimentStatus:
     data_dir = settings.data_dir
-    experiment = load_experiment(data_dir, experiment_id).model_copy(update={"refit": True})
-    save_experiment(data_dir, experiment)
+    experiment = EXPERIMENTS.change(
+        data_dir, experiment_id, lambda run: run.model_copy(update={"refit": True})
+    )
     schedule(EXPERIMENTS, data_dir, job_queue(redis, settings), experiment)
     return EXPERIMENTS.status(data_dir, experiment)
 
@@ -109,9 +109,8 @@ def promote_experiment(
         require_no_loss(compare_with_served(data_dir, settings.heads_dir, experiment))
     served = promote(data_dir, experiment)
     if refit:
-        # Read it again: it may have been deleted in the meantime.
-        experiment = load_experiment(data_dir, experiment_id)
-        save_experiment(data_dir, experiment.model_copy(update={"refit": True, "promote": True}))
+        requested = {"refit": True, "promote": True}
+        EXPERIMENTS.change(data_dir, experiment_id, lambda run: run.model_copy(update=requested))
     return served
 
 

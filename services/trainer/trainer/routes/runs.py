@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Set
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
@@ -123,7 +124,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     def resume(run_id: RunId, settings: Settings, redis: Connection) -> S:
         """Continues where it stopped, and does again what failed."""
         data_dir = settings.data_dir
-        resumed = kind.resume(data_dir, kind.load(data_dir, run_id))
+        resumed = kind.change(data_dir, run_id, partial(kind.resumed, data_dir))
         scheduler.schedule(kind, data_dir, job_queue(redis, settings), resumed)
         return kind.status(data_dir, resumed)
 
@@ -135,8 +136,8 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     def cancel(run_id: RunId, settings: Settings, redis: Connection) -> S:
         """Safe to retry: nothing changes if it is over already."""
         data_dir = settings.data_dir
-        found = kind.load(data_dir, run_id)
-        return kind.status(data_dir, scheduler.cancel(kind, data_dir, job_queue(redis, settings), found))
+        cancelled = scheduler.cancel(kind, data_dir, job_queue(redis, settings), run_id)
+        return kind.status(data_dir, cancelled)
 
     @router.delete(
         f"/{{{kind.name}_id}}",
@@ -145,7 +146,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     )
     def delete(run_id: RunId, settings: Settings, redis: Connection) -> S:
         """Removes its files. Heads that were promoted from it, and options taken from it, stay."""
-        return delete_run(kind, settings, kind.load(settings.data_dir, run_id), f"/{kind.path}/{run_id}")
+        return delete_run(kind, settings, run_id, f"/{kind.path}/{run_id}")
 
     return router
 
@@ -155,40 +156,40 @@ def create_run(
     settings: TrainerSettings,
     redis: Redis,
     run_id: str,
-    idempotency_key: str | None,
     complete: Callable[[], R],
 ) -> S:
     """Store a run and enqueue its first steps; return the status.
 
-    A request that repeats an idempotency key is answered with the run that exists.
+    A request that repeats an idempotency key, and so the id, is answered with the run that exists.
     """
     data_dir = settings.data_dir
-    if idempotency_key is not None and kind.record_path(data_dir, run_id).exists():
-        return kind.status(data_dir, kind.load(data_dir, run_id))
-    run = complete()
-    kind.save(data_dir, run)
+    run = kind.create(data_dir, run_id, complete)
     scheduler.schedule(kind, data_dir, job_queue(redis, settings), run)
     return kind.status(data_dir, run)
 
 
-def delete_run(kind: Kind[R, S], settings: TrainerSettings, run: R, path: str) -> S:
+def delete_run(kind: Kind[R, S], settings: TrainerSettings, name: str, path: str) -> S:
     """Delete a run and return its last status. Raises ``still-running`` 409 and those of `require_unused`.
 
     path : of its routes, to name the one that cancels.
     """
     data_dir = settings.data_dir
-    status = kind.status(data_dir, run)
-    if kind.is_active(status):
-        # In release 0.1.0, DELETE cancelled a run.
-        raise Problem(
-            "still-running",
-            409,
-            f"The {kind.name} is running. DELETE only deletes, since release 0.2.0: cancel it first by "
-            f"POST {path}/cancel, or wait until it is over.",
-        )
-    kind.require_unused(data_dir, run)
-    kind.delete(data_dir, run)
-    return status
+    last: list[S] = []
+
+    def allow(run: R) -> None:
+        last.append(kind.status(data_dir, run))
+        if kind.is_active(last[0]):
+            # In release 0.1.0, DELETE cancelled a run.
+            raise Problem(
+                "still-running",
+                409,
+                f"The {kind.name} is running. DELETE only deletes, since release 0.2.0: cancel it first by "
+                f"POST {path}/cancel, or wait until it is over.",
+            )
+        kind.require_unused(data_dir, run)
+
+    kind.delete(data_dir, name, allow)
+    return last[0]
 
 
 def name_unreadable(

@@ -53,7 +53,7 @@ def create(
     def complete() -> Search:
         return _search(settings.data_dir, search_id, request)
 
-    return create_run(SEARCHES, settings, redis, search_id, idempotency_key, complete)
+    return create_run(SEARCHES, settings, redis, search_id, complete)
 
 
 def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:

@@ -1,7 +1,12 @@
-"""Runs: a record on disk, the steps that are needed next, and a status, which each kind provides."""
+"""Runs: a record on disk, the steps that are needed next, and a status, which each kind provides.
+
+Requests, jobs and the scheduler change records at the same time. Each change reads the record and writes it
+while it holds the record's lock, so none is lost and no deleted run comes back.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -9,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import structlog
-from agegender.errors import Problem
+from agegender.errors import Problem, not_found
+from agegender.locks import FileLock
 from pydantic import BaseModel, Field, JsonValue
 
 log = structlog.get_logger(__name__)
@@ -93,7 +99,7 @@ class Kind(ABC, Generic[R, S]):
 
     @abstractmethod
     def save(self, data_dir: Path, run: R) -> None:
-        """Write a record."""
+        """Write a record. Only `create` and `change` call it, which hold its lock."""
 
     @abstractmethod
     def steps(self, data_dir: Path, run: R) -> Iterator[Step]:
@@ -106,25 +112,70 @@ class Kind(ABC, Generic[R, S]):
     def clear_failures(self, data_dir: Path, run: R) -> None:
         """Remove the files that mark failed steps, so that these are done again."""
 
-    def cancel(self, data_dir: Path, run: R) -> R:
-        """Store that an active run is cancelled; return its record."""
-        cancelled = run.model_copy(update={"cancelled": True})
-        self.save(data_dir, cancelled)
-        return cancelled
+    def create(self, data_dir: Path, name: str, complete: Callable[[], R]) -> R:
+        """Store and return a new run; return the one of this name if there is one."""
+        path = self.record_path(data_dir, name)
+        if path.exists():
+            return self.load(data_dir, name)
+        run = complete()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with record_lock(path):
+            if path.exists():
+                return self.load(data_dir, name)
+            self.save(data_dir, run)
+        return run
 
-    def resume(self, data_dir: Path, run: R) -> R:
-        """Store that a run continues, and repeats what failed; return its record."""
-        resumed = run.model_copy(update={"cancelled": False})
+    def change(self, data_dir: Path, name: str, change: Callable[[R], R]) -> R:
+        """Replace a record by what `change` returns for it; return that.
+
+        No other change comes between. If `change` raises, or returns its argument, the record stays as it is.
+        Raises as `load` does.
+        """
+        with self._locked(data_dir, name) as run:
+            changed = change(run)
+            if changed is not run:
+                self.save(data_dir, changed)
+        return changed
+
+    def cancelled(self, data_dir: Path, run: R) -> R:
+        """Return the record of an active run once it is cancelled."""
+        return run.model_copy(update={"cancelled": True})
+
+    def resumed(self, data_dir: Path, run: R) -> R:
+        """Return the record of a run that continues, and remove what marks its failed steps."""
         self.clear_failures(data_dir, run)
-        self.save(data_dir, resumed)
-        return resumed
+        return run.model_copy(update={"cancelled": False})
 
     def require_unused(self, data_dir: Path, run: R) -> None:
         """Raise a problem if something still depends on the run."""
 
+    def delete(self, data_dir: Path, name: str, allow: Callable[[R], None]) -> None:
+        """Remove a run. The record goes first: without it there is no run.
+
+        allow : raises a problem if the run must stay.
+        """
+        with self._locked(data_dir, name) as run:
+            allow(run)
+            self.record_path(data_dir, name).unlink(missing_ok=True)
+        self.remove_files(data_dir, run)
+
     @abstractmethod
-    def delete(self, data_dir: Path, run: R) -> None:
-        """Remove a run's files."""
+    def remove_files(self, data_dir: Path, run: R) -> None:
+        """Remove the files of a run that has no record any more."""
+
+    @contextmanager
+    def _locked(self, data_dir: Path, name: str) -> Iterator[R]:
+        """Yield a run as it is stored now; its record does not change until the block ends."""
+        self.load(data_dir, name)  # reports an absent run, whose folder cannot hold a lock
+        lock = record_lock(self.record_path(data_dir, name))
+        try:
+            lock.acquire()
+        except FileNotFoundError as error:
+            raise not_found(self.name, name) from error
+        try:
+            yield self.load(data_dir, name)
+        finally:
+            lock.release()
 
     def is_active(self, status: S) -> bool:
         return status.state in self.active
@@ -136,6 +187,11 @@ class Kind(ABC, Generic[R, S]):
         except Problem:
             return None
         return None if run.cancelled else run
+
+
+def record_lock(record: Path) -> FileLock:
+    """Return the lock of a record. Whoever changes the record reads it after acquiring the lock."""
+    return FileLock(record.with_name(f".{record.name}.lock"))
 
 
 def with_new_names(data: Any, names: Mapping[str, str]) -> Any:

@@ -66,15 +66,20 @@ def schedule(kind: Kind[R, S], data_dir: Path, queue: JobQueue, run: R) -> None:
         enqueue_steps(queue, run.id, steps)
 
 
-def cancel(kind: Kind[R, S], data_dir: Path, queue: JobQueue, run: R) -> R:
+def cancel(kind: Kind[R, S], data_dir: Path, queue: JobQueue, name: str) -> R:
     """Cancel an active run and return its record; a run that is over stays as it is.
 
     Waiting jobs leave the queue; a running one stops at its next check.
     """
-    if not kind.is_active(kind.status(data_dir, run)):
-        return run
-    steps = list(kind.steps(data_dir, run))
-    cancelled = kind.cancel(data_dir, run)
+    steps: list[Step] = []
+
+    def unless_over(run: R) -> R:
+        if not kind.is_active(kind.status(data_dir, run)):
+            return run
+        steps.extend(kind.steps(data_dir, run))
+        return kind.cancelled(data_dir, run)
+
+    cancelled = kind.change(data_dir, name, unless_over)
     for step in steps:
         drop_waiting_job(queue, step.job_id)
     return cancelled

@@ -6,7 +6,6 @@ and log why; `unreadable_records` returns the same sentences for `/health/ready`
 
 import hashlib
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -136,12 +135,6 @@ def unreadable_names(kind: Kind[R, S], data_dir: Path, names: Iterable[str] | No
     """
     listed = kind.names(data_dir) if names is None else names
     return [name for name in listed if kind.record_path(data_dir, name) in _unreadable]
-
-
-def delete_folder(record: Path) -> None:
-    """Remove a record and its folder. The record goes first: without it there is no run."""
-    record.unlink(missing_ok=True)
-    shutil.rmtree(record.parent, ignore_errors=True)
 
 
 def read_optional(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Searches as a kind of run: their steps, their status and their best trial, from the files on disk."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from trainer.experiments.experiment_data import load_label_sets
 from trainer.experiments.steps import REPORT_SECONDS, TRAINING_SECONDS
 from trainer.runs.attempt import PROGRESS, clear_failure, renew_attempts
 from trainer.runs.run import Kind, State, Step
-from trainer.runs.store import FAILURE, REPORT, delete_folder, folders_with, read_optional
+from trainer.runs.store import FAILURE, REPORT, folders_with, read_optional
 from trainer.searches.search import (
     RECORD,
     RESULT,
@@ -83,8 +84,8 @@ class Searches(Kind[Search, SearchStatus]):
                 renew_attempts(directory)
         clear_failure(search_dir(data_dir, run.id))
 
-    def delete(self, data_dir: Path, run: Search) -> None:
-        delete_folder(self.record_path(data_dir, run.id))
+    def remove_files(self, data_dir: Path, run: Search) -> None:
+        shutil.rmtree(search_dir(data_dir, run.id), ignore_errors=True)
 
 
 def search_status(data_dir: Path, search: Search) -> SearchStatus:

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from agegender.locks import FileLock
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
-from trainer.searches.journal import FileLock, open_journal
+from trainer.searches.journal import open_journal
 from trainer.searches.search import Search
 from trainer.searches.space import distributions
 
@@ -34,6 +35,7 @@ class Study:
     """The study, for the job of trial `number`, which has its own seed for sampling."""
 
     def __init__(self, directory: Path, search: Search, number: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self._beginning = FileLock(directory / "beginning.lock")
         seed = int(np.random.SeedSequence([search.options.seed, number]).generate_state(1)[0])
         self._search = search
@@ -54,11 +56,8 @@ class Study:
     @contextmanager
     def beginning(self) -> Iterator[None]:
         """Keep other jobs from asking for a trial, from `ask` until trial.json names the result."""
-        self._beginning.acquire()
-        try:
+        with self._beginning:
             yield
-        finally:
-            self._beginning.release()
 
     def fail_dead(self, named: Container[int]) -> None:
         """End the running trials that no trial.json names. Call it within `beginning`.
