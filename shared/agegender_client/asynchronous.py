@@ -138,7 +138,7 @@ class AsyncClient:
         return await self._send(calls.models())
 
     async def roll_back(self, task: Task, space: str | None = None) -> Models:
-        """Serve the previous head of a task. A second call restores the newer head."""
+        """Serve the previous head of a task. Each call goes further back, none forward."""
         return await self._send(calls.roll_back(task, space))
 
     async def datasets(self) -> list[Dataset]:

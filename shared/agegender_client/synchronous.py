@@ -136,7 +136,7 @@ class Client:
         return self._send(calls.models())
 
     def roll_back(self, task: Task, space: str | None = None) -> Models:
-        """Serve the previous head of a task. A second call restores the newer head."""
+        """Serve the previous head of a task. Each call goes further back, none forward."""
         return self._send(calls.roll_back(task, space))
 
     def datasets(self) -> list[Dataset]:

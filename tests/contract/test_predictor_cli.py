@@ -167,5 +167,9 @@ def test_models_are_listed_and_rolled_back(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("rollback", "gender", "--json")
     (answer,) = printed(out)
     assert {head["task"]: head["version"] for head in answer["models"]}["gender"] == "v1"
+    code, _, err = run("rollback", "gender")
+    assert code == 1 and "no previous gender head" in err and "Promote an experiment" in err
+    code, out, err = run("rollback", "age")
+    assert code == 0 and "v1" in out and "agegender promote ID" in err
     code, _, err = run("rollback", "gender", "--space", "nowhere-1")
     assert code == 1 and "nowhere-1" in err

@@ -269,7 +269,8 @@ def test_rollback_without_a_proxy_is_of_the_only_space_that_has_a_head_before(
         heads = httpx.post(f"{url}/models/age/rollback").json()["models"]
         ages = {head["space"]: head["version"] for head in heads if head["task"] == "age"}
         assert ages == {SPACE.id: "v1", other.id: "v1"}
-        promoted_heads(settings.models_dir, other, "v2")
+        for space, version in ((SPACE, "v3"), (other, "v2")):
+            promoted_heads(settings.models_dir, space, version)
         httpx.post(f"{url}/models/refresh").raise_for_status()
         either = httpx.post(f"{url}/models/age/rollback")
         assert (either.status_code, slug(either)) == (503, "proxy-unreachable")
@@ -327,6 +328,10 @@ def test_promoted_head_serves_without_a_restart_and_rolls_back(
     assert own_predictor.post("/age-gender", content=png()).json()["models"] == {"age": "v2", "gender": "v2"}
     heads = own_predictor.post("/models/age/rollback").json()["models"]
     assert {head["task"]: head["version"] for head in heads} == {"age": "v1", "gender": "v2"}
+    assert own_predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
+    again = own_predictor.post("/models/age/rollback")  # v2 is newer, and nobody asked for it
+    assert (again.status_code, slug(again)) == (409, "no-previous-head")
+    assert "Promote an experiment" in again.json()["detail"]
     assert own_predictor.post("/age-gender", content=png()).json()["models"]["age"] == "v1"
     missing = own_predictor.post("/models/age/rollback", params={"space": "nowhere-1"})
     assert (missing.status_code, slug(missing)) == (409, "no-previous-head")

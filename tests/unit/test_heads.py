@@ -111,6 +111,21 @@ def test_current_remembers_the_previous_version(tmp_path: Path) -> None:
     set_current(tmp_path, "v2")
     current = read_current(tmp_path)
     assert current is not None and (current.version, current.previous) == ("v2", "v1")
+    for number in range(3, 50):
+        set_current(tmp_path, f"v{number}")
+    set_current(tmp_path, "v49-all", instead_of="v49")
+    current = read_current(tmp_path)
+    assert current is not None and current.versions[:3] == ("v49-all", "v48", "v47")
+    assert len(current.versions) < 40
+
+
+def test_current_of_release_0_1_0_is_read(tmp_path: Path) -> None:
+    (tmp_path / "current.json").write_text('{"version": "v2", "previous": "v1"}')
+    current = read_current(tmp_path)
+    assert current is not None and current.versions == ("v2", "v1")
+    (tmp_path / "current.json").write_text('{"version": "v1", "previous": null}')
+    current = read_current(tmp_path)
+    assert current is not None and current.versions == ("v1",)
 
 
 def test_temperature_recovers_overconfidence() -> None:

@@ -1,10 +1,12 @@
 """Heads are found, checked and swapped; a bad one is reported and leaves the old one serving."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from agegender.errors import Problem
-from agegender.heads.checkpoints import set_current
+from agegender.files import write_json
+from agegender.heads.checkpoints import current_lock, read_current, set_current
 from agegender.heads.head import Task
 from agegender.spaces import Space
 from predictor.registry import HeadRegistry
@@ -150,34 +152,80 @@ def test_current_that_climbs_out_of_the_directory_is_refused(models: Path, regis
     assert "../../../etc" in registry.warnings[0]
 
 
-def test_rollback_serves_the_version_before_and_back_again(models: Path, registry: HeadRegistry) -> None:
+def rollbacks(registry: HeadRegistry) -> list[str]:
+    """Roll the age head back until that is refused; return the versions that were served."""
+    served = []
+    with pytest.raises(Problem) as raised:
+        while True:
+            registry.rollback(Task.AGE, SPACE.id)
+            served.append(age_version(registry))
+    assert raised.value.slug == "no-previous-head"
+    return served
+
+
+def test_rollbacks_go_back_version_by_version_and_never_forward(models: Path, registry: HeadRegistry) -> None:
     promoted_heads(models, SPACE)
-    promoted_head(models, Task.AGE, SPACE, "v2", seed=2)
+    for version in ("v2", "v3"):
+        promoted_head(models, Task.AGE, SPACE, version, seed=2)
     registry.refresh()
-    registry.rollback(Task.AGE, SPACE.id)
-    assert age_version(registry) == "v1"
-    registry.rollback(Task.AGE, SPACE.id)
-    assert age_version(registry) == "v2"
+    assert rollbacks(registry) == ["v2", "v1"]
+    set_current(models / "age" / SPACE.id, "v3")  # only a promotion serves a newer one
+    registry.refresh()
+    assert age_version(registry) == "v3"
+    assert rollbacks(registry) == ["v1"]
 
 
 def test_first_promoted_head_rolls_back_to_the_shipped_one(
     models: Path, shipped: Path, registry: HeadRegistry
 ) -> None:
     promoted_heads(shipped, SPACE, "shipped-1")
-    promoted_head(models, Task.AGE, SPACE, "v2", seed=2)
+    for version in ("v2", "v3"):
+        promoted_head(models, Task.AGE, SPACE, version, seed=2)
     registry.refresh()
-    registry.rollback(Task.AGE, SPACE.id)
-    assert age_version(registry) == "shipped-1"
-    registry.rollback(Task.AGE, SPACE.id)
-    assert age_version(registry) == "v2"
+    assert rollbacks(registry) == ["v2", "shipped-1"]
 
 
-def test_rollback_with_nothing_before_is_refused(models: Path, registry: HeadRegistry) -> None:
+def test_head_that_was_promoted_again_is_not_served_by_a_rollback_from_it(
+    models: Path, registry: HeadRegistry
+) -> None:
+    promoted_heads(models, SPACE)
+    for version in ("v2", "v1"):
+        set_current(made_head(models, Task.AGE, SPACE, version).parent, version)
+    registry.refresh()
+    assert rollbacks(registry) == ["v2"]
+
+
+def test_rollback_with_nothing_before_is_refused_and_creates_nothing(
+    models: Path, registry: HeadRegistry
+) -> None:
+    with pytest.raises(Problem):
+        registry.rollback(Task.AGE, SPACE.id)
+    assert not models.exists()
     promoted_heads(models, SPACE)
     registry.refresh()
-    with pytest.raises(Problem) as raised:
-        registry.rollback(Task.AGE, SPACE.id)
-    assert raised.value.slug == "no-previous-head"
+    assert rollbacks(registry) == []
+
+
+def test_rollback_that_meets_a_promotion_does_not_undo_it_unseen(
+    models: Path, registry: HeadRegistry
+) -> None:
+    """The rollback waits for the promotion, and goes back from what that serves."""
+    promoted_heads(models, SPACE)
+    promoted_head(models, Task.AGE, SPACE, "v2", seed=2)
+    made_head(models, Task.AGE, SPACE, "v3", seed=3)
+    directory = models / "age" / SPACE.id
+    registry.refresh()
+    rolling = threading.Thread(target=registry.rollback, args=(Task.AGE, SPACE.id))
+    with current_lock(directory):
+        rolling.start()
+        rolling.join(0.4)
+        assert rolling.is_alive()
+        before = read_current(directory)
+        assert before is not None and before.version == "v2"
+        write_json(directory / "current.json", {"version": "v3", "previous": "v2", "earlier": ["v1"]})
+    rolling.join(20)
+    current = read_current(directory)
+    assert current is not None and current.versions == ("v2", "v1")
 
 
 def test_rollback_to_a_damaged_head_is_refused_and_changes_nothing(

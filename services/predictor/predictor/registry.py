@@ -8,7 +8,7 @@ from typing import Literal
 
 import structlog
 from agegender.errors import Problem
-from agegender.heads.checkpoints import BadHead, load_head, read_current, set_current
+from agegender.heads.checkpoints import BadHead, current_lock, load_head, read_current, step_back
 from agegender.heads.head import Head, Task
 from agegender.predictions import HeadStatus
 from agegender.spaces import NAME, Space
@@ -119,17 +119,18 @@ class HeadRegistry:
             self._pairs = _pairs(served)
 
     def rollback(self, task: Task, space: str) -> None:
-        """Serve the previous version. Raises ``no-previous-head`` or ``bad-head`` 409."""
-        directory = self._models / task.value / space
+        """Serve the previous version. Raises ``no-previous-head`` or ``bad-head`` 409.
+
+        Repeated calls go further back. None serves a newer version.
+        """
+        key = task, space
+        directory = _of(self._models, key)
         try:
-            current = read_current(directory)
-            version = self._previous((task, space)) if current else None
-            if version is None:
-                raise Problem(
-                    "no-previous-head", 409, f"Space {space!r} has no previous {task.value} head to serve."
-                )
-            load_head(self._directory((task, space), version).directory)
-            set_current(directory, version)
+            self._require_previous(key)  # an answer that needs no lock
+            with current_lock(directory):
+                version = self._require_previous(key)
+                load_head(self._directory(key, version).directory)
+                step_back(directory, version)
         except BadHead as error:
             raise Problem("bad-head", 409, f"The previous version cannot be served: {error}") from error
         except OSError as error:
@@ -137,6 +138,19 @@ class HeadRegistry:
                 "volume-not-writable", 503, f"{directory} cannot be written: {error.strerror}."
             ) from error
         self.refresh()
+
+    def _require_previous(self, key: Key) -> str:
+        current = read_current(_of(self._models, key))
+        version = self._previous(key) if current else None
+        if version is None:
+            task, space = key
+            newer = " Promote an experiment to serve a newer one." if current else ""
+            raise Problem(
+                "no-previous-head",
+                409,
+                f"Space {space!r} has no previous {task.value} head to serve.{newer}",
+            )
+        return version
 
     def _keys(self) -> Iterator[Key]:
         for root in (self._shipped, self._models):

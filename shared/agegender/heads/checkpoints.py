@@ -1,6 +1,7 @@
 """Store heads: head.json and head.safetensors in `models/<task>/<space>/<version>/`.
 
-`current.json` in `models/<task>/<space>/` names the version that is served and the one before it.
+`current.json` in `models/<task>/<space>/` names the version that is served and those that were served before.
+A promotion adds the served version to these, and a rollback takes the last one from them.
 """
 
 import hashlib
@@ -16,11 +17,13 @@ from safetensors.numpy import save as safetensors_bytes
 
 from agegender.files import read_bytes, read_model, write_bytes, write_json
 from agegender.heads.head import Head, HeadManifest, Task
+from agegender.locks import FileLock
 from agegender.spaces import NAME, Space
 
 MAX_WEIGHT_BYTES = 256 * 1024 * 1024
 _MAX_HEADER_BYTES = 1024 * 1024
 _GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
+_MOST_EARLIER = 30  # versions that current.json remembers in addition to the previous one
 _GOLDEN_TOLERANCE = 1e-3  # storage as float16 and another BLAS change probabilities by less
 
 
@@ -29,12 +32,23 @@ class BadHead(ValueError):
 
 
 class CurrentHead(BaseModel):
-    """current.json."""
+    """current.json.
+
+    version : the version that is served.
+    previous : the version that a rollback serves; None if nothing was served before.
+    earlier : versions that further rollbacks serve, newest first. Release 0.1.0 wrote none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     version: str
     previous: str | None = None
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Return the served version, then those that were served before, newest first."""
+        return (self.version, *([self.previous] if self.previous else []), *self.earlier)
 
 
 class _StatedTensor(BaseModel):
@@ -131,8 +145,8 @@ def read_current(directory: Path) -> CurrentHead | None:
         return None
     except (OSError, ValueError) as error:
         raise BadHead(f"{path}: {error}") from error
-    for version in (current.version, current.previous):
-        if version is not None and not NAME.fullmatch(version):
+    for version in current.versions:
+        if not NAME.fullmatch(version):
             raise BadHead(f"{path} names {version!r}, which is not a valid version")
     return current
 
@@ -140,14 +154,44 @@ def read_current(directory: Path) -> CurrentHead | None:
 def set_current(directory: Path, version: str, instead_of: str | None = None) -> CurrentHead:
     """Serve `version` from now on, and remember the version served until now as the previous one.
 
-    instead_of : if this version is served, the previous one remains unchanged.
+    instead_of : if this version is served, it is not remembered.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with current_lock(directory):
+        before = read_current(directory)
+        if before is None:
+            return _write_current(directory, (version,))
+        if before.version == version:
+            return before
+        served_before = before.versions[1:] if before.version == instead_of else before.versions
+        return _write_current(directory, (version, *served_before))
+
+
+def step_back(directory: Path, version: str) -> CurrentHead:
+    """Serve `version`, the previous one, and forget the version served until now. Hold `current_lock`.
+
+    Only a promotion, which compares heads and may ask for confirmation, serves the newer version again.
     """
     before = read_current(directory)
-    if before is not None and before.version == version:
-        return before
-    previous = before and (before.previous if before.version == instead_of else before.version)
-    current = CurrentHead(version=version, previous=previous)
-    write_json(directory / "current.json", current.model_dump())
+    return _write_current(directory, (version, *(before.versions[2:] if before else ())))
+
+
+def current_lock(directory: Path) -> FileLock:
+    """Return the lock of current.json, which promotions and rollbacks of several processes change.
+
+    The directory must exist.
+    """
+    return FileLock(directory / ".current.json.lock")
+
+
+def _write_current(directory: Path, versions: tuple[str, ...]) -> CurrentHead:
+    before = [version for version in versions[1:] if version != versions[0]]
+    current = CurrentHead(
+        version=versions[0],
+        previous=before[0] if before else None,
+        earlier=tuple(before[1 : 1 + _MOST_EARLIER]),
+    )
+    write_json(directory / "current.json", current.model_dump(mode="json"))
     return current
 
 

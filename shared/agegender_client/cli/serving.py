@@ -231,9 +231,14 @@ def rollback(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the previous head of a task. A second call restores the newer head."""
+    """Serve the previous head of a task. Each call goes further back.
+
+    To serve a newer head again, promote its experiment.
+    """
     with Client() as client:
         _print_models(client.roll_back(task, space), as_json=as_json)
+    if not as_json:
+        errors.print("To serve a newer head again: agegender promote ID")
 
 
 def _print_models(answer: Models, *, as_json: bool) -> None:

@@ -41,7 +41,10 @@ async def rollback(
         ),
     ] = None,
 ) -> Models:
-    """Serve the head that was served before the current one. Call again to restore the newer head."""
+    """Serve the head that was served before the current one. Call again to go further back.
+
+    A rollback never serves a newer head. To serve one again, promote its experiment.
+    """
     selected = space or await _default_space(services, task)
     await run_in_threadpool(services.registry.rollback, task, selected)
     return _current(services)
