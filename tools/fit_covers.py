@@ -3,8 +3,10 @@
 Take faces from each folder of crops (UTKFace, All-Age-Faces), no labels, and cover them in two ways: with the
 covers of `tools.damage`, after which the face is detected again, and with random shapes on the aligned crop.
 Undamaged crops and crops with other light, blur and framing are the counterexamples. Write
-services/insightface/embedder/covers.safetensors. Only files whose SHA-256 of the name starts with 0 to 3 are
-used, so that `python -m benchmarks.quality_intervals` judges on others.
+services/insightface/embedder/covers.safetensors, or the file that `--to` names. Only files whose SHA-256 of
+the name starts with 0 to 3 are used, so that `python -m benchmarks.quality_intervals` judges on others.
+
+For a trial, take fewer faces: `--faces 30 --to /tmp/covers.safetensors`.
 """
 
 import argparse
@@ -41,21 +43,27 @@ _SIZE = (SIZE, SIZE)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools.fit_covers", description=__doc__)
     parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--faces", type=int, default=FACES, help="number per folder")
+    parser.add_argument("--to", type=Path, default=COVER_MODEL, help="file to write")
     arguments = parser.parse_args()
     directory = ROOT / "data" / "packs" / "human"
     pack = load_pack("human", directory.parent, directory, None, 1)
     clean: list[Image] = []
     covered: list[Image] = []
     for folder in arguments.images:
-        for file in track(_files(folder), folder.name):
+        for file in track(_files(folder, arguments.faces), folder.name):
             _add_crops(pack, file, clean, covered)
-    write_safetensors(COVER_MODEL, fit(clean, covered), {})
-    print(f"{len(clean)} faces, {len(covered)} covered → {COVER_MODEL}")
+    if not covered:
+        raise SystemExit("No face was found. The folders need JPEG files named *.jpg, some hundred each.")
+    share = min(1.0, arguments.faces / FACES)
+    tensors = fit(clean, covered, random=round(RANDOM * share), varied=round(VARIED * share))
+    write_safetensors(arguments.to, tensors, {})
+    print(f"{len(clean)} faces, {len(covered)} covered → {arguments.to}")
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, count: int) -> list[Path]:
     hashes = {file: hashlib.sha256(file.name.encode()).hexdigest() for file in folder.glob("*.jpg")}
-    return sorted((file for file in hashes if hashes[file][0] in "0123"), key=hashes.__getitem__)[:FACES]
+    return sorted((file for file in hashes if hashes[file][0] in "0123"), key=hashes.__getitem__)[:count]
 
 
 def _add_crops(pack: Pack, file: Path, clean: list[Image], covered: list[Image]) -> None:
@@ -72,15 +80,20 @@ def _aligned(image: Image, landmarks: Array) -> Image:
     return crop(image, similarity(landmarks, template(SIZE, 1.0)), SIZE)
 
 
-def fit(clean: Sequence[Image], covered: Sequence[Image]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the tensors of `embedder.measures.CoverModel`, from aligned RGB crops [112, 112, 3]."""
+def fit(
+    clean: Sequence[Image], covered: Sequence[Image], *, random: int = RANDOM, varied: int = VARIED
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the tensors of `embedder.measures.CoverModel`, from aligned RGB crops [112, 112, 3].
+
+    random : number of clean crops to cover with random shapes. varied : number of covered crops to change.
+    """
     draws = np.random.default_rng(0)
-    turns = [clean[index % len(clean)] for index in range(RANDOM)]
-    random = [_randomly_covered(_varied(image, draws), clean, draws) for image in turns]
-    varied = [_varied(image, draws) for image in turns]
-    again = [_varied(covered[index], draws) for index in draws.integers(0, len(covered), VARIED)]
-    without = [*clean, *clean, *clean, *varied]
-    features = np.stack([cover_features(image) for image in [*without, *random, *covered, *again]])
+    turns = [clean[index % len(clean)] for index in range(random)]
+    shapes = [_randomly_covered(_varied(image, draws), clean, draws) for image in turns]
+    changed = [_varied(image, draws) for image in turns]
+    again = [_varied(covered[index], draws) for index in draws.integers(0, len(covered), varied)]
+    without = [*clean, *clean, *clean, *changed]
+    features = np.stack([cover_features(image) for image in [*without, *shapes, *covered, *again]])
     truth = np.arange(len(features)) >= len(without)
     scaler = StandardScaler().fit(features)
     network = MLPClassifier((UNITS,), alpha=3, max_iter=20, batch_size=256, random_state=0)
