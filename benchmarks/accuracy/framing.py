@@ -1,9 +1,10 @@
-"""`python -m benchmarks.accuracy.framing CROPS --pack human`: turned and tight images, as a Markdown table.
+"""`python -m benchmarks.accuracy.framing CROPS --pack human`: tables of turned, tight and cut images.
 
 CROPS has the folders `utkface` and `all-age-faces`, each with images and `labels.csv` (file, age, gender).
 Thresholds may only be fitted on development crops, whose file name has a SHA-256 that starts with 0 to 7. By
 default the others are used, in the order of that hash. The shipped heads were trained on these faces, so the
-absolute metrics are optimistic; compare the rows with each other.
+absolute metrics are optimistic; compare the rows with each other. `--first-search` makes only the first
+search of each image, and so shows what those with a border and in other turns contribute.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import cv2
 import numpy as np
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Head, Task
@@ -52,6 +54,25 @@ def middle(share: float) -> Callable[[Image], Image]:
     return cut
 
 
+def rows_between(start: float, stop: float) -> Callable[[Image], Image]:
+    """Return a function that keeps the rows between two shares of the height."""
+    return lambda image: np.ascontiguousarray(
+        image[round(image.shape[0] * start) : round(image.shape[0] * stop)]
+    )
+
+
+def bordered(share: float) -> Callable[[Image], Image]:
+    """Return a function that adds a black border: a share of the longer side, on each side."""
+
+    def add(image: Image) -> Image:
+        margin = round(max(image.shape[:2]) * share)
+        return np.asarray(
+            cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_CONSTANT), np.uint8
+        )
+
+    return add
+
+
 # Framing, and the clockwise turn that makes the image upright again.
 FRAMINGS: dict[str, tuple[Callable[[Image], Image], int]] = {
     "as it is": (turned(0), 0),
@@ -61,6 +82,10 @@ FRAMINGS: dict[str, tuple[Callable[[Image], Image], int]] = {
     "middle 80 %": (middle(0.8), 0),
     "middle 70 %": (middle(0.7), 0),
     "middle 60 %": (middle(0.6), 0),
+    "border of 30 %": (bordered(0.3), 0),
+    "upper 62 %": (rows_between(0, 0.62), 0),
+    "upper 62 %, turned by 180°": (lambda image: turned(180)(rows_between(0, 0.62)(image)), 180),
+    "lower 70 %": (rows_between(0.3, 1), 0),
 }
 
 
@@ -84,18 +109,16 @@ def shipped_heads(space: Space) -> dict[Task, Head]:
 
 
 def measure(
-    pack: Pack, folder: Path, framings: list[str], *, development: bool, count: int
+    pack: Pack, heads: dict[Task, Head], selected: list[Crop], framings: list[str], *, first_search: bool
 ) -> Iterator[list[str]]:
     """Yield one row of the table per framing."""
-    heads = shipped_heads(pack.space)
-    selected = crops(folder, development=development, count=count)
     for framing in framings:
         frame, upright = FRAMINGS[framing]
         embeddings, found, right, border = [], [], 0, 0
         for start in range(0, len(selected), _TOGETHER):
             batch = selected[start : start + _TOGETHER]
             images = [frame(decode(crop.path.read_bytes(), ImageLimits())) for crop in batch]
-            detected = pack.detect(images)
+            detected = pack.detect(images, awaited=lambda: not first_search)
             largest = [detections.rows(slice(0, 1)) for detections in detected]
             for crop, detections, faces in zip(batch, largest, pack.embed(images, largest), strict=True):
                 if faces:
@@ -104,7 +127,6 @@ def measure(
                     border += faces[0].border
                     right += detections.rotation == upright
         yield [
-            folder.name,
             framing,
             *_metrics(heads, np.array(embeddings, np.float32), found, len(selected), right, border),
         ]
@@ -132,23 +154,22 @@ def main() -> None:
     parser.add_argument("--pack", default="human")
     parser.add_argument("--faces", type=int, default=500, help="number per folder")
     parser.add_argument("--development", action="store_true", help="use the half for fitting thresholds")
+    parser.add_argument("--first-search", action="store_true", help="search each image once, as it is")
     parser.add_argument("--framings", nargs="+", choices=list(FRAMINGS), default=list(FRAMINGS))
     arguments = parser.parse_args()
     human = ROOT / "data" / "packs" / "human"
     pack_dir = human if arguments.pack == "human" else RESEARCH_DATA / "packs" / arguments.pack
     pack = load_pack(arguments.pack, pack_dir.parent, pack_dir, human, 1)
     half = "development" if arguments.development else "confirmation"
-    title = f"Framing: {arguments.pack}, {arguments.faces} {half} crops of each set"
+    searches = ", first search only" if arguments.first_search else ""
+    title = f"Framing: {arguments.pack}, {arguments.faces} {half} crops of each set{searches}"
     print(Table(title, COLUMNS, []).markdown(), end="", flush=True)
+    heads = shipped_heads(pack.space)
     for name in SETS:
-        for row in measure(
-            pack,
-            arguments.crops / name,
-            arguments.framings,
-            development=arguments.development,
-            count=arguments.faces,
-        ):
-            print("| " + " | ".join(row) + " |", flush=True)  # row by row, because the last ones take minutes
+        selected = crops(arguments.crops / name, development=arguments.development, count=arguments.faces)
+        for row in measure(pack, heads, selected, arguments.framings, first_search=arguments.first_search):
+            # Print row by row, because the last ones take minutes.
+            print(f"| {name} | " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":
