@@ -243,3 +243,7 @@ def _beyond_edge(crop: Floats, draws: np.random.Generator) -> Floats:
     else:
         crop[:, -(count // 2 + 1) :] = crop[:, -(count // 2 + 2), None]
     return crop
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,7 @@ EXTENSIBLE = ("embedder.packs", "trainer.datasets.formats", "trainer.routes")
 BASES = ("", "docs", "shared", "services", "services/predictor", "services/trainer", "services/insightface")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|yml|yaml|json|js|svg))`")
+COMMAND = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
 HEADING = re.compile(r"^#+ (.+)$", re.M)
 
 
@@ -102,6 +103,34 @@ def test_example_table_in_the_readme_has_the_numbers_of_the_report_it_names() ->
     _, _, *rows = report[report.index("\n| ") + 1 :].split("\n\n")[0].splitlines()
     assert len(rows) == 6
     assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+def test_every_module_that_is_documented_as_a_command_runs_as_one() -> None:
+    """A module that lacks the call of its `main` ends at once, without a word."""
+    named = {
+        name
+        for path in tracked()
+        if path.suffix in (".md", ".py") or path.name in ("Makefile", "docker-compose.yml")
+        for name in COMMAND.findall(path.read_text())
+    }
+    modules = {name: module_file(name) for name in named}
+    own = {name: path for name, path in modules.items() if path is not None}
+    assert {"tools.fit_covers", "benchmarks.accuracy", "trainer.worker", "embedder"} <= set(own)
+    modules_with_main = [(name, path) for name, path in own.items() if path.name != "__main__.py"]
+    assert not [
+        name for name, path in modules_with_main if '\nif __name__ == "__main__":' not in path.read_text()
+    ]
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file that `python -m NAME` runs; None if it is no module of this repository."""
+    for base in ("", "shared", *(f"services/{path.name}" for path in (ROOT / "services").iterdir())):
+        path = ROOT / base / name.replace(".", "/")
+        if path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+        if (path / "__main__.py").is_file():
+            return path / "__main__.py"
+    return None
 
 
 @cache
