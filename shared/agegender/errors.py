@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -142,7 +143,17 @@ def problem_in(response: "httpx.Response") -> Problem | None:
 
 
 def volume_problem(error: OSError) -> Problem | None:
-    """Return ``volume-not-writable`` 503 if a write failed because of the volume, None for other errors."""
+    """Return ``volume-not-writable`` 503 if a write failed because of the volume, None for other errors.
+
+    Without `Retry-After` if access was denied: that does not pass by itself.
+    """
+    if error.errno in (errno.EACCES, errno.EPERM):
+        detail = (
+            f"The service runs as user {os.geteuid()} and has no access to {error.filename or 'a file'} of "
+            "another user. Give it read and write access. For the containers, "
+            "`docker compose run --rm data-init` gives it to all folders in data/."
+        )
+        return Problem("volume-not-writable", 503, detail)
     reason = _REASONS.get(error.errno or 0)
     if reason is None:
         return None

@@ -34,6 +34,7 @@ HOW: dict[str, str] = {
     "make doctor": "tests/unit/test_doctor.py",
     "docker compose up --build": "tests/compose/conftest.py",
     "docker compose up -d --scale trainer-worker=4 --scale insightface=3": "tests/compose/conftest.py",
+    "docker compose run --rm data-init": "tests/unit/test_data_init.py",
     "WORKERS=4 make up": SERVED,
     "docker compose build": "tests/compose/conftest.py",
     "make setup": "tests/unit/test_doctor.py",

@@ -177,12 +177,13 @@ def carry_out(work: Callable[[], object], fail: Callable[[Problem], None], **nam
         fail(problem)
         return Outcome.FAILED
     except Exception as error:
-        if isinstance(error, OSError) and volume_problem(error) is not None:
+        of_volume = volume_problem(error) if isinstance(error, OSError) else None
+        if of_volume is not None and of_volume.retry_after is not None:
             log.warning("job given up until the volume can be written", reason=str(error), **names)
             return Outcome.GIVEN_UP
         message = f"{type(error).__name__}: {error}"
         log.error("job failed", reason=message, exc_info=error, **names)
-        fail(Problem("job-failed", 500, message))
+        fail(of_volume or Problem("job-failed", 500, message))
         return Outcome.FAILED
     return Outcome.DONE
 
