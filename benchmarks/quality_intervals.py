@@ -5,7 +5,8 @@ Heads are trained on faces whose file name has a SHA-256 that starts with 0 to 3
 these. They are evaluated on other faces, undamaged and damaged (`tools.damage`): those with 4 to 7 to select
 limits, or, with --confirm, the first 500 of each set with 8 to f. For each damage the table has the share
 found, the mean absolute error, coverage and mean width of the 90 % interval (with all reasons, and with size,
-blur, pose and detection score only), and the share of faces with each reason.
+blur, pose and detection score only), and the share of faces with each reason. Images that are cut at the box
+of their face are embedded whole, without detection: by typical landmarks, and by those that the pack places.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,10 @@ from agegender.heads.calibration import tempered
 from agegender.heads.head import Classes, Task
 from agegender.images import ImageLimits, decode
 from agegender.labels import MAX_AGE
-from agegender.predictions import Quality
+from agegender.predictions import Quality, QualityReason
+from embedder.detection.search import Detections
 from embedder.packs.load import load_pack
-from embedder.packs.pack import Pack
+from embedder.packs.pack import Pack, typical_landmarks
 from PIL import Image, ImageFilter
 from predictor.quality import face_quality
 from pydantic import BaseModel
@@ -56,6 +59,7 @@ COLUMNS = (
     "reasons",
 )
 OLDER = ("blurred, radius 4 pixels", "shrunk to 50 pixels")  # damage that the older reasons detect
+WHOLE = ("whole crop, typical landmarks", "whole crop, landmarks as served")  # without detection
 RACES = ("White", "Black", "Asian", "Indian", "other")  # in UTKFace's file names
 
 
@@ -118,15 +122,21 @@ def selected(faces: EmbeddingSet, confirm: bool, count: int) -> list[tuple[str, 
     return [(file, ages[file]) for pair in zip(*sets, strict=True) for file in pair]
 
 
-def samples(pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], every: int) -> Iterator[Sample]:
-    """Yield each face undamaged, and with every `every`-th kind of damage, alternating."""
+def samples(
+    pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], every: int, *, whole_only: bool
+) -> Iterator[Sample]:
+    """Yield each face undamaged, whole, and with every `every`-th kind of damage, alternating."""
     for number, (file, years) in enumerate(track(files, "faces")):
         image = decode((data_dir / file).read_bytes(), ImageLimits())
         undamaged = _sample(pack, image, file, years, UNDAMAGED)
         yield undamaged
         if undamaged.face is None:
             continue
-        landmarks = pack.detect([image])[0].landmarks[0]
+        detected = pack.detect([image])[0]
+        yield from _whole(pack, image, detected, undamaged)
+        if whole_only:
+            continue
+        landmarks = detected.landmarks[0]
         for name in list(DAMAGE)[number // len(SETS) % every :: every]:
             worse = damaged(image, landmarks, name, Path(file).name)
             yield _sample(pack, worse, file, years, name)
@@ -138,6 +148,21 @@ def samples(pack: Pack, data_dir: Path, files: Sequence[tuple[str, float]], ever
 def _older(image: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
     yield np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(4)))
     yield np.asarray(Image.fromarray(image).resize((50, 50), Image.Resampling.BILINEAR))
+
+
+def _whole(pack: Pack, image: npt.NDArray[np.uint8], detected: Detections, of: Sample) -> Iterator[Sample]:
+    """Yield the part of an upright image in the box of its largest face as one face."""
+    if detected.rotation:
+        return
+    x1, y1, x2, y2 = (max(0, round(end)) for end in detected.bbox[0].tolist())
+    crop = np.ascontiguousarray(image[y1:y2, x1:x2])
+    height, width = crop.shape[:2]
+    none = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
+    served = pack.whole(crop, none)
+    typical = replace(served, landmarks=typical_landmarks(width, height)[None])
+    for damage, found in zip(WHOLE, (typical, served), strict=True):
+        (face,) = pack.embed([crop], [found])[0]
+        yield Sample(file=of.file, damage=damage, years=of.years, size=(width, height), face=face)
 
 
 def _sample(pack: Pack, image: npt.NDArray[np.uint8], file: str, years: float, damage: str) -> Sample:
@@ -168,7 +193,7 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
     years = np.array([sample.years for sample in found])
     now = [face_quality(sample.face, sample.size) for sample in found if sample.face]
     before = [older_quality(sample.face) for sample in found if sample.face]
-    for kind in [UNDAMAGED, *(kind for kind in [*DAMAGE, *OLDER] if kind in kinds)]:
+    for kind in [UNDAMAGED, *(kind for kind in [*DAMAGE, *OLDER, *WHOLE] if kind in kinds)]:
         own = np.flatnonzero(format_of == kind)
         total = sum(sample.damage == kind for sample in everything)
         cells = [f"{total}", f"{len(own) / total:.3f}", f"{np.abs(years - mean)[own].mean():.2f}"]
@@ -197,6 +222,8 @@ def report(heads: TrainedHeads, everything: Sequence[Sample]) -> None:
 
 def _right_reasons(kind: str) -> set[str]:
     """Return whether a reason is right; a tight crop that ends within the face is also cut."""
+    if kind in WHOLE:
+        return {"undetected"}
     if kind not in DAMAGE:
         return set()
     reason = DAMAGE[kind][0]
@@ -228,9 +255,9 @@ def factors(
         f"score {a:.2f} to {b:.2f}": (scores >= a) & (scores < b)
         for a, b in ((0, 0.05), (0.05, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1), (1, 2))
     }
-    for reason in ("cut", "tight", "covered", "dark", "overexposed", "doubtful", "small", "blurred"):
+    for reason in get_args(QualityReason):
         groups[reason] = np.array([reason in one.reasons for one in quality])
-    for kind in [*DAMAGE, *OLDER]:
+    for kind in [*DAMAGE, *OLDER, *WHOLE]:
         groups[kind] = np.array([sample.damage == kind for sample in found])
     for name, rows in groups.items():
         if rows.sum() >= 20:
@@ -247,6 +274,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=500, help="faces per set")
     parser.add_argument("--every", type=int, default=10, help="damage each face in every so many-th way")
+    parser.add_argument("--whole-only", action="store_true", help="no damage, only whole crops")
     parser.add_argument(
         "--samples", type=Path, help="file to store the embedded samples in, or to read them from"
     )
@@ -261,7 +289,9 @@ def main() -> None:
         everything = [Sample.model_validate_json(line) for line in kept.read_text().splitlines()]
     else:
         files = selected(faces, arguments.confirm, arguments.count)
-        everything = list(samples(pack, arguments.data_dir, files, arguments.every))
+        everything = list(
+            samples(pack, arguments.data_dir, files, arguments.every, whole_only=arguments.whole_only)
+        )
         if kept:
             kept.write_text("".join(sample.model_dump_json() + "\n" for sample in everything))
     report(train_heads(faces, options), everything)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agegender.errors import Problem
 from agegender.spaces import Space
 
 Points = Sequence[Sequence[float]]
@@ -20,6 +21,7 @@ _MIN_SPAN, _MAX_SPAN = 0.15, 1.0  # from the middle of the eyes to the middle of
 # Shares of the distance from the eyes to the mouth, along the line between them.
 _NOSE_ABOVE, _NOSE_BELOW = -0.1, 1.1
 
+WhichFaces = Literal["found", "found-or-whole", "whole"]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # text is no number
 Point = tuple[Number, Number]
 Rotation = Annotated[
@@ -67,6 +69,11 @@ class FaceGeometry(BaseModel):
         description="the face was found only with a border added around the image: it fills the image or is "
         "cut off by its edges",
     )
+    whole: bool = Field(
+        False,
+        description="the image was taken as one face (option `faces`): `bbox` is the image, and "
+        "`det_score` is 0 if no face was found in it",
+    )
 
 
 class Face(FaceGeometry):
@@ -88,7 +95,7 @@ class ImageFaces(BaseModel):
     @model_validator(mode="after")
     def _count_faces(self) -> Self:
         """Count the returned faces if the embedder reports no count."""
-        self.faces_found = max(self.faces_found, len(self.faces))
+        self.faces_found = max(self.faces_found, sum(not face.whole for face in self.faces))
         return self
 
     @property
@@ -115,6 +122,12 @@ class FaceSelection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    faces: WhichFaces = Field(
+        "found",
+        description="`found`: the faces found in the image; `found-or-whole`: if none is found, the whole "
+        "image as one face; `whole`: always the whole image as one face, for images that are cropped "
+        "already. `min_det_score` and `min_face` do not omit a whole image",
+    )
     max_faces: int | None = Field(
         None,
         ge=1,
@@ -131,8 +144,24 @@ class FaceSelection(BaseModel):
         x1, y1, x2, y2 = bbox
         return det_score >= self.min_det_score and min(x2 - x1, y2 - y1) >= self.min_face
 
+    def takes_whole(self, faces_found: int) -> bool:
+        """Return whether an image in which so many faces are found is taken as one face."""
+        return self.faces == "whole" or (self.faces == "found-or-whole" and faces_found == 0)
+
     def apply(self, image: ImageFaces) -> ImageFaces:
-        """Return the image with only the selected faces."""
+        """Return the image with only the selected faces.
+
+        Raises ``invalid-request`` 422 if the image should be one face, and its faces are those found in it.
+        """
+        if self.takes_whole(image.faces_found):
+            if len(image.faces) == 1 and image.faces[0].whole:
+                return image
+            raise Problem(
+                "invalid-request",
+                422,
+                f"faces: {self.faces!r} is not available with this embedding container. Update it, or omit "
+                "the option.",
+            )
         passing = [face for face in image.faces if self.accepts(face.bbox, face.det_score)]
         kept = passing[: self.max_faces]
         if len(kept) == len(image.faces):

@@ -24,6 +24,7 @@ QualityReason = Literal[
     "covered",
     "dark",
     "overexposed",
+    "undetected",
 ]
 RequestId = Annotated[
     str | None, Field(description="repeated in every log line about this request", examples=["trace-7"])
@@ -44,7 +45,9 @@ class Quality(BaseModel):
     reasons: list[QualityReason] = Field(
         description="what lowers the score, strongest first", examples=[["small"]]
     )
-    pixels: float = Field(description="shorter side of the box, in pixels")
+    pixels: float = Field(
+        description="shorter side of the box, in pixels; of the face within it if the image was taken `whole`"
+    )
     yaw: float = Field(
         description="rotation of the head to its side in degrees, from the landmarks; 0 is frontal"
     )
@@ -110,6 +113,11 @@ class FaceAnswer(FaceEstimate):
     )
     det_score: float = Field(description="the detector's confidence, 0 to 1", examples=[0.87])
     landmarks: list[Point] = Field(description="left eye, right eye, nose, left and right mouth corner")
+    whole: bool = Field(
+        False,
+        description="the image was taken as one face (option `faces`): `bbox` is the image, and "
+        "`det_score` is 0 if no face was found in it",
+    )
     quality: Quality
     embedding: list[float] | None = Field(None, description="only if requested; it is biometric data")
 

@@ -120,17 +120,19 @@ class AsyncClient:
         return await self._send(calls.predict_embeddings(space, embeddings, options))
 
     @overload
-    async def faces(self, images: Image) -> ImageFaces: ...
+    async def faces(self, images: Image, **options: Any) -> ImageFaces: ...
 
     @overload
-    async def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
+    async def faces(self, images: list[SomeImage] | tuple[SomeImage, ...], **options: Any) -> FacesAnswer: ...
 
-    async def faces(self, images: Any) -> ImageFaces | FacesAnswer:
+    async def faces(self, images: Any, **options: Any) -> ImageFaces | FacesAnswer:
         """Detect and embed faces. Takes images and raises errors as `predict` does.
+
+        options : options of `POST /faces`, such as ``max_faces=1`` and ``faces="whole"``.
 
         The response for a list names the space of the embeddings.
         """
-        answer = await self._send(calls.faces(await to_thread(calls.read_images, images)))
+        answer = await self._send(calls.faces(await to_thread(calls.read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     async def models(self) -> Models:

@@ -97,8 +97,8 @@ def predict_embeddings(
     )
 
 
-def faces(images: Sequence[bytes]) -> Call[FacesAnswer]:
-    return Call("proxy", "POST", "/faces", _as(FacesAnswer), images=images)
+def faces(images: Sequence[bytes], options: Mapping[str, Any]) -> Call[FacesAnswer]:
+    return Call("proxy", "POST", "/faces", _as(FacesAnswer), params=options, images=images)
 
 
 def models() -> Call[Models]:

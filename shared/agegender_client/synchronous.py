@@ -118,17 +118,19 @@ class Client:
         return self._send(calls.predict_embeddings(space, embeddings, options))
 
     @overload
-    def faces(self, images: Image) -> ImageFaces: ...
+    def faces(self, images: Image, **options: Any) -> ImageFaces: ...
 
     @overload
-    def faces(self, images: list[SomeImage] | tuple[SomeImage, ...]) -> FacesAnswer: ...
+    def faces(self, images: list[SomeImage] | tuple[SomeImage, ...], **options: Any) -> FacesAnswer: ...
 
-    def faces(self, images: Any) -> ImageFaces | FacesAnswer:
+    def faces(self, images: Any, **options: Any) -> ImageFaces | FacesAnswer:
         """Detect and embed faces. Takes images and raises errors as `predict` does.
+
+        options : options of `POST /faces`, such as ``max_faces=1`` and ``faces="whole"``.
 
         The response for a list names the space of the embeddings.
         """
-        answer = self._send(calls.faces(call(calls.read_images, images)))
+        answer = self._send(calls.faces(call(calls.read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     def models(self) -> Models:

@@ -323,24 +323,29 @@ class BlockingFacesClient:
         """Return the space that the proxy uses now. Raises what `FacesClient.info` raises."""
         return self._call(self._client.space)
 
-    def faces(self, images: Iterable[bytes], space: Space) -> list[ImageFaces | Problem]:
-        """Return the faces of each image, or its problem, in as many requests as the images' sizes need.
+    def faces(
+        self, images: Iterable[bytes], space: Space, selection: FaceSelection = EVERY_FACE
+    ) -> list[ImageFaces | Problem]:
+        """Return the selected faces of each image, or its problem.
 
-        The images of a request are read from the iterable when it is sent.
+        The images' sizes determine the number of requests. The images of a request are read from the iterable
+        when it is sent.
 
         Raises ``space-mismatch`` 409 if the proxy's space is another one by now, and what
         `FacesClient.faces` raises.
         """
-        return [entry for batch in _batches(images) for entry in self._entries(batch, space)]
+        return [entry for batch in _batches(images) for entry in self._entries(batch, space, selection)]
 
-    def _entries(self, images: Sequence[bytes], space: Space) -> list[ImageFaces | Problem]:
+    def _entries(
+        self, images: Sequence[bytes], space: Space, selection: FaceSelection
+    ) -> list[ImageFaces | Problem]:
         try:
-            result = self._call(self._client.faces, images)
+            result = self._call(self._client.faces, images, selection)
         except Problem as problem:
             if problem.status not in (413, 504) or isinstance(problem, ServiceFailed):
                 raise
             if len(images) > 1:  # too large or too much work as one request
-                return [entry for image in images for entry in self._entries([image], space)]
+                return [entry for image in images for entry in self._entries([image], space, selection)]
             if problem.status == 504:
                 raise
             return [problem]
@@ -361,9 +366,16 @@ def _parse(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:
     if len(answer.images) != count:
         raise ValueError(f"it has {len(answer.images)} entries for {count} images")
     check_embeddings((image for image in answer.images if isinstance(image, ImageFaces)), answer.space)
-    # A service that ignores the selection returns every face.
-    images = [selection.apply(image) if isinstance(image, ImageFaces) else image for image in answer.images]
+    images = [_selected(image, selection) for image in answer.images]
     return FacesAnswer.model_construct(space=answer.space, images=images)
+
+
+def _selected(image: ImageFaces | ImageProblem, selection: FaceSelection) -> ImageFaces | ImageProblem:
+    """Apply the selection again: a service that ignores it returns every face."""
+    try:
+        return selection.apply(image) if isinstance(image, ImageFaces) else image
+    except Problem as problem:
+        return ImageProblem(problem=problem.document())
 
 
 def _pause(state: RetryCallState) -> float:

@@ -17,7 +17,10 @@ _MAX_FIELDS = 16
 _COPIED_AT_ONCE = 1024 * 1024  # bytes; a thread costs more, and copying more blocks the event loop
 _MAX_DELIMITER = 74  # bytes of the first line: two hyphens, at most 70 characters (RFC 2046), line break
 _DELIMITER = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-])\r?\n")
-_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+# No image format begins with the bytes FF F0 to FF FF, which are // in base64.
+_URL = re.compile(r"\s*(?:([a-z][a-z0-9+.-]*):)?//", re.IGNORECASE)
+_DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
+_MAX_TEXT = 1024 * 1024  # bytes of a text field
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,20 @@ async def parse_form(headers: Headers, body: AsyncGenerator[bytes], max_files: i
     if not boundary:
         boundary, body = await _boundary_in_body(body)
         headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary.decode()}"'})
-    parser = _InMemoryParser(headers, body, max_files=max_files, max_fields=_MAX_FIELDS)
+    parser = _InMemoryParser(
+        headers, body, max_files=max_files, max_fields=_MAX_FIELDS, max_part_size=_MAX_TEXT
+    )
     try:
         form = await parser.parse()
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise too_many_images(max_files) from error
+        if "maximum size" in error.message:
+            raise Problem(
+                "bad-multipart",
+                400,
+                f"A text field of the form exceeds {_MAX_TEXT} bytes. Send an image as a file, or in JSON.",
+            ) from error
         raise Problem("bad-multipart", 400, error.message) from error
     except (KeyError, ValueError) as error:  # a boundary that cannot be decoded
         raise Problem(
@@ -94,7 +105,7 @@ def images_of(form: Form) -> Upload:
     misnamed = [name for name, _ in form.files if name != IMAGE_FIELD]
     for name, text in form.fields:
         if name == IMAGE_FIELD:
-            raise url_problem(text) or _text_for_image(bool(images))
+            raise url_problem(text) or _text_for_image(text, bool(images))
     if misnamed and images:
         raise unknown_input("file field", misnamed[0], [IMAGE_FIELD])
     if not images:
@@ -121,7 +132,8 @@ def url_problem(text: str) -> Problem | None:
     return Problem(
         "url-not-supported",
         422,
-        f"The image is a URL ({found[1].lower()}://…). URLs are not supported; send the image itself.",
+        f"The image is a URL ({f'{found[1].lower()}:' if found[1] else ''}//…). URLs are not supported; send "
+        "the image itself.",
     )
 
 
@@ -177,9 +189,13 @@ def _contents(files: list[tuple[str, UploadFile]]) -> list[tuple[str, bytes]]:
     return contents
 
 
-def _text_for_image(others: bool) -> Problem:
-    detail = (
-        f"The form field {IMAGE_FIELD!r} is text, but a file is expected. With curl, put @ before the "
-        f"file's name: -F {IMAGE_FIELD}=@photo.jpg."
-    )
+def _text_for_image(text: str, others: bool) -> Problem:
+    if _DATA_URL.match(text[:64]):
+        advice = f'Send it in JSON: {{"{IMAGE_FIELD}": "data:image/…"}} to POST /age-gender of the predictor.'
+        detail = f"The form field {IMAGE_FIELD!r} is a data URL, but a file is expected. {advice}"
+    else:
+        detail = (
+            f"The form field {IMAGE_FIELD!r} is text, but a file is expected. With curl, put @ before the "
+            f"file's name: -F {IMAGE_FIELD}=@photo.jpg."
+        )
     return Problem("invalid-request", 422, detail) if others else Problem("no-image", 400, detail)

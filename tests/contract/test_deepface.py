@@ -102,11 +102,25 @@ def test_image_without_a_face_is_an_error(predictor: httpx.Client, proxy: Embedd
     proxy.faces = 0
     status, message = error_of(post(predictor, {"img": BASE64}))
     assert status == 400 and "Face could not be detected" in message
-    status, message = error_of(post(predictor, {"img": BASE64, "enforce_detection": False}))
-    assert status == 400 and "enforce_detection" in message
-    fields = {"img": BASE64, "enforce_detection": "False"}
-    answer = requests.post(str(predictor.base_url.join(PATH)), data=fields, timeout=20)
-    assert "enforce_detection" in error_of(answer)[1]
+    assert "enforce_detection" in message
+
+
+@pytest.mark.parametrize("detector", ["opencv", "skip"])
+@pytest.mark.parametrize("found", [0, 1])
+def test_whole_image_is_one_face_without_detection(
+    predictor: httpx.Client, proxy: EmbedderDouble, detector: str, found: int
+) -> None:
+    proxy.faces = found
+    options = {"enforce_detection": False, "detector_backend": detector}
+    (face,) = post(predictor, {"img": BASE64, **options}).json()["results"]
+    region = {name: face["region"][name] for name in "xywh"}
+    whole = detector == "skip" or not found
+    assert region == ({"x": 0, "y": 0, "w": 100, "h": 100} if whole else {"x": 10, "y": 10, "w": 80, "h": 80})
+    assert face["face_confidence"] == (0 if whole else 0.9)
+    fields = {"img": BASE64, **{name: str(value) for name, value in options.items()}}
+    form = requests.post(str(predictor.base_url.join(PATH)), data=fields, timeout=20)
+    assert form.json()["results"] == [face]
+    assert len(post(predictor, {"img": BASE64, "detector_backend": "skip"}).json()["results"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +132,6 @@ def test_image_without_a_face_is_an_error(predictor: httpx.Client, proxy: Embedd
         ({"actions": []}, "''"),
         ({"actions": ["age"] * 20}, "actions"),
         ({"actions": {"age": True}}, "actions"),
-        ({"detector_backend": "skip"}, "'skip' is not available"),
         ({"detector_backend": 5}, "detector_backend"),
         ({"anti_spoofing": True}, "anti_spoofing"),
         ({"enforce_detection": "perhaps"}, "enforce_detection"),
@@ -135,7 +148,7 @@ def test_option_that_is_not_available_is_an_error_that_names_it(
     ("image", "part"),
     [
         ("https://example.org/x.jpg", "URL"),
-        ("img1.jpg", "path 'img1.jpg'"),
+        ("img1.jpg", "path or address 'img1.jpg'"),
         ("/home/somebody/couple.jpg", "path"),
         ("~", "base64"),
         ("data:image/png,abc", "base64"),

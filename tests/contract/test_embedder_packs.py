@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from agegender.faces import Face, ImageFaces, turned_points
+from embedder.detection.search import Detections
 from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality
@@ -165,6 +166,43 @@ def test_further_searches_find_no_face_in_noise(pack: Pack, seed: int) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (64, 64), (700, 30)])
 def test_picture_without_a_face_gives_none(pack: Pack, shape: tuple[int, int]) -> None:
     assert pack.faces([np.full((*shape, 3), 127, np.uint8)]) == [[]]
+
+
+def test_crop_that_is_taken_whole_has_nearly_the_embedding_of_its_face(
+    pack: Pack, photograph: np.ndarray
+) -> None:
+    """By the mesh (human) or typical landmarks, and by those of a face that is found."""
+    none = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
+    cosines = []
+    for face in pack.faces([photograph])[0]:
+        x1, y1, x2, y2 = (round(value) for value in face.bbox)
+        crop = np.ascontiguousarray(photograph[y1:y2, x1:x2])
+        for found in (none, pack.detect([crop])[0]):
+            (taken,) = pack.embed([crop], [pack.whole(crop, found)])[0]
+            assert taken.whole and taken.bbox == (0, 0, crop.shape[1], crop.shape[0])
+            assert (taken.det_score == 0) == (not len(found.score))
+            cosines.append(cosine(taken, face))
+    assert min(cosines) > 0.4 and np.median(cosines) > 0.75
+
+
+def test_largest_face_of_an_image_that_is_taken_whole_keeps_its_embedding(
+    pack: Pack, photograph: np.ndarray
+) -> None:
+    turned = np.ascontiguousarray(np.rot90(photograph))
+    found = pack.detect([turned])[0]
+    whole = pack.whole(turned, found)
+    (taken,), (largest, *others) = pack.embed([turned, turned], [whole, found])
+    assert taken.embedding == largest.embedding and taken.landmarks == largest.landmarks
+    assert (whole.rotation, whole.found, taken.det_score) == (90, 6, largest.det_score)
+    assert len(others) == 5
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (64, 64), (700, 30)])
+def test_any_image_can_be_taken_whole(pack: Pack, shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 127, np.uint8)
+    (face,) = pack.embed([image], [pack.whole(image, pack.detect([image])[0])])[0]
+    assert (face.bbox, face.det_score, face.whole) == ((0, 0, shape[1], shape[0]), 0, True)
+    assert np.isfinite(face.embedding).all() and np.isfinite(face.landmarks).all()
 
 
 def test_face_cut_off_by_the_image_is_named_and_its_interval_widened() -> None:

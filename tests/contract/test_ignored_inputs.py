@@ -30,6 +30,7 @@ SENT_AS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "raw body and query": lambda options: {"content": png(), "params": options},
 }
 OPTIONS = {
+    "faces": "found-or-whole",
     "coverage": 0.5,
     "uncertainty": "mc-dropout",
     "max_faces": 1,
@@ -51,6 +52,8 @@ def test_option_is_taken_wherever_it_stands(predictor: httpx.Client, proxy: Embe
     assert face["age"]["coverage"] == 0.5 and len(face["embedding"]) == SPACE.dimension
     other = predictor.post("/age-gender", **SENT_AS[way]({**OPTIONS, "uncertainty": "ensemble"}))
     assert other.json()["images"][0]["faces"][0]["gender"] != face["gender"]
+    (face,) = predictor.post("/age-gender", **SENT_AS[way]({"faces": "whole"})).json()["images"][0]["faces"]
+    assert face["whole"] and face["bbox"] == [0, 0, 100, 100]
     for name, value in (("min_face", 5000), ("min_det_score", 1)):
         answer = predictor.post("/age-gender", **SENT_AS[way]({name: value}))
         assert answer.json()["images"][0]["faces"] == []
@@ -139,6 +142,10 @@ def test_data_url_is_answered_as_its_image(predictor: httpx.Client, header: str)
         (" HTTP://example.org/a.jpg", "url-not-supported", "send the image itself"),
         ("s3://bucket/a.jpg", "url-not-supported", "send the image itself"),
         ("file:///etc/passwd", "url-not-supported", "send the image itself"),
+        ("//example.org/a.jpg", "url-not-supported", "a URL (//…)"),
+        ("//localhost/abc", "url-not-supported", "a URL (//…)"),
+        ("www.example.org/a.jpg", "bad-base64", "path or address 'www.example.org/a.jpg'"),
+        ("C:\\faces\\a.HEIC", "bad-base64", "path or address"),
     ],
 )
 def test_text_that_is_no_image_gets_its_own_sentence(
@@ -148,6 +155,20 @@ def test_text_that_is_no_image_gets_its_own_sentence(
     assert (answer.status_code, slug(answer)) == (422, kind) and message in answer.json()["detail"]
     bad, good = predictor.post("/age-gender", json={"images": [text, TEXT]}).json()["images"]
     assert bad["problem"]["type"].endswith(kind) and good["faces"]
+
+
+def test_text_in_the_field_of_an_image_gets_its_own_sentence(predictor: httpx.Client) -> None:
+    def sent(text: str) -> tuple[int, str, str]:
+        answer = predictor.post("/age-gender", files={"image": (None, text)})
+        return answer.status_code, slug(answer), answer.json()["detail"]
+
+    assert sent("photo.jpg")[:2] == (400, "no-image") and "put @" in sent("photo.jpg")[2]
+    status, kind, detail = sent(f"data:image/png;base64,{TEXT}")
+    assert (status, kind) == (400, "no-image") and "data URL" in detail and "JSON" in detail
+    assert "@" not in detail
+    assert sent("//example.org/a.jpg")[1] == sent("https://example.org/a.jpg")[1] == "url-not-supported"
+    status, kind, detail = sent("data:image/png;base64," + "A" * 2_000_000)
+    assert (status, kind) == (400, "bad-multipart") and "as a file, or in JSON" in detail
 
 
 @pytest.mark.parametrize(("header", "copies"), [("", 1), ("data:image/jpeg;base64,", 2.4)])

@@ -3,6 +3,7 @@
 import base64
 from typing import Any
 
+import agegender
 import httpx
 import msgpack
 import pytest
@@ -11,7 +12,7 @@ from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
 from pydantic import SecretStr
 
-from tests.support.embedder_double import EmbedderDouble
+from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.insightface_rest import extract, extract_packed
 from tests.support.predictor_requests import png
 from tests.support.serving import serving
@@ -97,6 +98,44 @@ def test_detector_threshold_is_that_of_insightface_rest_unless_sent(
     assert [query["min_det_score"] for query in proxy.queries[-2:]] == ["0.6", "0.2"]
 
 
+@pytest.mark.parametrize("found", [0, 2])
+def test_each_image_is_a_face_with_embed_only(
+    predictor: httpx.Client, proxy: EmbedderDouble, found: int
+) -> None:
+    """The clients send it with the detector's threshold, which InsightFace-REST then ignores."""
+    proxy.faces = found
+    proxy.broken = lambda image: image == BROKEN
+    url, images = base_of(predictor), [png(size=(112, 112)), BROKEN, png(size=(60, 80))]
+    options = {"embed_only": True, "extract_ga": True, "min_face_size": 500}
+    answers = [
+        extract(url, images, use_msgpack=False, **options),
+        extract_packed(url, images, **options),
+    ]
+    for answer in answers:
+        assert [image["status"] for image in answer["data"]] == ["ok", "failed", "ok"]
+        (first,), _, (last,) = (image["faces"] for image in answer["data"])
+        assert (first["prob"], first["bbox"], first["size"]) == (1, [0, 0, 112, 112], 112)
+        assert (last["bbox"], last["size"], len(last["vec"])) == ([0, 0, 60, 80], 60, 512)
+        assert first["age"] is not None and set(first) >= MEMBERS
+
+
+def test_information_has_what_the_client_prints(predictor: httpx.Client) -> None:
+    """The members that `IFRClient.server_info` reads."""
+    about = predictor.get("/insightface-rest/info").json()
+    assert set(about["models"]) >= {
+        "inference_backend",
+        "det_name",
+        "rec_name",
+        "rec_batch_size",
+        "det_batch_size",
+        "max_size",
+    }
+    assert about["models"]["det_name"] == about["models"]["rec_name"] == SPACE.id
+    assert about["defaults"]["det_thresh"] == 0.6
+    assert (about["defaults"]["extract_embedding"], about["defaults"]["extract_ga"]) == (True, False)
+    assert about["version"] == agegender.__version__
+
+
 def test_failed_images_stand_in_the_place_of_an_answer(
     predictor: httpx.Client, proxy: EmbedderDouble
 ) -> None:
@@ -122,7 +161,7 @@ def test_members_that_insightface_rest_ignores_are_ignored(predictor: httpx.Clie
     "options",
     [
         {"return_face_data": True},
-        {"embed_only": True},
+        {"embed_only": "perhaps"},
         {"detect_masks": True},
         {"threshold": 2},
         {"threshold": "high"},

@@ -61,6 +61,16 @@ def test_folder_is_answered_image_by_image(run: Run, images: Path) -> None:
     assert lines[0]["faces"][0]["age"]["coverage"] == 0.5
 
 
+def test_images_of_cropped_faces_are_answered_whole(run: Run, images: Path, proxy: EmbedderDouble) -> None:
+    _, out, _ = run("predict", str(images), "--json", "--faces", "whole")
+    assert [[face["whole"] for face in line["faces"]] for line in printed(out)] == [[True], [True]]
+    proxy.faces = 0
+    code, out, _ = run("predict", str(images), "--faces", "found-or-whole")
+    assert code == 0 and "undetected" in out
+    code, _, err = run("predict", str(images), "--faces", "all")
+    assert code == 2 and "found-or-whole" in err
+
+
 def test_turned_images_are_shown_with_their_rotation(run: Run, images: Path, proxy: EmbedderDouble) -> None:
     proxy.rotation = 270
     _, out, _ = run("predict", str(images / "one.png"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import threading
 import time
@@ -12,9 +13,19 @@ from typing import Any
 
 import numpy as np
 from agegender.errors import Problem
-from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem, Rotation, turned_box, turned_points
+from agegender.faces import (
+    Face,
+    FacesAnswer,
+    FaceSelection,
+    ImageFaces,
+    ImageProblem,
+    Rotation,
+    turned_box,
+    turned_points,
+)
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
+from PIL import Image as Picture
 
 from tests.support.serving import serving
 
@@ -45,6 +56,15 @@ def faces_of(
     )
 
 
+def whole(found: ImageFaces, one: ImageFaces, size: tuple[int, int]) -> ImageFaces:
+    """Return the image of this size as one face, that of `one`, whether or not faces were found in it."""
+    width, height = size
+    score = found.faces[0].det_score if found.faces else 0.0
+    changes = {"whole": True, "bbox": (0.0, 0.0, width, height), "det_score": score}
+    face = one.faces[0].model_copy(update=changes)
+    return found.model_copy(update={"width": width, "height": height, "faces": [face]})
+
+
 def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
     """Return the faces in the square image that a clockwise turn by `rotation` makes upright."""
     back = (360 - rotation) % 360, upright.width, upright.height
@@ -70,6 +90,7 @@ class EmbedderDouble:
     seconds: float = 0.0
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
+    takes_whole: bool = True  # otherwise it ignores the option `faces`, as release 0.1.0 does
     faces_found: int = 0  # with more than `faces`, it reports that the others are omitted
     sharpness: float | None = None
     rotation: Rotation = 0
@@ -139,9 +160,9 @@ class EmbedderDouble:
             return self._problem(int(self.fault), "on purpose")
         if self.fault == "404":
             return self._problem(404, "another service")
-        return self._content(images)
+        return self._content(images, FaceSelection(faces=request.query_params.get("faces", "found")))
 
-    def _content(self, images: list[bytes]) -> Response:
+    def _content(self, images: list[bytes], selection: FaceSelection) -> Response:
         entries: list[ImageFaces | ImageProblem] = []
         for image in images:
             if self.broken(image):
@@ -149,6 +170,9 @@ class EmbedderDouble:
                 entries.append(ImageProblem(problem=problem.document()))
             else:
                 upright = faces_of(image, self.space, self.faces, self.sharpness)
+                if self.takes_whole and selection.takes_whole(self.faces):
+                    size = Picture.open(io.BytesIO(image)).size
+                    upright = whole(upright, faces_of(image, self.space, 1, self.sharpness), size)
                 if self.faces_found > self.faces:
                     upright = upright.model_copy(update={"faces_found": self.faces_found, "truncated": True})
                 entries.append(delivered(upright, self.rotation))

@@ -55,6 +55,14 @@ def test_extraction_is_followed_to_its_end(trainer: Service, run: Run) -> None:
     assert json.loads(trainer.requests[0][3]) == {"image_set": "aligned", "mirrored": True}
 
 
+def test_data_set_of_cropped_faces_is_extracted_whole(trainer: Service, run: Run) -> None:
+    trainer.will_answer(EXTRACTION, EXTRACTION)
+    run("extract", "Adience", "--faces", "whole", "--no-wait")
+    run("extract", "Adience", "--no-wait")
+    bodies = [json.loads(request[3]) for request in trainer.requests]
+    assert [body.get("faces") for body in bodies] == ["whole", None]
+
+
 def test_extractions_are_cancelled_deleted_and_imported(trainer: Service, run: Run) -> None:
     cancelled = {**EXTRACTION, "state": "cancelled"}
     trainer.will_answer([cancelled], [cancelled], EXTRACTION, events(EXTRACTION))

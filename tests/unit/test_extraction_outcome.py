@@ -12,6 +12,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from agegender.errors import Problem
+from agegender.faces import EVERY_FACE, FaceSelection, ImageFaces
 from agegender.labels import Gender
 from agegender.spaces import Space
 from agegender_service.faces_client import BlockingFacesClient
@@ -35,10 +36,11 @@ from trainer.extraction.plan import write_plan
 from trainer.extraction.steps import fail
 from trainer.runs.attempt import Attempt
 
-from tests.support.embedder_double import faces_of
+from tests.support.embedder_double import faces_of, whole
 
 SPACE = Space(id="test-1", dimension=8)
 NAME = "My faces (1)"
+SIX = [f"{number}.jpg,{number},f" for number in range(6)]  # at least as many subjects as folds
 
 
 class NoHttp(BlockingFacesClient):
@@ -47,9 +49,15 @@ class NoHttp(BlockingFacesClient):
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:9", patience=300)
 
-    def faces(self, images: Any, space: Space) -> list[Any]:
-        counts = {b"no": 0, b"tw": 2}
-        return [faces_of(image, space, counts.get(image[:2], 1)) for image in images]
+    def faces(self, images: Any, space: Space, selection: FaceSelection = EVERY_FACE) -> list[Any]:
+        return [self._answer(image, space, selection) for image in images]
+
+    @staticmethod
+    def _answer(image: bytes, space: Space, selection: FaceSelection) -> ImageFaces:
+        count = {b"no": 0, b"tw": 2}.get(image[:2], 1)
+        found = faces_of(image, space, count)
+        taken_whole = selection.takes_whole(count)
+        return whole(found, faces_of(image, space), (100, 100)) if taken_whole else found
 
 
 def extraction(**changes: Any) -> Extraction:
@@ -97,6 +105,39 @@ def test_the_sentence_has_counts_and_first_examples_most_frequent_first() -> Non
     assert sentence == "295 of 300 faces (4 no-face, e.g. a/b.jpg; 1 age-out-of-range, e.g. c.jpg)"
     assert removal_summary(17_055, {}) == "17,055 of 17,055 faces"
     assert removal_summary(3, {"no-face": 1_000}) == "3 of 1,003 faces (1,000 no-face)"
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"), [("found", 7), ("found-or-whole", 8), ("whole", 8)], ids=lambda value: str(value)
+)
+def test_images_without_a_face_are_kept_as_one_face_if_requested(
+    tmp_path: Path, option: str, kept: int
+) -> None:
+    made(tmp_path, ["no.jpg,4,f", "two.jpg,5,m", *SIX])
+    merge(tmp_path, extracted(tmp_path, which_faces=option, min_det_score=0.5))
+    faces = read_embedding_set(tmp_path, NAME, SPACE, "images")
+    assert len(faces) == kept and ("no.jpg" in faces.file) == (option != "found")
+    assert read_meta_data(tmp_path, NAME, SPACE, "images")["which_faces"] == option
+
+
+def test_chunks_of_one_option_are_not_used_for_another(tmp_path: Path) -> None:
+    made(tmp_path, ["no.jpg,4,f", *SIX])
+    extracted(tmp_path)
+    merge(tmp_path, extracted(tmp_path, which_faces="whole"))
+    assert len(read_embedding_set(tmp_path, NAME, SPACE, "images")) == 7
+
+
+def test_embedder_without_the_option_ends_the_extraction(tmp_path: Path) -> None:
+    class Older(NoHttp):
+        def faces(self, images: Any, space: Space, selection: FaceSelection = EVERY_FACE) -> list[Any]:
+            return [Problem("invalid-request", 422, "faces: not available") for _ in images]
+
+    folder = made(tmp_path, ["one.jpg,3,f"])
+    images = [LabelledImage("one.jpg", 3, 3, Gender.FEMALE, "s", 0)]
+    with Older() as client, pytest.raises(Problem, match="not available"):
+        embed_images(
+            client, extraction(which_faces="whole"), folder, tmp_path, images, 0, one_face_only=False
+        )
 
 
 def test_everything_removed_is_in_the_meta_data_and_the_list_of_data_sets(tmp_path: Path) -> None:

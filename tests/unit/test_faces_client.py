@@ -117,6 +117,23 @@ async def test_faces_beyond_the_selection_are_omitted() -> None:
     assert isinstance(image, ImageFaces) and len(image.faces) == 1 and image.truncated
 
 
+async def test_service_that_ignores_a_selection_of_whole_images_is_a_problem_of_the_image() -> None:
+    service = Service(answer(IMAGE))
+    (entry,) = (await service.client().faces([b"x"], FaceSelection(faces="whole"))).entries
+    assert isinstance(entry, Problem) and (entry.slug, entry.status) == ("invalid-request", 422)
+    assert "'whole' is not available" in entry.detail
+    either = FaceSelection(faces="found-or-whole")
+    assert (await Service(answer(IMAGE)).client().faces([b"x"], either)).entries == [IMAGE]
+
+
+async def test_image_taken_whole_is_omitted_by_no_other_option() -> None:
+    changes = {"whole": True, "det_score": 0.0}
+    taken = IMAGE.model_copy(update={"faces": [FACE.model_copy(update=changes)], "faces_found": 0})
+    selection = FaceSelection(faces="found-or-whole", min_det_score=0.9, min_face=10_000, max_faces=1)
+    (image,) = (await Service(answer(taken)).client().faces([b"x"], selection)).entries
+    assert image == taken
+
+
 async def test_space_is_asked_for_once_in_a_while() -> None:
     service = Service(httpx.Response(200, json={"space": SPACE.model_dump(), "progress": 3}))
     client = service.client()

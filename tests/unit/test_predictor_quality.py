@@ -52,12 +52,29 @@ def test_large_sharp_frontal_face_lacks_nothing() -> None:
         (face(brightness=40), "dark"),
         (face(clipped=0.4), "overexposed"),
         (face(border=True), "tight"),
+        (face(whole=True, det_score=0), "undetected"),
     ],
 )
 def test_each_flaw_lowers_the_score_and_is_named(given: FaceGeometry, reason: str) -> None:
     quality = face_quality(given, SIZE)
     assert quality.score < 0.75
     assert quality.reasons == [reason]
+
+
+def test_image_taken_whole_is_judged_by_the_face_in_it() -> None:
+    found = face(whole=True, side=150).model_copy(update={"bbox": (0.0, 0.0, 4000.0, 3000.0)})
+    quality = face_quality(found, (4000, 3000))
+    assert (quality.reasons, quality.interval_scale, quality.score) == ([], 1.0, 1.0)
+    small = face(whole=True, side=24).model_copy(update={"bbox": (0.0, 0.0, 4000.0, 3000.0)})
+    assert face_quality(small, (4000, 3000)).reasons == ["small"]
+    assert face_quality(small, (4000, 3000)).pixels == pytest.approx(16, abs=1)
+
+
+def test_undetected_face_has_a_wider_interval() -> None:
+    quality = face_quality(face(whole=True, side=150, det_score=0), SIZE)
+    assert quality.interval_scale == 1.1 and quality.score == 0.5
+    implausible = face(whole=True, det_score=0, landmarks=[*FRONTAL[3:], FRONTAL[2], *FRONTAL[:2]])
+    assert "doubtful" in face_quality(implausible).reasons
 
 
 def test_worst_flaw_is_named_first() -> None:

@@ -251,6 +251,39 @@ def test_a_selection_that_left_nothing_out_is_an_answer_of_all_faces(
         assert double.batches == [1]
 
 
+def test_image_taken_whole_serves_only_the_same_option(double: EmbedderDouble, redis: RedisServer) -> None:
+    double.faces = 1
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        one = selected(client, faces="whole")
+        assert ([face.whole for face in one.faces], one.faces_found) == ([True], 1)
+        found = selected(client)
+        assert [face.whole for face in found.faces] == [False]
+        assert selected(client, faces="found-or-whole") == found
+        assert selected(client, faces="whole") == one
+        assert double.queries == [{"faces": "whole"}, {}]
+
+
+def test_whole_image_instead_of_no_face_is_cached_for_its_own_option(
+    double: EmbedderDouble, redis: RedisServer
+) -> None:
+    double.faces = 0
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        assert selected(client).faces == []
+        one = selected(client, faces="found-or-whole")
+        assert ([face.whole for face in one.faces], one.faces_found) == ([True], 0)
+        assert selected(client, faces="found-or-whole") == one
+        assert selected(client).faces == []
+        assert double.queries == [{}, {"faces": "found-or-whole"}]
+
+
+def test_found_faces_are_cached_for_both_options(double: EmbedderDouble, redis: RedisServer) -> None:
+    double.faces = 2
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        either = selected(client, faces="found-or-whole", min_face="5")
+        assert selected(client) == selected(client, faces="found-or-whole") == either
+        assert len(double.queries) == 1
+
+
 def test_entry_that_the_containers_limit_cut_serves_only_what_it_holds(
     double: EmbedderDouble, redis: RedisServer
 ) -> None:

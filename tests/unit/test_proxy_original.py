@@ -225,3 +225,16 @@ def test_garbage_from_the_container_is_503(answer: str, status: int) -> None:
         double.answer, double.status = answer, status
         response = post(client, picture())
         assert (response.status_code, problem_of(response)) == (503, "embedder-unavailable")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_image_as_one_face_is_not_available_with_the_originals_container(count: int) -> None:
+    answer = None if count else jsonpickle.encode({"face_detection_recognition": []})
+    with in_front_of(OriginalDouble(answer)) as client:
+        for option, available in (("whole", False), ("found-or-whole", count > 0), ("found", True)):
+            response = post(client, picture(), params={"faces": option})
+            if available:
+                (image,) = FacesAnswer.model_validate_json(response.content).images
+                assert isinstance(image, ImageFaces) and len(image.faces) == count
+            else:
+                assert entry_problem(response) == (422, "invalid-request")

@@ -35,7 +35,7 @@ _HEADER_BYTES = _SIGNATURE_BYTES + _COUNT.size
 class EncodedFaces:
     """The JSON of an `agegender.faces.ImageFaces` with `count` faces, encoded once for cache and response.
 
-    complete : whether these are all faces that were found; False for cache entries.
+    complete : whether these are all faces that were found, and no others; False for cache entries.
     """
 
     json: bytes
@@ -44,7 +44,8 @@ class EncodedFaces:
 
     @classmethod
     def of(cls, image: ImageFaces) -> "EncodedFaces":
-        complete = len(image.faces) == image.faces_found
+        whole = any(face.whole for face in image.faces)
+        complete = len(image.faces) == image.faces_found and not whole
         return cls(image.model_dump_json().encode(), len(image.faces), complete)
 
     def decoded(self) -> ImageFaces:

@@ -78,8 +78,9 @@ class FaceFinder:
         entries = await self._cache.read(space, [*own.values(), *digests])
         cached = {digest: entries[name] for digest, name in own.items() if name in entries}
         for digest in digests:
-            if digest not in cached and digest in entries:
-                selected = await asyncio.to_thread(_selected, entries[digest], selection)
+            found = entries.get(digest)
+            if digest not in cached and found is not None and not selection.takes_whole(found.count):
+                selected = await asyncio.to_thread(_selected, found, selection)
                 if selected is not None:
                     cached[digest] = selected
         return cached

@@ -56,8 +56,7 @@ class OriginalWire:
         self, url: str, images: Sequence[bytes], selection: FaceSelection, deadline: Deadline
     ) -> Embedded:
         answers = [await self._embed_one(url, image) for image in images]
-        selected = [selection.apply(one) if isinstance(one, ImageFaces) else one for one in answers]
-        return Embedded(self._space, selected)
+        return Embedded(self._space, [_selected(one, selection) for one in answers])
 
     async def _embed_one(self, url: str, image: bytes) -> ImageFaces | Problem:
         try:
@@ -91,6 +90,13 @@ class OriginalWire:
         except ValueError as error:
             raise EmbedderFailed(f"returned an invalid list of faces: {error}") from error
         return answer
+
+
+def _selected(image: ImageFaces | Problem, selection: FaceSelection) -> ImageFaces | Problem:
+    try:
+        return selection.apply(image) if isinstance(image, ImageFaces) else image
+    except Problem as problem:  # the container cannot take the image as one face
+        return problem
 
 
 def _face(face: OriginalFace) -> Face:

@@ -137,7 +137,11 @@ class FaceBatches:
             PROGRESS.step()
             with work.seconds.stage("detect"):
                 found = pack.detect([pixels], lambda: not work.stopped)[0]
-                found = found.selected(work.queued.item.selection, self._max_faces)
+                selection = work.queued.item.selection
+                if selection.takes_whole(len(found.score)):
+                    found = pack.whole(pixels, found)
+                else:
+                    found = found.selected(selection, self._max_faces)
             PROGRESS.step()
             yield _Searched(work, number, pixels, found)
 

@@ -193,6 +193,7 @@ def _face_answer(face: Face, quality: Quality, estimate: FaceEstimate, options: 
         bbox=face.bbox,
         det_score=face.det_score,
         landmarks=face.landmarks,
+        whole=face.whole,
         quality=quality,
         age=scaled(estimate.age, quality.interval_scale),
         gender=estimate.gender,

@@ -29,6 +29,8 @@ Sent = tuple[str, Iterable[tuple[str, Any]]]  # where options were sent, and the
 MAX_VALUES = 100_000  # of JSON with images and options
 _DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _MAX_DATA_URL_HEADER = 256  # characters before the comma
+_PATH = re.compile(r"[^\n]{1,500}\.(jpe?g|png|webp|bmp|gif|tiff?|hei[cf]|avif)", re.IGNORECASE)
+_SHOWN = 100  # characters of a path
 _UNIT_NORM_TOLERANCE = 0.01  # embeddings are often sent with few digits
 
 Coverage = Annotated[
@@ -252,6 +254,10 @@ def decoded(text: str) -> bytes | Problem:
             return binascii.a2b_base64(text, strict_mode=True)
         return binascii.a2b_base64(memoryview(text.encode("ascii"))[header.end() :], strict_mode=True)
     except (binascii.Error, ValueError):
+        if _PATH.fullmatch(text[:512]):
+            return _bad_base64(
+                f"The image is the path or address {text[:_SHOWN]!r}, which is not supported; send the image."
+            )
         return _bad_base64(
             "The image is not valid base64. Use the alphabet A-Z a-z 0-9 + / with padding and without "
             "line breaks (GNU base64: -w0)."

@@ -24,6 +24,7 @@ _BORDER = 0.6  # factor if a face is found only with a border around the image
 _COVERED = (1.1, 0.7)  # a reason above 0.8: 1 % of undamaged crops, of any race
 _BRIGHTNESS = (10.0, 100.0)  # darkest of 300 undamaged crops: 104; their 95th percentile ignores skin tone
 _CLIPPED = (0.7, 0.1)
+_UNDETECTED = 0.5  # factor if no face was found and the whole image was taken as one
 _IMPLAUSIBLE = 0.2  # factor if the landmarks cannot belong to the face in the box
 _REASON_BELOW = 0.75
 
@@ -49,6 +50,7 @@ REASON_SCALES: Final[Mapping[QualityReason, _Table]] = {
     "covered": ((0.0, 1.1), (0.25, 1.1), (0.75, 1.05), (1.0, 1.0)),
     "dark": ((0.0, 2.4), (0.03, 2.2), (0.17, 1.55), (0.45, 1.15), (0.75, 1.0), (1.0, 1.0)),
     "overexposed": ((0.0, 2.6), (0.03, 2.5), (0.22, 1.4), (0.53, 1.15), (0.75, 1.05), (1.0, 1.0)),
+    "undetected": ((0.0, 1.1), (0.75, 1.1), (1.0, 1.0)),
 }
 # The same for the product of all other measures' factors.
 OTHER_SCALES: Final[_Table] = ((0.0, 1.5), (0.05, 1.1), (0.25, 1.06), (0.75, 1.05), (1.0, 1.0))
@@ -62,22 +64,24 @@ def face_quality(face: FaceGeometry, size: tuple[int, int] | None = None) -> Qua
     face : in the upright image.
     size : width and height of the upright image in pixels; None if unknown.
     """
-    x1, y1, x2, y2 = face.bbox
+    undetected = face.whole and face.det_score == 0
+    x1, y1, x2, y2 = bbox = _face_box(face.landmarks) if face.whole else face.bbox
     pixels = max(0.0, min(x2 - x1, y2 - y1))
     yaw, roll = head_angles(face.landmarks)
     missing = sorted(missing_sides(face.landmarks, size), reverse=True) if size else [0.0] * 4
-    found = 1.0 if plausible(face.landmarks, face.bbox) else _IMPLAUSIBLE
+    found = 1.0 if plausible(face.landmarks, bbox) else _IMPLAUSIBLE
     factors: dict[QualityReason, float] = {
         "small": _ramp(pixels, *_PIXELS),
         "blurred": _measured(_sharpness(face), _SHARPNESS),
         "turned": _ramp(abs(yaw), *_YAW),
         "tilted": _ramp(abs(roll), *_ROLL),
-        "doubtful": found * _ramp(face.det_score, *_DET_SCORE),
+        "doubtful": found * (1.0 if undetected else _ramp(face.det_score, *_DET_SCORE)),
         "cut": _ramp(missing[0], *_CUT),
         "tight": min(_ramp(missing[1], *_TIGHT), _BORDER if face.border else 1.0),
         "covered": _measured(face.covered, _COVERED),
         "dark": _measured(face.brightness, _BRIGHTNESS),
         "overexposed": _measured(face.clipped, _CLIPPED),
+        "undetected": _UNDETECTED if undetected else 1.0,
     }
     score = round(math.prod(factors.values()), 3)
     return Quality(
@@ -131,6 +135,20 @@ def missing_sides(
     -------
     Shares of the width or height of the face at left, right, top and bottom; 0 if it does not reach the edge.
     """
+    left, top, right, bottom = _face_box(landmarks)
+    if left == right or top == bottom:
+        return 0.0, 0.0, 0.0, 0.0
+    width, height = size
+    return (
+        _share(-left, right - left),
+        _share(right - width, right - left),
+        _share(-top, bottom - top),
+        _share(bottom - height, bottom - top),
+    )
+
+
+def _face_box(landmarks: list[tuple[float, float]]) -> tuple[float, float, float, float]:
+    """Return x1, y1, x2, y2 of the face from eyebrows to chin, as its landmarks indicate."""
     points = np.array(landmarks) @ np.array([1, 1j])
     centred = _TEMPLATE - _TEMPLATE.mean()
     turn = np.vdot(centred, points - points.mean()) / np.vdot(centred, centred).real
@@ -138,15 +156,8 @@ def missing_sides(
     across, along = abs(turn.real), abs(turn.imag)
     half_width = math.hypot(across * _OVAL_WIDTH, along * _OVAL_HEIGHT)
     half_height = math.hypot(along * _OVAL_WIDTH, across * _OVAL_HEIGHT)
-    if half_width == 0 or half_height == 0:
-        return 0.0, 0.0, 0.0, 0.0
-    width, height = size
-    return (
-        _share(half_width - centre.real, 2 * half_width),
-        _share(centre.real + half_width - width, 2 * half_width),
-        _share(half_height - centre.imag, 2 * half_height),
-        _share(centre.imag + half_height - height, 2 * half_height),
-    )
+    x, y = float(centre.real), float(centre.imag)
+    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def _share(part: float, whole: float) -> float:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from agegender.faces import WhichFaces
 from pydantic import BaseModel
 
 try:
@@ -27,6 +28,14 @@ ImageSetOption = Annotated[
     str | None,
     typer.Option(
         "--image-set", "--variant", help="Image set, if several were extracted. --variant is deprecated."
+    ),
+]
+FacesOption = Annotated[
+    WhichFaces,
+    typer.Option(
+        "--faces",
+        help="found: the faces found in an image; found-or-whole: without any, the whole image as one face; "
+        "whole: always the whole image as one face, for images that are cropped already.",
     ),
 ]
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from agegender_client import Client
 from agegender_client.cli import (
     AsJson,
+    FacesOption,
     ImageSetOption,
     SpaceOption,
     console,
@@ -111,6 +112,7 @@ def extract(
     min_det_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Remove faces with a lower detection score.")
     ] = None,
+    faces: FacesOption = "found",
     gender: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +132,7 @@ def extract(
         "image_set": image_set,
         "mirrored": mirrored,
         "min_det_score": min_det_score,
+        "faces": faces if faces != "found" else None,
         "near_duplicates": near_duplicates,
         "subjects_from": subjects_from,
         "replace": replace or None,

@@ -18,7 +18,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from agegender_client import Client
-from agegender_client.cli import AsJson, console, errors, plural, print_json, progress_bars, table
+from agegender_client.cli import (
+    AsJson,
+    FacesOption,
+    console,
+    errors,
+    plural,
+    print_json,
+    progress_bars,
+    table,
+)
 from agegender_client.cli.image_files import (
     FoundFiles,
     ImageFile,
@@ -57,10 +66,13 @@ def predict(
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per image.")] = None,
     min_face: Annotated[float, typer.Option(min=0, help="Minimum size of a face, in pixels.")] = 0,
+    faces: FacesOption = "found",
     as_json: AsJson = False,
 ) -> None:
     """Estimate age and gender of each face in images, folders or a video."""
-    options = {"coverage": coverage, "max_faces": max_faces, "min_face": min_face}
+    options: dict[str, Any] = {"coverage": coverage, "max_faces": max_faces, "min_face": min_face}
+    if faces != "found":
+        options["faces"] = faces
     if webcam is not None:
         if images or annotate:
             raise typer.BadParameter("--webcam cannot be combined with images or --annotate")

@@ -40,6 +40,7 @@ class Detections:
     sure : [n], whether that evidence needs no confirmation by another search; all true if None.
     rotation : clockwise turn in degrees that makes the image upright; landmark names refer to it.
     border : whether the faces were found only with a border around the image.
+    whole : whether the image was taken as one face.
     found : number of faces before a selection.
     truncated : whether a limit left some out.
     """
@@ -51,6 +52,7 @@ class Detections:
     sure: Mask | None = None
     rotation: Rotation = 0
     border: bool = False
+    whole: bool = False
     found: int = 0
     truncated: bool = False
 

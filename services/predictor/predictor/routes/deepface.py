@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from agegender.errors import Problem
+from agegender.faces import WhichFaces
 from agegender.predictions import FaceAnswer, ImageAnswer
 from agegender_service.forms import is_form
 from agegender_service.openapi import body_schema
@@ -30,8 +31,6 @@ _NO_FACE = "Face could not be detected."  # clients compare it
 _SHOWN = 50  # characters of a name in a message
 _MAX_FIELDS = 16
 _OTHER_BYTES = 64 * 1024  # of a request, besides the image
-_PATH = re.compile(r"[^\n]{1,500}\.(jpe?g|png|webp|bmp|gif|tiff?)", re.IGNORECASE)
-_EVERY_FACE = FaceOptions()
 
 # Problems of taking the image from the request, which deepface's server reports in another member.
 _OF_THE_IMAGE = frozenset({"no-image", "bad-base64", "url-not-supported", "bad-multipart", "too-many-images"})
@@ -53,9 +52,11 @@ class AnalyzeOptions(BaseModel):
         examples=[["age", "gender"]],
         max_length=16,
     )
-    enforce_detection: bool = Field(True, description="only true: an image without a face is an error")
+    enforce_detection: bool = Field(
+        True, description="an image without a face is an error; if false, the whole image is one face"
+    )
     detector_backend: str = Field(
-        "opencv", description=f"ignored, except for {_WHOLE_IMAGE!r}, which is not available"
+        "opencv", description=f"ignored, except for {_WHOLE_IMAGE!r}: the whole image is one face"
     )
     align: bool = Field(True, description="ignored; faces are aligned")
     anti_spoofing: Literal[False] = Field(False, description="not available")
@@ -88,7 +89,7 @@ class AnalyzedFace(BaseModel):
     gender: GenderShares | None = None
     dominant_gender: Literal["Woman", "Man"] | None = None
     region: Region
-    face_confidence: float = Field(description="the detector's, 0 to 1")
+    face_confidence: float = Field(description="the detector's, 0 to 1; 0 for the whole image")
 
 
 class AnalyzeResponse(BaseModel):
@@ -99,7 +100,7 @@ class AnalyzeResponse(BaseModel):
 class _Sent:
     image: bytes
     actions: frozenset[str]
-    enforce_detection: bool
+    options: FaceOptions
 
 
 router = APIRouter(prefix=PREFIX, tags=["other systems"])
@@ -166,12 +167,6 @@ def _of_request(sent: AnalyzeRequest) -> _Sent:
         raise _no_image()
     image = decoded(sent.img)
     if isinstance(image, Problem):
-        if image.slug == "bad-base64" and _PATH.fullmatch(sent.img[:512]):
-            raise Problem(
-                image.slug,
-                image.status,
-                f"The image is the path {sent.img[:_SHOWN]!r}. Paths are not supported; send the image.",
-            )
         raise image
     return _sent(image, sent)
 
@@ -184,11 +179,10 @@ def _sent(image: bytes, options: AnalyzeOptions) -> _Sent:
             reason = "estimated" if name in _NOT_ESTIMATED else "an action"
             raise _invalid(f"actions: {name[:_SHOWN]!r} is not {reason}; use {', '.join(_ACTIONS)}.")
     if options.detector_backend == _WHOLE_IMAGE:
-        raise _invalid(
-            f"detector_backend: {_WHOLE_IMAGE!r} is not available, because faces are always detected; send "
-            "the image that the face was cut from, with some room around the face."
-        )
-    return _Sent(image, frozenset(actions), options.enforce_detection)
+        faces: WhichFaces = "whole"
+    else:
+        faces = "found" if options.enforce_detection else "found-or-whole"
+    return _Sent(image, frozenset(actions), FaceOptions(faces=faces))
 
 
 def _invalid(detail: str) -> Problem:
@@ -240,17 +234,13 @@ _ERROR = {
 async def analyze(received: AnalyzeIn, services: ServicesIn) -> Response:
     """Append `/deepface` to the server's address. Only `age` and `gender` are estimated."""
     sent = received.body
-    image = await services.predictor.image(sent.image, _EVERY_FACE, received.deadline, received.stopwatch)
+    image = await services.predictor.image(sent.image, sent.options, received.deadline, received.stopwatch)
     return Response(await run_in_threadpool(_encoded, image, sent), media_type=_JSON)
 
 
 def _encoded(image: ImageAnswer, sent: _Sent) -> bytes:
     if not image.faces:
-        advice = (
-            "Send an image in which a face is visible."
-            if sent.enforce_detection
-            else "enforce_detection: false is not available here, because faces are always detected."
-        )
+        advice = "Send an image in which a face is visible, or set enforce_detection to false."
         raise Problem("no-face", 400, f"{_NO_FACE} {advice}")
     response = AnalyzeResponse(results=[_analyzed(face, image, sent.actions) for face in image.faces])
     return response.model_dump_json(exclude_none=True).encode()
@@ -269,5 +259,5 @@ def _analyzed(face: FaceAnswer, image: ImageAnswer, actions: frozenset[str]) -> 
         else None,
         dominant_gender=("Woman" if face.gender.label == "female" else "Man") if gendered else None,
         region=Region(x=x1, y=y1, w=x2 - x1, h=y2 - y1, left_eye=left_eye, right_eye=right_eye),
-        face_confidence=round(face.det_score, 2),
+        face_confidence=0 if face.whole else round(face.det_score, 2),
     )

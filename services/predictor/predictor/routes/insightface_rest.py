@@ -1,10 +1,11 @@
-"""`POST /insightface-rest/extract`: InsightFace-REST's extraction, so that its clients work unchanged."""
+"""`/insightface-rest`: InsightFace-REST's extraction and information, so that its clients work unchanged."""
 
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NoReturn
 
+import agegender
 import msgpack
 from agegender.errors import Problem
 from agegender.faces import ImageProblem
@@ -52,7 +53,7 @@ class ExtractRequest(BaseModel):
     extract_embedding: bool = Field(True, description="return `vec`, which is biometric data")
     return_landmarks: bool = False
     return_face_data: Literal[False] = Field(False, description="face crops are not available")
-    embed_only: Literal[False] = Field(False, description="images of faces alone are not available")
+    embed_only: bool = Field(False, description="each image is one face, whatever the detector finds")
     detect_masks: Literal[False] = Field(False, description="not available")
     verbose_timings: bool = False
     msgpack: bool = Field(False, description=f"answer in MessagePack, like the header `Accept: {_MSGPACK}`")
@@ -60,6 +61,7 @@ class ExtractRequest(BaseModel):
     @property
     def face_options(self) -> FaceOptions:
         return FaceOptions(
+            faces="whole" if self.embed_only else "found",
             max_faces=self.limit_faces or None,
             min_det_score=self.threshold,
             min_face=self.min_face_size,
@@ -71,7 +73,7 @@ class ExtractedFace(BaseModel):
     """Null for what was not requested, and for what is not estimated."""
 
     num_det: int = Field(description="number of the face in the image, from 0")
-    prob: float = Field(description="the detector's confidence")
+    prob: float = Field(description="the detector's confidence; 1 with `embed_only`")
     bbox: tuple[int, int, int, int] = Field(description="x1, y1, x2, y2 in pixels, EXIF orientation applied")
     size: int = Field(description="width of the box")
     landmarks: list[tuple[int, int]] | None = None
@@ -221,6 +223,57 @@ async def extract(request: Request, received: ExtractionIn, services: ServicesIn
     return Response(content, media_type=media_type, headers={"Vary": "Accept"})
 
 
+class InfoModels(BaseModel):
+    """Configuration of the models. Null for what this system does not have."""
+
+    inference_backend: Literal["onnx"] = "onnx"
+    det_name: str = Field(description="id of the space, which names the pack", examples=["human-2"])
+    rec_name: str = Field(description="the same", examples=["human-2"])
+    ga_name: str = Field(description="version of the head that estimates the age")
+    mask_detector: None = None
+    max_size: None = Field(None, description="null: images are not resized to one size")
+    rec_batch_size: int = Field(description="faces estimated together, at most")
+    det_batch_size: Literal[1] = 1
+    force_fp16: Literal[False] = False
+    triton_uri: None = None
+
+
+class InfoDefaults(BaseModel):
+    """Values of options that a request omits."""
+
+    return_face_data: bool
+    return_landmarks: bool
+    extract_embedding: bool
+    extract_ga: bool
+    detect_masks: bool
+    det_thresh: float
+
+
+class InfoResponse(BaseModel):
+    version: str = Field(description="of this system")
+    tensorrt_version: None = None
+    models: InfoModels
+    defaults: InfoDefaults
+
+
+@router.get("/info", summary="Information of InsightFace-REST", responses={"default": _ERROR})
+async def info(services: ServicesIn) -> InfoResponse:
+    """Return what clients of InsightFace-REST print about a server."""
+    space = (await services.proxy.info()).space
+    fields = ExtractRequest.model_fields
+    defaults = {name: fields[name].default for name in InfoDefaults.model_fields if name in fields}
+    return InfoResponse(
+        version=agegender.__version__,
+        models=InfoModels(
+            det_name=space.id,
+            rec_name=space.id,
+            ga_name=services.registry.heads(space).age.manifest.version,
+            rec_batch_size=services.settings.max_batch_faces,
+        ),
+        defaults=InfoDefaults(**defaults, det_thresh=_THRESHOLD),
+    )
+
+
 def _encoded(answer: AgeGenderAnswer, request: ExtractRequest, media_type: str) -> bytes:
     times = answer.timings
     took = {"total_ms": times["total"]}
@@ -246,7 +299,7 @@ def _face(number: int, face: FaceAnswer, request: ExtractRequest) -> ExtractedFa
     x1, y1, x2, y2 = map(int, face.bbox)
     return ExtractedFace(
         num_det=number,
-        prob=face.det_score,
+        prob=1 if face.whole else face.det_score,
         bbox=(x1, y1, x2, y2),
         size=x2 - x1,
         landmarks=[(int(x), int(y)) for x, y in face.landmarks] if request.return_landmarks else None,

@@ -14,6 +14,7 @@ const REASONS = {
   covered: "Something may cover part of the face.",
   dark: "The face is dark.",
   overexposed: "Part of the face is overexposed.",
+  undetected: "No face was found; the whole picture was taken as one.",
 };
 const [WIDTH, HEIGHT, FOOT, YEARS] = [320, 74, 16, 100];
 

@@ -16,7 +16,7 @@ from unicodedata import normalize
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.faces import Face, ImageFaces
+from agegender.faces import Face, FaceSelection, ImageFaces
 from agegender.files import read_npz, write_npz
 from agegender.images import ImageLimits, decode
 from agegender_service.faces_client import BlockingFacesClient
@@ -87,6 +87,8 @@ def chunk_paths(work: Path, extraction: Extraction, shard: bytes, images: int) -
         extraction.label_format,
         CHUNK,
     ]
+    if extraction.which_faces != "found":  # chunks of earlier releases stay valid
+        depends.append(extraction.which_faces)
     directory = work / hashlib.sha256(repr(depends).encode() + shard).hexdigest()[:16]
     return [directory / f"chunk-{number:04d}.npz" for number in range(-(-images // CHUNK))]
 
@@ -227,7 +229,7 @@ def embed_images(
         return content
 
     contents = (read(path) for path in checked if isinstance(path, Path))
-    answers = iter(client.faces(contents, extraction.space))
+    answers = iter(client.faces(contents, extraction.space, FaceSelection(faces=extraction.which_faces)))
     kept: list[tuple[int, Path, ImageFaces, int]] = []
     removed: list[tuple[int, Reason]] = []
     for row, path in enumerate(checked, start=first_row):
@@ -292,9 +294,13 @@ def _select_face(
     answer: ImageFaces | Problem, min_det_score: float, one_face_only: bool
 ) -> tuple[ImageFaces, int] | Reason:
     if isinstance(answer, Problem):
+        if answer.slug == "invalid-request":  # not the image's fault: the embedder lacks an option
+            raise answer
         return Reason.IMAGE_TOO_LARGE if answer.slug in _TOO_LARGE else Reason.UNREADABLE_IMAGE
     if not answer.faces:
         return Reason.NO_FACE
+    if answer.faces[0].whole:
+        return answer, 0
     if one_face_only and answer.faces_found > 1:
         return Reason.SEVERAL_FACES
     index = labelled_face(answer)
@@ -309,7 +315,8 @@ def _mirrored_faces(
     """Return the faces in the mirrored images, None for each not found; empty unless mirroring is on."""
     if not extraction.mirrored:
         return []
-    answers = client.faces((_mirrored(path.read_bytes()) for path in paths), extraction.space)
+    selection = FaceSelection(faces=extraction.which_faces)
+    answers = client.faces((_mirrored(path.read_bytes()) for path in paths), extraction.space, selection)
     return [
         None if isinstance(answer, Problem) else same_face_mirrored(face, answer)
         for face, answer in zip(faces, answers, strict=True)

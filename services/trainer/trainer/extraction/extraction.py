@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agegender.errors import Problem
+from agegender.faces import WhichFaces
 from agegender.files import write_json
 from agegender.spaces import Space
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, computed_field, model_validator
@@ -36,6 +37,10 @@ NEAR_DUPLICATES = (
     "which faces become one subject in addition to those that the labels name: `photographs`, copies of one "
     "photograph; `persons`, also faces that a recogniser takes for one person; `off`, none. Default: persons "
     "if the space holds a recogniser's output or subjects_from is given, otherwise photographs"
+)
+WHICH_FACES = (
+    "`found`: images without a face are removed; `found-or-whole`: such an image is one face; `whole`: each "
+    "image is one face, for data sets of cropped faces"
 )
 SUBJECTS_FROM = (
     "id of another space in which these images were extracted; its subjects are used for faces whose labels "
@@ -76,6 +81,7 @@ class ExtractionRequest(BaseModel):
         strict=True,
         description="remove faces with a lower detection score; default: that of the data set's format",
     )
+    faces: WhichFaces = Field("found", description=WHICH_FACES)
     genders: dict[str, Literal["female", "male"]] = Field(
         default_factory=dict,
         description="for labels.csv only: meaning of other words, or numbers, in its column `gender`",
@@ -101,6 +107,7 @@ class ExtractionDetails(BaseModel):
     mirrored: bool
     shard_size: int
     min_det_score: float
+    which_faces: WhichFaces = Field("found", description=f"`faces` of the request. {WHICH_FACES}")
     genders: dict[str, Literal["female", "male"]] = Field(default_factory=dict)
     near_duplicates: NearDuplicates | None = None
     subjects_from: str | None = None

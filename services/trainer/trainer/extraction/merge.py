@@ -121,6 +121,7 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
         "format": extraction.label_format,
         "image_set": extraction.image_set,
         "min_det_score": extraction.min_det_score,
+        "which_faces": extraction.which_faces,
         "mirrored": extraction.mirrored,
         "images": sum(plan.rows_of_fold.values()),
         "images_of_fold": {str(fold): rows for fold, rows in sorted(plan.rows_of_fold.items()) if fold >= 0},
