@@ -1,13 +1,8 @@
 """The predictor as its own process: heads swapped under load, SIGTERM."""
 
 import io
-import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,41 +15,14 @@ from PIL import Image
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.fault_record import record
 from tests.support.made_heads import made_head, make_answer_wrongly, promoted_heads
-from tests.support.serving import free_port, until
+from tests.support.predictor_process import predictor_process
+from tests.support.serving import until
 from tests.support.system import SIX_ADULTS, assert_six_adults, client_of
 from tools.stack import Stack
 
 SWAPS = 200
 CLIENTS = 4
 NOT_CACHED = SIX_ADULTS.read_bytes() + b"a file of its own"  # the system is shared with other tests
-
-
-@contextmanager
-def predictor_process(data_dir: Path, proxy_url: str) -> Iterator[str]:
-    port = free_port()
-    environment = {
-        **os.environ,
-        "PORT": str(port),
-        "DATA_DIR": str(data_dir),
-        "HEADS_DIR": str(data_dir / "none"),
-        "PROXY_URL": proxy_url,
-        "LOG_LEVEL": "WARNING",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "predictor"], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: answers(f"{url}/health/ready"), "the predictor is ready", 30)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
 
 
 class Load:
@@ -103,9 +71,9 @@ def test_200_swaps_under_load_fail_no_request_and_a_corrupted_head_is_never_serv
     directory = models / "age" / SPACE.id
     with (
         EmbedderDouble(faces=3).served() as proxy,
-        predictor_process(tmp_path, proxy.url) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
-        Load(url) as load,
+        predictor_process(tmp_path, proxy.url) as process,
+        httpx.Client(base_url=process.url, timeout=20) as client,
+        Load(process.url) as load,
     ):
         started = time.monotonic()
         for swap in range(SWAPS):
@@ -135,10 +103,10 @@ def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
     promoted_heads(tmp_path / "models", SPACE)
     statuses: list[int] = []
     with EmbedderDouble(seconds=1).served() as proxy:
-        with predictor_process(tmp_path, proxy.url) as url:
+        with predictor_process(tmp_path, proxy.url) as process:
             asking = threading.Thread(
                 target=lambda: statuses.append(
-                    httpx.post(f"{url}/age-gender", content=b"x", timeout=20).status_code
+                    httpx.post(f"{process.url}/age-gender", content=b"x", timeout=20).status_code
                 )
             )
             asking.start()

@@ -35,7 +35,7 @@ def watching(stack: Stack) -> Iterator[Watched]:
     before = {name: running[name] for name in PROGRAMS}
     resident = {}
     for name, pid in before.items():
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is the present from now on
+        forget_peak(pid)
         resident[name] = _status(pid, "VmRSS")
     watched = Watched()
     with _watching_jobs([before[name] for name in WORKERS], watched):
@@ -68,6 +68,21 @@ def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
     finally:
         over.set()
         looking.join()
+
+
+def resident(pid: int) -> float:
+    """Return the memory that a process has now, in MiB."""
+    return _status(pid, "VmRSS") / _MIB
+
+
+def forget_peak(pid: int) -> None:
+    """Start `peak` anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak(pid: int) -> float:
+    """Return the most memory that a process has had since `forget_peak`, in MiB."""
+    return _status(pid, "VmHWM") / _MIB
 
 
 def _status(pid: int, name: str) -> int:
