@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import AvifImagePlugin, Image, ImageOps
 from pillow_heif import register_heif_opener
 
+from agegender.avif_size import coded_pixels
 from agegender.errors import Problem
 
 Samples = npt.NDArray[Any]
@@ -96,6 +97,8 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
     if image.format == "JPEG" and content.count(_START_OF_SCAN) > _MAX_SCANS:
         raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans; save it again.")
     _check_pixels(image, limits)
+    if image.format == "AVIF":
+        _check_coded_pixels(content, limits)
     if has_separate_planes(image):
         raise Problem(
             "unreadable-image",
@@ -112,6 +115,19 @@ def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
             "too-many-pixels",
             413,
             f"The image has {image.width}x{image.height} pixels; at most {limits.max_pixels} are accepted.",
+        )
+
+
+def _check_coded_pixels(content: bytes, limits: ImageLimits) -> None:
+    try:
+        pixels = coded_pixels(content)
+    except ValueError as error:
+        raise Problem("unreadable-image", 415, f"The AVIF image cannot be read: {error}.") from error
+    if pixels > limits.max_pixels:
+        raise Problem(
+            "too-many-pixels",
+            413,
+            f"A frame of the image has {pixels} pixels; at most {limits.max_pixels} in all are taken.",
         )
 
 

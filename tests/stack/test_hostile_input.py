@@ -195,6 +195,22 @@ CASES = {
     "49 million pixels: progressive JPEG": Case(
         image(lambda: pictures.flat("JPEG", (7000, 7000), progressive=True)), {"200"}, 600, 30
     ),
+    **{
+        f"49 million pixels: {form}": Case(
+            image(lambda form=form: pictures.flat(form, (7000, 7000))), {"200"}, 700, 60
+        )
+        for form in pictures.CONTAINERS
+    },
+    **{
+        f"{form} of other sizes than it states": Case(
+            many(lambda form=form: pictures.lying_containers(form)), {PIXELS, UNREADABLE, DAMAGED}, 64, 60
+        )
+        for form in pictures.CONTAINERS
+    },
+    **{
+        f"{form} of 1,000 frames": Case(image(lambda form=form: pictures.frames(form, 1000)), {"200"}, 64, 60)
+        for form in pictures.CONTAINERS
+    },
     "49 million pixels, annotated": Case(drawn_bombs, {"200"}, 600, 30),
     "PNG with 200 MB of compressed comments": Case(
         image(lambda: pictures.png_with_text_bomb(200)), {"415 unreadable-image"}, 160

@@ -2,13 +2,16 @@
 
 import io
 import random
+import re
 import struct
 import zlib
 from typing import Any
 
+import agegender.images  # noqa: F401  with which Pillow writes HEIF
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+CONTAINERS = ("HEIF", "AVIF")  # whose stated size is apart from that of the coded pixels
 
 
 def picture(form: str, size: tuple[int, int] = (64, 64), mode: str = "RGB", **options: Any) -> bytes:
@@ -103,6 +106,31 @@ def tiff_stating(width: int, height: int) -> bytes:
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
         (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 16),
     )  # fmt: skip
+
+
+def container_stating(form: str, stated: tuple[int, int], coded: tuple[int, int]) -> bytes:
+    """A HEIF or AVIF file with another size in its container than in its pixels."""
+    content = bytearray(flat(form, coded))
+    for at in (match.end() + 4 for match in re.finditer(b"ispe", content)):
+        content[at : at + 8] = struct.pack(">II", *stated)
+    return bytes(content)
+
+
+def lying_containers(form: str) -> list[bytes]:
+    """Pixels beyond the limit behind a small size, and the other way round."""
+    sides = (20_000, 2**31 - 1)
+    return [
+        container_stating(form, (64, 64), (8000, 7000)),
+        *(container_stating(form, (side, side), (64, 64)) for side in sides),
+    ]
+
+
+def frames(form: str, count: int, side: int = 64) -> bytes:
+    """An animation, or a file of so many images."""
+    one = Image.new("RGB", (side, side), "grey")
+    file = io.BytesIO()
+    one.save(file, form, save_all=True, append_images=[one] * (count - 1))
+    return file.getvalue()
 
 
 def jpeg_with_exif(directory: bytes) -> bytes:

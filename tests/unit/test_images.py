@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agegender.avif_size import coded_pixels
 from agegender.errors import Problem
 from agegender.images import FORMATS, ImageLimits, decode, read_header
 from PIL import Image
@@ -85,9 +86,43 @@ def test_size_in_the_header_of_a_phone_s_image_is_limited_and_may_not_lie(kind: 
     assert caught.value.slug == "too-many-pixels"
     false = content.replace(struct.pack(">II", 2000, 1500), struct.pack(">II", 64, 48))
     assert false != content
-    with contextlib.suppress(Problem):
-        assert decode(false, small).shape == (48, 64, 3)
-    assert read_header(false, small).width == 64
+    for read in (read_header, decode) if kind == "AVIF" else (decode,):  # libheif compares the sizes itself
+        with pytest.raises(Problem) as caught:
+            read(false, small)
+        assert caught.value.slug == ("too-many-pixels" if kind == "AVIF" else "damaged-image")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (333, 77), (1200, 900)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_size_of_the_frames_of_an_avif_is_read(size: tuple[int, int], mode: str) -> None:
+    image = Image.new(mode, size, 99 if mode == "L" else (9, 99, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, {"subsampling": "4:4:4", "exif": exif}, {"save_all": True, "append_images": [image]}):
+        assert coded_pixels(saved(image, "AVIF", **options)) == size[0] * size[1]
+
+
+def test_size_of_the_first_frame_of_an_animated_avif_may_not_lie() -> None:
+    image = Image.new("RGB", (2000, 1500), "grey")
+    content = saved(image, "AVIF", save_all=True, append_images=[image])
+    false = content.replace(struct.pack(">II", 2000, 1500), struct.pack(">II", 64, 48))
+    false = false.replace(struct.pack(">II", 2000 << 16, 1500 << 16), struct.pack(">II", 64 << 16, 48 << 16))
+    with pytest.raises(Problem) as caught:
+        decode(false, ImageLimits(max_pixels=1_000_000))
+    assert caught.value.slug == "too-many-pixels"
+
+
+def test_avif_that_is_cut_short_or_changed_has_a_size_or_none() -> None:
+    content = saved(Image.new("RGBA", (64, 48), "grey"), "AVIF")
+    changed = [content[:end] for end in range(len(content))]
+    for at in range(len(content)):
+        for value in (0, 1, 127, 255):
+            changed.append(content[:at] + bytes([value]) + content[at + 1 :])
+    sizes = set()
+    for one in changed:
+        with contextlib.suppress(ValueError):
+            sizes.add(coded_pixels(one))
+    assert 64 * 48 in sizes and len(sizes) > 1
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
