@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -197,18 +198,18 @@ CASES = {
     ),
     **{
         f"49 million pixels: {form}": Case(
-            image(lambda form=form: pictures.flat(form, (7000, 7000))), {"200"}, 700, 60
+            image(partial(pictures.flat, form, (7000, 7000))), {"200"}, 700, 60
         )
         for form in pictures.CONTAINERS
     },
     **{
         f"{form} of other sizes than it states": Case(
-            many(lambda form=form: pictures.lying_containers(form)), {PIXELS, UNREADABLE, DAMAGED}, 64, 60
+            many(partial(pictures.lying_containers, form)), {PIXELS, UNREADABLE, DAMAGED}, 64, 60
         )
         for form in pictures.CONTAINERS
     },
     **{
-        f"{form} of 1,000 frames": Case(image(lambda form=form: pictures.frames(form, 1000)), {"200"}, 64, 60)
+        f"{form} of 1,000 frames": Case(image(partial(pictures.frames, form, 1000)), {"200"}, 64, 60)
         for form in pictures.CONTAINERS
     },
     "49 million pixels, annotated": Case(drawn_bombs, {"200"}, 600, 30),
