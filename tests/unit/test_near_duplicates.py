@@ -142,7 +142,7 @@ def test_a_long_chain_of_look_alikes_is_divided_and_a_person_of_many_faces_is_no
 
 
 def test_very_many_equal_faces_are_one_person_in_bounded_memory() -> None:
-    assert (person_groups(np.repeat(directions(1, 256), 4000, axis=0), 0.8) == 0).all()
+    assert (person_groups(np.repeat(directions(1, 256), 2000, axis=0), 0.8) == 0).all()
 
 
 @pytest.mark.parametrize("people", [40, 100, 280])
