@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -326,11 +327,12 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
         pytest.skip(f"there is no utkface.tar in {research_data()}")
     with ExitStack() as stack:
         embedder = stack.enter_context(real_embedder(tmp_path))
+        write_utkface(tmp_path / "faces", 40)
         results = []
         for disturbed in (False, True):
             system = System(stack, tmp_path / f"disturbed-{disturbed}")
             system.start_proxy(embedder)
-            write_utkface(system.data_dir / "faces", 64)
+            shutil.copytree(tmp_path / "faces", system.data_dir / "faces")
             first = system.start_worker()
             if disturbed:
                 system.start_worker()
@@ -342,7 +344,7 @@ def test_real_faces_give_the_same_bytes_with_one_worker_and_with_two_and_a_kille
             space = Space.model_validate(system.extraction()["space"])
             results.append(system.result(space))
     (faces, data, meta_data), (_, data_again, meta_data_again) = results
-    assert len(faces) > 60  # of 64; SCRFD finds no face in a few
+    assert len(faces) > 36  # of 40; SCRFD finds no face in a few
     mirrored = (faces.embedding * faces.embedding_mirrored).sum(axis=1)
     assert np.median(mirrored) > 0.6  # the same person; a projected feature map is not symmetric
     strangers = faces.embedding @ faces.embedding.T
