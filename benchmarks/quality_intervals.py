@@ -33,10 +33,9 @@ from pydantic import BaseModel
 from rich.progress import track
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
-from trainer.evaluation import Calibration, OutOfFold, calibrate
+from trainer.evaluation import Calibration, OutOfFold, calibrate, member_probabilities
 from trainer.experiments.experiment_data import labelled, load_faces
 from trainer.training.config import TrainingOptions
-from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
 
 from tools.damage import DAMAGE, damaged

@@ -9,9 +9,9 @@ from agegender.spaces import Space
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation import member_probabilities
 from trainer.training.bank import Bank, TrainingDevice
 from trainer.training.config import TrainingOptions, preset_options
-from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank
 
 from benchmarks.table import Goal, Row, seconds_of

@@ -16,11 +16,11 @@ from trainer.evaluation import (
     calibration_error,
     crossed_calibration,
     gender_metrics,
+    member_probabilities,
     true_groups,
 )
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, merged_subjects
 from trainer.experiments.experiment_data import labelled, load_faces
-from trainer.training.predict import member_probabilities
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -7,9 +7,9 @@ import numpy as np
 from agegender.heads.head import Task, over_years
 from trainer.datasets.exclusiveness import shared_faces
 from trainer.datasets.folds import groups_of, strata_of, validation_split
+from trainer.evaluation import member_probabilities
 from trainer.experiments.experiment import load_experiment
 from trainer.experiments.experiment_data import labelled, load_faces
-from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
 
 from benchmarks.accuracy.answers import METRICS, figures, row

@@ -30,9 +30,8 @@ from embedder.packs.projection import load_projection, mapped_model, projected_m
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.formats.labels_csv import IMAGE_SET, read
 from trainer.datasets.labels import LabelledImage
-from trainer.evaluation import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics, member_probabilities
 from trainer.training.config import OptimizerOptions, TrainingOptions
-from trainer.training.predict import member_probabilities
 from trainer.training.train import train_bank
 
 from benchmarks.accuracy.tables import Table

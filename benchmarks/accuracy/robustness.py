@@ -12,10 +12,9 @@ from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
-from trainer.evaluation import REPORTED_COVERAGE, age_metrics, calibrate, gender_metrics
+from trainer.evaluation import REPORTED_COVERAGE, age_metrics, calibrate, gender_metrics, member_probabilities
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment
 from trainer.experiments.experiment_data import read_out_of_fold
-from trainer.training.predict import member_probabilities
 
 from benchmarks.accuracy.answers import experiment_faces, fold_bank
 from benchmarks.accuracy.tables import Table

@@ -9,9 +9,8 @@ from agegender.heads.head import Classes, Task
 from agegender.heads.networks import Layer, bank_logits, softmax
 from agegender.labels import group_probabilities
 from sklearn.metrics import roc_auc_score
-from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, true_groups
+from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, task_tensors, true_groups
 from trainer.experiments.experiment import Experiment, load_experiment
-from trainer.training.predict import task_tensors
 
 from benchmarks.accuracy.answers import Array, experiment_faces, fold_bank
 from benchmarks.accuracy.tables import Table

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from agegender.faces import FacesAnswer
 from embedder import app as embedder_app
-from embedder.service import EmbeddingService
+from embedder.app import EmbeddingService
 from embedder.settings import EmbedderSettings
 from embedder_proxy.app import create_proxy
 from embedder_proxy.settings import ProxySettings

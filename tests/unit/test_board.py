@@ -28,7 +28,7 @@ def expressions() -> list[str]:
 @pytest.fixture(scope="module")
 def shown() -> set[str]:
     """Names of all series of the four services, with the suffixes that /metrics writes."""
-    for module in ("agegender_service.app", "embedder.service", "embedder_proxy.app", "predictor.app"):
+    for module in ("agegender_service.app", "embedder.app", "embedder_proxy.app", "predictor.app"):
         importlib.import_module(module)
     trainer = importlib.import_module("trainer.runs.queue")
     families = [*REGISTRY.collect(), *trainer.QueueCollector(None, Path()).describe()]

@@ -22,7 +22,7 @@ from agegender.wire import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.formats import labels_csv
-from trainer.datasets.formats.matlab import BadMatFile, read_mat
+from trainer.datasets.formats.imdb_wiki import BadMatFile, read_mat
 from trainer.datasets.labels import checked_rows
 from trainer.datasets.original import read_original_dataset
 

@@ -13,12 +13,11 @@ from agegender.errors import Problem
 from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
+from embedder import app as service_module
 from embedder import inference
-from embedder import service as service_module
-from embedder.app import create_embedder
+from embedder.app import EmbeddingService, create_embedder
 from embedder.detection.search import Detections
 from embedder.packs.pack import Image, Pack
-from embedder.service import EmbeddingService
 from embedder.settings import EmbedderSettings
 from PIL import Image as Picture
 

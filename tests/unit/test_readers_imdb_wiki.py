@@ -11,7 +11,7 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from scipy.io import loadmat, savemat
-from trainer.datasets.formats import format_of, imdb_wiki, matlab
+from trainer.datasets.formats import format_of, imdb_wiki
 from trainer.datasets.labels import LabelledImage, Reason, Removed
 
 from tests.support.mat_files import compressed, element, mat_file, matrix, nested_cells
@@ -101,9 +101,9 @@ def test_a_hostile_file_is_a_problem_and_takes_no_memory(
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matlab, "MAX_UNPACKED", 1_000_000)
-    with pytest.raises(matlab.BadMatFile, match="unpacks to more"):
-        matlab.check_mat(mat_file(compressed(b"\0" * 50_000_000)))
+    monkeypatch.setattr(imdb_wiki, "MAX_UNPACKED", 1_000_000)
+    with pytest.raises(imdb_wiki.BadMatFile, match="unpacks to more"):
+        imdb_wiki.check_mat(mat_file(compressed(b"\0" * 50_000_000)))
 
 
 def test_a_file_without_the_table_is_a_problem(tmp_path: Path) -> None:

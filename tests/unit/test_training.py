@@ -8,10 +8,10 @@ import pytest
 from agegender.heads.head import Task
 from agegender.heads.networks import Mlp, ResMlp, bank_logits
 from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluation import member_probabilities, task_tensors
 from trainer.training.bank import Bank
 from trainer.training.config import EpochReport, OptimizerOptions, TrainingOptions, preset_options
 from trainer.training.data import make_targets
-from trainer.training.predict import member_probabilities, task_tensors
 from trainer.training.train import train_bank
 
 from tests.support.made_faces import made_faces

@@ -1,4 +1,4 @@
-"""Metrics of predicted distributions, and calibration on out-of-fold ones: arrays in, numbers out."""
+"""Predictions of trained banks, their metrics, and calibration on out-of-fold ones: arrays in, arrays out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,12 @@ from agegender.heads.calibration import (
     tempered,
 )
 from agegender.heads.head import Classes, Task, over_years
+from agegender.heads.networks import bank_logits, softmax
 from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
 
 from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
+from trainer.training.config import TrainingOptions
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
@@ -24,6 +26,38 @@ Mask = npt.NDArray[np.bool_]
 
 CHILD_BELOW, ADULT_FROM = 13, 18  # years
 REPORTED_COVERAGE = 0.9
+_CHUNK = 2048  # faces predicted at once
+
+
+def member_probabilities(
+    tensors: dict[str, Array], options: TrainingOptions, faces: EmbeddingSet
+) -> dict[Task, Array]:
+    """Return the class probabilities of every member [members, faces, classes] for each task."""
+    layers = options.head.layers(faces.space.dimension, options.outputs)
+    chunks: dict[Task, list[Array]] = {task: [] for task, _ in options.tasks}
+    for begin in range(0, max(len(faces), 1), _CHUNK):
+        logits = bank_logits(layers, tensors, faces.embedding[begin : begin + _CHUNK])
+        start = 0
+        for task, classes in options.tasks:
+            own = logits[..., start : start + classes.outputs]
+            chunks[task].append(np.asarray(softmax(own), dtype=np.float32))
+            start += classes.outputs
+    return {task: np.concatenate(values, axis=1) for task, values in chunks.items()}
+
+
+def task_tensors(tensors: dict[str, Array], options: TrainingOptions, task: Task) -> dict[str, Array]:
+    """Return the shared layers and the output columns of one task, of a bank trained on both tasks."""
+    start = 0
+    for own_task, classes in options.tasks:
+        if own_task is task:
+            columns = slice(start, start + classes.outputs)
+            return {
+                **tensors,
+                "output.weight": tensors["output.weight"][..., columns],
+                "output.bias": tensors["output.bias"][..., columns],
+            }
+        start += classes.outputs
+    raise KeyError(task)
 
 
 def true_groups(faces: EmbeddingSet) -> npt.NDArray[np.int64]:

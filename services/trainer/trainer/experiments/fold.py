@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_note, validation_split
-from trainer.evaluation import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics, member_probabilities
 from trainer.experiments.experiment import (
     BANK,
     CHECKPOINT,
@@ -36,7 +36,6 @@ from trainer.runs.attempt import Attempt
 from trainer.runs.store import read_optional
 from trainer.training.bank import TrainingDevice
 from trainer.training.config import TrainingOptions
-from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, train_bank, train_without_validation
 
 _FINAL_SEED = 1_000_000  # in place of a fold's number

@@ -20,7 +20,7 @@ from agegender.heads.checkpoints import heads_directory, save_head, set_current
 from agegender.heads.head import Classes, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
-from trainer.evaluation import calibrate
+from trainer.evaluation import calibrate, task_tensors
 from trainer.experiments.experiment import (
     BANK,
     METRICS,
@@ -34,7 +34,6 @@ from trainer.experiments.experiment import (
 from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
 from trainer.runs.store import REPORT, read_optional
 from trainer.training.config import TrainingOptions
-from trainer.training.predict import task_tensors
 
 Array = npt.NDArray[np.float32]
 

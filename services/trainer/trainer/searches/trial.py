@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
-from trainer.evaluation import age_metrics, gender_metrics
+from trainer.evaluation import age_metrics, gender_metrics, member_probabilities
 from trainer.runs.attempt import Attempt
 from trainer.runs.store import read_optional, save_record
 from trainer.searches.search import (
@@ -34,7 +34,6 @@ from trainer.searches.space import options_with, values_of
 from trainer.searches.study import Study
 from trainer.training.bank import TrainingDevice
 from trainer.training.config import EpochReport, TrainingOptions
-from trainer.training.predict import member_probabilities
 from trainer.training.train import TrainedBank, derived_seed, train_bank
 
 _GOALS = {"mae": "age mae", "group-accuracy": "age group_accuracy", "gender-accuracy": "gender accuracy"}
