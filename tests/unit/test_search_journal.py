@@ -13,9 +13,8 @@ import pytest
 from agegender.files import write_json
 from agegender.locks import FileLock
 from optuna.trial import TrialState
-from trainer.searches.journal import open_journal
 from trainer.searches.search import RESULT, TRIAL, Trial, TrialResult, begun_numbers, trial_dir
-from trainer.searches.study import Study
+from trainer.searches.study import Study, open_journal
 from trainer.training.config import TrainingOptions
 
 from tests.unit.test_searches import judge, search
@@ -37,7 +36,7 @@ study.ask()
 HOLDS_THE_LOCK_WITHIN_A_LINE = """
 import sys, time
 from pathlib import Path
-from trainer.searches.journal import JournalLock
+from trainer.searches.study import JournalLock
 path = Path(sys.argv[1])
 JournalLock(path).acquire()
 with path.open("ab") as file:

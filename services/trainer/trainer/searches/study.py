@@ -1,7 +1,9 @@
 """Optuna's study of a search: which values to try, and when to prune a trial.
 
-The study is stored in `searches/<id>/journal.log` (`trainer.searches.journal`), to which the workers append
-in turn.
+The study is stored in `searches/<id>/journal.log`, to which the workers append in turn, one JSON document per
+line. A writer that dies within a line leaves a torn last line. The next writer would append its record to it,
+and Optuna 5.0.0 then raises JSONDecodeError at every later load. So each writer, once it holds the lock,
+truncates the file to its last complete line.
 
 A trial of the study belongs to the trial of the search whose trial.json names it. Optuna has no heartbeat for
 a journal, so the files decide which running trials are dead. If no trial.json names a trial, its job was
@@ -9,6 +11,8 @@ killed before it could write that file. If one does, the trial continues, becaus
 job again.
 """
 
+import json
+import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +20,18 @@ from typing import Any
 
 import numpy as np
 import optuna
-from agegender.locks import FileLock
+import structlog
+from agegender.locks import STALE_SECONDS, FileLock
 from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from trainer.searches.journal import open_journal
 from trainer.searches.search import Search
 from trainer.searches.space import distributions
 
+log = structlog.get_logger(__name__)
+
+_RECORD = b'{"op_code":'  # prefix of every record in Optuna's journal
 _STARTING_TRIALS = 10  # sampled at random before Optuna's estimator (TPE, NIPS 2011) is used
 _UNPRUNED = 5  # trials that finish before any is pruned
 _REPEATS = "repeats"  # attribute of a trial that repeats a failed one: the number of that one
@@ -112,3 +120,75 @@ class Study:
 
     def _trial(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
+
+
+class JournalLock(FileLock, JournalFileOpenLock):
+    """The lock of a journal, which ends with a complete line once the lock is acquired."""
+
+    def __init__(self, journal: Path, stale: float = STALE_SECONDS) -> None:
+        super().__init__(journal.with_name(f"{journal.name}.lock"), stale)
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        super().acquire()
+        try:
+            _cut_torn_line(self._journal)
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+
+def open_journal(path: Path, stale: float = STALE_SECONDS) -> JournalFileBackend:
+    """Open or create a journal. Repair records that release 0.1.0 appended to a torn line."""
+    lock = JournalLock(path, stale)
+    with lock:
+        _mend_joined_lines(path)
+    return JournalFileBackend(str(path), lock)
+
+
+def _cut_torn_line(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end:
+            begin = max(0, end - 4096)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            end = begin + found + 1 if found >= 0 else begin
+            if found >= 0:
+                break
+        if end < size:
+            log.warning("torn line removed from a journal", journal=str(path), bytes=size - end)
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _mend_joined_lines(path: Path) -> None:
+    """Overwrite with blanks, which JSON permits, the torn record that precedes another record in its line.
+
+    The line keeps its length, because processes that have the journal open remember where lines begin.
+    """
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        begin = 0
+        for line in file.read().splitlines(keepends=True):
+            record = line.rfind(_RECORD)
+            if not _is_json(line) and record > 0 and _is_json(line[record:]):
+                file.seek(begin)
+                file.write(b" " * record)
+                log.warning("joined line repaired in a journal", journal=str(path), bytes=record)
+            begin += len(line)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
