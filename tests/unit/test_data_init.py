@@ -38,7 +38,7 @@ def script(folder: Path) -> str:
 
 
 def run_step(folder: Path) -> subprocess.CompletedProcess[str]:
-    """As root with the one capability that the container has."""
+    """Run the step as root with the one capability that the container has."""
     command = ["setpriv", "--bounding-set=-all,+chown", "--inh-caps=-all", "sh", "-ec", script(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agegender.files import write_json
-from agegender.locks import FileLock
+from agegender.files import FileLock, write_json
 from optuna.trial import TrialState
 from trainer.searches.search import RESULT, TRIAL, Trial, TrialResult, begun_numbers, trial_dir
 from trainer.searches.study import Study, open_journal

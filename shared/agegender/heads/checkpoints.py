@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
-from agegender.files import read_bytes, read_model, write_bytes, write_json
+from agegender.files import FileLock, read_bytes, read_model, write_bytes, write_json
 from agegender.heads.head import Head, HeadManifest, Task
-from agegender.locks import FileLock
 from agegender.spaces import NAME, Space
 
 MAX_WEIGHT_BYTES = 256 * 1024 * 1024

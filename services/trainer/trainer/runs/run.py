@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import structlog
 from agegender.errors import Problem, not_found
-from agegender.locks import FileLock
+from agegender.files import FileLock
 from pydantic import BaseModel, Field, JsonValue
 
 log = structlog.get_logger(__name__)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import optuna
 import structlog
-from agegender.locks import STALE_SECONDS, FileLock
+from agegender.files import STALE_SECONDS, FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
