@@ -166,7 +166,7 @@ class _Bits:
 
 
 def _max_frame_size(bits: _Bits) -> tuple[int, int]:
-    bits.read(3 + 1)  # profile, still picture
+    bits.read(3 + 1)  # profile, whether it has one frame
     if bits.read(1):  # reduced header
         bits.read(5)
     else:

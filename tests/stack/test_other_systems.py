@@ -1,5 +1,6 @@
 """Clients of other systems against the whole system: the examples of docs/migrating.md on six adults."""
 
+import io
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -23,6 +25,7 @@ from tools.stack import ROOT, Stack
 pytestmark = pytest.mark.xdist_group("human-system")
 
 AWS_SDK = "@aws-sdk/client-rekognition@3.1142.0"
+JPEG = {"Content-Type": "image/jpeg"}
 FROM_LEFT = ["Female", "Female", "Male", "Male", "Male", "Female"]
 SECTION = re.compile(r"^## (.+?)$(.*?)(?=^## |\Z)", re.M | re.S)
 EXAMPLE = re.compile(r"```(\w+)\n(.*?)```", re.S)
@@ -180,3 +183,32 @@ def test_clients_of_insightface_rest_get_six_faces(human_system: Stack, tmp_path
         faces = sorted(answer["data"][0]["faces"], key=lambda face: face["bbox"][0])
         assert [["Female", "Male"][face["gender"]] for face in faces] == FROM_LEFT
         assert all(18 <= face["age"] <= 50 and len(face["vec"]) == 2304 for face in faces)
+
+
+def test_crops_of_faces_are_answered_without_detection(human_system: Stack) -> None:
+    """Clients that cut faces out themselves: deepface's `skip`, and `embed_only` of InsightFace-REST."""
+    url, photograph = human_system.url("predictor"), SIX_ADULTS.read_bytes()
+    own = requests.post(f"{url}/age-gender", data=photograph, headers=JPEG, timeout=60).json()["images"][0]
+    boxes = sorted(face["bbox"] for face in own["faces"])
+    crops = [cropped(photograph, box) for box in boxes]
+    genders = []
+    for crop in crops:
+        form = {"actions": '["gender"]', "detector_backend": "skip"}
+        answer = requests.post(f"{url}/deepface/analyze", files={"img": crop}, data=form, timeout=60)
+        (face,) = answer.json()["results"]
+        assert face["face_confidence"] == face["region"]["x"] == 0
+        genders.append({"Woman": "Female", "Man": "Male"}[face["dominant_gender"]])
+    assert genders == FROM_LEFT
+    answer = extract_packed(f"{url}/insightface-rest", crops, embed_only=True, extract_ga=True)
+    faces = [image["faces"][0] for image in answer["data"]]
+    assert [["Female", "Male"][face["gender"]] for face in faces] == FROM_LEFT
+    assert all(face["prob"] == 1 for face in faces)
+    about = requests.get(f"{url}/insightface-rest/info", timeout=60).json()
+    assert about["models"]["det_name"] == "human-2"
+
+
+def cropped(photograph: bytes, box: list[float]) -> bytes:
+    file = io.BytesIO()
+    x1, y1, x2, y2 = map(round, box)
+    Image.open(io.BytesIO(photograph)).crop((x1, y1, x2, y2)).save(file, "JPEG", quality=95)
+    return file.getvalue()

@@ -76,7 +76,7 @@ def resident(pid: int) -> float:
 
 
 def forget_peak(pid: int) -> None:
-    """Start `peak` anew."""
+    """Let `peak` count from now on."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
