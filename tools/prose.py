@@ -54,7 +54,7 @@ NAMES = ("told", "wanted", "chosen", "said", "there")  # of variables: they desc
 _NAME_ADVICE = "a name for the value: message, options, existing"
 HEADLESS = re.compile(r"(?:What|Of|That|The same|Whether|Who|Whose|Where|As|So|Such|How)\b")
 # Legitimate uses; removed from the text before the check.
-ALLOWED = (r"licen[cs]e plates?",)
+ALLOWED = (r"licen[cs]e plates?", r"still[- ]pictures?")  # the latter in the specification of AV1
 
 _RULES = {  # a phrase may continue on the next line
     re.compile(rf"\b(?:{pattern})\b".replace(" ", r"\s+"), re.I): advice for pattern, advice in WORDS.items()
