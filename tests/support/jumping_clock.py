@@ -18,7 +18,7 @@ class JumpingClock:
     environment: dict[str, str]
 
     def jump(self, seconds: int) -> None:
-        """From now on all its processes see this much more or less than the real time, at once."""
+        """From now on, within a second, all its processes see this much more or less than the real time."""
         self._file.write_text(f"{seconds:+d}\n")
 
 
@@ -37,7 +37,7 @@ def jumping_clock(folder: Path) -> JumpingClock:
         {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",  # seconds; the file read at each call would take a core
             # A step of the wall clock moves neither the monotonic clock nor what is timed by it.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "PYTHONPATH": str(modules),
