@@ -1,4 +1,4 @@
-"""Hostile requests in the wire formats of other systems. Each format states how it carries an image."""
+"""Hostile requests in the wire formats of other systems. Each format defines how it carries an image."""
 
 import base64
 import json
