@@ -26,6 +26,7 @@ from agegender.faces import (
 from agegender.spaces import Space
 from fastapi import FastAPI, Request, Response
 from PIL import Image as Picture
+from PIL import UnidentifiedImageError
 
 from tests.support.serving import serving
 
@@ -63,6 +64,14 @@ def whole(found: ImageFaces, one: ImageFaces, size: tuple[int, int]) -> ImageFac
     changes = {"whole": True, "bbox": (0.0, 0.0, width, height), "det_score": score}
     face = one.faces[0].model_copy(update=changes)
     return found.model_copy(update={"width": width, "height": height, "faces": [face]})
+
+
+def size_of(image: bytes) -> tuple[int, int]:
+    """Return the size of an image; that of `faces_of` for bytes that are none, for which it has faces too."""
+    try:
+        return Picture.open(io.BytesIO(image)).size
+    except UnidentifiedImageError:
+        return 100, 100
 
 
 def delivered(upright: ImageFaces, rotation: Rotation) -> ImageFaces:
@@ -171,8 +180,7 @@ class EmbedderDouble:
             else:
                 upright = faces_of(image, self.space, self.faces, self.sharpness)
                 if self.takes_whole and selection.takes_whole(self.faces):
-                    size = Picture.open(io.BytesIO(image)).size
-                    upright = whole(upright, faces_of(image, self.space, 1, self.sharpness), size)
+                    upright = whole(upright, faces_of(image, self.space, 1, self.sharpness), size_of(image))
                 if self.faces_found > self.faces:
                     upright = upright.model_copy(update={"faces_found": self.faces_found, "truncated": True})
                 entries.append(delivered(upright, self.rotation))
