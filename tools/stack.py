@@ -265,7 +265,8 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         path.touch(0o600)
         path.write_text(
             f"bind 127.0.0.1\nport {self.ports['redis']}\nrequirepass {self.redis_password}\n"
-            f'appendonly yes\nmaxmemory-policy noeviction\ndir "{self.run_dir.resolve()}/redis"\n'
+            "appendonly yes\nmaxmemory 512mb\nmaxmemory-policy noeviction\n"
+            f'dir "{self.run_dir.resolve()}/redis"\n'
         )
         return path
 

@@ -1,13 +1,15 @@
 """The queue between the API and the workers: RQ on Redis, with JSON instead of pickle; and its metrics."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 from agegender.errors import Problem
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
@@ -22,6 +24,9 @@ from trainer.settings import TrainerSettings
 log = structlog.get_logger(__name__)
 
 QUEUE = "trainer"
+# Folders that training fills. Data sets are not measured: they have too many files to list at a scrape.
+_FOLDERS = ("experiments", "searches", "models")
+_SIZES_SECONDS = 60.0  # for which the sizes of these are kept
 _REQUEST_SECONDS = 3
 _RETRY_AFTER_SECONDS = 5
 
@@ -133,12 +138,14 @@ class QueueCollector(Collector):
     def __init__(self, connection: Redis, data_dir: Path) -> None:
         self._connection = connection
         self._data_dir = data_dir
+        self._sizes: dict[str, int] = {}
+        self._sizes_end = 0.0
 
-    def describe(self) -> list[GaugeMetricFamily]:
+    def describe(self) -> list[Metric]:
         """Return the names only, so that registration makes no call to Redis."""
-        return [_jobs(), _workers(), _redis_memory(), *_volume()]
+        return [_jobs(), _workers(), *_each_worker(), *_redis_memory(), *_volume(), _folders()]
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         yield from self._volume_space()
         yield from self._queue_and_redis()
 
@@ -153,11 +160,19 @@ class QueueCollector(Collector):
         free.add_metric([], usage.free)
         yield size
         yield free
+        if time.monotonic() >= self._sizes_end:
+            self._sizes = {name: folder_size(self._data_dir / name) for name in _FOLDERS}
+            self._sizes_end = time.monotonic() + _SIZES_SECONDS
+        folders = _folders()
+        for name, occupied in self._sizes.items():
+            folders.add_metric([name], occupied)
+        yield folders
 
-    def _queue_and_redis(self) -> Iterator[GaugeMetricFamily]:
-        memory = _redis_memory()
+    def _queue_and_redis(self) -> Iterator[Metric]:
+        memory, memory_limit = _redis_memory()
         queue = job_queue(self._connection)
         jobs, workers = _jobs(), _workers()
+        busy, seconds, outcomes = _each_worker()
         try:
             for state, count in (
                 ("waiting", queue.count),
@@ -165,14 +180,28 @@ class QueueCollector(Collector):
                 ("failed", queue.failed_job_registry.count),
             ):
                 jobs.add_metric([state], count)
-            workers.add_metric([], Worker.count(queue=queue))
-            memory.add_metric([], self._connection.info("memory")["used_memory"])
+            living = Worker.all(queue=queue, serializer=queue.serializer)
+            workers.add_metric([], len(living))
+            for worker in living:  # they serve no HTTP; what RQ records of them is in Redis
+                name = f"{worker.hostname}:{worker.pid}"
+                busy.add_metric([name], worker.get_current_job_id() is not None)
+                seconds.add_metric([name], worker.total_working_time)
+                outcomes.add_metric([name, "finished"], worker.successful_job_count)
+                outcomes.add_metric([name, "failed"], worker.failed_job_count)
+            info = self._connection.info("memory")
+            memory.add_metric([], info["used_memory"])
+            if info["maxmemory"]:
+                memory_limit.add_metric([], info["maxmemory"])
         except RedisError as error:
             log.warning("queue not counted", error=str(error))
             return
         yield jobs
         yield workers
+        yield busy
+        yield seconds
+        yield outcomes
         yield memory
+        yield memory_limit
 
 
 def watch_queue(connection: Redis, data_dir: Path, registry: CollectorRegistry = REGISTRY) -> QueueCollector:
@@ -190,8 +219,34 @@ def _workers() -> GaugeMetricFamily:
     return GaugeMetricFamily("trainer_workers", "Workers that listen to the queue")
 
 
-def _redis_memory() -> GaugeMetricFamily:
-    return GaugeMetricFamily("trainer_redis_memory_bytes", "Memory that Redis uses for its data")
+def _each_worker() -> tuple[GaugeMetricFamily, CounterMetricFamily, CounterMetricFamily]:
+    return (
+        GaugeMetricFamily("trainer_worker_busy", "1 if the worker has a job", labels=["worker"]),
+        CounterMetricFamily("trainer_worker_seconds", "Seconds spent on jobs that ended", labels=["worker"]),
+        CounterMetricFamily("trainer_worker_jobs", "Jobs that ended", labels=["worker", "outcome"]),
+    )
+
+
+def _redis_memory() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("trainer_redis_memory_bytes", "Memory that Redis uses for its data"),
+        GaugeMetricFamily("trainer_redis_memory_limit_bytes", "Maximum of that memory (maxmemory), if any"),
+    )
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder. Files that disappear meanwhile do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _folders() -> GaugeMetricFamily:
+    return GaugeMetricFamily(
+        "trainer_files_bytes", "Size of the files in a folder of the data volume", labels=["folder"]
+    )
 
 
 def _volume() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
