@@ -24,6 +24,7 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
+    Pruning,
     Search,
 )
 from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
@@ -243,6 +244,13 @@ class AsyncClient:
     async def delete(self, identifier: str) -> Experiment:
         """Delete an experiment that has ended and is not served, with all its files."""
         return await self._send(calls.delete_experiment(identifier))
+
+    async def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
+        """Delete experiments, searches and heads unchanged for so long that nothing needs any more.
+
+        dry_run : only return what would be deleted.
+        """
+        return await self._send(calls.prune(older_than_days, dry_run))
 
     async def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
         """Create a hyperparameter search.

@@ -27,6 +27,7 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
+    Pruning,
     Search,
     is_search,
 )
@@ -196,6 +197,11 @@ def comparison(identifier: str) -> Call[list[HeadComparison]]:
 def promote(identifier: str, refit: bool, force: bool) -> Call[dict[str, str]]:
     path, params = experiment_path(identifier, "/promote"), {"refit": refit, "force": force or None}
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
+
+
+def prune(older_than_days: int, dry_run: bool) -> Call[Pruning]:
+    params = {"older_than_days": older_than_days, "dry_run": dry_run}
+    return Call("trainer", "POST", "/prune", _as(Pruning), params=params)
 
 
 def dataset_path(name: str, part: str = "") -> str:

@@ -24,6 +24,22 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
+class Pruned(_Response):
+    """An experiment, a search or a head that is old. `kept` is the reason why it was not deleted."""
+
+    kind: str
+    id: str
+    changed: datetime
+    size: int
+    kept: str | None = None
+
+
+class Pruning(_Response):
+    dry_run: bool
+    freed: int
+    found: list[Pruned] = []
+
+
 class Progress(_Response):
     done: int = 0
     total: int = 0

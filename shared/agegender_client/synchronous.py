@@ -24,6 +24,7 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
+    Pruning,
     Search,
 )
 from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
@@ -241,6 +242,13 @@ class Client:
     def delete(self, identifier: str) -> Experiment:
         """Delete an experiment that has ended and is not served, with all its files."""
         return self._send(calls.delete_experiment(identifier))
+
+    def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
+        """Delete experiments, searches and heads unchanged for so long that nothing needs any more.
+
+        dry_run : only return what would be deleted.
+        """
+        return self._send(calls.prune(older_than_days, dry_run))
 
     def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
         """Create a hyperparameter search.

@@ -91,8 +91,9 @@ def run_fold(
         splits.train, splits.validation, options, fold, checkpoint, attempt.report, device, start
     )
     attempt.check()
-    write_safetensors(directory / BANK, bank.tensors)
-    write_safetensors(directory / WEIGHTS, bank.weights)
+    write_bank(directory, bank)
+    if fold == experiment.folds[0]:  # the only ones that a warm start reads, as large as all else
+        write_safetensors(directory / WEIGHTS, bank.weights)
     write_out_of_fold(directory, bank, options, splits.test, splits.test_rows)
     metrics = {
         "fold": fold,
@@ -123,6 +124,12 @@ def _split_metrics(experiment: Experiment, bank: TrainedBank, faces: EmbeddingSe
             own["gender"] = gender_metrics(predicted[Task.GENDER][member], faces)
         members.append(own)
     return members
+
+
+def write_bank(directory: Path, bank: TrainedBank) -> None:
+    """Write the networks that a promotion serves, as float16, because a head's file has no other numbers."""
+    halves = {name: tensor.astype(np.float16) for name, tensor in bank.tensors.items()}
+    write_safetensors(directory / BANK, halves)
 
 
 def write_out_of_fold(
@@ -175,7 +182,7 @@ def run_final(
     options = experiment.options.model_copy(update={"seeds": members})
     selected = labelled(faces, options)
     bank = _train_longer(data_dir, experiment, options, selected, None, attempt, device)
-    write_safetensors(refit_dir(data_dir, experiment.id, None) / BANK, bank.tensors)
+    write_bank(refit_dir(data_dir, experiment.id, None), bank)
 
 
 def best_epoch(data_dir: Path, experiment: Experiment, folds: list[int]) -> int:
