@@ -96,21 +96,15 @@ def memory_limit() -> float:
     return total
 
 
-def ports() -> Finding:
-    """Check that the ports of `make up` are free."""
-    used = {name: port for name, port in chosen_ports().items() if is_taken(port)}
-    if not used:
-        return Finding("the ports are free: " + ", ".join(map(str, chosen_ports().values())))
-    return Finding(f"In use: {listed(used)}", ports_remedy(used))
-
-
 def chosen_ports() -> dict[str, int]:
-    """Return each program's port: `PREDICTOR_PORT` and so on, else the default.
+    """Return each program's port: `PREDICTOR_PORT` and so on, else the default, which `PORTS` moves.
 
-    Redis has none if REDIS_URL is set.
+    `PORTS` is the first of five ports in a row. Redis has none if REDIS_URL is set.
     """
-    ports = dict(PORTS)
-    for name, port in PORTS.items():
+    first = whole_number("PORTS", min(PORTS.values()))
+    moved = {name: port - min(PORTS.values()) + first for name, port in PORTS.items()}
+    ports = dict(moved)
+    for name, port in moved.items():
         former = next((old for old, new in FORMERLY.items() if new == variable(name)), None)
         default = port if former is None else whole_number(former, port)
         ports[name] = whole_number(variable(name), default)
@@ -144,12 +138,21 @@ def listed(used: dict[str, int]) -> str:
 
 
 def ports_remedy(used: dict[str, int]) -> str:
-    """Return what to do about ports that are in use."""
-    name, port = next(iter(used.items()))
-    return (
+    """Return what to do about ports that are in use: a single line that moves all of them."""
+    set_one_by_one = [variable(name) for name in used if os.environ.get(variable(name))]
+    remedy = (
         "Stop the program that listens there (make down for an earlier make up, docker compose down for the "
-        f"containers), or use other ports: {variable(name)}={port + 10_000} make up"
+        f"containers), or move all ports: PORTS={free_range()} make up"
     )
+    return f"{remedy}, without {', '.join(set_one_by_one)}" if set_one_by_one else remedy
+
+
+def free_range() -> int:
+    """Return the first of as many free ports in a row as there are programs."""
+    for first in range(min(PORTS.values()) + 10_000, 60_000, 100):
+        if not any(is_taken(first + offset) for offset in range(len(PORTS))):
+            return first
+    return free_port()  # the ports are in use as in no system that we know
 
 
 def variable(name: str) -> str:
@@ -247,7 +250,7 @@ def gpu() -> Finding:
 
 def required() -> list[Finding]:
     """Check what `make up` and `make demo` need."""
-    return [python(), disk(), memory(), ports(), package_index()]
+    return [python(), disk(), memory(), package_index()]
 
 
 def optional() -> list[Finding]:

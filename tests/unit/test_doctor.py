@@ -39,18 +39,9 @@ def program(folder: Path, name: str, *lines: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_port_in_use_is_named_with_its_program_and_another_is_offered(
-    listener: int, ports_of_our_own: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREDICTOR_PORT", str(listener))
-    found = machine.ports()
-    assert f"port {listener} (predictor)" in found.what
-    assert found.remedy is not None and f"PREDICTOR_PORT={listener + 10_000} make up" in found.remedy
-
-
 def test_make_up_refuses_a_port_in_use_with_the_same_sentence(listener: int, tmp_path: Path) -> None:
     ports = free_ports() | {"trainer": listener}
-    with pytest.raises(StackError, match=rf"port {listener} \(trainer\).*\n.*TRAINER_PORT=\d+ make up"):
+    with pytest.raises(StackError, match=rf"port {listener} \(trainer\).*\n.*PORTS=\d+ make up"):
         Stack(tmp_path / "data", tmp_path / "run", ports).start()
     assert not (tmp_path / "data").exists()
 
@@ -160,7 +151,8 @@ def test_doctor_lists_everything_and_fails_where_something_needed_is_missing(
     )
     assert done.returncode == 1
     assert "MISS  pip does not reach its package index" in done.stdout
-    assert f"MISS  In use: port {listener} (trainer)" in done.stdout
+    assert f"MISS  In use by another program: port {listener} (trainer)" in done.stdout
+    assert "data is writable" in done.stdout and "clock" in done.stdout
     assert "ok    Python 3.11" in done.stdout
     assert "Docker" in done.stdout
     assert "make demo" in done.stderr
