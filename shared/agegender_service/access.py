@@ -28,12 +28,14 @@ OPEN_FOLDERS = ("/static/", "/page/", "/web/")
 class Caller:
     """`key` is None if the request carries no known key.
 
+    unknown : whether the request carries a key that the service does not know.
     verified : whether the caller has proved that the key is its own. A signature covers the body, so its
         route checks it after the body was read.
     """
 
     key: ApiKey | None
     verified: bool = True
+    unknown: bool = False
 
 
 class RequireKey:
@@ -69,7 +71,7 @@ class RequireKey:
         try:
             caller = self._identified(scope)
             if self._needed and not is_open(scope["method"], scope["path"]):
-                _require(caller.key, None if scope["path"] == "/info" else self._scope)
+                _require(caller, None if scope["path"] == "/info" else self._scope)
         except Problem as problem:
             limited = None
             if caller.key is None and self._count_stranger is not None:
@@ -86,7 +88,9 @@ class RequireKey:
             key = wire_format.key_of(scope)
             if key is not None:
                 return Caller(key, verified=False)
-        return Caller(key_of(_given_key(Headers(scope=scope)), self._keys))
+        given = _given_key(Headers(scope=scope))
+        key = key_of(given, self._keys)
+        return Caller(key, unknown=bool(given) and key is None)
 
 
 def is_open(method: str, path: str) -> bool:
@@ -106,12 +110,20 @@ def needs(scope: Scope) -> Callable[[Request], None]:
     def check(request: Request) -> None:
         if request.scope[_KEYS_NEEDED]:
             caller = caller_of(request.scope)
-            _require(caller.key if caller.verified else None, scope)
+            _require(caller if caller.verified else Caller(None), scope)
 
     return check
 
 
-def _require(key: ApiKey | None, scope: Scope | None) -> None:
+def _require(caller: Caller, scope: Scope | None) -> None:
+    key = caller.key
+    if key is None and caller.unknown:
+        raise Problem(
+            "key-unknown",
+            401,
+            "This service does not know the API key of the request. It may be mistyped, revoked, or another "
+            "service's: `agegender key NAME` creates one, and its entry belongs into API_KEYS here.",
+        )
     if key is None:
         raise Problem(
             "key-needed",

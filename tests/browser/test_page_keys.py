@@ -46,6 +46,8 @@ def test_predictor_asks_for_the_key_and_keeps_it_in_the_tab(browser: "Browser", 
         page.wait_for_selector("#status.error")
         assert "key" in page.inner_text("#status")
         page.set_input_files("#files", SIX_ADULTS)
+        assert "does not know that key" in page.inner_text("dialog .wrong")
+        assert "agegender key NAME" in page.inner_text("dialog")
         give_key(page, SECRET)
         page.wait_for_selector(".face")
         assert page.locator(".face").count() == 6

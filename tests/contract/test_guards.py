@@ -107,7 +107,28 @@ def test_without_a_key_nothing_but_health_metrics_and_pages_is_answered(keyed: h
 )
 def test_wrong_key_is_401(keyed: httpx.Client, secret: str) -> None:
     header = f"Bearer {secret}".encode()[:60_000]
-    assert keyed.post("/wish", json=WISH, headers={b"Authorization": header}).status_code == 401
+    answer = keyed.post("/wish", json=WISH, headers={b"Authorization": header})
+    assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+    assert problem_of(answer) == "key-unknown"
+    assert secret not in answer.text
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic dXNlcjp3b3Jk"])
+def test_header_without_a_key_of_ours_is_a_missing_key(keyed: httpx.Client, header: str) -> None:
+    assert problem_of(keyed.post("/wish", json=WISH, headers={"Authorization": header})) == "key-needed"
+
+
+def test_keys_are_rotated_without_a_request_that_fails() -> None:
+    """The three steps of docs/security.md: the old key alone, both, the new one alone."""
+    (old, old_secret), (new, new_secret) = (ApiKey.new("camera", [Scope.TRAIN]) for _ in range(2))
+    for entries, accepted in (((old,), [200, 401]), ((old, new), [200, 200]), ((new,), [401, 200])):
+        with serving(made_app(api_keys=entries, service_key=SecretStr(SERVICE_SECRET))) as url:
+            answers = [
+                httpx.post(f"{url}/wish", json=WISH, headers=bearer(secret))
+                for secret in (old_secret, new_secret)
+            ]
+        assert [answer.status_code for answer in answers] == accepted
+        assert all(problem_of(answer) == "key-unknown" for answer in answers if answer.status_code == 401)
 
 
 def test_key_is_taken_from_either_header(keyed: httpx.Client) -> None:

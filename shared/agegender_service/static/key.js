@@ -13,7 +13,7 @@ export async function fetchWithKey(path, options = {}) {
   const ask = () => fetch(path, { ...options, headers: withKey(options.headers) });
   const response = await ask();
   if (response.status !== 401) return response;
-  await askForKey();
+  await askForKey(await isUnknown(response));
   return ask();
 }
 
@@ -35,16 +35,28 @@ export async function eachEvent(path, handle) {
   }
 }
 
+// Return whether a 401 response is about a key that the service does not know, rather than about a missing one.
+async function isUnknown(response) {
+  try {
+    return (await response.clone().json()).type.endsWith(":key-unknown");
+  } catch {
+    return false;
+  }
+}
+
 let asking = null;
 
-function askForKey() {
+function askForKey(unknown) {
   asking ??= new Promise((done) => {
     const field = Object.assign(document.createElement("input"), { type: "password", required: true, autocomplete: "off" });
     const label = document.createElement("label");
     label.append("API key ", field);
+    const element = (name, textContent) => Object.assign(document.createElement(name), { textContent });
     const form = Object.assign(document.createElement("form"), { method: "dialog" });
-    form.append(label, " ", Object.assign(document.createElement("button"), { textContent: "Use key" }));
-    const dialog = document.createElement("dialog");
+    if (unknown) form.append(Object.assign(element("p", "This service does not know that key."), { className: "wrong" }));
+    form.append(label, element("button", "Use key"));
+    form.append(element("p", "Whoever runs this service creates keys with the command “agegender key NAME”. This tab keeps yours until it is closed."));
+    const dialog = Object.assign(document.createElement("dialog"), { className: "key" });
     dialog.setAttribute("aria-label", "API key");
     dialog.append(form);
     document.body.append(dialog);

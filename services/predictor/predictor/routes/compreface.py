@@ -33,6 +33,7 @@ _OTHER_BYTES = 64 * 1024  # of a request, besides the image
 # CompreFace's codes by problem. Those of other problems follow from the status.
 _CODES: Final = {
     "key-needed": 20,
+    "key-unknown": 20,
     "unreadable-image": 21,
     "damaged-image": 21,
     "empty-image": 5,

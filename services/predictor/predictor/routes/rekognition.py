@@ -37,6 +37,7 @@ _DEFAULT_FACES = FaceOptions()
 # The exception classes of the SDKs by problem. Those of other problems follow from the status.
 _EXCEPTIONS: Final = {
     "key-needed": "MissingAuthenticationTokenException",
+    "key-unknown": "UnrecognizedClientException",
     "scope-missing": "AccessDeniedException",
     "unknown-access-key": "UnrecognizedClientException",
     "bad-signature": "InvalidSignatureException",
