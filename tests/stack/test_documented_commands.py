@@ -32,12 +32,15 @@ HOW: dict[str, str] = {
     "make up": SERVED,
     "make down": SERVED,
     "make doctor": "tests/unit/test_doctor.py",
+    'printf \'UID=%s\\nGID=%s\\n\' "$(id -u)" "$(id -g)" >> .env': "tests/compose/test_data_folder.py",
     "docker compose up --build": "tests/compose/conftest.py",
     "docker compose up -d --scale trainer-worker=4 --scale insightface=3": "tests/compose/conftest.py",
     "docker compose run --rm data-init": "tests/unit/test_data_init.py",
     "WORKERS=4 make up": SERVED,
     "docker compose build": "tests/compose/conftest.py",
     "make setup": "tests/unit/test_doctor.py",
+    "tar -czf backup.tar.gz --exclude='.*.part' -C data . || [ $? -eq 1 ]": "tests/stack/test_backup.py",
+    "mkdir -p data && tar -xzf backup.tar.gz -C data": "tests/stack/test_backup.py",
 }
 NOT_RUN: dict[str, str] = {
     "make test": "runs this test",

@@ -138,6 +138,16 @@ class Extraction(Run, ExtractionDetails):
     image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
     state: State = "planning"
 
+    @computed_field(description="former name of `label_format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def kind(self) -> str:
+        return self.label_format
+
+    @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
+    @property
+    def variant(self) -> str:
+        return self.image_set
+
     @model_validator(mode="before")
     @classmethod
     def _date_old_record(cls, data: Any) -> Any:
