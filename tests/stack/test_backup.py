@@ -35,9 +35,9 @@ def report(trainer: Trainer, experiment: str) -> Any:
 def test_backup_of_a_trainer_at_work_is_restored_elsewhere(
     tmp_path: Path, life: ExitStack, undisturbed: dict[str, Any], with_redis: bool
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
-    there.mkdir()
+    elsewhere.mkdir()
     with ExitStack() as old:
         server = old.enter_context(redis_server(here, "--appendonly", "yes", "--appendfsync", "always"))
         trainer = Trainer(here, server.url, free_port())
@@ -53,16 +53,16 @@ def test_backup_of_a_trainer_at_work_is_restored_elsewhere(
         run(documented("tar -czf backup.tar.gz"), here)
         assert trainer.status(running)["state"] == "running"
         if with_redis:
-            shutil.copy(here / "appendonly.aof", there)
-    shutil.move(here / "backup.tar.gz", there)
+            shutil.copy(here / "appendonly.aof", elsewhere)
+    shutil.move(here / "backup.tar.gz", elsewhere)
     shutil.rmtree(here)
 
-    run(documented("mkdir -p data && tar -xzf backup.tar.gz"), there)
-    restored = life.enter_context(redis_server(there, "--appendonly", "yes"))
+    run(documented("mkdir -p data && tar -xzf backup.tar.gz"), elsewhere)
+    restored = life.enter_context(redis_server(elsewhere, "--appendonly", "yes"))
     assert bool(restored.client.keys("rq:job:*")) is with_redis
-    made = sorted(there.glob("data/made/*/*"))
+    made = sorted(elsewhere.glob("data/made/*/*"))
     kept = {path: path.read_bytes() for path in made}
-    trainer = Trainer(there, restored.url, free_port())
+    trainer = Trainer(elsewhere, restored.url, free_port())
     for path, content in kept.items():  # `Trainer` makes its data set, and here the restored one counts
         path.write_bytes(content)
     life.callback(trainer.stop)
@@ -70,7 +70,7 @@ def test_backup_of_a_trainer_at_work_is_restored_elsewhere(
     trainer.start_worker()
     assert report(trainer, finished) == expected
     for task in Task:
-        heads = heads_directory(there / "data" / "models", task, SPACE)
+        heads = heads_directory(elsewhere / "data" / "models", task, SPACE)
         current = read_current(heads)
         assert current is not None and current.version == promoted[task.value]
         load_head(heads / current.version)

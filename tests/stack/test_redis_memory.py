@@ -1,4 +1,4 @@
-"""The cache fills a Redis that also carries the queue: jobs go on, and the memory stays bounded."""
+"""The cache fills a Redis that also carries the queue: jobs continue, and the memory stays bounded."""
 
 import re
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def test_cached_faces_give_way_to_other_data(redis: RedisServer) -> None:
 def test_memory_of_a_cached_face_is_what_the_docs_say(
     redis: RedisServer, dimension: int, kilobytes: int
 ) -> None:
-    """The measured growth of Redis is what the proxy counts, and what docs/proxy.md says."""
+    """The measured growth of Redis is what the proxy counts and docs/proxy.md states."""
     double = EmbedderDouble(space=Space(id=f"double-{dimension}", dimension=dimension))
     with double.served(), proxy(double, redis_url=redis.url, cache_ttl=3600, cache_timeout=20) as client:
         before = int(redis.client.info("memory")["used_memory_dataset"])
