@@ -32,7 +32,6 @@ HOW: dict[str, str] = {
     "make up": SERVED,
     "make down": SERVED,
     "make doctor": "tests/unit/test_doctor.py",
-    'printf \'UID=%s\\nGID=%s\\n\' "$(id -u)" "$(id -g)" >> .env': "tests/compose/test_data_folder.py",
     "docker compose up --build": "tests/compose/conftest.py",
     "docker compose up -d --scale trainer-worker=4 --scale insightface=3": "tests/compose/conftest.py",
     "docker compose run --rm data-init": "tests/unit/test_data_init.py",
