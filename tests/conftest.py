@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 STACK = Path(__file__).parent / "stack"
+# Fixtures of the session that start a system (tests/stack/conftest.py).
+SHARED_SYSTEMS = frozenset({"human_system", "buffalo_system", "shared_trainer"})
 DURATIONS = Path(__file__).parents[1] / ".run" / "durations.json"  # `make quick` reads it
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -22,12 +24,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would t
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests in one process, whose fixtures they share, unless a mark names another group."""
+    """Keep the tests of a shared system in one process, and otherwise those of each file."""
     for item in items:
         if item.get_closest_marker("alone") and STACK not in item.path.parents:
             raise pytest.UsageError(f"{item.nodeid}: only tests in tests/stack may be marked `alone`.")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        shared = SHARED_SYSTEMS.intersection(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group(min(shared, default=item.nodeid.partition("::")[0])))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,6 @@
 """Systems that several modules use, and what tests of faults compare with.
 
-One of each per session and process: the modules that use one bear its name as their `xdist_group`.
+Tests that use one of these systems run in one process (tests/conftest.py), so that each starts once.
 """
 
 from collections.abc import Iterator

@@ -24,7 +24,6 @@ from tools.screenshots import photograph
 from tools.stack import ROOT, Stack, StackError
 
 PROBLEM = "application/problem+json"
-pytestmark = pytest.mark.xdist_group("human-system")
 
 
 @pytest.fixture

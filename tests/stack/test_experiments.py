@@ -23,8 +23,6 @@ from tests.support.serving import free_port, until
 from tests.support.trainer_processes import ONE_FOLD, ONE_FOLD_EPOCHS, REQUEST, TWO_FOLDS, Trainer
 from tests.support.witness import checkpointed_epoch, reported_epoch, witness_to_the_end
 
-pytestmark = pytest.mark.xdist_group("trainer")
-
 
 def test_experiment_runs_reports_and_is_promoted(trainer: Trainer) -> None:
     trainer.start_worker()

@@ -26,7 +26,6 @@ WINDOW = "15s"  # what Grafana would put in for $__rate_interval
 Series = list[dict[str, Any]]
 
 pytestmark = [
-    pytest.mark.xdist_group("human-system"),
     pytest.mark.skipif(
         shutil.which("prometheus") is None,
         reason="no prometheus: apt-get install --no-install-recommends prometheus",

@@ -10,8 +10,6 @@ from tests.support.system import SIX_ADULTS, picture
 from tools.original_client import ask_ages_and_genders, ask_faces, recorded
 from tools.stack import Stack
 
-pytestmark = pytest.mark.xdist_group("buffalo-system")
-
 
 @pytest.fixture
 def stack(buffalo_system: Stack) -> Stack:

@@ -22,8 +22,6 @@ from tests.support.own_environment import python_with
 from tests.support.system import SIX_ADULTS
 from tools.stack import ROOT, Stack
 
-pytestmark = pytest.mark.xdist_group("human-system")
-
 AWS_SDK = "@aws-sdk/client-rekognition@3.1142.0"
 JPEG = {"Content-Type": "image/jpeg"}
 FROM_LEFT = ["Female", "Female", "Male", "Male", "Male", "Female"]

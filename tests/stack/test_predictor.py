@@ -115,7 +115,6 @@ def test_sigterm_answers_what_was_accepted(tmp_path: Path) -> None:
     assert statuses == [200]
 
 
-@pytest.mark.xdist_group("buffalo-system")
 def test_six_adults_are_found_through_the_whole_chain(buffalo_system: Stack) -> None:
     url = f"{buffalo_system.url('predictor')}/age-gender"
     answer = httpx.post(url, files={"image": NOT_CACHED}, timeout=60).json()

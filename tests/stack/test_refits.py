@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import HeadManifest, Task
 from trainer.experiments.experiment import BANK, refit_dir
@@ -77,7 +76,11 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
         assert banks[0] == banks[1]
         better = {f"{experiment}-all-age", f"{experiment}-all-gender"}
         until(lambda: served_versions(trainer) == better, "the better heads are served", 60)
-        assert set(trainer.status(experiment)["promoted"].values()) == better
+        until(
+            lambda: set(trainer.status(experiment)["promoted"].values()) == better,
+            "its record names them",
+            10,
+        )
         for task, manifest in promoted(trainer, experiment, refit=True).items():
             assert manifest.members == 4
             assert manifest.card["served"]["nll"] == figures["served"]["nll"]
@@ -85,7 +88,6 @@ def test_promotion_serves_at_once_and_then_what_is_better_though_workers_are_kil
             assert manifest.card["metrics"]["nll"] == refitted["nll"]
 
 
-@pytest.mark.xdist_group("trainer")
 def test_refits_given_up_leave_the_experiment_as_it_was(trainer: Trainer) -> None:
     trainer.start_worker()
     experiment = trainer.create(SLOW)

@@ -34,9 +34,6 @@ REQUEST = {
 }
 
 
-pytestmark = pytest.mark.xdist_group("trainer")
-
-
 def create(trainer: Trainer, **headers: str) -> str:
     answer = trainer.http.post("/searches", json=REQUEST, headers=headers)
     assert answer.status_code == 202, answer.text
