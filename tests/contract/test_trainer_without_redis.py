@@ -23,6 +23,7 @@ BODIES = {
     "POST /experiments": {"dataset": "made"},
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
+QUERIES = {"POST /prune": {"older_than_days": 1}}
 NEED_REDIS = {
     "POST /datasets/{name}/extract",
     "POST /datasets/{name}/regroup",
@@ -88,7 +89,9 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
                 method, path = route.split(" ")
                 if path.endswith("/events"):
                     continue
-                answer = http.request(method, path.format(**names), json=BODIES.get(route))
+                answer = http.request(
+                    method, path.format(**names), json=BODIES.get(route), params=QUERIES.get(route)
+                )
                 assert answer.status_code in (200, 404, 409, 503), (route, answer.text)
                 if answer.status_code == 503:
                     refused.add(route)

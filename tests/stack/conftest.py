@@ -39,6 +39,8 @@ def shared_trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer
 @pytest.fixture
 def trainer(shared_trainer: Trainer) -> Iterator[Trainer]:
     """The session's trainer, without a worker at first, as every test leaves it."""
+    if not shared_trainer.ready():  # a test that failed may have left it without its API
+        shared_trainer.start_api()
     yield shared_trainer
     for worker in shared_trainer.workers:
         shared_trainer.kill(worker)

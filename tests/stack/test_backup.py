@@ -50,7 +50,10 @@ def test_backup_of_a_trainer_at_work_is_restored_elsewhere(
         expected = report(trainer, finished)
         running, waiting = trainer.create(ONE_FOLD), trainer.create(ONE_FOLD)
         trainer.wait_for_epoch(running, 5)
+        (job,) = trainer.jobs()
+        job.suspend()  # so that the fold does not end before the backup, however slow the disk is
         run(documented("tar -czf backup.tar.gz"), here)
+        job.resume()
         assert trainer.status(running)["state"] == "running"
         if with_redis:
             shutil.copy(here / "appendonly.aof", elsewhere)

@@ -155,8 +155,11 @@ def test_api_killed_alone_in_the_middle_of_a_fold_holds_nothing_up(
     trainer.start_worker()
     experiment = trainer.create(TWO_FOLDS)
     trainer.wait_for_epoch(experiment, 5)
+    (job,) = trainer.jobs()
+    job.suspend()  # so that the fold does not end before the API
     trainer.kill(api)
     at = reported_epoch(trainer.data_dir, experiment, 0)
+    job.resume()
     until(
         lambda: reported_epoch(trainer.data_dir, experiment, 0) > at,
         "the fold continues without it",
@@ -204,8 +207,10 @@ def test_cancelled_experiment_stops_and_continues_when_resumed(trainer: Trainer)
     trainer.start_worker()
     experiment = trainer.create(ONE_FOLD)
     trainer.wait_for_epoch(experiment, 20)
-    assert trainer.jobs()
+    (job,) = trainer.jobs()
+    job.suspend()  # so that the fold does not end before the cancellation
     assert httpx.post(f"{trainer.url}/experiments/{experiment}/cancel").json()["state"] == "cancelled"
+    job.resume()
     until(lambda: not trainer.jobs(), "its job has given up", 60)
     (stopped,) = trainer.status(experiment)["folds"]
     assert 20 <= stopped["epoch"] < ONE_FOLD_EPOCHS

@@ -155,7 +155,7 @@ class Trainer:
         def epochs() -> int:
             return max(int(fold["epoch"]) for fold in self.status(experiment)["folds"])
 
-        until(lambda: epochs() >= epoch, "it trains", 240, 0.02)
+        until(lambda: epochs() >= epoch, "it trains", 240, 0.05)
 
     def attempts(self, experiment: str) -> int:
         """At its first fold."""
