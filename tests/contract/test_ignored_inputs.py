@@ -175,12 +175,15 @@ def test_text_in_the_field_of_an_image_gets_its_own_sentence(predictor: httpx.Cl
 def test_base64_is_decoded_without_copies_beyond_need(header: str, copies: float) -> None:
     size = 6 * 1024 * 1024
     text = header + base64.b64encode(bytes(size)).decode()
-    tracemalloc.start()
-    image = decoded(text)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert not isinstance(image, Problem) and len(image) == size
-    assert peak < copies * size + 100_000
+    peaks = []
+    for _ in range(3):  # threads of other tests' services allocate too
+        tracemalloc.start()
+        image = decoded(text)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert not isinstance(image, Problem) and len(image) == size
+        del image
+    assert min(peaks) < copies * size + 100_000
 
 
 @pytest.fixture(scope="module")

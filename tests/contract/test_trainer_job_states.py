@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 from trainer import jobs
 from trainer.experiments.experiment import METRICS, fold_dir
 from trainer.jobs import EXPERIMENTS, KINDS
-from trainer.runs.queue import job_queue
+from trainer.runs.queue import delete_job, fetch_job, job_queue
 from trainer.runs.scheduler import schedule
 from trainer.training.config import TrainingOptions
 
@@ -65,6 +65,19 @@ def test_waiting_jobs_of_release_0_1_0_are_replaced_and_others_fail_without_harm
             SimpleWorker([queue], connection=server.client, serializer=JSONSerializer).work(burst=True)
         job = Job.fetch("gone-fold-0", connection=server.client, serializer=JSONSerializer)
         assert job.get_status() == JobStatus.FAILED
+
+
+def test_job_that_vanishes_while_it_is_deleted_is_deleted(tmp_path: Path) -> None:
+    """Its worker ends it between the look at it and its deletion; RQ then raises for want of a status."""
+    with redis_server(tmp_path) as server:
+        queue = job_queue(server.client)
+        for number in range(2):
+            queue.enqueue_call("trainer.jobs.train_fold", args=("one", number), job_id=f"one-fold-{number}")
+        job = fetch_job(queue, "one-fold-0")
+        assert job is not None
+        server.client.delete(job.key)
+        delete_job(queue, job)
+        assert fetch_job(queue, "one-fold-0") is None and fetch_job(queue, "one-fold-1") is not None
 
 
 def test_fold_that_rq_calls_finished_but_left_no_file_is_enqueued_again(tmp_path: Path) -> None:

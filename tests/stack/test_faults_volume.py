@@ -36,9 +36,12 @@ def test_volume_that_cannot_be_written_keeps_the_old_files_and_reports_why(
     directory = experiment_dir(volume.path, experiment)
     checkpoint = directory / "folds" / "0" / "checkpoint.safetensors"
     until(checkpoint.exists, "a checkpoint is written", 240)
+    (job,) = trainer.jobs()
+    job.suspend()  # so that the fold does not end before the volume is full
 
     volume.fill() if fault == "full" else volume.make_read_only()
     kept = checkpoint.read_bytes()
+    job.resume()
     until(lambda: reported_problem(trainer, experiment), "the status has the reason why it waits", 30)
     assert fault in reported_problem(trainer, experiment)
     (warning,) = httpx.get(f"{trainer.url}/health/ready").json()["warnings"]

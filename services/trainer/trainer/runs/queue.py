@@ -15,7 +15,7 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue, Worker
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -88,18 +88,22 @@ def fetch_job(queue: JobQueue, job_id: str) -> Job | None:
 
 
 def delete_job(queue: JobQueue, job: Job) -> None:
-    """Delete a job, even if its worker is long dead and RQ's records of its execution have expired."""
+    """Delete a job, even if its worker is long dead and RQ's records of its execution have expired.
+
+    A job that ends and vanishes at the same moment is deleted too.
+    """
     executions = job.execution_registry
     for execution in executions.get_execution_ids():
         queue.connection.zrem(queue.started_job_registry.key, f"{job.id}:{execution}")
     queue.connection.delete(executions.key)
-    job.delete()
+    with suppress(InvalidJobOperation):  # RQ asks for the status of a job that is gone
+        job.delete()
 
 
 def drop_waiting_job(queue: JobQueue, job_id: str) -> None:
     """Remove a job from the queue unless a worker has begun it."""
     job = fetch_job(queue, job_id)
-    if job is not None and not job.is_started:
+    if job is not None and job.get_status(refresh=False) != JobStatus.STARTED:
         delete_job(queue, job)
 
 

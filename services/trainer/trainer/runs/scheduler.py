@@ -109,7 +109,7 @@ def enqueue_step(queue: JobQueue, step: Step, waiting: set[str] | None = None) -
         if not outdated and is_alive(queue, job, waiting):
             return
         reason = "it names a function of another release" if outdated else "it lost its worker"
-        log.warning("job replaced", job=step.job_id, reason=reason, status=str(job.get_status()))
+        log.warning("job replaced", job=step.job_id, reason=reason, status=str(job.get_status(refresh=False)))
         delete_job(queue, job)
     queue.connection.delete(queue.intermediate_queue.get_first_seen_key(step.job_id))
     queue.enqueue_call(
