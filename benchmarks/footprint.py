@@ -50,9 +50,11 @@ def _memories(at_rest: dict[str, int], loaded: dict[str, int]) -> list[Row]:
 
 
 def _memory(stack: Stack) -> dict[str, int]:
-    """Return the resident memory of each program in MB."""
-    found, pids = {}, stack.pids()
-    for name in (*SERVICES, "trainer-worker-1"):
+    """Return the resident memory of each program in MB; wait until all have run for a second."""
+    found, names = {}, (*SERVICES, "trainer-worker-1")
+    while not set(names) <= (pids := stack.pids()).keys():
+        time.sleep(0.1)
+    for name in names:
         status = Path("/proc", str(pids[name]), "status").read_text()
         found[name] = int(status.split("VmRSS:")[1].split()[0]) // 1024
     return found
