@@ -197,8 +197,16 @@ class Stack:
         return done.stdout
 
     def kill(self, program: str) -> None:
-        """Kill a program with SIGKILL; supervisor restarts it."""
-        os.kill(self.pids()[program], signal.SIGKILL)
+        """Kill a program with SIGKILL; supervisor restarts it.
+
+        Raises StackError for a program that does not run within 30 s.
+        """
+        end = time.monotonic() + 30
+        while (pid := self.pids().get(program)) is None:  # it has not run for a second yet
+            if time.monotonic() > end:
+                raise StackError(f"{program} does not run.")
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
 
     def pids(self) -> dict[str, int]:
         """Return the process ID of each program that has run for a second, without starting a process."""
