@@ -37,8 +37,10 @@ class Chain:
     def ask(self, image: bytes) -> httpx.Response:
         return httpx.post(f"{self.url}/age-gender", params={"embeddings": True}, content=image, timeout=30)
 
-    def until_ready(self, count: int) -> None:
-        until(lambda: len(ready_embedders(self.proxy)) == count, f"{count} containers are ready", 30)
+    def until_ready(self, *containers: EmbedderDouble) -> None:
+        """Wait until the proxy takes these for ready, and no others."""
+        urls = {container.url for container in containers}
+        until(lambda: set(ready_embedders(self.proxy)) == urls, f"{urls} are ready alone", 30)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_container_that_fails_spoils_no_answer_where_another_one_is_sound(chain: Chain, fault: str) -> None:
     chain.broken.fault, chain.sound.fault = None, None
-    chain.until_ready(2)
+    chain.until_ready(chain.broken, chain.sound)
     chain.broken.fault = fault
     slowest = 0.0
     for seed in range(4):
@@ -81,7 +83,7 @@ def test_container_that_fails_spoils_no_answer_where_another_one_is_sound(chain:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_container_that_fails_alone_is_a_problem_with_retry_after(chain: Chain, fault: str) -> None:
     chain.broken.fault, chain.sound.fault = None, "not ready"
-    chain.until_ready(1)
+    chain.until_ready(chain.broken)
     chain.broken.fault = fault
     started = time.monotonic()
     answer = chain.ask(picture(1))

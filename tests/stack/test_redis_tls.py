@@ -87,7 +87,8 @@ def test_training_runs_over_tls(url: str, tmp_path: Path) -> None:
 
 def test_faces_are_cached_over_tls(url: str) -> None:
     double = EmbedderDouble()
-    with double.served(), proxy(double, redis_url=url, redis_password=PASSWORD, cache_ttl=60) as client:
+    cache = {"redis_url": url, "redis_password": PASSWORD, "cache_ttl": 60, "cache_timeout": 20}
+    with double.served(), proxy(double, **cache) as client:
         first, again = post(client, picture()), post(client, picture())
     assert first.json() == again.json() and double.batches == [1]
 
