@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Append what was skipped, and why, to the file that SKIPPED names: `make test` ends with it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that distributes the tests has the results of all
     _record_durations(terminalreporter)
     if (path := os.environ.get("SKIPPED")) is None:
         return

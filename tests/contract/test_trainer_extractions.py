@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from agegender.errors import Problem
-from agegender.spaces import Space
 from rq.job import Job, JobStatus
 from trainer import jobs
 from trainer.app import create_trainer
@@ -31,18 +30,10 @@ from trainer.runs.run import record_lock
 from trainer.runs.scheduler import schedule, schedule_all
 from trainer.settings import TrainerSettings
 
+from tests.support.made_extraction import EXTRACTION
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving, until
 
-EXTRACTION = Extraction(
-    dataset="faces",
-    label_format="labels.csv",
-    image_set="images",
-    space=Space(id="made-1", dimension=4),
-    mirrored=False,
-    shard_size=32,
-    min_det_score=0,
-)
 NAME = EXTRACTION.name
 
 

@@ -1,13 +1,11 @@
 """The command line lists data sets and follows their extractions."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support.command_line import Run, command_line, events
+from tests.support.command_line import Run, events
 from tests.support.service_double import Service
-from tests.support.serving import serving
 
 SPACE = {"id": "human-2", "dimension": 1024}
 DATASET = {
@@ -21,19 +19,6 @@ DATASET = {
     "extractions": [],
 }
 EXTRACTION = {"dataset": "Adience", "variant": "aligned", "space": SPACE, "state": "finished", "images": 10}
-
-
-@pytest.fixture
-def trainer() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def run(
-    trainer: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Run]:
-    with serving(trainer.app()) as url:
-        yield command_line(monkeypatch, capsys, predictor=url, trainer=url, proxy=url)
 
 
 def test_data_sets_are_listed_and_printed_as_json(trainer: Service, run: Run) -> None:

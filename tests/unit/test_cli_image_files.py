@@ -9,8 +9,12 @@ import pytest
 from agegender_client.cli import image_files
 from agegender_client.cli.image_files import found_files, planned_outputs, why_no_image
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 VIDEO = b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + bytes(20)
+
+
+register_heif_opener()  # the command line itself reads no pixels
 
 
 def image(path: Path, form: str = "PNG") -> Path:

@@ -1,14 +1,12 @@
 """`agegender prune` lists, asks, and deletes only what was confirmed."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.command_line import Run, command_line
+from tests.support.command_line import Run
 from tests.support.service_double import Service
-from tests.support.serving import serving
 
 OLD = {"kind": "experiment", "id": "old", "changed": "2026-01-02T03:04:05Z", "size": 31_900_000, "kept": None}
 SERVED = {**OLD, "id": "served", "kept": "it is served"}
@@ -17,19 +15,6 @@ SERVED = {**OLD, "id": "served", "kept": "it is served"}
 def pruning(*found: dict[str, Any], dry_run: bool = True) -> dict[str, Any]:
     freed = sum(one["size"] for one in found if one["kept"] is None)
     return {"dry_run": dry_run, "freed": freed, "found": list(found)}
-
-
-@pytest.fixture
-def trainer() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def run(
-    trainer: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Run]:
-    with serving(trainer.app()) as url:
-        yield command_line(monkeypatch, capsys, predictor=url, trainer=url, proxy=url)
 
 
 def test_dry_run_lists_and_deletes_nothing(trainer: Service, run: Run) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from agegender_client.cli.runs import parse_options, sections
 from fastapi import Response
 from typer import BadParameter
 
-from tests.support.command_line import Run, command_line, events
+from tests.support.command_line import Run, events
 from tests.support.service_double import Service, json_answer
-from tests.support.serving import serving
 
 SPACE = {"id": "human-2", "dimension": 1024}
 EXPERIMENT = {
@@ -27,19 +25,6 @@ EXPERIMENT = {
 }
 TABLE = "## Cross-validation: age\n\n| fold | test |\n| --- | --- |\n| 0 | 0.61 |\n"
 REPORT = f"# Experiment\n\n{TABLE}\n## Data\n\nmuch\n"
-
-
-@pytest.fixture
-def trainer() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def run(
-    trainer: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Run]:
-    with serving(trainer.app()) as url:
-        yield command_line(monkeypatch, capsys, predictor=url, trainer=url, proxy=url)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from agegender.spaces import Space
 from trainer.extraction.extraction import Extraction, advance, current_attempt, load_extraction
 from trainer.extraction.merge import run_import
 from trainer.extraction.plan import run_plan
@@ -19,19 +18,11 @@ from trainer.runs.attempt import Attempt, Cancelled
 from trainer.runs.run import Kind, Run
 from trainer.training.config import TrainingOptions
 
+from tests.support import made_extraction
 from tests.support.made_experiment import made_experiment
 from tests.unit.test_searches import search
 
-EXTRACTION = Extraction(
-    dataset="faces",
-    label_format="labels.csv",
-    image_set="images",
-    space=Space(id="made-1", dimension=4),
-    mirrored=False,
-    shard_size=32,
-    min_det_score=0,
-    run="here",
-)
+EXTRACTION = made_extraction.EXTRACTION.model_copy(update={"run": "here"})
 RUNS: dict[str, tuple[Kind[Any, Any], Run]] = {
     "experiment": (EXPERIMENTS, made_experiment([0, 1], TrainingOptions(), name="made")),
     "search": (SEARCHES, search()),
