@@ -1,12 +1,14 @@
 """Serve an ASGI application on a free port, in a thread of the test's process."""
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
 import uvicorn
 
 from tools import machine
@@ -46,3 +48,21 @@ def until(holds: Any, what: str, seconds: float = 10, every: float = 0.25) -> No
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(pause)
         pause = min(2 * pause, every)
+
+
+def hang_up_once(begun: Callable[[], Any], what: str, url: str, **request: Any) -> None:
+    """Send a POST, wait until the other side has begun to work on it, and hang up.
+
+    A client's own time limit would not do: on a busy machine it ends before the work begins.
+    """
+
+    async def client() -> None:
+        async with httpx.AsyncClient(timeout=20) as http:
+            sent = asyncio.create_task(http.post(url, **request))
+            await asyncio.to_thread(until, begun, what)
+            assert not sent.done(), f"answered before the client hung up: {sent}"
+            sent.cancel()
+            with suppress(asyncio.CancelledError):
+                await sent
+
+    asyncio.run(client())
