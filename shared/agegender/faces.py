@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agegender.errors import Problem
 from agegender.spaces import Space
@@ -280,3 +280,27 @@ def turned_box(
     """Return a box x1, y1, x2, y2 after a clockwise turn of its image (see `turned_points`)."""
     (xa, ya), (xb, yb) = turned_points([bbox[:2], bbox[2:]], rotation, width, height)
     return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
+
+
+def parse_answer(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:
+    """Parse the response to `count` images, and apply the selection.
+
+    Raises `ValueError` unless it has one entry per image and embeddings of its space.
+    """
+    try:
+        answer = FacesAnswer.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError("it is not a list of faces") from error
+    if len(answer.images) != count:
+        raise ValueError(f"it has {len(answer.images)} entries for {count} images")
+    check_embeddings((image for image in answer.images if isinstance(image, ImageFaces)), answer.space)
+    images = [_selected(image, selection) for image in answer.images]
+    return FacesAnswer.model_construct(space=answer.space, images=images)
+
+
+def _selected(image: ImageFaces | ImageProblem, selection: FaceSelection) -> ImageFaces | ImageProblem:
+    """Apply the selection again: a service that ignores it returns every face."""
+    try:
+        return selection.apply(image) if isinstance(image, ImageFaces) else image
+    except Problem as problem:
+        return ImageProblem(problem=problem.document())

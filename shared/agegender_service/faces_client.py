@@ -19,12 +19,12 @@ from agegender.faces import (
     FaceSelection,
     ImageFaces,
     ImageProblem,
-    check_embeddings,
+    parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
 from agegender_service.deadlines import Deadline
@@ -43,6 +43,8 @@ _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to t
 _MAX_PAUSE = 30.0  # seconds between two attempts
 _growing = wait_exponential(multiplier=0.5, max=_MAX_PAUSE)
 
+_RAW_BYTES = 1024**2  # up to which a lone image is the body itself: no form to write and to parse
+_PARSED_AT_ONCE = 128 * 1024  # bytes of a response that is parsed faster than a thread is changed
 _REQUEST_BYTES = 32 * 1024**2  # that one thread of a job holds in memory; below the proxy's limit
 _REQUEST_IMAGES = 8  # that the proxy finishes in time, also with several workers on a slow machine
 
@@ -160,8 +162,10 @@ class FacesClient:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
         response = await self._send("POST", "/faces", deadline, images, selection.parameters)
+        parsing = response.content, len(images), selection
         try:
-            answer = await asyncio.to_thread(_parse, response.content, len(images), selection)
+            at_once = len(response.content) <= _PARSED_AT_ONCE
+            answer = parse_answer(*parsing) if at_once else await asyncio.to_thread(parse_answer, *parsing)
         except ValueError as error:
             raise self._bad_answer(str(error)) from error
         self._remember(answer.space)
@@ -237,13 +241,13 @@ class FacesClient:
             method,
             self._url + path,
             params=params,
-            files=[(IMAGE_FIELD, (str(number), image)) for number, image in enumerate(images)] or None,
             headers={
                 **self._headers,
                 **deadline.headers,
                 **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
             },
             timeout=httpx.Timeout(deadline.remaining, connect=self._http.timeout.connect),
+            **_body(images),
         )
         try:
             response = await exchange(self._http, request)
@@ -358,24 +362,10 @@ class BlockingFacesClient:
         return self._portal.call(function, *arguments)
 
 
-def _parse(content: bytes, count: int, selection: FaceSelection) -> FacesAnswer:
-    try:
-        answer = FacesAnswer.model_validate_json(content)
-    except ValidationError as error:
-        raise ValueError("it is not a list of faces") from error
-    if len(answer.images) != count:
-        raise ValueError(f"it has {len(answer.images)} entries for {count} images")
-    check_embeddings((image for image in answer.images if isinstance(image, ImageFaces)), answer.space)
-    images = [_selected(image, selection) for image in answer.images]
-    return FacesAnswer.model_construct(space=answer.space, images=images)
-
-
-def _selected(image: ImageFaces | ImageProblem, selection: FaceSelection) -> ImageFaces | ImageProblem:
-    """Apply the selection again: a service that ignores it returns every face."""
-    try:
-        return selection.apply(image) if isinstance(image, ImageFaces) else image
-    except Problem as problem:
-        return ImageProblem(problem=problem.document())
+def _body(images: Sequence[bytes]) -> dict[str, Any]:
+    if len(images) == 1 and 0 < len(images[0]) <= _RAW_BYTES:
+        return {"content": images[0]}
+    return {"files": [(IMAGE_FIELD, (str(number), image)) for number, image in enumerate(images)] or None}
 
 
 def _pause(state: RetryCallState) -> float:

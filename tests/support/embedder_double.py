@@ -24,6 +24,7 @@ from agegender.faces import (
     turned_points,
 )
 from agegender.spaces import Space
+from agegender_service.request_body import BodyLimits, read_images
 from fastapi import FastAPI, Request, Response
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
@@ -139,8 +140,7 @@ class EmbedderDouble:
 
         @app.post("/faces")
         async def faces(request: Request) -> Response:
-            form = await request.form(max_files=1000)
-            images = [await part.read() for part in form.getlist("image")]  # type: ignore[union-attr]
+            images = await read_images(request, BodyLimits(max_images=1000))
             self.batches.append(len(images))
             self.headers.append(dict(request.headers))
             self.queries.append(dict(request.query_params))

@@ -178,11 +178,11 @@ def test_a_lone_embedder_that_comes_back_with_another_space_is_followed(double: 
 
 def test_an_answer_that_is_late_is_504(double: EmbedderDouble) -> None:
     double.fault = "hang"
-    with proxy(double, timeout=0.3) as client:
+    with proxy(double, timeout=1) as client:
         started = time.monotonic()
         response = post(client, picture())
         assert (response.status_code, problem_of(response)) == (504, "deadline-exceeded")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         until(lambda: double.hung_up == 1, "the embedder stops")
 
 
@@ -199,7 +199,7 @@ def test_an_embedder_that_hangs_is_given_up_and_another_one_asked(
     two: tuple[EmbedderDouble, EmbedderDouble],
 ) -> None:
     two[0].fault = "hang"
-    with proxy(*two, attempt_timeout=0.3) as client:
+    with proxy(*two, attempt_timeout=1) as client:
         for seed in range(6):
             assert post(client, picture(seed)).status_code == 200
         # Late once; from then on the other is asked.
@@ -208,7 +208,7 @@ def test_an_embedder_that_hangs_is_given_up_and_another_one_asked(
 
 def test_a_lone_embedder_with_too_much_to_do_is_not_ejected(double: EmbedderDouble) -> None:
     double.fault = "hang"
-    with proxy(double, attempt_timeout=0.2) as client:
+    with proxy(double, attempt_timeout=1) as client:
         assert post(client, picture()).status_code == 503
         assert double.batches == [1]
         assert ready_embedders(client) == [double.url]
@@ -235,7 +235,7 @@ def test_an_embedder_whose_progress_stands_still_is_late(
     two: tuple[EmbedderDouble, EmbedderDouble],
 ) -> None:
     two[0].fault, two[0].step = "hang", 1e9
-    with proxy(*two, attempt_timeout=0.3) as client:
+    with proxy(*two, attempt_timeout=1) as client:
         for seed in range(4):
             assert post(client, picture(seed)).status_code == 200
         assert two[0].hung_up == len(two[0].batches) == 1

@@ -1,7 +1,7 @@
 """Predict age and gender: the proxy finds the faces, the heads estimate."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,19 @@ from predictor.prediction_request import FaceOptions, HeadOptions, SentEmbedding
 from predictor.quality import face_quality, scaled
 from predictor.registry import HeadRegistry, Heads
 
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 Array = npt.NDArray[np.float32]
 _Upright = tuple[FaceGeometry, tuple[int, int]]  # a face in its image turned upright, and that image's size
+
+_FEW_FACES = 8  # computed in less time than two changes of threads take
 
 FACES = Counter("predictor_faces_total", "Faces answered")
 IMAGES = Counter("predictor_images_total", "Images answered, by outcome", ["outcome"])
 
 
 class Predictor:
-    """Predict for the routes. Computations run in threads, never on the event loop."""
+    """Predict for the routes. Computations for many faces never run on the event loop."""
 
     def __init__(
         self, proxy: FacesClient, registry: HeadRegistry, batches: HeadBatches, mc_passes: int
@@ -58,9 +62,9 @@ class Predictor:
         heads = self._registry.heads(found.space)
         faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
         upright = _upright(found)
-        embeddings = await run_in_threadpool(_matrix, faces, found.space)
+        embeddings = await for_faces(len(faces), _matrix, faces, found.space)
         probabilities = await self._probabilities(heads, embeddings, options, stopwatch)
-        entries = await run_in_threadpool(_face_answers, heads, faces, upright, probabilities, options)
+        entries = await for_faces(len(faces), _face_answers, heads, faces, upright, probabilities, options)
         _count(found, len(faces))
         return AgeGenderAnswer(
             space=found.space,
@@ -84,7 +88,7 @@ class Predictor:
         """Predict for each embedding."""
         heads = sent.heads
         probabilities = await self._probabilities(heads, sent.rows, sent.options, stopwatch)
-        estimates = await run_in_threadpool(_estimates, heads, probabilities, sent.options)
+        estimates = await for_faces(len(sent.rows), _estimates, heads, probabilities, sent.options)
         FACES.inc(len(sent.rows))
         return EmbeddingsAnswer(
             space=heads.age.manifest.space,
@@ -132,6 +136,13 @@ class Predictor:
     @staticmethod
     def _versions(heads: Heads) -> dict[Any, str]:
         return {head.manifest.task: head.manifest.version for head in (heads.age, heads.gender)}
+
+
+async def for_faces(count: int, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Call a function whose time grows with the number of faces: at once for few, in a thread for many."""
+    if count <= _FEW_FACES:
+        return function(*arguments)
+    return await run_in_threadpool(function, *arguments)
 
 
 def raise_problem_of_lone_image(answer: AgeGenderAnswer) -> None:

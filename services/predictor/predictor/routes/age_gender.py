@@ -11,10 +11,9 @@ from agegender_service.inputs import preferred_media_type
 from agegender_service.openapi import body_schema
 from agegender_service.request_body import Received, body_in_openapi
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from predictor.drawing import ImageFormat, annotated
-from predictor.prediction import raise_problem_of_lone_image
+from predictor.prediction import for_faces, raise_problem_of_lone_image
 from predictor.prediction_request import (
     IMAGES_IN_OPENAPI,
     EmbeddingsRequest,
@@ -91,7 +90,8 @@ async def age_gender(request: Request, received: ImagesIn, services: ServicesIn)
     answer = await services.predictor.images(sent, received.deadline, received.stopwatch)
     raise_problem_of_lone_image(answer)
     if media_type == _JSON:
-        content = await run_in_threadpool(_encoded, answer)
+        faces = sum(len(image.faces) for image in answer.images if isinstance(image, ImageAnswer))
+        content = await for_faces(faces, _encoded, answer)
     else:
         limits, image_format = services.settings.image_limits, _IMAGE_FORMATS[media_type]
         content = await services.drawing.run(_drawn, sent.images[0], answer, image_format, limits)
@@ -107,7 +107,7 @@ async def age_gender(request: Request, received: ImagesIn, services: ServicesIn)
 async def from_embeddings(received: EmbeddingsIn, services: ServicesIn) -> Response:
     """Send embeddings of unit length and the space they belong to; the response keeps their order."""
     answer = await services.predictor.embeddings(received.body, received.stopwatch)
-    return Response(await run_in_threadpool(_encoded, answer), media_type=_JSON)
+    return Response(await for_faces(len(answer.faces), _encoded, answer), media_type=_JSON)
 
 
 def _encoded(answer: AgeGenderAnswer | EmbeddingsAnswer) -> bytes:
