@@ -1,6 +1,7 @@
 """Create a service's FastAPI application with guards, health, metrics, `/info` and `/docs`, and serve it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from html import escape
@@ -66,6 +67,7 @@ def create_app(
     examples: Path | None = None,
     warnings: Callable[[], list[str]] = list,
     small_bodies: int | None = None,
+    streamed_bodies: re.Pattern[str] | None = None,
     wire_formats: Sequence[WireFormat] = (),
 ) -> FastAPI:
     """Create the application, with `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`.
@@ -80,6 +82,7 @@ def create_app(
     examples : a file for `agegender_service.openapi.route_examples`.
     warnings : returns problems that do not prevent work; `/health/ready` reports them.
     small_bodies : maximum bytes of any body; None if the routes limit the bodies that they read.
+    streamed_bodies : paths of routes that read bodies larger than `small_bodies` themselves.
     wire_formats : of other systems whose clients are served.
     """
     app = FastAPI(
@@ -95,7 +98,7 @@ def create_app(
     app.state.services = services
     app.state.bodies = bodies
     app.state.wire_formats = wire_formats
-    _add_guards(app, settings, name, scope, small_bodies)
+    _add_guards(app, settings, name, scope, small_bodies, streamed_bodies)
     add_problem_handlers(app)
     _add_documentation(app)
     complete_openapi(app, route_examples(*([examples] if examples else [])))
@@ -167,12 +170,19 @@ def serve(app: FastAPI, settings: ServiceSettings, port: int) -> None:
 
 
 def _add_guards(
-    app: FastAPI, settings: ServiceSettings, name: str, scope: Scope, small_bodies: int | None
+    app: FastAPI,
+    settings: ServiceSettings,
+    name: str,
+    scope: Scope,
+    small_bodies: int | None,
+    streamed_bodies: re.Pattern[str] | None,
 ) -> None:
     """Add the middlewares. Starlette runs first what was added last."""
     keys_needed = bool(settings.api_keys)
     if small_bodies is not None:
-        app.add_middleware(LimitBodies, max_bytes=small_bodies, seconds=_BODY_SECONDS)
+        app.add_middleware(
+            LimitBodies, max_bytes=small_bodies, seconds=_BODY_SECONDS, streamed=streamed_bodies
+        )
     if settings.rate_limit is not None:
         app.add_middleware(LimitRate, limiter=RateLimiter(name, settings.rate_limit, settings.redis_url))
     count_stranger = None

@@ -1,11 +1,13 @@
 """Parse multipart forms: files and text fields, and the images among them."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from typing import IO
 
 from agegender.errors import Problem
-from python_multipart.multipart import parse_options_header
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -145,6 +147,113 @@ def no_image(reason: str = "") -> Problem:
         f"{reason}The request contains no image. Send one or more files in the multipart field 'image' "
         "(curl -F image=@photo.jpg), or one image as the raw body.",
     )
+
+
+async def store_files(
+    headers: Headers, body: AsyncGenerator[bytes], field: str, open_file: Callable[[str], IO[bytes]]
+) -> None:
+    """Write the files of a multipart form to disk while it arrives.
+
+    Parameters
+    ----------
+    field : name of the form's only field, which is a file and may be repeated.
+    open_file : returns the file to write to, for the name that the client gave.
+
+    Raises ``bad-multipart`` 400, ``invalid-request`` 422 for another field or for text, and the problems of
+    `open_file` and of reading `body`.
+    """
+    boundary = parse_options_header(headers.get("content-type"))[1].get(b"boundary")
+    if not boundary:
+        boundary, body = await _boundary_in_body(body)
+    parts = _Parts(field, open_file)
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": parts.begin,
+                "on_header_field": parts.header_name,
+                "on_header_value": parts.header_value,
+                "on_header_end": parts.header_end,
+                "on_headers_finished": parts.headers_finished,
+                "on_part_data": parts.data,
+                "on_part_end": parts.end,
+                "on_end": parts.finish,
+            },
+        )
+        waiting = bytearray()
+        async for chunk in body:
+            waiting += chunk
+            if len(waiting) >= _COPIED_AT_ONCE:
+                await run_in_threadpool(parser.write, bytes(waiting))
+                waiting.clear()
+        await run_in_threadpool(parser.write, bytes(waiting))
+    except FormParserError as error:
+        raise Problem("bad-multipart", 400, f"The multipart body cannot be parsed: {error}.") from error
+    finally:
+        parts.close()
+    if not parts.complete:
+        raise Problem(
+            "bad-multipart",
+            400,
+            "The multipart body has no closing boundary: it was cut off, or the boundary in Content-Type is "
+            "another.",
+        )
+
+
+class _Parts:
+    """Callbacks of a parser, which write the content of each part to a file."""
+
+    complete = False
+
+    def __init__(self, field: str, open_file: Callable[[str], IO[bytes]]) -> None:
+        self._field = field
+        self._open_file = open_file
+        self._file: IO[bytes] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self._disposition = b""
+        self._name = self._value = b""
+
+    def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name = self._value = b""
+
+    def headers_finished(self) -> None:
+        options = parse_options_header(self._disposition)[1]
+        field = options.get(b"name", b"").decode(errors="replace")
+        if field != self._field:
+            raise unknown_input("form field", field, [self._field])
+        if b"filename" not in options:
+            raise Problem(
+                "invalid-request",
+                422,
+                f"The form field {field!r} is text, but a file is expected. With curl, put @ before the "
+                f"file's name: -F {field}=@faces.zip.",
+            )
+        self._file = self._open_file(options[b"filename"].decode(errors="replace"))
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._file.write(memoryview(data)[start:end])
+
+    def end(self) -> None:
+        self.close()
+
+    def finish(self) -> None:
+        self.complete = True
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class _InMemoryParser(MultiPartParser):

@@ -2,8 +2,9 @@
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any, Generic, TypeVar
@@ -205,15 +206,24 @@ class LimitBodies:
     """ASGI middleware: read each body whole, within a length and a time, before any route.
 
     For services whose routes have small JSON bodies: FastAPI itself reads a body of any length, for any time.
+
+    streamed : paths of routes that read their large bodies themselves.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, seconds: float, streamed: re.Pattern[str] | None = None
+    ) -> None:
         self.app = app
         self._max_bytes = max_bytes
         self._seconds = seconds
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        if (
+            scope["type"] != "http"
+            or scope["method"] in ("GET", "HEAD")
+            or (self._streamed is not None and self._streamed.fullmatch(scope["path"]))
+        ):
             await self.app(scope, receive, send)
             return
         try:
@@ -290,6 +300,19 @@ async def read_form(request: Request, limit: int, max_files: int) -> Form:
     Raises ``body-too-large`` 413 and the problems of `parse_form`.
     """
     return await parse_form(request.headers, _bounded(request, limit + _FORM_OVERHEAD), max_files)
+
+
+async def body_chunks(request: Request, limit: int, silence: float) -> AsyncGenerator[bytes]:
+    """Yield the body as it arrives, for routes that store it.
+
+    limit : bytes. silence : seconds without a byte after which ``slow-request`` 408 is raised.
+
+    Raises ``body-too-large`` 413 as soon as the body exceeds `limit`.
+    """
+    chunks = _bounded(request, limit)
+    with suppress(StopAsyncIteration):
+        while True:
+            yield await read_in_time(anext(chunks), silence)
 
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import pkgutil
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from prometheus_client import REGISTRY
 from redis import RedisError
 
 from trainer import routes
+from trainer.datasets.uploads import delete_stale_uploads
 from trainer.jobs import KINDS
 from trainer.runs.queue import connect_for_requests, queue_away, watch_queue
 from trainer.runs.scheduler import keep_scheduling
@@ -27,6 +29,7 @@ from trainer.runs.store import unreadable_records
 from trainer.settings import TrainerSettings
 
 _MAX_BODY = 1024 * 1024  # bytes; requests name data and do not carry it
+_UPLOADS = re.compile(r"/datasets/[^/]+/files")  # but for these, which store what they receive
 _PAGE = Path(__file__).with_name("page")
 
 log = structlog.get_logger(__name__)
@@ -51,6 +54,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        delete_stale_uploads(settings.data_dir)
         metrics = watch_queue(redis, settings.data_dir)
         try:
             async with running(keep_scheduling(settings, KINDS)):
@@ -80,6 +84,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         description="Extracts data sets and trains heads with subject-exclusive cross-validation.",
         scope=Scope.TRAIN,
         small_bodies=_MAX_BODY,
+        streamed_bodies=_UPLOADS,
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,

@@ -11,11 +11,14 @@ from agegender.spaces import Space
 from pydantic import BaseModel, Field, JsonValue, computed_field
 
 from trainer.datasets.embedding_set import is_dataset_name
-from trainer.datasets.formats import format_of
+from trainer.datasets.formats import format_of, require_format
 from trainer.datasets.labels import removal_summary
 from trainer.datasets.original import original_image_sets
 
 log = structlog.get_logger(__name__)
+
+# Folders of the data folder that hold something else, beside those whose name begins with a dot.
+RESERVED = frozenset({"experiments", "searches", "models", "packs", "trash", "redis", "lost+found"})
 
 _FORMER_NAME: dict[str, JsonValue] = {"deprecated": True}
 
@@ -45,6 +48,9 @@ class Dataset(BaseModel):
         description="image sets that the original project extracted, as in data-aligned.npy"
     )
     extracted: list[ExtractedSet]
+    problem: str | None = Field(
+        None, description="why nothing in the folder can be used; only if all folders are listed"
+    )
 
     @computed_field(description="former name of `format`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
     @property
@@ -59,30 +65,59 @@ class Dataset(BaseModel):
 
 def dataset_folder(data_dir: Path, name: str) -> Path:
     """Return the folder of a data set, which is always inside the data folder. Raises ``not-found`` 404."""
-    if not is_dataset_name(name):
-        rule = (
-            "The name of its folder must have up to 100 letters, digits, blanks and any of ._-()+,&'@, "
-            "and begin with a letter or a digit."
-        )
-        raise Problem("not-found", 404, f"There is no data set named {name!r}. {rule}")
+    if (problem := not_a_dataset_name(name)) is not None:
+        raise problem
     if not (data_dir / name).is_dir():
         raise not_found("data set", name)
     return data_dir / name
 
 
+def not_a_dataset_name(name: str) -> Problem | None:
+    """Return ``not-found`` 404 with the rule for names that `name` breaks; None if it is allowed."""
+    if is_dataset_name(name):
+        return None
+    rule = (
+        "The name of its folder must have up to 100 letters, digits, blanks and any of ._-()+,&'@, "
+        "and begin with a letter or a digit."
+    )
+    return Problem("not-found", 404, f"There is no data set named {name!r}. {rule}")
+
+
 def datasets(data_dir: Path) -> Iterator[Dataset]:
     """Yield the data set of each folder that contains one, in the order of their names."""
-    if not data_dir.is_dir():
-        return
-    for folder in sorted(data_dir.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
+    for folder in _folders(data_dir):
         if not is_dataset_name(folder.name):
             log.warning("folder not listed: its name is not allowed for a data set", folder=folder.name)
             continue
         found = dataset_in(folder)
         if found is not None:
             yield found
+
+
+def unknown_folders(data_dir: Path) -> Iterator[Dataset]:
+    """Yield the other folders, with the reason why they are no data sets."""
+    for folder in _folders(data_dir):
+        if folder.name.lower() not in RESERVED and dataset_in(folder) is None:
+            yield unknown_folder(folder)
+
+
+def unknown_folder(folder: Path) -> Dataset:
+    """Describe a folder whose labels are not recognised."""
+    reason = not_a_dataset_name(folder.name)
+    try:
+        if reason is None:
+            require_format(folder)
+    except Problem as problem:
+        reason = problem
+    detail = "It is being changed." if reason is None else reason.detail
+    return Dataset(name=folder.name, format=None, image_sets=[], importable=[], extracted=[], problem=detail)
+
+
+def _folders(data_dir: Path) -> Iterator[Path]:
+    if data_dir.is_dir():
+        yield from sorted(
+            path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
 
 
 def dataset_in(folder: Path) -> Dataset | None:

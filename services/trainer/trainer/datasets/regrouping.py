@@ -182,17 +182,27 @@ def contact_sheet(image_dir: Path, groups: Sequence[dict[str, Any]]) -> bytes:
         text = f"{group['subject']}  {group['found_by']}  {len(group['files'])} faces"
         draw.text((2, top + 1), text + ("" if cosine is None else f"  cosine >= {cosine:.2f}"), fill="black")
         for column, file in enumerate(group["files"][:_PER_ROW]):
-            thumbnail = _thumbnail(image_dir, file)
-            if thumbnail is not None:
-                sheet.paste(thumbnail, (column * _SIDE, top + _TEXT))
+            small = _small_image(image_dir, file, _SIDE)
+            if small is not None:
+                sheet.paste(small, (column * _SIDE, top + _TEXT))
     if not groups:
         draw.text((2, 1), "no near-duplicates", fill="black")
+    return _as_jpeg(sheet)
+
+
+def thumbnail(image_dir: Path, file: str, side: int) -> bytes | None:
+    """Return a JPEG file of at most `side` pixels a side; None if the image cannot be read."""
+    small = _small_image(image_dir, file, side)
+    return None if small is None else _as_jpeg(small)
+
+
+def _as_jpeg(image: Image.Image) -> bytes:
     content = io.BytesIO()
-    sheet.save(content, "JPEG", quality=85)
+    image.save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
-def _thumbnail(image_dir: Path, file: str) -> Image.Image | None:
+def _small_image(image_dir: Path, file: str, side: int) -> Image.Image | None:
     root = image_dir.resolve()
     path = (root / file).resolve()
     if not path.is_relative_to(root) or not path.is_file() or path.stat().st_size > _LIMITS.max_bytes:
@@ -201,5 +211,5 @@ def _thumbnail(image_dir: Path, file: str) -> Image.Image | None:
         image = Image.fromarray(decode(path.read_bytes(), _LIMITS))
     except (OSError, Problem):
         return None
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     return image

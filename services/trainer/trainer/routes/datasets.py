@@ -12,7 +12,14 @@ from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from redis import Redis
 
-from trainer.datasets.catalog import Dataset, ExtractedSet, dataset_folder, dataset_in, datasets
+from trainer.datasets.catalog import (
+    Dataset,
+    ExtractedSet,
+    dataset_folder,
+    dataset_in,
+    datasets,
+    unknown_folders,
+)
 from trainer.datasets.formats import format_name, require_format
 from trainer.datasets.grouping import require_recogniser
 from trainer.datasets.original import FORMAT as ORIGINAL
@@ -84,9 +91,18 @@ FormerImageSet = Annotated[str | None, Query(deprecated=True, description="forme
 
 
 @router.get("", summary="List the data sets, what can be extracted from them and what has been")
-def list_datasets(settings: Settings, response: Response) -> list[DatasetStatus]:
+def list_datasets(
+    settings: Settings,
+    response: Response,
+    all_folders: Annotated[
+        bool, Query(description="list also the folders that are no data sets, with the reason")
+    ] = False,
+) -> list[DatasetStatus]:
     """An extraction whose record cannot be read is skipped and named in `X-Unreadable-Records`."""
-    listed = [_status(settings, found) for found in datasets(settings.data_dir)]
+    found = list(datasets(settings.data_dir))
+    if all_folders:
+        found = sorted([*found, *unknown_folders(settings.data_dir)], key=lambda one: one.name)
+    listed = [_status(settings, one) for one in found]
     name_unreadable(EXTRACTIONS, settings, response)
     return listed
 
