@@ -28,7 +28,7 @@ from embedder.packs.insightface import (
 from embedder.packs.pack import Embedder, MirroredEmbedder
 from embedder.packs.projection import load_projection, mapped_model, projected_model
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.datasets.formats.labels_csv import IMAGE_SET, read
+from trainer.datasets.formats.tables import IMAGE_SET, read
 from trainer.datasets.labels import LabelledImage
 from trainer.evaluation import age_metrics, gender_metrics, member_probabilities
 from trainer.training.config import OptimizerOptions, TrainingOptions

@@ -12,7 +12,7 @@ from agegender.errors import Problem
 from rq.job import Job, JobStatus
 from trainer import jobs
 from trainer.app import create_trainer
-from trainer.datasets.formats import labels_csv
+from trainer.datasets.formats import tables
 from trainer.extraction.extraction import (
     Extraction,
     current_attempt,
@@ -175,7 +175,7 @@ def test_cancel_cancels_and_delete_deletes_however_often_they_are_sent(
 ) -> None:
     extraction = running(tmp_path)
     folder = tmp_path / "faces"
-    write_plan(labels_csv.FORMAT, one_image(folder), "images", 32, folder / "made-1" / "extract-images")
+    write_plan(tables.FORMAT, one_image(folder), "images", 32, folder / "made-1" / "extract-images")
     settings = settings_of(queue, tmp_path, reconcile_seconds=60)
     with serving(create_trainer(settings)) as address, httpx.Client(base_url=address) as http:
         until(lambda: queue.get_job_ids() == [extraction.job_id("plan")], "it is enqueued", 30)

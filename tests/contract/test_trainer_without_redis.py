@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from agegender_service.openapi import operations
+from PIL import Image
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import Experiment, load_experiment, save_experiment
@@ -51,6 +52,8 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 def made_work(data_dir: Path) -> None:
     write_embedding_set(data_dir, "made", "images", made_faces(100), {"kind": "made up"})
+    Image.new("RGB", (8, 8)).save(data_dir / "made" / "a.png")
+    (data_dir / "made" / "labels.csv").write_text("file,age\na.png,25\n")
     known = {
         "created": datetime.now(UTC),
         "datasets": ["made"],

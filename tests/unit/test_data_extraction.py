@@ -11,7 +11,7 @@ from agegender.files import write_json
 from agegender.spaces import Space
 from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set
-from trainer.datasets.formats import adience, labels_csv
+from trainer.datasets.formats import adience, tables
 from trainer.datasets.original import import_original
 from trainer.extraction.extraction import (
     Extraction,
@@ -44,14 +44,14 @@ def extraction(**changes: Any) -> Extraction:
 
 def labels(folder: Path, text: str) -> Path:
     folder.mkdir()
-    labels_csv.label_file(folder).write_text(text)
+    tables.label_file(folder).write_text(text)
     return folder
 
 
 def test_a_plan_divides_the_images_and_counts_the_rest(tmp_path: Path) -> None:
     rows = "".join(f"{number}.jpg,{number},f\n" for number in range(70))
     folder = labels(tmp_path / "faces", "file,age,gender\n" + rows + "3.jpg,3,f\nx.jpg,?,f\ny.jpg,,m\n")
-    plan = write_plan(labels_csv.FORMAT, folder, "images", 32, tmp_path / "work")
+    plan = write_plan(tables.FORMAT, folder, "images", 32, tmp_path / "work")
     assert (plan.shards, plan.images) == (3, 71)
     assert plan.removed == {"repeated-row": 1, "no-age": 1}
     assert plan.rows_of_fold == {-1: 72}
@@ -85,7 +85,7 @@ def test_the_plan_of_adience_has_the_published_counts(tmp_path: Path) -> None:
 )
 def test_labels_that_make_no_data_set_are_problems(tmp_path: Path, text: str, slug: str) -> None:
     with pytest.raises(Problem) as caught:
-        write_plan(labels_csv.FORMAT, labels(tmp_path / "faces", text), "images", 32, tmp_path / "work")
+        write_plan(tables.FORMAT, labels(tmp_path / "faces", text), "images", 32, tmp_path / "work")
     assert (caught.value.slug, caught.value.status) == (slug, 422)
 
 

@@ -21,7 +21,7 @@ from agegender.wire import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer.datasets.formats import labels_csv
+from trainer.datasets.formats import tables
 from trainer.datasets.formats.imdb_wiki import BadMatFile, read_mat
 from trainer.datasets.labels import checked_rows
 from trainer.datasets.original import read_original_dataset
@@ -82,7 +82,7 @@ def head_with(manifest: bytes) -> None:
 
 
 def labels_of(content: bytes) -> None:
-    list(checked_rows(labels_csv.read(saved(content, "labels.csv").parent, "images")))
+    list(checked_rows(tables.read(saved(content, "labels.csv").parent, "images")))
 
 
 TABLE = (

@@ -18,7 +18,7 @@ from agegender.spaces import Space
 from agegender_service.faces_client import BlockingFacesClient
 from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set, read_meta_data
-from trainer.datasets.formats import labels_csv, require_format
+from trainer.datasets.formats import require_format, tables
 from trainer.datasets.labels import LabelledImage, Reason, removal_summary
 from trainer.extraction.embed import embed_images, embed_shard
 from trainer.extraction.extraction import (
@@ -70,7 +70,7 @@ def made(data_dir: Path, rows: list[str]) -> Path:
     folder = data_dir / NAME
     folder.mkdir(parents=True)
     lines = [f"{row},s{number}" for number, row in enumerate(rows)]
-    labels_csv.label_file(folder).write_text("\n".join(["file,age,gender,subject", *lines]) + "\n")
+    tables.label_file(folder).write_text("\n".join(["file,age,gender,subject", *lines]) + "\n")
     for row in rows:
         name = row.split(",")[0]
         if not name.startswith(("gone", "/", "..", "link")):
@@ -200,7 +200,7 @@ def test_faces_that_cannot_be_divided_into_folds_end_with_the_counts_too(tmp_pat
 def test_labels_that_leave_nothing_give_the_counts_and_what_to_do(tmp_path: Path) -> None:
     folder = made(tmp_path, [f"{number}.jpg,3,{number % 2}" for number in range(6)] + ["x.jpg,3,w"])
     with pytest.raises(Problem) as caught:
-        write_plan(labels_csv.FORMAT, folder, "images", CHUNK, tmp_path / "work")
+        write_plan(tables.FORMAT, folder, "images", CHUNK, tmp_path / "work")
     assert "0 of 7 faces (6 gender-not-mapped, e.g. 0.jpg; 1 no-gender, e.g. x.jpg)" in caught.value.detail
     assert "--gender 0=male --gender 1=female" in caught.value.detail
     assert caught.value.extra["removed"] == {"gender-not-mapped": 6, "no-gender": 1}

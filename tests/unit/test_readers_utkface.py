@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from agegender.labels import Gender
-from trainer.datasets.formats import format_of, labels_csv, utkface
+from trainer.datasets.formats import format_of, tables, utkface
 from trainer.datasets.labels import LabelledImage, Reason, Removed
 
 
@@ -95,5 +95,5 @@ def test_images_in_the_folder_of_the_archive_are_found(tmp_path: Path) -> None:
 
 def test_a_table_beside_the_images_is_preferred(tmp_path: Path) -> None:
     (tmp_path / "20_1_0_20170101000000000.jpg.chip.jpg").touch()
-    labels_csv.label_file(tmp_path).write_text("file,age,gender\n")
-    assert format_of(tmp_path) is labels_csv.FORMAT
+    tables.label_file(tmp_path).write_text("file,age,gender\n")
+    assert format_of(tmp_path) is tables.FORMAT

@@ -17,6 +17,7 @@ UNKNOWN_AGE = float("nan")
 DETECTED = 0.5
 _MAX_NAME = 1024
 _MAX_SUBJECT = 200
+_IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE | re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:/")  # an absolute path on Windows
 
 
@@ -48,7 +49,8 @@ ADVICE: Mapping[str, str] = {
     Reason.GENDER_NOT_MAPPED: "Data sets disagree about what a gender written as a number means. Start the "
     "extraction again with the meaning: agegender extract NAME --gender 0=male --gender 1=female, or "
     '{"genders": {"0": "male", "1": "female"}} over HTTP, or the other way round.',
-    Reason.IMAGE_MISSING: "Compare the file names in the labels with those in the folder.",
+    Reason.IMAGE_MISSING: "Compare the file names in the labels with those in the folder; agegender import "
+    "NAME also finds images by their names alone, in any folder of the data set.",
     Reason.LINK_OUTSIDE: "The links lead out of the data folder; put the images themselves into it.",
 }
 
@@ -172,6 +174,11 @@ def is_safe_name(file: str) -> bool:
         and str(path) == file
         and path.name != ""
     )
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has the ending of an image, and is not hidden."""
+    return _IMAGE.fullmatch(name) is not None
 
 
 def removal_summary(

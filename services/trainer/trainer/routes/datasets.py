@@ -22,8 +22,10 @@ from trainer.datasets.catalog import (
 )
 from trainer.datasets.formats import format_name, require_format
 from trainer.datasets.grouping import require_recogniser
+from trainer.datasets.importing import propose, write_labels
 from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.datasets.original import original_image_sets
+from trainer.datasets.proposals import LabelChoice, LabelProposal, LabelQuery
 from trainer.datasets.regrouping import contact_sheet, read_groups
 from trainer.extraction.extraction import (
     Extraction,
@@ -126,6 +128,18 @@ def show_dataset(name: str, folder: Folder, settings: Settings, response: Respon
 async def dataset_events(folder: Folder, settings: Settings) -> AsyncIterator[ExtractionStatus]:
     async for changed in changes(lambda: _extractions(settings, folder.name), EXTRACTIONS.active):
         yield changed
+
+
+@router.get("/{name}/labels", summary="Propose how the labels in a folder are read, with examples and counts")
+def propose_labels(folder: Folder, choice: Annotated[LabelQuery, Query()]) -> LabelProposal:
+    """Reads only. Options given are not guessed: `?age_column=years&map=0=female,1=male`."""
+    return propose(folder, choice.choice)
+
+
+@router.post("/{name}/labels", summary="Write labels.csv from the labels in a folder")
+def write_dataset_labels(folder: Folder, choice: LabelChoice | None = None) -> LabelProposal:
+    """Answers with what was written. A `labels.csv` of your own is kept as `labels.original.csv`."""
+    return write_labels(folder, choice)
 
 
 @router.post(

@@ -1,22 +1,29 @@
 """Label formats: a module per format, and the list in which they are tried."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agegender.errors import Problem
 
-from trainer.datasets.formats import adience, fairface, imdb_wiki, labels_csv, utkface
-from trainer.datasets.labels import DatasetFormat
+from trainer.datasets.formats import adience, fairface, imdb_wiki, table_files, tables, utkface
+from trainer.datasets.labels import DatasetFormat, is_image_name
 
-# The first format that recognises a folder reads it, so labels.csv precedes UTKFace's file names.
+# The first format that recognises a folder reads it. labels.csv, which a person or `agegender import` wrote,
+# precedes all others, and tables precede file names.
 FORMATS: tuple[DatasetFormat, ...] = (
+    tables.FORMAT,
     adience.FORMAT,
     imdb_wiki.FORMAT,
     fairface.FORMAT,
-    labels_csv.FORMAT,
+    tables.TABLE,
     utkface.FORMAT,
 )
+
+TABLE_FORMATS = frozenset({tables.FORMAT.name, tables.TABLE.name})
+_TABLES = frozenset({".csv", ".tsv", ".txt", *table_files.JSON_LINES})
+_WORKBOOKS = frozenset({".xls", ".xlsx", ".xlsm", ".ods", ".numbers"})
+_SHOWN = 20
 
 
 def format_of(folder: Path) -> DatasetFormat | None:
@@ -25,23 +32,54 @@ def format_of(folder: Path) -> DatasetFormat | None:
 
 
 def require_format(folder: Path) -> DatasetFormat:
-    """Return the format of the data set in a folder.
-
-    Raises ``unknown-dataset`` 422 if no format recognises it; the problem lists what was looked for.
-    """
+    """Return the format of the data set in a folder. Raises `unknown_folder` if no format recognises it."""
     if (found := format_of(folder)) is not None:
         return found
+    raise unknown_folder(folder)
+
+
+def unknown_folder(folder: Path) -> Problem:
+    """Return the problem ``unknown-dataset`` 422: what is there, and what was looked for."""
     looked_for = [candidate.looks_for for candidate in FORMATS]
-    nested = next((path.name for path in sorted(folder.iterdir()) if path.is_dir() and format_of(path)), None)
-    raise Problem(
+    entries = sorted(folder.iterdir())
+    nested = next((path.name for path in entries if path.is_dir() and format_of(path)), None)
+    found = list(_described(entries))
+    return Problem(
         "unknown-dataset",
         422,
-        f"Nothing in the folder {folder.name!r} is a data set that can be read. Looked for "
-        + "; ".join(looked_for)
-        + "."
-        + (f" Its folder {nested!r} is one: move it up into the data folder." if nested else ""),
+        f"Nothing in the folder {folder.name!r} is a data set that can be read. "
+        + (f"Found: {'; '.join(found)}. " if found else "It is empty. ")
+        + (f"Its folder {nested!r} is one: move it up into the data folder. " if nested else "")
+        + f"Looked for {'; '.join(looked_for)}.",
         looked_for=looked_for,
+        found=found,
     )
+
+
+def _described(entries: Sequence[Path]) -> Iterator[str]:
+    """Yield what is in a folder that has no known format: tables with their columns, images, folders."""
+    shown = [path for path in entries if not path.name.startswith(".")]
+    for path in [path for path in shown if path.suffix.lower() in _TABLES][:_SHOWN]:
+        yield f"the table {path.name!r} {_columns_of(path)}"
+    for path in [path for path in shown if path.suffix.lower() in _WORKBOOKS][:_SHOWN]:
+        yield f"the workbook {path.name!r}, which is not read: save it as CSV UTF-8"
+    images = [path.name for path in shown if is_image_name(path.name)]
+    if images:
+        yield f"{len(images):,} images such as {images[0]!r}"
+    folders = [path.name for path in shown if path.is_dir()]
+    if folders:
+        names = ", ".join(repr(name) for name in folders[:_SHOWN])
+        yield f"{len(folders):,} folders: {names}" + (", …" if len(folders) > _SHOWN else "")
+
+
+def _columns_of(path: Path) -> str:
+    try:
+        names = table_files.columns(path, tables.LIKELY)
+    except Problem as problem:
+        return f"({problem.detail})"
+    listed = ", ".join(repr(name[:_SHOWN]) for name in names[:_SHOWN])
+    meant = [f"{name!r}: did you mean {role!r}?" for role, name in tables.similar_columns(names).items()]
+    return f"with the columns {listed}" + (f" ({' '.join(meant)})" if meant else "")
 
 
 def format_name(meta_data: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.datasets.formats.csv_table import read_tab_separated
+from trainer.datasets.formats.table_files import read_tab_separated
 from trainer.datasets.labels import DETECTED, DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
 FOLDS = 5

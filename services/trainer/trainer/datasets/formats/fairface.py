@@ -5,7 +5,8 @@ from pathlib import Path
 
 from agegender.labels import Gender
 
-from trainer.datasets.formats.csv_table import read_table
+from trainer.datasets.formats.table_files import read_table
+from trainer.datasets.formats.tables import age_interval
 from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
 IMAGE_SET = "images"
@@ -13,21 +14,6 @@ IMAGE_SET = "images"
 _LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
 _GENDERS = {"male": Gender.MALE, "female": Gender.FEMALE}
 _IMAGE_FOLDERS = "fairface-img-margin*"  # one per archive
-_AGES = {
-    "0-2": (0, 2),
-    "3-9": (3, 9),
-    "10-19": (10, 19),
-    "20-29": (20, 29),
-    "30-39": (30, 39),
-    "40-49": (40, 49),
-    "50-59": (50, 59),
-    "60-69": (60, 69),
-    "more than 70": (70, 100),
-    "70+": (70, 100),
-    # Spreadsheets convert two of the ranges to dates; copies with such dates circulate.
-    **dict.fromkeys(("3-sep", "03-sep", "sep-03", "sep-3", "9-mar", "09-mar", "mar-09", "mar-9"), (3, 9)),
-    **dict.fromkeys(("19-oct", "oct-19"), (10, 19)),
-}
 
 
 def read(folder: Path, image_set: str) -> Iterator[LabelRow]:
@@ -40,11 +26,11 @@ def read(folder: Path, image_set: str) -> Iterator[LabelRow]:
 
 def _labelled(row: dict[str, str]) -> LabelRow:
     file = row["file"]
-    if (age := _AGES.get(row["age"].lower())) is None:
+    if (age := age_interval(row["age"])) is None:
         return Removed(file, Reason.NO_AGE)
     if (gender := _GENDERS.get(row["gender"].lower())) is None:
         return Removed(file, Reason.NO_GENDER)
-    return LabelledImage(file, float(age[0]), float(age[1]), gender)
+    return LabelledImage(file, *age, gender)
 
 
 def image_sets(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
+from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed, is_image_name
 
 IMAGE_SET = "images"
 # Folders that the archives unpack to, in lower case; aligned crops before photographs.
@@ -30,7 +30,6 @@ _DEPTH = 3
 _NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)(?P<time>\d+)", re.ASCII)
 _TIME_DIGITS = 14  # a shorter number is no time but an index, as in similar sets; no label is missing then
 _ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
-_IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE)
 _OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
 _GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 
@@ -45,7 +44,7 @@ def read(folder: Path, image_set: str) -> Iterator[LabelRow]:
         names = sorted(entry.name for entry in os.scandir(folder / place) if entry.is_file())
         for name in names:
             match = _match(name)
-            if match is None and not _IMAGE.fullmatch(name):
+            if match is None and not is_image_name(name):
                 continue
             file = f"{place}/{name}" if place else name
             stem = _ENDING.split(name, maxsplit=1)[0]

@@ -1,0 +1,203 @@
+"""Read tables of any origin (CSV, TSV, JSON Lines) row by row, with limits on cell, row and file size."""
+
+import csv
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from agegender.errors import Problem
+
+from trainer.datasets.labels import bad_labels
+
+MAX_BYTES = 1024**3
+MAX_LINE = 64 * 1024
+MAX_ROWS = 5_000_000
+_SHOWN = 40  # columns, and characters of each, quoted in an error
+JSON_LINES = frozenset({".jsonl", ".ndjson"})
+_SAMPLE = 100  # rows of JSON Lines whose names are the columns
+SURPLUS = ""  # key of the joined cells beyond the last column
+_DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = "sep="  # Excel may write this line before the column names
+
+
+def read_table(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield each row of a CSV table as `rows` does.
+
+    Raises ``bad-labels`` also if the table lacks a required column or has one twice.
+    """
+    require_columns(path, columns(path, required), required, required)
+    yield from rows(path, required)
+
+
+def read_tab_separated(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table with tabs between cells and without quoting, as `read_table` does."""
+    with _table(path, required, delimiter="\t", quoting=csv.QUOTE_NONE) as (names, cells):
+        require_columns(path, names, required, required)
+        yield from _named(names, cells)
+
+
+def columns(path: Path, likely: Collection[str] = ()) -> list[str]:
+    """Return the names of a table's columns in lower case, stripped, in their order.
+
+    Raises ``bad-labels`` if the file is not a table or exceeds a limit.
+
+    likely : names that the table may have; they help to find the delimiter.
+    """
+    if path.suffix.lower() in JSON_LINES:
+        first = islice(_json_rows(path), _SAMPLE)
+        return list(dict.fromkeys(name for row in first for name in row if name != SURPLUS))
+    with _table(path, likely) as (names, _):
+        return names
+
+
+def rows(path: Path, likely: Collection[str] = ()) -> Iterator[dict[str, str]]:
+    """Yield each row as column name → stripped cell. Missing cells are empty; surplus ones are at `SURPLUS`.
+
+    The delimiter (comma, semicolon, tab or bar) is the one with which the first line contains most of the
+    likely columns. Takes and raises what `columns` does.
+    """
+    if path.suffix.lower() in JSON_LINES:
+        yield from _json_rows(path)
+        return
+    with _table(path, likely) as (names, cells):
+        yield from _named(names, cells)
+
+
+def _named(names: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[dict[str, str]]:
+    for line in lines:
+        if any(cell.strip() for cell in line):
+            cells = [cell.strip() for cell in line] + [""] * (len(names) - len(line))
+            yield {**dict(zip(names, cells, strict=False)), SURPLUS: "".join(cells[len(names) :])}
+
+
+@contextmanager
+def _table(
+    path: Path, likely: Collection[str], **dialect: Any
+) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+    """Open a CSV table: the names of its columns, and its lines of cells."""
+    with _opened(path) as lines:
+        try:
+            first = next(lines, "")
+            if "delimiter" not in dialect:
+                if first.lower().startswith(_SEPARATOR_LINE) and len(first.strip()) <= 5:
+                    dialect["delimiter"] = first[len(_SEPARATOR_LINE) :].rstrip("\r\n")[:1] or ","
+                    first = next(lines, "")
+                else:
+                    dialect["delimiter"] = _delimiter(first, set(likely))
+            cells = csv.reader(chain([first], lines), **dialect)
+            yield [name.strip().lower() for name in next(cells, [])], cells
+        except csv.Error as error:
+            raise bad_labels(path, f"it is not a CSV table: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the objects of a JSON Lines file, their values as text."""
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise bad_labels(path, f"line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise bad_labels(path, f'line {number} is not a JSON object, such as {{"file_name": …}}')
+            yield {
+                **{str(name).strip().lower(): cell_text(value) for name, value in row.items()},
+                SURPLUS: "",
+            }
+
+
+def cell_text(value: object) -> str:
+    """Return a value of JSON or Parquet as the text that a CSV table would have."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return f"({', '.join(cell_text(part) for part in value[:_SHOWN])})"
+    return str(value).strip()[:MAX_LINE]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterator[str]]:
+    """Open a text file as bounded lines; its errors become ``bad-labels``."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise bad_labels(path, f"the file is larger than {MAX_BYTES} bytes")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield _bounded_lines(file, path)
+    except UnicodeDecodeError as error:
+        raise bad_labels(path, f"it is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise bad_labels(path, error.strerror or str(error)) from error
+
+
+def _delimiter(first_line: str, expected: set[str]) -> str:
+    """Return the delimiter that yields most of the expected columns; among equals, most columns."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        cells = next(csv.reader([first_line], delimiter=delimiter), [])
+        return len(expected & {cell.strip().lower() for cell in cells}), len(cells)
+
+    return max(_DELIMITERS, key=found)
+
+
+def require_columns(
+    path: Path, found: Sequence[str], required: Collection[str], once: Collection[str]
+) -> None:
+    """Raise ``bad-labels`` if a table lacks a required column, or names one of `once` twice."""
+    for name in once:
+        if found.count(name) > 1:
+            raise bad_labels(path, f"the first line must name each column once; it names {name!r} twice")
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise missing_columns(path, found, required, missing)
+
+
+def missing_columns(
+    path: Path,
+    found: Sequence[str],
+    required: Collection[str],
+    missing: Sequence[str],
+    similar: Mapping[str, Collection[str]] | None = None,
+) -> Problem:
+    """Return the problem of a table that lacks columns; it names those found and the nearest to each.
+
+    similar : names that people use, per missing column.
+    """
+    shown = ", ".join(repr(name[:_SHOWN]) for name in found[:_SHOWN]) or "no columns"
+    nearest = {
+        name: other
+        for name in missing
+        if (other := nearest_column(name, found, (similar or {}).get(name, ())))
+    }
+    meant = ", ".join(f"{other[:_SHOWN]!r}: did you mean {name!r}?" for name, other in nearest.items())
+    return bad_labels(
+        path,
+        f"the first line must name the columns {', '.join(required)}; {', '.join(missing)} is missing. "
+        f"It names {shown}. " + (meant or "Add what is missing."),
+    )
+
+
+def nearest_column(name: str, found: Sequence[str], similar: Collection[str]) -> str | None:
+    """Return the column that was probably meant by another name; those that are similar first."""
+    known = next((other for other in similar if other in found), None)
+    return known or next(iter(get_close_matches(name, [other for other in found if other], n=1)), None)
+
+
+def _bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if number > MAX_ROWS:
+            raise bad_labels(path, f"it has more than {MAX_ROWS} lines")
+        if len(line) >= MAX_LINE:
+            raise bad_labels(path, f"line {number} has more than {MAX_LINE} characters")
+        if "\0" in line:
+            raise bad_labels(path, f"line {number} has a NUL character; save the file as UTF-8 text")
+        yield line

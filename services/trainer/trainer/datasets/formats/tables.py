@@ -1,0 +1,251 @@
+"""A folder of images with a table: `labels.csv`, or `annotations` or `metadata` as CSV, TSV or JSON Lines.
+
+The table has the columns file, age and gender, optionally subject and fold, or other usual names for them.
+`metadata` is the table of Hugging Face's `imagefolder`; it may lie in the folders of the splits, too.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from agegender.errors import Problem
+from agegender.labels import MAX_AGE, Gender
+
+from trainer.datasets.formats.table_files import (
+    SURPLUS,
+    columns,
+    missing_columns,
+    nearest_column,
+    require_columns,
+    rows,
+)
+from trainer.datasets.labels import (
+    NO_FOLD,
+    UNKNOWN_AGE,
+    DatasetFormat,
+    LabelledImage,
+    LabelRow,
+    Reason,
+    Removed,
+)
+
+IMAGE_SET = "images"
+LABELS = "labels.csv"
+_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_TABLES = [f"{stem}{suffix}" for stem in ("labels", "annotations", "metadata") for suffix in _SUFFIXES]
+_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+_IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in _SPLITS]
+
+# Names of the columns, the preferred first.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "file": ("file", "filename", "file_name", "file name", "filepath", "file_path", "path", "image_path",
+             "image_name", "image_file", "image", "img_name", "img_path", "img"),
+    "age": ("age", "ages", "age_years", "age (years)", "years", "age_group"),
+    "gender": ("gender", "sex", "genders"),
+    "subject": ("subject", "subject_id", "subjectid", "subjects", "person_id", "person", "identity",
+                "identity_id", "user_id"),
+    "fold": ("fold", "folds", "fold_id", "kfold"),
+}  # fmt: skip
+# Names that may mean a column but usually mean something else.
+_SIMILAR = {"file": ("name", "picture", "photo", "image_id", "img_id", "id")}
+LIKELY = frozenset(name for names in ALIASES.values() for name in names)
+
+# As spreadsheets, pandas and published data sets write it.
+UNKNOWN = frozenset({"", "-", "-1", "u", "unknown", "none", "nan", "null", "na", "n/a", "#n/a", "<na>"})
+_NO_FOLD = UNKNOWN - {"-1"}
+GENDERS: Mapping[str, Gender] = {
+    **dict.fromkeys(("m", "male", "males", "man", "men"), Gender.MALE),
+    **dict.fromkeys(("f", "female", "females", "woman", "women"), Gender.FEMALE),
+}
+_YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
+_AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
+_PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
+_AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DATE = re.compile(rf"(\d{{1,2}})-({'|'.join(_MONTHS)})|({'|'.join(_MONTHS)})-(\d{{1,2}})")
+_NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # pandas writes a column of integers with gaps as 0.0
+_FOLDS = range(100)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns of a table by what they hold; None if the table has no such column."""
+
+    file: str
+    age: str | None = None
+    gender: str | None = None
+    subject: str | None = None
+    fold: str | None = None
+
+
+ROLES = tuple(field.name for field in fields(Columns))
+
+
+def find_columns(path: Path, found: list[str], selected: Mapping[str, str | None] | None = None) -> Columns:
+    """Return the columns to read: those selected, for the others the first name that is in use.
+
+    selected : role → name of its column, None for no column. Raises ``bad-labels`` if a column is missing.
+    """
+    selected = {role: name and name.strip().lower() for role, name in (selected or {}).items()}
+    named = {role: next((name for name in ALIASES[role] if name in found), None) for role in ROLES} | selected
+    given = [name for name in selected.values() if name]
+    require_columns(path, found, given, [name for name in named.values() if name])
+    if not named["file"]:
+        raise missing_columns(path, found, ("file",), ("file",), _SIMILAR)
+    return Columns(**{role: name or None for role, name in named.items()})  # type: ignore[arg-type]
+
+
+def similar_columns(found: list[str]) -> dict[str, str]:
+    """Return the columns that probably hold something under a name that is not read: role → column."""
+    similar = {
+        role: nearest_column(role, found, (*ALIASES[role], *_SIMILAR.get(role, ())))
+        for role in ("file", "age", "gender")
+        if role not in found
+    }
+    return {role: name for role, name in similar.items() if name}
+
+
+def label_file(folder: Path) -> Path:
+    return folder / LABELS
+
+
+def tables_in(folder: Path) -> list[str]:
+    """Return the tables of a data set, relative to its folder: the first name in use, also of each split."""
+    for name in _TABLES:
+        if (folder / name).is_file():
+            return [name]
+    for name in _TABLES:
+        found = [f"{split}/{name}" for split in _IN_SPLITS if (folder / split / name).is_file()]
+        if found and name.startswith("metadata"):
+            return found
+    return []
+
+
+def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
+    """Yield the rows in order. An empty age or gender is unknown; a face needs at least one of them.
+
+    genders : meaning of further words or numbers in the column `gender`.
+    """
+    words = gender_words(genders or {})
+    for table in tables_in(folder):
+        found = find_columns(folder / table, columns(folder / table, LIKELY))
+        for row in rows(folder / table, LIKELY):
+            yield beside(table, labelled(row, found, words))
+
+
+def beside(table: str, row: LabelRow) -> LabelRow:
+    """Return a row whose file is named relative to its table, relative to the data set's folder."""
+    parent = PurePosixPath(table).parent
+    is_inside = bool(row.file) and not row.file.startswith(("/", "\\"))
+    return replace(row, file=f"{parent}/{row.file}") if parent.name and is_inside else row
+
+
+def gender_words(more: Mapping[str, Gender]) -> dict[str, Gender]:
+    """Return the meaning of each gender word: the usual ones and those given."""
+    return {**GENDERS, **{plain(text): gender for text, gender in more.items()}}
+
+
+def plain(text: str) -> str:
+    """Return the text in lower case, and a whole number such as `1.0` as `1`."""
+    return match[1] if (match := _NUMBER.fullmatch(text)) else text.strip().lower()
+
+
+def is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
+
+
+def labelled(row: Mapping[str, str], found: Columns, words: Mapping[str, Gender]) -> LabelRow:
+    """Return the labels in a row of a table, or why it cannot be used.
+
+    words : gender word, as `plain` returns it → gender.
+    """
+    file = row.get(found.file, "")
+    age = plain(row.get(found.age or "", "")) if found.age else ""
+    gender_text = plain(row.get(found.gender or "", "")) if found.gender else ""
+    subject = row.get(found.subject or "", "") if found.subject else ""
+    fold_text = plain(row.get(found.fold or "", "")) if found.fold else ""
+    if row.get(SURPLUS):
+        return Removed(file, Reason.BAD_ROW)  # an unquoted delimiter in a cell shifts the columns
+    if fold_text not in _NO_FOLD and not (fold_text.isascii() and fold_text.isdigit()):
+        return Removed(file, Reason.BAD_FOLD)
+    fold = NO_FOLD if fold_text in _NO_FOLD else int(fold_text[:9])
+    if fold != NO_FOLD and fold not in _FOLDS:
+        return Removed(file, Reason.BAD_FOLD)
+    low = high = UNKNOWN_AGE
+    if age not in UNKNOWN:
+        if (interval := age_interval(age)) is None:
+            return Removed(file, Reason.NO_AGE, fold)
+        low, high = interval
+        if not low <= high <= MAX_AGE:
+            return Removed(file, Reason.AGE_OUT_OF_RANGE, fold)
+    gender = words.get(gender_text)
+    if gender is None and gender_text not in UNKNOWN:
+        reason = Reason.GENDER_NOT_MAPPED if is_number(gender_text) else Reason.NO_GENDER
+        return Removed(file, reason, fold)
+    if gender is None and age in UNKNOWN:
+        return Removed(file, Reason.NO_AGE, fold)
+    if not subject.isprintable():
+        return Removed(file, Reason.BAD_ROW, fold)
+    return LabelledImage(file, low, high, Gender.UNKNOWN if gender is None else gender, subject, fold)
+
+
+def age_interval(text: str) -> tuple[float, float] | None:
+    """Return the years of an age in one of the usual notations, or None if it is not an age.
+
+    Spreadsheets make dates of ranges: `3-Sep` and `9-Mar` of 3-9, `19-Oct` and `Oct-19` of 10-19.
+
+    >>> age_interval("34,5"), age_interval("25 - 32"), age_interval("(25, 32)"), age_interval("more than 70")
+    ((34.5, 34.5), (25.0, 32.0), (25.0, 32.0), (70.0, 100.0))
+    >>> age_interval("03-Sep"), age_interval("Oct-19"), age_interval("young")
+    ((3.0, 9.0), (10.0, 19.0), None)
+    """
+    text = text.strip().lower()
+    if match := _AGE.fullmatch(text) or _PAIR.fullmatch(text):
+        low, high = match[1], match[2] or match[1]
+        return float(low.replace(",", ".")), float(high.replace(",", "."))
+    if match := _AT_LEAST.fullmatch(text):
+        return float(match[1].replace(",", ".")), float(MAX_AGE)
+    if match := _DATE.fullmatch(text):
+        month = _MONTHS.index(match[2] or match[3]) + 1
+        first, last = sorted((month, int(match[1] or match[4])))
+        return float(first), float(last)
+    return None
+
+
+def _is_labels_csv(folder: Path) -> list[str]:
+    return [IMAGE_SET] if label_file(folder).is_file() else []
+
+
+def _is_table(folder: Path) -> list[str]:
+    """Return the image set if the folder's table has a file and a label under usual names."""
+    try:
+        for table in tables_in(folder):
+            found = find_columns(folder / table, columns(folder / table, LIKELY))
+            if found.age or found.gender:
+                return [IMAGE_SET]
+    except Problem:
+        pass
+    return []
+
+
+def _with_genders(label_format: DatasetFormat, genders: Mapping[str, Gender]) -> DatasetFormat:
+    return replace(label_format, read=partial(read, genders=genders))
+
+
+_IN_FOLDER = DatasetFormat(
+    name="table",
+    looks_for="another table: annotations or metadata as .csv, .tsv or .jsonl, with such columns",
+    image_sets=_is_table,
+    image_dir=lambda folder, image_set: folder,
+    read=read,
+)
+TABLE = replace(_IN_FOLDER, with_genders=partial(_with_genders, _IN_FOLDER))
+_LABELS_CSV = replace(
+    _IN_FOLDER,
+    name=LABELS,
+    looks_for="a table: labels.csv with the columns file, age, gender and optionally subject and fold",
+    image_sets=_is_labels_csv,
+)
+FORMAT = replace(_LABELS_CSV, with_genders=partial(_with_genders, _LABELS_CSV))
