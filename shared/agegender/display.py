@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 ReportFormat = Literal["json", "md", "html"]  # of an experiment or a search, the default first
+TableFormat = Literal["json", "csv", "parquet"]  # of predictions, the default first
 
 
 def whole(value: float) -> int:

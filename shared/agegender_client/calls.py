@@ -14,7 +14,7 @@ from typing import IO, Any, Generic, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
-from agegender.display import ReportFormat
+from agegender.display import ReportFormat, TableFormat
 from agegender.errors import Problem
 from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.head import Task
@@ -188,6 +188,12 @@ def report(identifier: str, report_format: ReportFormat) -> Call[str]:
     part = _path_part(identifier, "identifier")
     path = f"/{'searches' if is_search(identifier) else 'experiments'}/{part}/report"
     return Call("trainer", "GET", path, _text, params={"format": report_format})
+
+
+def predictions(identifier: str, table_format: TableFormat) -> Call[bytes]:
+    """Return the call for the predictions of an experiment."""
+    path = experiment_path(identifier, "/predictions")
+    return Call("trainer", "GET", path, _content, params={"format": table_format})
 
 
 def comparison(identifier: str) -> Call[list[HeadComparison]]:

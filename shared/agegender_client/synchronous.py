@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import httpx
-from agegender.display import ReportFormat
+from agegender.display import ReportFormat, TableFormat
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
 from agegender.http_clients import direct_options, user_options
@@ -211,6 +211,13 @@ class Client:
         kind : format of the report.
         """
         return self._send(calls.report(identifier, kind))
+
+    def predictions(self, identifier: str, kind: TableFormat = "csv") -> bytes:
+        """Return the prediction of each face of an experiment, out of fold.
+
+        kind : format of the table. Its columns are documented in docs/training.md.
+        """
+        return self._send(calls.predictions(identifier, kind))
 
     def comparison(self, identifier: str) -> list[HeadComparison]:
         """Compare the served heads with those that `promote` would serve instead."""

@@ -1,5 +1,6 @@
 """`agegender predict` and `models` against a predictor that runs."""
 
+import csv
 import io
 import json
 from collections.abc import Iterator
@@ -183,3 +184,29 @@ def test_models_are_listed_and_rolled_back(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "v1" in out and "agegender promote ID" in err
     code, _, err = run("rollback", "gender", "--space", "nowhere-1")
     assert code == 1 and "nowhere-1" in err
+
+
+def test_predictions_are_written_as_a_table_with_a_row_per_face(
+    run: Run, images: Path, proxy: EmbedderDouble, tmp_path: Path
+) -> None:
+    (images / "damaged.jpg").write_bytes(b"bad")
+    proxy.broken = lambda image: image == b"bad"
+    table = tmp_path / "faces.csv"
+    code, out, err = run("predict", str(images), "--csv", str(table), "--coverage", "0.8")
+    assert code == 1 and "one.png" not in out and "faces.csv" in err
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["file"], row["face"]) for row in rows] == [
+        ("damaged.jpg", ""),
+        *[(name, number) for name in ("inner/two.PNG", "one.png") for number in "12"],
+    ]
+    assert rows[0]["problem"] and not rows[1]["problem"]
+    code, out, _ = run("predict", str(images / "one.png"), "--json", "--coverage", "0.8")
+    expected = printed(out)[0]["faces"][0]
+    assert float(rows[3]["mean"]) == expected["age"]["mean"] and rows[3]["coverage"] == "0.8"
+    assert float(rows[3]["p_female"]) == expected["gender"]["probability"]["female"]
+    assert [float(rows[3][name]) for name in ("x1", "y1", "x2", "y2")] == expected["bbox"]
+    code, _, err = run("predict", str(images), "--csv", str(table))
+    assert code == 2 and "--overwrite" in err
+    assert run("predict", str(images / "one.png"), "--csv", str(table), "--overwrite")[0] == 0
+    assert run("predict", str(images / "one.png"), "--csv", str(tmp_path / "no" / "f.csv"))[0] == 2

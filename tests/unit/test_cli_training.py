@@ -86,6 +86,18 @@ def test_report_is_shown_printed_and_written(trainer: Service, run: Run, tmp_pat
     assert run("report", "e1", "--json")[1] == "{}\n"
 
 
+def test_predictions_are_printed_as_csv_or_written_in_the_format_of_the_file(
+    trainer: Service, run: Run, tmp_path: Path
+) -> None:
+    trainer.will_answer(*[lambda: Response(b"file,mean\r\na,1\r\n")] * 2)
+    assert run("predictions", "e1")[1] == "file,mean\r\na,1\n"
+    assert run("predictions", "e1", "-o", str(tmp_path / "p.parquet"))[0] == 0
+    assert (tmp_path / "p.parquet").read_bytes() == b"file,mean\r\na,1\r\n"
+    assert trainer.queries == ["format=csv", "format=parquet"]
+    code, _, err = run("predictions", "e1", "--format", "parquet")
+    assert code == 2 and "--output" in err
+
+
 COMPARED = {
     "task": "age",
     "served": "old-age",

@@ -18,6 +18,7 @@ from agegender.errors import Problem
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.experiments.experiment import METRICS, Experiment, experiment_dir, fold_dir, refit_dir
 from trainer.experiments.experiment_data import load_faces, load_faces_of
+from trainer.experiments.predictions import out_of_fold_columns, write_predictions
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.served import serves_all
 from trainer.experiments.steps import Experiments
@@ -81,19 +82,21 @@ def fit_final(experiment_id: str) -> None:
 
 
 def write_report(experiment_id: str) -> None:
-    """Write the report of an experiment."""
+    """Write the report of an experiment, and its predictions."""
     from trainer.reports.render import write_reports
     from trainer.reports.summary import summarise
 
     data_dir = TrainerSettings().data_dir
     experiment = EXPERIMENTS.active_run(data_dir, experiment_id)
-    if experiment is not None:
-        fail_run = store_failure(experiment_dir(data_dir, experiment_id), _REPORT_FAILED)
-        carry_out(
-            lambda: write_reports(data_dir, experiment, summarise(data_dir, experiment)),
-            fail_run,
-            experiment=experiment_id,
-        )
+    if experiment is None:
+        return
+    directory = experiment_dir(data_dir, experiment_id)
+
+    def work() -> None:
+        write_predictions(directory, out_of_fold_columns(data_dir, experiment))
+        write_reports(data_dir, experiment, summarise(data_dir, experiment))  # marks the end
+
+    carry_out(work, store_failure(directory, _REPORT_FAILED), experiment=experiment_id)
 
 
 def serve_better(experiment_id: str) -> None:

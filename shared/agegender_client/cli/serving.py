@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from agegender.display import certainty, decimals, interval, score, years
@@ -35,6 +36,7 @@ from agegender_client.cli.image_files import (
     planned_outputs,
     shown_path,
 )
+from agegender_client.cli.results import FaceTable
 from agegender_client.cli.runs import follow
 from agegender_client.responses import Pruning
 
@@ -61,7 +63,12 @@ def predict(
             help="Folder for copies of the images with boxes and labels, in the same subfolders.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite files of --annotate.")] = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table to this CSV file instead, one row per face.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite files of --annotate and --csv.")
+    ] = False,
     webcam: Annotated[
         str | None, typer.Option(help="Number of a webcam, or a video file, to read instead of images.")
     ] = None,
@@ -76,8 +83,8 @@ def predict(
     if faces != "found":
         options["faces"] = faces
     if webcam is not None:
-        if images or annotate:
-            raise typer.BadParameter("--webcam cannot be combined with images or --annotate")
+        if images or annotate or csv_file:
+            raise typer.BadParameter("--webcam cannot be combined with images, --annotate or --csv")
         _predict_video(webcam, options, as_json=as_json)
         return
     if not images:
@@ -86,8 +93,12 @@ def predict(
     _report_skipped(found)
     outputs = {} if annotate is None else planned_outputs(found.files, annotate)
     if not overwrite:
-        _require_new(outputs)
-    failed = _predict_files(found.files, options, outputs, as_json=as_json)
+        _require_new([*outputs.values(), *([csv_file] if csv_file else [])])
+    with ExitStack() as opened:
+        rows = None if csv_file is None else opened.enter_context(FaceTable(_opened(csv_file)))
+        failed = _predict_files(found.files, options, outputs, rows, as_json=as_json)
+    if csv_file and not as_json:
+        errors.print(f"Written to {escape(shown_path(csv_file))}.")
     if annotate and not as_json:
         errors.print(f"Annotated images are in {escape(shown_path(annotate))}.")
     if failed or found.given_skipped:
@@ -104,34 +115,48 @@ def _report_skipped(found: FoundFiles) -> None:
         raise typer.Exit(1)
 
 
-def _require_new(outputs: dict[Path, Path]) -> None:
-    existing = [path for path in outputs.values() if path.exists() or path.is_symlink()]
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{shown_path(path)} cannot be written: {error.strerror}") from error
+
+
+def _require_new(outputs: list[Path]) -> None:
+    existing = [path for path in outputs if path.exists() or path.is_symlink()]
     if existing:
         raise typer.BadParameter(
             f"{plural(len(existing), 'file')} would be overwritten, such as {shown_path(existing[0])}; "
-            "choose another folder, or add --overwrite"
+            "choose another name, or add --overwrite"
         )
 
 
 def _predict_files(
-    files: list[ImageFile], options: dict[str, Any], outputs: dict[Path, Path], *, as_json: bool
+    files: list[ImageFile],
+    options: dict[str, Any],
+    outputs: dict[Path, Path],
+    rows: FaceTable | None,
+    *,
+    as_json: bool,
 ) -> int:
-    """Print the predictions. Returns the number of images with a problem."""
+    """Print the predictions, or write them as `rows`. Returns the number of images with a problem."""
     shown = table("image", "face", "age", "interval", "gender", "quality")
     failed = 0
     with Client() as client, progress_bars(quiet=as_json or len(files) == 1) as bars:
         bar = bars.add_task("images", total=len(files), note="")
         for file, answer in _answers(client, files, options, outputs):
             failed += not answer.ok
+            if rows is not None:
+                rows.add(shown_path(file.shown), answer)
             if as_json:
                 entry = answer.model_dump(mode="json", exclude_none=True)
                 if file.path in outputs and answer.ok:
                     entry["annotated"] = shown_path(outputs[file.path])
                 print_json({"file": shown_path(file.path), **entry})
-            else:
+            elif rows is None:
                 _add_rows(shown, file, answer)
             bars.advance(bar)
-    if not as_json:
+    if not as_json and rows is None:
         console.print(shown)
     return failed
 

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+from agegender.display import TableFormat
 from agegender.keys import Scope
 from agegender_service.access import needs
-from fastapi import Depends, Header, Query
+from fastapi import Depends, Header, Query, Request, Response
 
 from trainer.experiments.experiment import (
     MERGED,
@@ -28,11 +29,19 @@ from trainer.experiments.experiment_data import (
     validation_warnings,
     write_merged,
 )
+from trainer.experiments.predictions import Prediction, experiment_columns
 from trainer.experiments.promote import promote
 from trainer.experiments.served import HeadComparison, compare_with_served, require_no_loss
 from trainer.experiments.warm_start import require_unseen, require_warm_start
 from trainer.jobs import EXPERIMENTS
-from trainer.routes.runs import Connection, Settings, create_run, run_routes
+from trainer.routes.runs import (
+    TABLE_MEDIA_TYPES,
+    Connection,
+    Settings,
+    create_run,
+    run_routes,
+    table_response,
+)
 from trainer.runs.queue import job_queue
 from trainer.runs.scheduler import schedule
 from trainer.runs.store import new_id
@@ -78,6 +87,21 @@ def comparison(experiment_id: str, settings: Settings) -> list[HeadComparison]:
     """Compares training faces and errors on the same faces. Empty if no other head is served."""
     data_dir = settings.data_dir
     return compare_with_served(data_dir, settings.heads_dir, load_experiment(data_dir, experiment_id))
+
+
+@router.get(
+    "/{experiment_id}/predictions",
+    summary="Return the prediction of each face as JSON, CSV or Parquet, selected by `format` or `Accept`",
+    response_model=list[Prediction],
+    responses={200: {"content": {media_type: {} for media_type in TABLE_MEDIA_TYPES}}},
+)
+def predictions(
+    experiment_id: str, settings: Settings, request: Request, format: TableFormat | None = None
+) -> Response:
+    """Out of fold: each face is predicted, and calibrated, without its own fold. One row per face."""
+    experiment = load_experiment(settings.data_dir, experiment_id)
+    columns = experiment_columns(settings.data_dir, experiment)
+    return table_response(columns, request, format, f"predictions-{experiment_id}")
 
 
 @router.post(

@@ -1,12 +1,12 @@
 """The routes that all kinds of runs share: list, show, events, report, resume, cancel, delete."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from agegender.display import ReportFormat
+from agegender.display import ReportFormat, TableFormat
 from agegender.errors import Problem
 from agegender_service.browser_security import REPORT_HEADERS
 from agegender_service.inputs import preferred_media_type
@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.sse import EventSourceResponse
 from redis import Redis
 
+from trainer.experiments.predictions import as_csv, as_json, as_parquet
 from trainer.runs import scheduler
 from trainer.runs.queue import job_queue
 from trainer.runs.run import Kind, R, S
@@ -26,6 +27,11 @@ _MEDIA_TYPES: dict[str, ReportFormat] = {
     "application/json": "json",
     "text/html": "html",
     "text/markdown": "md",
+}  # the default first
+TABLE_MEDIA_TYPES: dict[str, TableFormat] = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "application/vnd.apache.parquet": "parquet",
 }  # the default first
 
 
@@ -190,6 +196,28 @@ def delete_run(kind: Kind[R, S], settings: TrainerSettings, name: str, path: str
 
     kind.delete(data_dir, name, allow)
     return last[0]
+
+
+def table_response(
+    columns: Mapping[str, list[Any]], request: Request, table_format: TableFormat | None, name: str
+) -> Response:
+    """Return a table in the requested format, or as `Accept` prefers.
+
+    name : of the file that a browser stores, without its ending.
+    """
+    media_type = preferred_media_type(request, [*TABLE_MEDIA_TYPES])
+    if table_format is not None:
+        media_type = next(media for media, own in TABLE_MEDIA_TYPES.items() if own == table_format)
+    selected = TABLE_MEDIA_TYPES[media_type]
+    form: dict[TableFormat, Callable[[Mapping[str, list[Any]]], str | bytes]] = {
+        "json": as_json,
+        "csv": as_csv,
+        "parquet": as_parquet,
+    }
+    disposition = (
+        {} if selected == "json" else {"Content-Disposition": f'attachment; filename="{name}.{selected}"'}
+    )
+    return Response(form[selected](columns), media_type=media_type, headers=disposition)
 
 
 def name_unreadable(
