@@ -186,6 +186,7 @@ def files() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S603
     found = [ROOT / name for name in listed.splitlines() if name not in QUOTES_THE_WORDS]
+    found = [path for path in found if not path.name.endswith(".min.js")]  # another project's
     return sorted(path for path in found if path.suffix in SUFFIXES and path.is_file())
 
 

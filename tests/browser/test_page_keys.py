@@ -78,7 +78,7 @@ def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp
         settings = TrainerSettings(data_dir=tmp_path, redis_url=redis.url, **KEYED)
         with serving(create_trainer(settings)) as url:
             page = browser.new_page()
-            page.goto(url)
+            page.goto(f"{url}/#runs")
             give_key(page, SECRET)
             page.wait_for_selector(".state:text-is('queued')")
             save_experiment(tmp_path, experiment.model_copy(update={"cancelled": True}))

@@ -125,7 +125,7 @@ def test_the_repository_has_no_hit() -> None:
 def test_pages_scripts_code_and_documentation_are_checked() -> None:
     names = {str(path.relative_to(ROOT)) for path in prose.files()}
     page = "services/trainer/trainer/page"
-    assert {"README.md", "tests/conftest.py", f"{page}/index.html", f"{page}/trainer.js"} <= names
+    assert {"README.md", "tests/conftest.py", f"{page}/index.html", f"{page}/main.js"} <= names
 
 
 def test_a_rejected_file_ends_with_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
+from agegender.errors import not_found
 from agegender.files import why_not_writable
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
@@ -31,6 +32,7 @@ from trainer.settings import TrainerSettings
 _MAX_BODY = 1024 * 1024  # bytes; requests name data and do not carry it
 _UPLOADS = re.compile(r"/datasets/[^/]+/files")  # but for these, which store what they receive
 _PAGE = Path(__file__).with_name("page")
+_PAGE_FILES = frozenset(path.name for path in _PAGE.iterdir())
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,9 @@ def index() -> FileResponse:
 
 
 @page.get("/page/{name}")
-def page_file(name: Literal["trainer.js", "searches.js", "ask.js", "trainer.css"]) -> FileResponse:
+def page_file(name: str) -> FileResponse:
+    if name not in _PAGE_FILES:
+        raise not_found("file of the page", name[:100])
     return FileResponse(_PAGE / name, headers=PAGE_HEADERS)
 
 

@@ -1,7 +1,7 @@
 // One card per face: crop, age distribution with its interval, gender and quality.
 
 import { certainty, decimals, interval, percent, score, years } from "/web/display.js";
-import { cssShare, drawing, element } from "./elements.js";
+import { cssShare, drawing, element } from "/web/elements.js";
 
 const REASONS = {
   small: "The face is small in the picture.",

@@ -2,7 +2,7 @@
 
 import { Camera } from "./camera.js";
 import { faceCard } from "./cards.js";
-import { element } from "./elements.js";
+import { element } from "/web/elements.js";
 import { annotatedPicture, curlLine, predict } from "./predict.js";
 import { Stage } from "./stage.js";
 import { whole } from "/web/display.js";

@@ -1,7 +1,7 @@
 // Boxes over the picture. They are buttons, so that keyboards and screen readers reach them.
 
 import { years } from "/web/display.js";
-import { cssShare, element } from "./elements.js";
+import { cssShare, element } from "/web/elements.js";
 
 const GAP = 4; // pixels between a box and its label
 const SAME = 0.2; // faces of two frames that overlap by less are different faces

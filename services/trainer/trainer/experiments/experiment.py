@@ -1,6 +1,7 @@
 """An experiment: the request, its record `experiments/<id>/experiment.json`, its status and its files."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,6 +204,15 @@ class RefitStatus(WorkStatus):
     fold: int | None = Field(description="the fold that is held out, for the comparison; null: none")
 
 
+class ExperimentResults(BaseModel):
+    """The most important figures of a finished experiment, out of fold."""
+
+    age_error: float | None = Field(description="mean absolute error, years; null without an exact age")
+    gender_accuracy: float | None = Field(description="share of right genders; null without a gender head")
+    faces: int
+    finished: datetime = Field(description="time of the report")
+
+
 class ExperimentStatus(RunStatus):
     state: State
     task: Objective
@@ -213,6 +223,10 @@ class ExperimentStatus(RunStatus):
     folds: list[FoldStatus]
     refits: list[RefitStatus] = Field(default_factory=list, description="empty unless `refit` was requested")
     promoted: dict[str, str] = Field(default_factory=dict, description="task → version, once promoted")
+    served: list[str] = Field(
+        default_factory=list, description="tasks for which the trainer serves its heads now"
+    )
+    results: ExperimentResults | None = Field(None, description="null until the report is written")
     warnings: list[str] = Field(
         default_factory=list, description="what to know about the folds and about what could not be checked"
     )

@@ -122,6 +122,12 @@ def serves_all(data_dir: Path, experiment: Experiment) -> bool:
     )
 
 
+def served_tasks(data_dir: Path, experiment_id: str) -> list[str]:
+    """Return the tasks for which a head of the experiment is served, in any space."""
+    heads = _heads_served_of(data_dir / "models", experiment_id)
+    return list(dict.fromkeys(name.partition("/")[0] for name in heads))
+
+
 def _heads_served_of(models: Path, experiment_id: str) -> Iterator[str]:
     for task in Task:
         for path in sorted((models / task.value).glob("*/current.json")):

@@ -3,6 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +15,7 @@ from trainer.experiments.experiment import (
     PROMOTED,
     RECORD,
     Experiment,
+    ExperimentResults,
     ExperimentStatus,
     FoldStatus,
     RefitStatus,
@@ -25,7 +28,7 @@ from trainer.experiments.experiment import (
     save_experiment,
 )
 from trainer.experiments.promote import awaits_promotion
-from trainer.experiments.served import require_not_served
+from trainer.experiments.served import require_not_served, served_tasks
 from trainer.runs.attempt import PROGRESS, clear_failure
 from trainer.runs.run import Kind, State, Step
 from trainer.runs.store import FAILURE, REPORT, folders_with, read_optional
@@ -103,6 +106,8 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
             folds=folds,
             refits=refits,
             promoted=read_optional(experiment_dir(data_dir, run.id) / PROMOTED) or {},
+            served=served_tasks(data_dir, run.id),
+            results=_results(data_dir, run.id),
             warnings=run.warnings,
         )
 
@@ -139,6 +144,29 @@ def fold_status(data_dir: Path, experiment: Experiment, fold: int) -> FoldStatus
 def refit_status(data_dir: Path, experiment: Experiment, fold: int | None) -> RefitStatus:
     work = _work_status(data_dir, experiment, refit_dir(data_dir, experiment.id, fold))
     return RefitStatus(fold=fold, **dict(work))
+
+
+def _results(data_dir: Path, experiment_id: str) -> ExperimentResults | None:
+    """Return the figures in the report, which is read again only after it has changed."""
+    path = experiment_dir(data_dir, experiment_id) / REPORT
+    try:
+        return _results_in(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _results_in(path: Path, changed: int) -> ExperimentResults | None:
+    report = read_optional(path)
+    if report is None:
+        return None
+    judged = report["out_of_fold"]
+    return ExperimentResults(
+        age_error=judged.get("age", {}).get("mae"),
+        gender_accuracy=judged.get("gender", {}).get("accuracy"),
+        faces=sum(part["test"] for part in report["faces"].values()),
+        finished=datetime.fromtimestamp(changed / 1e9, UTC),
+    )
 
 
 def _is_open(directory: Path) -> bool:

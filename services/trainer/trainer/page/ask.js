@@ -1,5 +1,5 @@
 // How the page asks the trainer, with the key where it takes keys.
-import { fetchWithKey, key } from "/web/key.js";
+import { fetchWithKey } from "/web/key.js";
 
 export async function ask(path, options = {}) {
   const response = await fetchWithKey(path, options);
@@ -16,12 +16,29 @@ export const isProblem = (error, name) => String(error.problem?.type).endsWith(`
 
 export const runs = (status) => ["queued", "running"].includes(status.state);
 
-// A link cannot send the key, so that the report is fetched with it and saved.
-export async function saveReport(event, path, name) {
-  if (!key()) return;
-  event.preventDefault();
+export const datasetPath = (name, rest = "") => `/datasets/${encodeURIComponent(name)}${rest}`;
+
+// A link cannot send the key, so the file is fetched with it and saved.
+export async function save(path, name) {
   const response = await fetchWithKey(path);
+  if (!response.ok) throw new Error((await response.json()).detail);
   const url = URL.createObjectURL(await response.blob());
-  Object.assign(document.createElement("a"), { href: url, download: `${name}.html` }).click();
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+// The URL of an image that needs the key; null if this key may not see it, or it cannot be shown.
+export async function imageUrl(path) {
+  try {
+    const response = await fetchWithKey(path);
+    return response.ok ? URL.createObjectURL(await response.blob()) : null;
+  } catch {
+    return null;
+  }
+}
+
+// Show the message of an action, or why it failed.
+export function report(place, text, isError = false) {
+  place.textContent = text;
+  place.classList.toggle("error", isError);
 }

@@ -1,6 +1,6 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
 import { eachEvent } from "/web/key.js";
-import { ask, post, runs, saveReport } from "./ask.js";
+import { ask, post, runs, save } from "./ask.js";
 
 const TRIALS = 20;
 const list = document.querySelector("#searches");
@@ -91,8 +91,7 @@ function draw({ card }, status) {
   card.querySelector(".remove").hidden = runs(status);
   const report = card.querySelector(".report");
   report.hidden = !finished;
-  report.href = `/searches/${status.id}/report?format=html`;
-  report.onclick = (event) => saveReport(event, report.href, status.id);
+  report.onclick = () => save(`/searches/${status.id}/report?format=html`, `report-${status.id}.html`);
 }
 
 const shown = (value) => (typeof value === "number" ? Number(value.toPrecision(3)) : JSON.stringify(value));

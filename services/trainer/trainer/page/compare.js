@@ -1,0 +1,65 @@
+// The figures of experiments, alone and side by side with the options in which they differ.
+import { decimals, duration } from "/web/display.js";
+import { element } from "/web/elements.js";
+import { ask, report } from "./ask.js";
+
+const place = document.querySelector("#comparison");
+const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+// Title and text of each figure of a run, for cards and reports.
+export function figures({ results, created }) {
+  if (!results) return [["started", date.format(new Date(created))]];
+  const { age_error: error, gender_accuracy: accuracy, faces, finished } = results;
+  return [
+    error !== null && ["age error", `${decimals(error, 2)} years`],
+    accuracy !== null && ["gender accuracy", `${decimals(100 * accuracy, 1)} %`],
+    ["faces", faces.toLocaleString("en")],
+    ["duration", duration((new Date(finished) - new Date(created)) / 1000)],
+    ["started", date.format(new Date(created))],
+  ].filter(Boolean);
+}
+
+export const figureList = (status) =>
+  figures(status).map(([title, text]) => element("div", {}, element("dt", {}, title), element("dd", {}, text)));
+
+export async function compare(ids, message) {
+  try {
+    const found = await Promise.all(ids.map(async (id) => ({
+      status: await ask(`/experiments/${id}`),
+      options: flat((await ask(`/experiments/${id}/report?format=json`)).experiment.options),
+    })));
+    draw(found);
+  } catch (error) {
+    report(message, error.message, true);
+  }
+}
+
+function draw(found) {
+  const table = element("table");
+  table.createCaption().textContent = "Out-of-fold figures, and options that differ";
+  const head = table.createTHead().insertRow();
+  head.append(element("th", { scope: "col" }, ""), ...found.map(({ status }) => element("th", { scope: "col" }, status.name || status.id)));
+  const body = table.createTBody();
+  const add = (title, cells) => {
+    const line = body.insertRow();
+    line.append(element("th", { scope: "row" }, title), ...cells.map((text) => element("td", {}, text)));
+  };
+  const shown = found.map(({ status }) => Object.fromEntries(figures(status)));
+  for (const title of new Set(shown.flatMap(Object.keys))) add(title, shown.map((one) => one[title] ?? "–"));
+  add("data", found.map(({ status }) => status.datasets.join(" and ")));
+  for (const name of new Set(found.flatMap(({ options }) => Object.keys(options)))) {
+    const values = found.map(({ options }) => options[name] ?? "–");
+    if (new Set(values).size > 1) add(name, values);
+  }
+  const close = element("button", { type: "button", onclick: () => (place.hidden = true) }, "Close");
+  place.replaceChildren(element("h2", { tabIndex: -1 }, "Comparison"), element("div", { className: "scroll" }, table), close);
+  place.hidden = false;
+  place.querySelector("h2").focus();
+}
+
+// {optimizer: {epochs: 40}} -> {"optimizer.epochs": "40"}
+function flat(options, prefix = "") {
+  return Object.assign({}, ...Object.entries(options).map(([name, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value)
+      ? flat(value, `${prefix}${name}.`) : { [`${prefix}${name}`]: JSON.stringify(value) }));
+}

@@ -1,0 +1,163 @@
+// One card per experiment: its figures, live curves and folds, and what can be done with it.
+import { duration } from "/web/display.js";
+import { element } from "/web/elements.js";
+import { eachEvent } from "/web/key.js";
+import { ask, isProblem, post, report, runs } from "./ask.js";
+import { drawCurves } from "./charts.js";
+import { compare, figureList } from "./compare.js";
+import { startSearch } from "./searches.js";
+
+const form = document.querySelector("#start");
+const hint = document.querySelector("#hint");
+const list = document.querySelector("#experiments");
+const comparing = document.querySelector("#compare");
+const cards = new Map(); // experiment id -> { card, followed }
+
+let openReport = () => {}; // called with an experiment's id
+
+export async function startRuns(options) {
+  ({ openReport } = options);
+  form.addEventListener("submit", start);
+  comparing.querySelector("button").addEventListener("click", () => compare(picked(), comparing.querySelector("span")));
+  for (const status of await ask("/experiments")) showRun(status);
+}
+
+export function showDatasets(found) {
+  const extracted = found.filter((dataset) => dataset.extracted.length);
+  const field = form.elements.dataset;
+  const selected = field.value;
+  field.replaceChildren(...extracted.map((one) => new Option(one.name, one.name)));
+  if (extracted.some((one) => one.name === selected)) field.value = selected;
+  hint.textContent = extracted.length ? "" : "No data set has been extracted yet: see the tab Data.";
+}
+
+export function chooseDataset(name) {
+  form.elements.dataset.value = name;
+  form.elements.dataset.focus();
+}
+
+async function start(event) {
+  event.preventDefault();
+  const { dataset, task, preset, seeds } = Object.fromEntries(new FormData(form));
+  try {
+    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset });
+    else showRun(await post("/experiments", { dataset, task, preset, seeds: Number(seeds) }), true);
+    report(hint, "Started.");
+  } catch (error) {
+    report(hint, error.message, true);
+  }
+}
+
+export function showRun(status, first = false) {
+  let entry = cards.get(status.id);
+  if (!entry) {
+    const card = document.querySelector("#experiment").content.firstElementChild.cloneNode(true);
+    entry = { card };
+    cards.set(status.id, entry);
+    first ? list.prepend(card) : list.append(card);
+    wire(card, status.id);
+  }
+  draw(entry.card, status);
+  if (runs(status) && !entry.followed) follow(entry, status.id);
+}
+
+function wire(card, id) {
+  const message = card.querySelector(".message");
+  // question : asked before, where the click destroys something.
+  const act = (button, path, method, done, question) =>
+    card.querySelector(button).addEventListener("click", async () => {
+      if (question && !confirm(question)) return;
+      try {
+        report(message, "");
+        await done(await askedAgain(path, method), message);
+      } catch (error) {
+        report(message, error.message, true);
+      }
+    });
+  act(".promote", `/experiments/${id}/promote`, "POST", async (versions) => {
+    const status = await ask(`/experiments/${id}`);
+    const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
+    report(message, `Served: ${Object.values(versions).join(", ")}${more}`);
+    for (const one of await ask("/experiments")) showRun(one);
+  });
+  act(".refit", `/experiments/${id}/refit`, "POST", (status) => showRun(status));
+  act(".resume", `/experiments/${id}/resume`, "POST", (status) => showRun(status));
+  act(".cancel", `/experiments/${id}/cancel`, "POST", (status) => showRun(status));
+  act(".remove", `/experiments/${id}`, "DELETE", () => {
+    cards.delete(id);
+    card.remove();
+    showPicked();
+  }, `Delete experiment ${id} with its networks and its report? They cannot be restored.`);
+  card.querySelector(".report").addEventListener("click", () => openReport(id));
+  card.querySelector(".pick input").addEventListener("change", showPicked);
+}
+
+// A promotion that would replace better heads is rejected with the metrics of both; send it again if the user accepts them.
+async function askedAgain(path, method) {
+  try {
+    return await ask(path, { method });
+  } catch (error) {
+    if (!isProblem(error, "promotion-needs-confirmation")) throw error;
+    const metrics = error.problem.comparisons.map((one) => one.summary).join("\n\n");
+    if (!confirm(`${metrics}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
+    return ask(`${path}?force=true`, { method });
+  }
+}
+
+async function follow(entry, id) {
+  entry.followed = true;
+  while (entry.followed && entry.card.isConnected) {
+    try {
+      await eachEvent(`/experiments/${id}/events`, (status) => {
+        entry.followed = runs(status);
+        draw(entry.card, status);
+      });
+    } catch {
+      // the server is away; its own state is the truth, so ask again
+    }
+    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
+  }
+}
+
+const picked = () => [...cards].filter(([, { card }]) => card.querySelector(".pick input").checked).map(([id]) => id);
+
+function showPicked() {
+  const ids = picked();
+  comparing.hidden = !ids.length;
+  comparing.querySelector("button").disabled = ids.length < 2;
+  comparing.querySelector("span").textContent = ids.length < 2 ? "Select at least two experiments." : `${ids.length} experiments`;
+}
+
+function draw(card, status) {
+  const over = !runs(status);
+  const finished = status.state === "finished";
+  card.querySelector("h2").textContent = status.name || status.id;
+  card.querySelector(".state").textContent = status.state;
+  const served = card.querySelector(".served");
+  served.hidden = !status.served.length;
+  served.title = `The predictor uses its heads for ${status.served.join(" and ")}.`;
+  card.querySelector(".figures").replaceChildren(...figureList(status));
+  card.querySelector(".facts").textContent = [
+    status.name && status.id,
+    `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks per fold`,
+    ...status.warnings,
+  ].filter(Boolean).join(". ");
+  drawCurves(card.querySelector(".curves"), status.folds);
+  const refits = status.refits.map((one) => workRow(one, one.fold === null ? "all faces" : `all but ${one.fold}`));
+  card.querySelector(".folds").replaceChildren(...status.folds.map((one) => workRow(one, `fold ${one.fold}`)), ...refits);
+  if (card.dataset.state !== status.state) card.querySelector(".work").open = !finished;
+  card.dataset.state = status.state;
+  card.querySelector(".cancel").hidden = over;
+  card.querySelector(".remove").hidden = !over;
+  card.querySelector(".promote").hidden = card.querySelector(".report").hidden = card.querySelector(".pick").hidden = !finished;
+  card.querySelector(".refit").hidden = !finished || status.refits.length > 0;
+  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
+}
+
+function workRow(work, name) {
+  const bar = element("progress", { max: work.epochs || 1, ariaLabel: name });
+  bar.value = work.state === "finished" ? bar.max : work.epoch;
+  const state = work.problem ?? (work.state === "running" && work.seconds_left !== null
+    ? `epoch ${work.epoch}, ${duration(work.seconds_left)} left at most` : work.state);
+  return element("div", {}, element("span", {}, name), bar, element("span", {}, state));
+}
