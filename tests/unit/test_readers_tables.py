@@ -7,7 +7,7 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from trainer.datasets.catalog import dataset_folder
-from trainer.datasets.formats import fairface, format_of, require_format, tables, utkface
+from trainer.datasets.formats import fairface, format_of, names, require_format, tables
 from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
 
 
@@ -179,9 +179,9 @@ def test_numbers_for_genders_are_read_with_a_map_only(tmp_path: Path) -> None:
 
 def test_a_map_of_genders_is_refused_where_the_labels_define_them() -> None:
     with pytest.raises(Problem, match="utkface") as caught:
-        utkface.FORMAT.with_gender_map({"0": "male"})
+        names.UTKFACE.with_gender_map({"0": "male"})
     assert (caught.value.slug, caught.value.extra["errors"][0]["field"]) == ("invalid-request", "genders")
-    assert utkface.FORMAT.with_gender_map({}) is utkface.FORMAT
+    assert names.UTKFACE.with_gender_map({}) is names.UTKFACE
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from agegender.errors import Problem
 
-from trainer.datasets.formats import adience, fairface, imdb_wiki, table_files, tables, utkface
+from trainer.datasets.formats import adience, fairface, imdb_wiki, names, table_files, tables
 from trainer.datasets.labels import DatasetFormat, is_image_name
 
 # The first format that recognises a folder reads it. labels.csv, which a person or `agegender import` wrote,
@@ -17,7 +17,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
     imdb_wiki.FORMAT,
     fairface.FORMAT,
     tables.TABLE,
-    utkface.FORMAT,
+    *names.FORMATS,
 )
 
 TABLE_FORMATS = frozenset({tables.FORMAT.name, tables.TABLE.name})

@@ -35,8 +35,8 @@ IMAGE_SET = "images"
 LABELS = "labels.csv"
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TABLES = [f"{stem}{suffix}" for stem in ("labels", "annotations", "metadata") for suffix in _SUFFIXES]
-_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
-_IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in _SPLITS]
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+_IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in SPLITS]
 
 # Names of the columns, the preferred first.
 ALIASES: Mapping[str, tuple[str, ...]] = {

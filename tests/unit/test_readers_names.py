@@ -1,0 +1,224 @@
+"""Data sets whose labels are in the names of files and folders."""
+
+import math
+from pathlib import Path
+
+import pytest
+from agegender.labels import Gender
+from trainer.datasets.formats import format_of, names, tables
+from trainer.datasets.importing import propose
+from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
+
+
+def test_labels_stand_in_the_file_names(tmp_path: Path) -> None:
+    files = [
+        "1_0_0_20161219140530307.jpg.chip.jpg",
+        "100_1_2_20170112213500903.jpg",
+        "116_1_2_20170112213500903.jpg.chip.jpg",
+        "notes.txt",
+    ]
+    for name in files:
+        (tmp_path / name).touch()
+    assert format_of(tmp_path) is names.UTKFACE
+    assert list(names.read_utkface(tmp_path, "images")) == [
+        LabelledImage(files[1], 100.0, 100.0, Gender.FEMALE),
+        Removed(files[2], Reason.AGE_OUT_OF_RANGE),
+        LabelledImage(files[0], 1.0, 1.0, Gender.MALE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "gender"),
+    [
+        ("55_0_0_20170116232725357jpg.chip.jpg", 55, Gender.MALE),
+        ("55_0_0_20170116232725357jpg", 55, Gender.MALE),
+        ("55_0_0_20170116232725357JPG", 55, Gender.MALE),
+        ("44_1_4_20170116235150272.pg.chip.jpg", 44, Gender.FEMALE),
+        ("44_1_4_20170116235150272.pg", 44, Gender.FEMALE),
+        ("24_0_1_20170116220224657 .jpg.chip.jpg", 24, Gender.MALE),
+        ("14_0_0_2017011022340900.jpg.chip.jpg", 14, Gender.MALE),
+        ("28_1_2_201701161846515488.jpg.chip.jpg", 28, Gender.FEMALE),
+        ("9_1_3_20161220222856346.JPG", 9, Gender.FEMALE),
+        ("9_1_3_20161220222856346.jpeg", 9, Gender.FEMALE),
+        ("9_1_3_20161220222856346.PNG", 9, Gender.FEMALE),
+        ("39_1_20170116174525125.jpg.chip.jpg", 39, Gender.UNKNOWN),
+        ("61_1_20170109142408075.jpg.chip.jpg", 61, Gender.UNKNOWN),
+        ("61_3_20170109150557335.jpg", 61, Gender.UNKNOWN),
+        ("25_1_0.jpg", 25, Gender.FEMALE),
+        ("25_1_17.png", 25, Gender.FEMALE),
+        ("53__0_20170116184028385.jpg", 53, Gender.UNKNOWN),
+    ],
+)
+def test_names_that_circulate_are_read_as_far_as_they_go(
+    tmp_path: Path, name: str, age: int, gender: Gender
+) -> None:
+    (tmp_path / name).touch()
+    assert list(names.read_utkface(tmp_path, "images")) == [LabelledImage(name, age, age, gender)]
+    assert format_of(tmp_path) is names.UTKFACE
+
+
+def test_what_a_name_lacks_is_removed_with_the_true_reason(tmp_path: Path) -> None:
+    for name in ("20_1_0_20170101000000000.jpg", "30_3_0_20170101000000001.jpg", "DSC_0001.JPG", ".x.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "21_1_0_20170101000000000.jpg").mkdir()
+    assert [row for row in names.read_utkface(tmp_path, "images") if isinstance(row, Removed)] == [
+        Removed("30_3_0_20170101000000001.jpg", Reason.NO_GENDER),
+        Removed("DSC_0001.JPG", Reason.NO_AGE),
+    ]
+
+
+def test_an_image_in_several_archives_counts_once_and_as_the_aligned_crop(tmp_path: Path) -> None:
+    stem = "20_1_0_20170101000000000"
+    files = [
+        f"UTKFace/{stem}.jpg.chip.jpg",
+        f"crop_part1/{stem}.jpg.chip.jpg",
+        f"utkface_aligned_cropped/UTKFace/{stem}.jpg.chip.jpg",
+        f"part1/{stem}.jpg",
+        f"UTKface_inthewild/part1/{stem}.JPG",
+    ]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    first, *others = names.read_utkface(tmp_path, "images")
+    assert first == LabelledImage(files[0], 20.0, 20.0, Gender.FEMALE)
+    assert others == [Removed(file, Reason.REPEATED_IMAGE) for file in files[1:]]
+
+
+def test_the_same_labels_and_time_of_another_image_count_as_another(tmp_path: Path) -> None:
+    for name in ("20_1_0_20170101000000000_a.jpg", "20_1_0_20170101000000000_b.jpg"):
+        (tmp_path / name).touch()
+    assert all(isinstance(row, LabelledImage) for row in names.read_utkface(tmp_path, "images"))
+
+
+def test_images_in_the_folder_of_the_archive_are_found(tmp_path: Path) -> None:
+    (tmp_path / "UTKFace").mkdir()
+    (tmp_path / "UTKFace" / "20_1_0_20170101000000000.jpg.chip.jpg").touch()
+    (row,) = names.read_utkface(tmp_path, "images")
+    assert row.file == "UTKFace/20_1_0_20170101000000000.jpg.chip.jpg"
+
+
+def test_a_table_beside_the_images_is_preferred(tmp_path: Path) -> None:
+    (tmp_path / "20_1_0_20170101000000000.jpg.chip.jpg").touch()
+    tables.label_file(tmp_path).write_text("file,age,gender\n")
+    assert format_of(tmp_path) is tables.FORMAT
+
+
+def rows_of(folder: Path, expected: DatasetFormat, *files: str) -> dict[str, LabelRow]:
+    """Make empty files, and return what the format of their folder reads each as."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    assert format_of(folder) is expected
+    return {row.file: row for row in expected.read(folder, "images")}
+
+
+def summary(row: LabelRow) -> tuple[float, Gender, str]:
+    assert isinstance(row, LabelledImage), row
+    assert row.age_low == row.age_high
+    return row.age_low, row.gender, row.subject
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("0_MariaCallas_35_f.jpg", (35, Gender.FEMALE, "MariaCallas")),
+        ("1000_StephenHawking_1_m.jpg", (1, Gender.MALE, "StephenHawking")),
+        ("12_JeanReno _48_m.jpg", (48, Gender.MALE, "JeanReno")),
+        ("13_JeanReno_48 _m.jpg", (48, Gender.MALE, "JeanReno")),
+        ("14_Bj\u0446rk_30_f.JPG", (30, Gender.FEMALE, "Bj\u0446rk")),
+        ("15_Sammy_Davis_Jr._60_m.jpg", (60, Gender.MALE, "Sammy_Davis_Jr.")),
+    ],
+)
+def test_agedb_names_with_blanks_and_foreign_letters_are_read(
+    tmp_path: Path, name: str, expected: tuple[float, Gender, str]
+) -> None:
+    rows = rows_of(tmp_path, names.AGEDB, f"AgeDB/{name}")
+    assert summary(rows[f"AgeDB/{name}"]) == expected
+
+
+def test_of_agedb_only_names_without_labels_are_removed(tmp_path: Path) -> None:
+    plain = [f"{number}_MariaCallas_{20 + number}_f.jpg" for number in range(9)]
+    rows = rows_of(
+        tmp_path, names.AGEDB, *plain, "9_MariaCallas_f.jpg", "10_JeanneCalment_122_f.jpg", "readme.txt"
+    )
+    assert [row for row in rows.values() if isinstance(row, Removed)] == [
+        Removed("10_JeanneCalment_122_f.jpg", Reason.AGE_OUT_OF_RANGE),
+        Removed("9_MariaCallas_f.jpg", Reason.NO_AGE),
+    ]
+
+
+def test_morph_names_have_person_gender_and_age(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, names.MORPH, "Album2/009055_1M54.JPG", "Album2/335788_03F20.jpg")
+    assert summary(rows["Album2/009055_1M54.JPG"]) == (54, Gender.MALE, "009055")
+    assert summary(rows["Album2/335788_03F20.jpg"]) == (20, Gender.FEMALE, "335788")
+
+
+def test_cacd_names_have_age_and_person_but_no_gender(tmp_path: Path) -> None:
+    files = ("53_Robin_Williams_0001.jpg", "23_Katie_Findlay_0011.jpg", "14_Zo\u00eb_Kravitz-O'Hara_0002.jpg")
+    rows = rows_of(tmp_path, names.CACD, *files)
+    assert summary(rows[files[0]]) == (53, Gender.UNKNOWN, "Robin_Williams")
+    assert summary(rows[files[2]]) == (14, Gender.UNKNOWN, "Zo\u00eb_Kravitz-O'Hara")
+    proposal = propose(tmp_path)
+    assert (proposal.format, proposal.usable, proposal.with_gender) == ("cacd", 3, 0)
+    assert "No usable row has a gender." in proposal.problems
+
+
+def test_fg_net_and_all_age_faces_differ_in_their_digits(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "fg", names.FG_NET, "001A02.JPG", "010A07a.JPG", "010a07b.jpeg")
+    assert summary(rows["010A07a.JPG"]) == (7, Gender.UNKNOWN, "010")
+    rows = rows_of(tmp_path / "all", names.ALL_AGE_FACES, "faces/07380A80.jpg", "faces/07381A02.jpg")
+    assert [summary(row)[:2] for row in rows.values()] == [(80, Gender.FEMALE), (2, Gender.MALE)]
+
+
+def test_afad_folders_are_ages_with_codes_for_the_gender(tmp_path: Path) -> None:
+    files = ("AFAD-Full/15/111/109192-0.jpg", "AFAD-Full/15/112/671487-0.jpg", "AFAD-Full/75/111/9-0.jpg")
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *(file.removeprefix("AFAD-Full/") for file in files))
+    assert summary(rows["15/111/109192-0.jpg"]) == (15, Gender.MALE, "")
+    assert summary(rows["15/112/671487-0.jpg"]) == (15, Gender.FEMALE, "")
+    assert summary(rows["75/111/9-0.jpg"]) == (75, Gender.MALE, "")
+
+
+@pytest.mark.parametrize(
+    ("file", "age", "gender"),
+    [
+        ("25/f/a.jpg", (25, 25), Gender.FEMALE),
+        ("train/Men/70+/a.jpg", (70, 100), Gender.MALE),
+        ("women/25-32/x/a.jpg", (25, 32), Gender.FEMALE),
+        ("(25, 32)/a.png", (25, 32), Gender.UNKNOWN),
+        ("more than 70/a.png", (70, 100), Gender.UNKNOWN),
+        ("female/a.png", None, Gender.FEMALE),
+        ("data/test/MALE/a.png", None, Gender.MALE),
+    ],
+)
+def test_class_folders_are_labels(
+    tmp_path: Path, file: str, age: tuple[float, float] | None, gender: Gender
+) -> None:
+    (row,) = rows_of(tmp_path, names.CLASS_FOLDERS, file).values()
+    assert isinstance(row, LabelledImage)
+    assert row.gender is gender
+    assert math.isnan(row.age_low) if age is None else (row.age_low, row.age_high) == age
+
+
+def test_folders_0_and_1_are_genders_that_need_a_map(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, "train/0/a.jpg", "train/1/b.jpg")
+    assert {row.reason for row in rows.values() if isinstance(row, Removed)} == {Reason.GENDER_NOT_MAPPED}
+    mapped = names.CLASS_FOLDERS.with_gender_map({"0": "female", "1": "male"})
+    genders = [row.gender for row in mapped.read(tmp_path, "images") if isinstance(row, LabelledImage)]
+    assert genders == [Gender.FEMALE, Gender.MALE]
+
+
+@pytest.mark.parametrize(
+    "folders", [["00", "01", "99"], ["1", "2", "3", "412"], ["ann", "bob", "25"], ["n000001", "n000002"]]
+)
+def test_numbered_folders_and_persons_are_not_taken_for_ages(tmp_path: Path, folders: list[str]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").touch()
+    assert format_of(tmp_path) is None
+
+
+def test_folders_that_an_extraction_adds_change_nothing(tmp_path: Path) -> None:
+    for space in ("human-2", "buffalo_s-5", "buffalo_l-3"):
+        (tmp_path / space).mkdir()
+        (tmp_path / space / "meta-data-images.json").touch()
+    rows_of(tmp_path, names.CLASS_FOLDERS, "female/a.jpg", "male/b.jpg")
