@@ -21,6 +21,7 @@ from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
+    Evaluation,
     Experiment,
     Extraction,
     HeadComparison,
@@ -208,14 +209,14 @@ class AsyncClient:
             yield Experiment.model_validate(event)
 
     async def report(self, identifier: str, kind: ReportFormat = "json") -> str:
-        """Return the report of an experiment or a search.
+        """Return the report of an experiment, a search or an evaluation.
 
         kind : format of the report.
         """
         return await self._send(calls.report(identifier, kind))
 
     async def predictions(self, identifier: str, kind: TableFormat = "csv") -> bytes:
-        """Return the prediction of each face of an experiment, out of fold.
+        """Return the prediction of each face of an experiment, out of fold, or of an evaluation.
 
         kind : format of the table. Its columns are documented in docs/training.md.
         """
@@ -226,7 +227,7 @@ class AsyncClient:
         return await self._send(calls.comparison(identifier))
 
     async def promote(self, identifier: str, refit: bool = True, force: bool = False) -> dict[str, str]:
-        """Serve the heads of an experiment. Returns the version of each task.
+        """Serve the heads of an experiment or of a calibration. Returns the version of each task.
 
         Parameters
         ----------
@@ -258,6 +259,36 @@ class AsyncClient:
         dry_run : only return what would be deleted.
         """
         return await self._send(calls.prune(older_than_days, dry_run))
+
+    async def create_evaluation(self, request: Mapping[str, Any], key: str | None = None) -> Evaluation:
+        """Judge heads on labelled faces that they never saw; `request` is the body of `POST /evaluations`.
+
+        key : idempotency key. A second request with the same key returns the first evaluation.
+        """
+        return await self._send(calls.create_evaluation(request, key))
+
+    async def evaluations(self) -> list[Evaluation]:
+        return await self._send(calls.evaluations())
+
+    async def evaluation(self, identifier: str) -> Evaluation:
+        return await self._send(calls.evaluation(identifier))
+
+    async def watch_evaluation(self, identifier: str) -> AsyncIterator[Evaluation]:
+        """Yield each change of an evaluation until it has ended."""
+        async for event in self._events(calls.run_path(identifier, "/events")):
+            yield Evaluation.model_validate(event)
+
+    async def resume_evaluation(self, identifier: str) -> Evaluation:
+        """Resume a failed or cancelled evaluation."""
+        return await self._send(calls.evaluation(identifier, "/resume"))
+
+    async def cancel_evaluation(self, identifier: str) -> Evaluation:
+        """Cancel a running evaluation. One that has ended is returned unchanged."""
+        return await self._send(calls.evaluation(identifier, "/cancel"))
+
+    async def delete_evaluation(self, identifier: str) -> Evaluation:
+        """Delete an evaluation that has ended. Heads that it calibrated stay."""
+        return await self._send(calls.delete_evaluation(identifier))
 
     async def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
         """Create a hyperparameter search.

@@ -24,11 +24,13 @@ from pydantic import TypeAdapter
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
+    Evaluation,
     Experiment,
     Extraction,
     HeadComparison,
     Pruning,
     Search,
+    is_evaluation,
     is_search,
 )
 
@@ -156,6 +158,23 @@ def create_search(request: Mapping[str, Any], key: str | None) -> Call[Search]:
     return _create("/searches", Search, request, key)
 
 
+def create_evaluation(request: Mapping[str, Any], key: str | None) -> Call[Evaluation]:
+    return _create("/evaluations", Evaluation, request, key)
+
+
+def evaluations() -> Call[list[Evaluation]]:
+    return Call("trainer", "GET", "/evaluations", _list_of(Evaluation))
+
+
+def evaluation(identifier: str, action: Literal["", "/resume", "/cancel"] = "") -> Call[Evaluation]:
+    """Return the call that shows an evaluation, or that does something to it."""
+    return Call("trainer", "POST" if action else "GET", run_path(identifier, action), _as(Evaluation))
+
+
+def delete_evaluation(identifier: str) -> Call[Evaluation]:
+    return Call("trainer", "DELETE", run_path(identifier), _as(Evaluation))
+
+
 def experiments() -> Call[list[Experiment]]:
     return Call("trainer", "GET", "/experiments", _list_of(Experiment))
 
@@ -184,15 +203,13 @@ def delete_search(identifier: str) -> Call[Search]:
 
 
 def report(identifier: str, report_format: ReportFormat) -> Call[str]:
-    """Return the call for the report of an experiment or a search."""
-    part = _path_part(identifier, "identifier")
-    path = f"/{'searches' if is_search(identifier) else 'experiments'}/{part}/report"
-    return Call("trainer", "GET", path, _text, params={"format": report_format})
+    """Return the call for the report of a run."""
+    return Call("trainer", "GET", run_path(identifier, "/report"), _text, params={"format": report_format})
 
 
 def predictions(identifier: str, table_format: TableFormat) -> Call[bytes]:
-    """Return the call for the predictions of an experiment."""
-    path = experiment_path(identifier, "/predictions")
+    """Return the call for the predictions of an experiment or an evaluation."""
+    path = run_path(identifier, "/predictions")
     return Call("trainer", "GET", path, _content, params={"format": table_format})
 
 
@@ -201,7 +218,8 @@ def comparison(identifier: str) -> Call[list[HeadComparison]]:
 
 
 def promote(identifier: str, refit: bool, force: bool) -> Call[dict[str, str]]:
-    path, params = experiment_path(identifier, "/promote"), {"refit": refit, "force": force or None}
+    path = run_path(identifier, "/promote")
+    params = {"refit": None if is_evaluation(identifier) else refit, "force": force or None}
     return Call("trainer", "POST", path, _as(dict[str, str]), params=params)
 
 
@@ -221,6 +239,13 @@ def experiment_path(identifier: str, part: str = "") -> str:
 
 def search_path(identifier: str, part: str = "") -> str:
     return f"/searches/{_path_part(identifier, 'identifier')}{part}"
+
+
+def run_path(identifier: str, part: str = "") -> str:
+    """Return the path of a run's route; its id shows its kind."""
+    kind = "searches" if is_search(str(identifier)) else "experiments"
+    kind = "evaluations" if is_evaluation(str(identifier)) else kind
+    return f"/{kind}/{_path_part(identifier, 'identifier')}{part}"
 
 
 def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:

@@ -20,6 +20,11 @@ def is_search(identifier: str) -> bool:
     return identifier.startswith("search-")
 
 
+def is_evaluation(identifier: str) -> bool:
+    """Return whether an id belongs to an evaluation, which may be a calibration."""
+    return identifier.startswith("evaluation-")
+
+
 class _Response(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
@@ -138,6 +143,37 @@ class HeadComparison(_Response):
     new_error: float | None = None
     reasons: list[str] = Field(default_factory=list)
     summary: str
+
+
+class EvaluationResult(_Response):
+    """The main figures of one task."""
+
+    version: str
+    faces: int
+    mae: float | None = None
+    accuracy: float | None = None
+    group_accuracy: float | None = None
+    coverage: float | None = None
+    coverage_after: float | None = None
+    new_version: str | None = None
+
+
+class Evaluation(_Response):
+    """Heads judged on a data set, and calibrated on it if requested."""
+
+    id: str
+    state: str
+    dataset: str
+    space: Space
+    versions: dict[str, str] = Field(default_factory=dict)
+    results: dict[str, EvaluationResult] = Field(default_factory=dict)
+    recommendation: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    problem: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
 
 
 class Trial(_Response):

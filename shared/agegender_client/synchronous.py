@@ -21,6 +21,7 @@ from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
+    Evaluation,
     Experiment,
     Extraction,
     HeadComparison,
@@ -206,14 +207,14 @@ class Client:
             yield Experiment.model_validate(event)
 
     def report(self, identifier: str, kind: ReportFormat = "json") -> str:
-        """Return the report of an experiment or a search.
+        """Return the report of an experiment, a search or an evaluation.
 
         kind : format of the report.
         """
         return self._send(calls.report(identifier, kind))
 
     def predictions(self, identifier: str, kind: TableFormat = "csv") -> bytes:
-        """Return the prediction of each face of an experiment, out of fold.
+        """Return the prediction of each face of an experiment, out of fold, or of an evaluation.
 
         kind : format of the table. Its columns are documented in docs/training.md.
         """
@@ -224,7 +225,7 @@ class Client:
         return self._send(calls.comparison(identifier))
 
     def promote(self, identifier: str, refit: bool = True, force: bool = False) -> dict[str, str]:
-        """Serve the heads of an experiment. Returns the version of each task.
+        """Serve the heads of an experiment or of a calibration. Returns the version of each task.
 
         Parameters
         ----------
@@ -256,6 +257,36 @@ class Client:
         dry_run : only return what would be deleted.
         """
         return self._send(calls.prune(older_than_days, dry_run))
+
+    def create_evaluation(self, request: Mapping[str, Any], key: str | None = None) -> Evaluation:
+        """Judge heads on labelled faces that they never saw; `request` is the body of `POST /evaluations`.
+
+        key : idempotency key. A second request with the same key returns the first evaluation.
+        """
+        return self._send(calls.create_evaluation(request, key))
+
+    def evaluations(self) -> list[Evaluation]:
+        return self._send(calls.evaluations())
+
+    def evaluation(self, identifier: str) -> Evaluation:
+        return self._send(calls.evaluation(identifier))
+
+    def watch_evaluation(self, identifier: str) -> Iterator[Evaluation]:
+        """Yield each change of an evaluation until it has ended."""
+        for event in self._events(calls.run_path(identifier, "/events")):
+            yield Evaluation.model_validate(event)
+
+    def resume_evaluation(self, identifier: str) -> Evaluation:
+        """Resume a failed or cancelled evaluation."""
+        return self._send(calls.evaluation(identifier, "/resume"))
+
+    def cancel_evaluation(self, identifier: str) -> Evaluation:
+        """Cancel a running evaluation. One that has ended is returned unchanged."""
+        return self._send(calls.evaluation(identifier, "/cancel"))
+
+    def delete_evaluation(self, identifier: str) -> Evaluation:
+        """Delete an evaluation that has ended. Heads that it calibrated stay."""
+        return self._send(calls.delete_evaluation(identifier))
 
     def create_search(self, request: Mapping[str, Any], key: str | None = None) -> Search:
         """Create a hyperparameter search.

@@ -11,14 +11,16 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 from trainer.reports.tables import origins
 from trainer.runs.run import log_deprecated_name
-from trainer.searches.search import Search, SearchRequest, searched_faces
-from trainer.searches.space import (
+from trainer.searches.search import (
     Choices,
     Parameters,
+    Search,
+    SearchRequest,
     Span,
     options_with,
     preset_parameters,
     require_options,
+    searched_faces,
     values_of,
 )
 from trainer.searches.study import Study

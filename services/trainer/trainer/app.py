@@ -23,7 +23,8 @@ from redis import RedisError
 
 from trainer import routes
 from trainer.datasets.uploads import delete_stale_uploads
-from trainer.jobs import KINDS
+from trainer.evaluations.evaluation import watch_coverage
+from trainer.jobs import EVALUATIONS, KINDS
 from trainer.runs.queue import connect_for_requests, queue_away, watch_queue
 from trainer.runs.scheduler import keep_scheduling
 from trainer.runs.store import unreadable_records
@@ -59,12 +60,16 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         delete_stale_uploads(settings.data_dir)
-        metrics = watch_queue(redis, settings.data_dir)
+        metrics = [
+            watch_queue(redis, settings.data_dir),
+            watch_coverage(EVALUATIONS, settings.data_dir, settings.heads_dir),
+        ]
         try:
             async with running(keep_scheduling(settings, KINDS)):
                 yield
         finally:
-            REGISTRY.unregister(metrics)
+            for collector in metrics:
+                REGISTRY.unregister(collector)
             redis.close()
 
     async def why_not_ready() -> str | None:

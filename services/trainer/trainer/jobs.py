@@ -16,6 +16,7 @@ import structlog
 from agegender.errors import Problem
 
 from trainer.datasets.embedding_set import EmbeddingSet
+from trainer.evaluations.evaluation import Evaluations, evaluation_dir
 from trainer.experiments.experiment import METRICS, Experiment, experiment_dir, fold_dir, refit_dir
 from trainer.experiments.experiment_data import load_faces, load_faces_of
 from trainer.experiments.predictions import out_of_fold_columns, write_predictions
@@ -28,6 +29,7 @@ from trainer.runs.attempt import Attempt, Cancelled, carry_out, store_failure
 from trainer.runs.queue import connect, job_queue
 from trainer.runs.run import Kind, R, S
 from trainer.runs.scheduler import schedule
+from trainer.runs.store import REPORT
 from trainer.searches.search import RESULT, merged_search_subjects, search_dir, trial_dir
 from trainer.searches.steps import Searches
 from trainer.settings import TrainerSettings
@@ -48,10 +50,10 @@ def preload() -> None:
     import sklearn.model_selection  # noqa: F401
     import torch._inductor.config  # noqa: F401
 
+    import trainer.evaluations.judge
     import trainer.experiments.fold
     import trainer.reports.render
     import trainer.reports.summary
-    import trainer.searches.report
     import trainer.searches.trial  # noqa: F401
 
     gc.freeze()  # jobs share the memory of what they do not touch, and the collector would touch it
@@ -144,7 +146,7 @@ def run_trial(search_id: str, number: int) -> None:
 
 def write_search_report(search_id: str) -> None:
     """Write the report of a search."""
-    from trainer.searches.report import write_search_reports
+    from trainer.searches.trial import write_search_reports
 
     data_dir = TrainerSettings().data_dir
     search = SEARCHES.active_run(data_dir, search_id)
@@ -189,6 +191,25 @@ def import_original_faces(name: str, attempt_id: str) -> None:
     _extract(name, attempt_id, "import", run_import)
 
 
+def judge_heads(evaluation_id: str) -> None:
+    """Judge heads on the faces of a data set, and calibrate them if requested."""
+    from trainer.evaluations.judge import run_evaluation
+
+    settings = TrainerSettings()
+    data_dir = settings.data_dir
+    evaluation = EVALUATIONS.active_run(data_dir, evaluation_id)
+    if evaluation is None or (evaluation_dir(data_dir, evaluation_id) / REPORT).exists():
+        return
+    directory = evaluation_dir(data_dir, evaluation_id)
+
+    def work() -> None:
+        attempt = Attempt(directory, lambda: EVALUATIONS.active_run(data_dir, evaluation_id) is not None)
+        faces = load_faces(data_dir, [evaluation.dataset], evaluation.space, evaluation.image_set)
+        run_evaluation(data_dir, settings.heads_dir, evaluation, faces, attempt)
+
+    carry_out(work, store_failure(directory), evaluation=evaluation_id)
+
+
 EXPERIMENTS = Experiments(
     train_fold=train_fold,
     refit_fold=refit_fold,
@@ -204,7 +225,8 @@ EXTRACTIONS = Extractions(
     regroup=regroup_faces,
     import_original=import_original_faces,
 )
-KINDS: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES, EXTRACTIONS)
+EVALUATIONS = Evaluations(judge=judge_heads)
+KINDS: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES, EXTRACTIONS, EVALUATIONS)
 
 
 class _Training(Protocol):

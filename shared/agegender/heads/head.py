@@ -94,6 +94,11 @@ class Head:
         self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
         self._folded = folded(self._layers, self._tensors)
 
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """Return the weights as `save_head` takes them."""
+        return self._tensors
+
     def probabilities(self, embeddings: Array) -> Array:
         """Return the calibrated mean over the members, a deep ensemble (arXiv 1612.01474).
 

@@ -1,14 +1,12 @@
-"""`agegender train` and `search` create runs; `watch`, `resume`, `cancel` and so on work for both kinds."""
+"""`agegender train` and `search` create runs; `watch`, `resume`, `cancel` and so on work for all kinds."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from agegender.display import ReportFormat, duration
-from agegender.files import write_text
+from agegender.display import duration, percent
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import TaskID
@@ -24,9 +22,9 @@ from agegender_client.cli import (
     progress_bars,
     table,
 )
-from agegender_client.responses import Experiment, Fold, Search, is_search
+from agegender_client.responses import Evaluation, Experiment, Fold, Search, is_evaluation, is_search
 
-Run = Experiment | Search
+Run = Experiment | Search | Evaluation
 
 
 def _check_folds(value: str | None) -> str | None:
@@ -35,7 +33,7 @@ def _check_folds(value: str | None) -> str | None:
     return value
 
 
-RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment or a search.")]
+RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment, a search or an evaluation.")]
 DatasetsArgument = Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")]
 TaskOption = Annotated[str, typer.Option("--task", help="age, gender, or age-gender.")]
 PresetOption = Annotated[
@@ -61,14 +59,13 @@ OverlapOption = Annotated[
     ),
 ]
 
-_FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
-
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (train, search, show, watch, report, resume, cancel, delete):
+    for command in (train, search, show, watch, resume, cancel, delete):
         app.command()(command)
     app.command("experiments")(list_experiments)
     app.command("searches")(list_searches)
+    app.command("evaluations")(list_evaluations)
 
 
 def train(
@@ -184,8 +181,14 @@ def list_searches(as_json: AsJson = False) -> None:
         _print_runs(client.searches(), as_json=as_json)
 
 
+def list_evaluations(as_json: AsJson = False) -> None:
+    """List all evaluations and calibrations, newest first."""
+    with Client() as client:
+        _print_runs(client.evaluations(), as_json=as_json)
+
+
 def show(run_id: RunId, as_json: AsJson = False) -> None:
-    """Show the state of an experiment or a search."""
+    """Show the state of an experiment, a search or an evaluation."""
     with Client() as client:
         run = _actions(client, run_id).get(run_id)
     if as_json:
@@ -235,30 +238,6 @@ def delete(run_id: RunId, as_json: AsJson = False) -> None:
         _print_end(run_id, _actions(client, run_id).delete(run_id), "deleted", as_json=as_json)
 
 
-def report(
-    run_id: RunId,
-    report_format: Annotated[
-        ReportFormat | None,
-        typer.Option("--format", help="Print this format instead of a table."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write it to.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the report of a finished experiment or search."""
-    suffix = output.suffix.removeprefix(".").lower() if output else ""
-    of_suffix = next((known for known in _FORMAT_NAMES if known == suffix), None)
-    selected = "json" if as_json else report_format or of_suffix or "md"
-    with Client() as client:
-        text = client.report(run_id, selected)
-    if output is not None:
-        write_text(output, text)
-        errors.print(f"Written to {output} as {_FORMAT_NAMES[selected]}.", markup=False)
-    elif report_format is None and not as_json:
-        console.print(Markdown(text))
-    else:
-        print(text)
-
-
 @dataclass(frozen=True)
 class _Actions:
     """The methods of the client for one kind of run."""
@@ -274,6 +253,14 @@ def _actions(client: Client, run_id: str) -> _Actions:
     if is_search(run_id):
         actions = (client.watch_search, client.resume_search, client.cancel_search, client.delete_search)
         return _Actions(client.search, *actions)
+    if is_evaluation(run_id):
+        return _Actions(
+            client.evaluation,
+            client.watch_evaluation,
+            client.resume_evaluation,
+            client.cancel_evaluation,
+            client.delete_evaluation,
+        )
     return _Actions(client.experiment, client.watch, client.resume, client.cancel, client.delete)
 
 
@@ -295,12 +282,12 @@ def _watch(client: Client, run_id: str, *, as_json: bool) -> None:
     run = follow(client, run_id, quiet=as_json, each=print_json if as_json else None)
     if as_json:
         return
-    heading = "Best" if isinstance(run, Search) else "Cross-validation"
+    heading = {Search: "Best", Evaluation: "Here"}.get(type(run), "Cross-validation")
     console.print(Markdown(sections(client.report(run_id, "md"), heading)))
     errors.print(f"Whole report: agegender report {run_id}")
     if isinstance(run, Search):
         errors.print(f"Train with it: agegender train {' '.join(run.datasets)} --search {run_id}")
-    else:
+    elif isinstance(run, Experiment):
         errors.print(f"Serve it: agegender promote {run_id}")
 
 
@@ -330,6 +317,9 @@ def _progress(run: Run) -> Iterator[tuple[str, int, int, str]]:
     if isinstance(run, Search):
         yield "trials", _ended_trials(run), len(run.trials), _best_value(run) or run.state
         return
+    if isinstance(run, Evaluation):
+        yield "evaluation", int(run.ended), 1, run.state
+        return
     for name, fold in _named_folds(run).items():
         seconds = fold.seconds_left if fold.state == "running" else None
         left = "" if seconds is None else f" {duration(seconds)}"
@@ -339,7 +329,7 @@ def _progress(run: Run) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _print_failures(run: Run) -> None:
-    if isinstance(run, Search):
+    if not isinstance(run, Experiment):
         if run.problem:
             errors.print(run.problem, markup=False)
         return
@@ -348,22 +338,30 @@ def _print_failures(run: Run) -> None:
             errors.print(f"[red]{name} failed:[/] {escape(fold.problem)}")
 
 
-def _print_runs(found: Sequence[Experiment] | Sequence[Search] | Sequence[Run], *, as_json: bool) -> None:
+def _print_runs(found: Sequence[Run], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
     experiments = table("experiment", "state", "task", "data sets", "space", "folds", "promoted")
     searches = table("search", "state", "data sets", "trials", "best")
+    evaluations = table("evaluation", "state", "data set", "space", "coverage")
     for run in found:
         if isinstance(run, Search):
             trials = f"{_ended_trials(run)}/{len(run.trials)}"
             searches.add_row(run.id, run.state, ", ".join(run.datasets), trials, _best_value(run))
-            continue
-        finished = sum(fold.state == "finished" for fold in run.folds)
-        folds, promoted = f"{finished}/{len(run.folds)}", ", ".join(run.promoted.values())
-        row = (run.id, run.state, run.task, ", ".join(run.datasets), run.space.id, folds, promoted)
-        experiments.add_row(*row)
-    console.print(searches if searches.row_count else experiments)
+        elif isinstance(run, Evaluation):
+            coverage = next((one.coverage for one in run.results.values() if one.coverage is not None), None)
+            shown = "" if coverage is None else percent(coverage)
+            evaluations.add_row(run.id, run.state, run.dataset, run.space.id, shown)
+        else:
+            finished = sum(fold.state == "finished" for fold in run.folds)
+            folds, promoted = f"{finished}/{len(run.folds)}", ", ".join(run.promoted)
+            row = (run.id, run.state, run.task, ", ".join(run.datasets), run.space.id, folds, promoted)
+            experiments.add_row(*row)
+    for shown_table in (experiments, searches, evaluations):
+        shown_table.columns[0].no_wrap = True  # an id is copied as a whole
+    filled = [one for one in (searches, evaluations) if one.row_count]
+    console.print(filled[0] if filled else experiments)
 
 
 def _print_end(run_id: str, run: Run, state: str, *, as_json: bool) -> None:

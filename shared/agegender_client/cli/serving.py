@@ -1,6 +1,5 @@
-"""`agegender predict`, and `models`, `promote`, `rollback` and `prune` for the heads that predict."""
+"""`agegender predict`, and `models` and `rollback` for the heads that predict."""
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
-from agegender.display import certainty, decimals, interval, score, years
+from agegender.display import certainty, interval, score, years
 from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.files import write_bytes
@@ -37,17 +36,14 @@ from agegender_client.cli.image_files import (
     shown_path,
 )
 from agegender_client.cli.results import FaceTable
-from agegender_client.cli.runs import follow
-from agegender_client.responses import Pruning
 
 _CONCURRENT_REQUESTS = 4
-_UNITS = {"d": 1, "w": 7}  # of --older-than, in days
 # Statuses of problems of one image. Any other problem would recur for every image, so it ends the command.
 _IMAGE_PROBLEMS = {400, 413, 415, 422}
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (predict, models, promote, rollback, prune):
+    for command in (predict, models, rollback):
         app.command()(command)
 
 
@@ -292,109 +288,3 @@ def _print_models(answer: Models, *, as_json: bool) -> None:
     console.print(shown)
     for warning in answer.warnings:
         errors.print(f"[yellow]Warning:[/] {warning}")
-
-
-def promote(
-    experiment_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment.")],
-    refit: Annotated[
-        bool,
-        typer.Option(
-            "--refit/--no-refit",
-            help="Also train on all faces, and serve that ensemble if it is better on held-out folds.",
-        ),
-    ] = True,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Do not ask, even if the served heads had far more faces or have a smaller error.",
-        ),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Serve the heads of an experiment, after a comparison with the served heads."""
-    with Client() as client:
-        comparisons = client.comparison(experiment_id)
-        doubtful = any(comparison.reasons for comparison in comparisons)
-        asks = doubtful and not force and not as_json and sys.stdin.isatty()
-        if not as_json and (asks or force or not doubtful):
-            for comparison in comparisons:
-                errors.print(comparison.summary, markup=False)
-        if asks:
-            force = typer.confirm("Serve the new heads nevertheless?", err=True)
-            if not force:
-                errors.print("Nothing was changed.")
-                raise typer.Exit(1)
-        promoted = client.promote(experiment_id, refit, force)  # a doubtful one is rejected without force
-        if refit:
-            errors.print(
-                f"Served: {', '.join(promoted.values())}. Training on all faces; the better one is served."
-            )
-            follow(client, experiment_id, quiet=as_json)
-            promoted = client.promote(experiment_id, refit, force)
-    if as_json:
-        print_json(promoted)
-        return
-    for task, version in promoted.items():
-        console.print(f"{task}: {version} is served. To undo: agegender rollback {task}")
-
-
-def _days(text: str) -> int:
-    number, unit = text.strip()[:-1], text.strip()[-1:]
-    if unit not in _UNITS or not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise typer.BadParameter(f"got {text!r}; expected days or weeks, such as 30d or 12w")
-    return int(number) * _UNITS[unit]
-
-
-def prune(
-    older_than: Annotated[
-        str, typer.Option(help="How long nothing has changed in them: 30d for days, 12w for weeks.")
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Delete old experiments, searches and heads. Keeps, per task and space, the newest three heads.
-
-    These are the served one and the two before it. What another experiment needs is kept too. Asks first.
-    """
-    days = _days(older_than)
-    with Client() as client:
-        found = client.prune(days, dry_run=True)
-        if not as_json:
-            _print_pruning(found)
-        if dry_run or not any(one.kept is None for one in found.found):
-            if as_json:
-                print_json(found)
-            return
-        if not yes:
-            if as_json or not sys.stdin.isatty():
-                raise typer.BadParameter("this deletes files; add --yes, or --dry-run to only list them")
-            if not typer.confirm(f"Delete these, {_megabytes(found.freed)}?", err=True):
-                errors.print("Nothing was deleted.")
-                raise typer.Exit(1)
-        done = client.prune(days)
-    if as_json:
-        print_json(done)
-    else:
-        console.print(f"{_megabytes(done.freed)} freed.")
-
-
-def _print_pruning(found: Pruning) -> None:
-    shown = table("kind", "id", "unchanged since", "size", "")
-    for one in found.found:
-        shown.add_row(
-            one.kind,
-            one.id,
-            f"{one.changed:%Y-%m-%d}",
-            _megabytes(one.size),
-            one.kept and f"kept: {one.kept}",
-        )
-    if found.found:
-        console.print(shown)
-    if not any(one.kept is None for one in found.found):
-        console.print("Nothing to delete.")
-
-
-def _megabytes(size: int) -> str:
-    return f"{decimals(size / 1e6, 1)} MB"

@@ -7,6 +7,7 @@ errs on the safe side.
 """
 
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.heads.checkpoints import heads_directory, save_head, set_current
-from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.heads.head import Classes, Head, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
 from trainer.evaluation import calibrate, task_tensors
@@ -52,19 +53,31 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
     A repeated call returns the same versions, unless the refits have been done since. Raises ``not-finished``
     409.
     """
+    versions: dict[str, str] = {}
+    for head in built_heads(data_dir, experiment):
+        task, version = head.manifest.task, head.manifest.version
+        heads = heads_directory(data_dir / "models", task, experiment.space)
+        save_head(heads / version, head.manifest, head.tensors)
+        (other,) = {*head_versions(experiment, task)} - {version}
+        set_current(heads, version, instead_of=other)
+        versions[task.value] = version
+    write_json(experiment_dir(data_dir, experiment.id) / PROMOTED, versions)
+    return versions
+
+
+def built_heads(data_dir: Path, experiment: Experiment) -> Iterator[Head]:
+    """Yield the head of each task that a promotion would serve. Raises ``not-finished`` 409."""
     report = require_report(data_dir, experiment)
     refitted, judges, served = served_banks(data_dir, experiment, report)
     banks = [load_safetensors((directory / BANK).read_bytes()) for directory in served]
     found = read_out_of_fold(data_dir, experiment, judges)
-    versions: dict[str, str] = {}
     for task, classes in experiment.options.tasks:
         calibration = calibrate(found, task, classes, np.ones(len(found.faces), dtype=bool))
         tensors = ensemble([task_tensors(bank, experiment.options, task) for bank in banks])
-        version, other = _version(experiment, task, refitted), _version(experiment, task, not refitted)
         manifest = HeadManifest(
             task=task,
             space=experiment.space,
-            version=version,
+            version=_version(experiment, task, refitted),
             classes=classes,
             members=len(tensors["input.mean"]),
             architecture=experiment.options.head,
@@ -73,12 +86,7 @@ def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
             weights_sha256="",
             card=_card(data_dir, experiment, report, task, classes, refitted),
         )
-        heads = heads_directory(data_dir / "models", task, experiment.space)
-        save_head(heads / version, manifest, tensors)
-        set_current(heads, version, instead_of=other)
-        versions[task.value] = version
-    write_json(experiment_dir(data_dir, experiment.id) / PROMOTED, versions)
-    return versions
+        yield Head(manifest, {name: tensor.astype(np.float32) for name, tensor in tensors.items()})
 
 
 def require_report(data_dir: Path, experiment: Experiment) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from agegender.errors import Problem
+from agegender.errors import Problem, not_found
 from agegender.heads.checkpoints import BadHead, heads_directory, load_head, read_current
 from agegender.heads.head import Classes, Head, Task, over_years
-from agegender.spaces import Space
+from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field
 
 from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment import Experiment, load_experiment, refused
 from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
-from trainer.experiments.promote import head_versions, require_report, served_banks
+from trainer.experiments.promote import built_heads, head_versions, require_report, served_banks
 
+SERVED, CALIBRATED = "served", "evaluation-"  # names of heads; the second begins that of a calibration
 FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation
 WORSE = 1.02  # times the served head's error; above it a promotion asks for a confirmation
 _MOST_FACES = 5000  # on which the served head is evaluated, sampled evenly from all: a request waits for it
@@ -82,6 +83,62 @@ def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -
         if head.manifest.space == experiment.space:
             found.append(_compared(data_dir, experiment, report, task, classes, head))
     return found
+
+
+def heads_named(data_dir: Path, shipped: Path, name: str, space: Space) -> dict[Task, Head]:
+    """Return the heads that a request names, by task.
+
+    name : `SERVED`, for those that are served now; the id of a finished experiment, promoted or not; or of a
+        calibration. Raises ``invalid-request`` 422 for none, and ``not-finished`` 409.
+    """
+    models, found = data_dir / "models", dict[Task, Head]()
+    if name == SERVED:
+        served = {task: _served(models, shipped, task, space) for task in Task}
+        found = {task: _loaded(one.directory) for task, one in served.items() if one is not None}
+    elif name.startswith(CALIBRATED):
+        paths = {task: heads_directory(models, task, space) / f"{name}-{task.value}" for task in Task}
+        found = {
+            task: _loaded(path) for task, path in paths.items() if NAME.fullmatch(name) and path.is_dir()
+        }
+    else:
+        try:
+            experiment = load_experiment(data_dir, name)
+        except Problem as problem:
+            raise refused("head", f"{problem.detail} Name an experiment, or {SERVED!r}.") from problem
+        if experiment.space != space:
+            message = f"Its space is {experiment.space}; these faces are in {space}."
+            raise refused("head", message)
+        found = {head.manifest.task: head for head in built_heads(data_dir, experiment)}
+    if not found:
+        raise refused("head", f"No head of {name} is in space {space.id}.")
+    return found
+
+
+def heads_of_versions(
+    data_dir: Path, shipped: Path, versions: dict[Task, str], space: Space
+) -> dict[Task, Head]:
+    """Return heads by their versions. Raises ``not-found`` 404 for one that was deleted."""
+    found = {}
+    for task, version in versions.items():
+        places = [heads_directory(root, task, space) / version for root in (data_dir / "models", shipped)]
+        directory = next((place for place in places if place.is_dir()), None)
+        if directory is None:
+            raise not_found("head", f"{task.value}/{space.id}/{version}")
+        found[task] = _loaded(directory)
+    return found
+
+
+def _loaded(directory: Path) -> Head:
+    try:
+        return load_head(directory)
+    except BadHead as error:
+        raise Problem("bad-head", 409, f"{error}. Promote another experiment, or roll back.") from error
+
+
+def served_version(data_dir: Path, shipped: Path, task: Task, space: Space) -> str | None:
+    """Return the version that is served; None if none is."""
+    served = _served(data_dir / "models", shipped, task, space)
+    return None if served is None else served.version
 
 
 def require_no_loss(comparisons: list[HeadComparison]) -> None:

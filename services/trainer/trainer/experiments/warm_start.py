@@ -1,15 +1,17 @@
 """Warm start: train from the weights of another experiment, as the original does from IMDB-WIKI."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
+from agegender.heads.head import Head
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
 
-from trainer.datasets.embedding_set import FaceLabels
+from trainer.datasets.embedding_set import BadDataset, FaceLabels, is_dataset_name, read_labels
 from trainer.datasets.exclusiveness import Overlap, shared_faces
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, refused
 from trainer.experiments.experiment_data import load_label_sets
@@ -65,6 +67,63 @@ def require_unseen(
             raise _refused(f'{what}. Use other data, or set overlap to "allow" to train anyway.')
         warnings.append(f"{what}; the metrics are too optimistic.")
     return warnings
+
+
+def require_unseen_by(
+    data_dir: Path, heads: Iterable[Head], dataset: str, sha256: str, faces: FaceLabels
+) -> list[str]:
+    """Reject heads that were trained on these faces; return warnings about what could not be checked.
+
+    Compares the data sets that the heads' cards name, by name, content, files, photographs and subjects.
+    Raises ``invalid-request`` 422 naming `head`.
+
+    sha256 : of the extracted data set.
+    """
+    warnings: list[str] = []
+    for head in heads:
+        version, card = head.manifest.version, head.manifest.card
+        parts = [part for part in (card.get("data"), card.get("calibrated")) if isinstance(part, dict)]
+        names = {str(name) for part in parts for name in part.get("sets", [])}
+        if not names:
+            warnings.append(f"It is not known which data {version} was trained on.")
+        hashes = {value for part in parts for value in dict(part.get("sha256", {})).values()}
+        with suppress(Problem):  # deleted, or another installation's
+            sources = _sources(data_dir, load_experiment(data_dir, str(card.get("experiment"))))
+            names |= {name for source in sources for name in source.datasets}
+        if dataset in names or sha256 in hashes:
+            raise refused(
+                "head",
+                f"{version} was trained or calibrated on {dataset}, so its error there would be too low. "
+                "Evaluate it on other faces, or train without these. If they are others under the same name, "
+                "rename the folder.",
+            )
+        seen = _labels_of(data_dir, names, head.manifest.space)
+        if missing := sorted(names - {name.partition("/")[0] for name in seen}):
+            warnings.append(
+                f"It was not checked whether {version} was trained on these images, because "
+                f"{' and '.join(missing)} is absent or was extracted without hashes of its images."
+            )
+        count, examples = shared_faces(seen, {dataset: faces})
+        if count:
+            raise refused(
+                "head",
+                f"{version} was trained on {count} of these faces, such as {examples[0]}, so its error there "
+                "would be too low. Remove them from the labels, or use other data.",
+            )
+    return list(dict.fromkeys(warnings))
+
+
+def _labels_of(data_dir: Path, names: Iterable[str], space: Space) -> dict[str, FaceLabels]:
+    """Return the labels of all image sets that have hashes, by data set and image set."""
+    found = {}
+    for name in names:
+        for path in sorted((data_dir / name / space.id).glob("data-*.npz")) if is_dataset_name(name) else []:
+            image_set = path.stem.removeprefix("data-")
+            with suppress(BadDataset):
+                labels = read_labels(data_dir, name, space, image_set)
+                if labels.has_hashes:
+                    found[f"{name}/{image_set}"] = labels
+    return found
 
 
 def read_warm_start(data_dir: Path, source_id: str | None, seeds: int) -> dict[str, Array] | None:

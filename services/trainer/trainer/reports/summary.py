@@ -131,11 +131,11 @@ def _out_of_fold(found: OutOfFold, task: Task, classes: Classes) -> dict[str, An
     calibrated, low, high = crossed_calibration(found, task, classes)
     raw = found.probabilities[task]
     if task is Task.GENDER:
-        return _gender(found.faces, raw, calibrated)
-    return _age(found.faces, over_years(raw, classes), over_years(calibrated, classes), low, high)
+        return gender_summary(found.faces, raw, calibrated)
+    return age_summary(found.faces, over_years(raw, classes), over_years(calibrated, classes), low, high)
 
 
-def _gender(
+def gender_summary(
     faces: EmbeddingSet, raw: npt.NDArray[np.float32], calibrated: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
     known = faces.has_gender
@@ -154,13 +154,17 @@ def _gender(
     }
 
 
-def _age(
+def age_summary(
     faces: EmbeddingSet,
     raw: npt.NDArray[np.float32],
     calibrated: npt.NDArray[np.float32],
     low: npt.NDArray[np.float64],
     high: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
+    """Return the metrics of age distributions [faces, 101] before and after calibration, and of intervals.
+
+    low, high : ends of the intervals [faces], years.
+    """
     known = faces.has_age
     truth = true_groups(faces)[known]
     groups, groups_before = group_probabilities(calibrated[known]), group_probabilities(raw[known])

@@ -1,6 +1,6 @@
 """The tables and sentences of a report as text, which Markdown and HTML render."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
@@ -42,6 +42,75 @@ def report_tables(summary: dict[str, Any]) -> list[Table]:
         tables += [_served_table(task, summary) for task in summary["tables"]]
     tables += _data_tables(summary)
     return tables
+
+
+def evaluation_tables(summary: dict[str, Any]) -> list[Table]:
+    """Return all tables of an evaluation's report."""
+    tables: list[Table] = []
+    for task, found in summary["out_of_fold"].items():
+        tables.append(_own_data_table(task, found, summary["heads"][task]))
+        if task in summary["calibration"]:
+            tables.append(_recalibration_table(task, summary["calibration"][task]))
+        tables.append(
+            replace(
+                _calibration_table(task, found),
+                title=f"Faces that the head never saw: {task}",
+                columns=["metric", "without its temperature", "as served"],
+                note="",
+            )
+        )
+        tables.append(_cell_table(task, found))
+        tables.append(_confusion_table(task, found))
+    return [*tables, *_data_tables(summary)]
+
+
+def _own_data_table(task: str, found: dict[str, Any], head: dict[str, Any]) -> Table:
+    own = head["metrics"]
+    names = (
+        "faces",
+        "group_accuracy",
+        "one_off_accuracy",
+        "accuracy",
+        "mae",
+        "nll",
+        "ece",
+        "coverage",
+        "width",
+    )
+    rows = [
+        [_NAMES.get(name, name), *(_figure(name, column.get(name)) for column in (found, own))]
+        for name in names
+        if found.get(name) is not None
+    ]
+    sets = " and ".join(map(str, head["sets"])) or "unknown data"
+    return Table(
+        f"Here and on its own data: {task}",
+        ["metric", "these faces", "its own data"],
+        rows,
+        f"{head['version']} was trained on {sets}. Metrics on its own data are out of fold.",
+    )
+
+
+def _figure(name: str, value: Any) -> str:
+    return str(value) if name == "faces" and value is not None else number(value)
+
+
+def _recalibration_table(task: str, done: dict[str, Any]) -> Table:
+    names = ("nll", "ece", "coverage", "width")
+    rows = [
+        [_NAMES.get(name, name), *(number(done[when].get(name)) for when in ("before", "after"))]
+        for name in names
+        if name in done["before"]
+    ]
+    rows.append(["temperature", number(done["temperature_before"]), number(done["temperature"])])
+    return Table(
+        f"Calibration on these faces: {task}",
+        ["metric", "before", "after"],
+        rows,
+        f"{done['version']} has the weights of {done['base']}, and a temperature and intervals fitted to "
+        f"{done['faces']} faces. Metrics after it are by cross-validation: each face is calibrated on the "
+        "other folds.",
+    )
 
 
 def failed_folds(summary: dict[str, Any]) -> list[str]:

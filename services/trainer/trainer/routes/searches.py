@@ -27,11 +27,12 @@ from trainer.searches.search import (
     SearchRequest,
     SearchStatus,
     new_search_id,
+    preset_parameters,
     require_exact_ages,
+    require_options,
     search_dir,
     searched_faces,
 )
-from trainer.searches.space import preset_parameters, require_options
 from trainer.training.config import preset_options
 
 router = run_routes(SEARCHES, SearchStatus)

@@ -26,8 +26,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from trainer.searches.search import Search
-from trainer.searches.space import distributions
+from trainer.searches.search import Search, distributions
 
 log = structlog.get_logger(__name__)
 

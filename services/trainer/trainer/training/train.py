@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.training.bank import CPU, Bank, TrainingDevice
-from trainer.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from trainer.training.bank import CPU, Bank, TrainingDevice, TrainingState, read_checkpoint, write_checkpoint
 from trainer.training.config import EpochReport, OptimizerOptions, TrainingOptions
 from trainer.training.data import Targets, augment, class_years, draw, make_targets
 
