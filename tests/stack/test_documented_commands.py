@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image, ImageEnhance
-from trainer.datasets.formats import adience
+from trainer.datasets.formats import published
 
 from tests.support.documented import ROOT, documented_commands, readme_code
 from tests.support.serving import until
@@ -221,12 +221,12 @@ def write_faces(data_dir: Path, predictor: int) -> None:
                 place.mkdir(parents=True, exist_ok=True)
                 ImageEnhance.Brightness(crop).enhance(0.8 + 0.1 * number).save(place / name)
             labels.append((subject, name, AGES[person], face["gender"]["label"][0]))
-    for fold in range(adience.FOLDS):
-        with adience.label_file(data_dir / "Adience", fold).open("w", newline="") as table:
+    for fold in range(published.FOLDS):
+        with published.adience_label_file(data_dir / "Adience", fold).open("w", newline="") as table:
             writer = csv.writer(table, delimiter="\t")
             writer.writerow(("user_id", "original_image", "face_id", "age", "gender"))
             for subject, name, (low, high), gender in labels:
-                if int(subject.removeprefix("person")) % adience.FOLDS != fold:
+                if int(subject.removeprefix("person")) % published.FOLDS != fold:
                     continue
                 writer.writerow((subject, name.split(".", 2)[2], 1, f"({low}, {high})", gender))
     with (data_dir / "mine" / "labels.csv").open("w", newline="") as table:

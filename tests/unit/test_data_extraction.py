@@ -11,7 +11,7 @@ from agegender.files import write_json
 from agegender.spaces import Space
 from trainer.datasets.catalog import datasets
 from trainer.datasets.embedding_set import read_embedding_set
-from trainer.datasets.formats import adience, tables
+from trainer.datasets.formats import published, tables
 from trainer.datasets.original import import_original
 from trainer.extraction.extraction import (
     Extraction,
@@ -67,10 +67,10 @@ def test_the_plan_of_adience_has_the_published_counts(tmp_path: Path) -> None:
         pytest.skip(f"the Adience label files are not in {RESEARCH_DATA}")
     folder = tmp_path / "Adience"
     (folder / "aligned").mkdir(parents=True)
-    for fold in range(adience.FOLDS):
-        name = adience.label_file(folder, fold).name
+    for fold in range(published.FOLDS):
+        name = published.adience_label_file(folder, fold).name
         (folder / name).write_bytes((RESEARCH_DATA / "adience" / name).read_bytes())
-    plan = write_plan(adience.FORMAT, folder, "aligned", 960, tmp_path / "work")
+    plan = write_plan(published.ADIENCE, folder, "aligned", 960, tmp_path / "work")
     assert plan.rows_of_fold == {0: 4_484, 1: 3_730, 2: 3_894, 3: 3_446, 4: 3_816}
     assert plan.removed == {"no-age": 748, "no-gender": 1_170, "repeated-row": 117}
 
@@ -91,7 +91,7 @@ def test_labels_that_make_no_data_set_are_problems(tmp_path: Path, text: str, sl
 
 def test_adience_without_its_images_reports_it(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="faces/aligned"):
-        write_plan(adience.FORMAT, tmp_path / "faces", "aligned", 32, tmp_path / "work")
+        write_plan(published.ADIENCE, tmp_path / "faces", "aligned", 32, tmp_path / "work")
 
 
 def test_the_record_survives_and_a_damaged_one_is_a_problem(tmp_path: Path) -> None:

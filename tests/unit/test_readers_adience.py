@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender, age_groups_of
-from trainer.datasets.formats import adience, format_of
+from trainer.datasets.formats import format_of, published
 from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows
 
 from tools.stack import RESEARCH_DATA
@@ -15,43 +15,43 @@ GEOMETRY = "\t0\t0\t10\t10\t0\t0\t50"
 
 
 def write_folds(folder: Path, *rows: str) -> Path:
-    for fold in range(adience.FOLDS):
+    for fold in range(published.FOLDS):
         text = "\n".join([HEADER, *(row + GEOMETRY for row in rows if fold == 0)]) + "\n"
-        adience.label_file(folder, fold).write_text(text)
+        published.adience_label_file(folder, fold).write_text(text)
     return folder
 
 
 @pytest.fixture(scope="module")
-def published() -> list[LabelRow]:
+def original_rows() -> list[LabelRow]:
     folder = RESEARCH_DATA / "adience"
     if not folder.is_dir():
         pytest.skip(f"the Adience label files are not in {folder}")
-    return list(checked_rows(adience.read(folder, "aligned")))
+    return list(checked_rows(published.read_adience(folder, "aligned")))
 
 
-def test_counts_of_the_label_files_are_the_published_ones(published: list[LabelRow]) -> None:
+def test_counts_of_the_label_files_are_the_published_ones(original_rows: list[LabelRow]) -> None:
     unique = [
-        row for row in published if not (isinstance(row, Removed) and row.reason is Reason.REPEATED_ROW)
+        row for row in original_rows if not (isinstance(row, Removed) and row.reason is Reason.REPEATED_ROW)
     ]
     assert len(unique) == 19_370
     per_fold = Counter(row.fold for row in unique)
     assert [per_fold[fold] for fold in range(5)] == [4_484, 3_730, 3_894, 3_446, 3_816]
-    reasons = Counter(row.reason for row in published if isinstance(row, Removed))
+    reasons = Counter(row.reason for row in original_rows if isinstance(row, Removed))
     assert reasons == {Reason.REPEATED_ROW: 117, Reason.NO_AGE: 748, Reason.NO_GENDER: 1_170}
 
 
 def test_left_over_faces_are_the_published_ones_and_those_that_detection_removes(
-    published: list[LabelRow],
+    original_rows: list[LabelRow],
 ) -> None:
-    kept = [row for row in published if isinstance(row, LabelledImage)]
+    kept = [row for row in original_rows if isinstance(row, LabelledImage)]
     assert len(kept) == 17_055 + 322 + 75
     women = sum(row.gender is Gender.FEMALE for row in kept)
     assert 0 <= women - 9_103 <= 322 + 75
     assert 0 <= (len(kept) - women) - 7_952 <= 322 + 75
 
 
-def test_age_groups_differ_from_the_original_only_where_the_docs_say(published: list[LabelRow]) -> None:
-    kept = [row for row in published if isinstance(row, LabelledImage)]
+def test_age_groups_differ_from_the_original_only_where_the_docs_say(original_rows: list[LabelRow]) -> None:
+    kept = [row for row in original_rows if isinstance(row, LabelledImage)]
     midpoints = [1.0, 5.0, 10.0, 17.5, 28.5, 40.5, 50.5, 80.0]
     # The original takes the nearest midpoint, the first of two in the order in which it lists them.
     order = [4, 5, 1, 7, 3, 6, 2, 0]
@@ -69,13 +69,13 @@ def test_age_groups_differ_from_the_original_only_where_the_docs_say(published: 
     assert differing == {(35, 35): 293, (57, 57): 24, (3, 3): 18, (58, 58): 5}
 
 
-def test_folds_share_no_album_and_no_person(published: list[LabelRow]) -> None:
+def test_folds_share_no_album_and_no_person(original_rows: list[LabelRow]) -> None:
     folds: dict[str, set[int]] = {}
-    for row in published:
+    for row in original_rows:
         folds.setdefault(row.file.split("/")[0], set()).add(row.fold)
     assert len(folds) == 168
     assert all(len(found) == 1 for found in folds.values())
-    assert {row.subject for row in published if isinstance(row, LabelledImage)} <= set(folds)
+    assert {row.subject for row in original_rows if isinstance(row, LabelledImage)} <= set(folds)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_folds_share_no_album_and_no_person(published: list[LabelRow]) -> None:
     ],
 )
 def test_age_strings(text: str, interval: tuple[int, int] | None) -> None:
-    assert adience.age_interval(text) == interval
+    assert published.adience_interval(text) == interval
 
 
 def test_files_are_named_as_the_data_set_lays_them_out(tmp_path: Path) -> None:
     write_folds(tmp_path, "7@N01\tphoto_o.jpg\t12\t(25, 32)\tf")
-    (aligned,) = adience.read(tmp_path, "aligned")
-    (faces,) = adience.read(tmp_path, "faces")
+    (aligned,) = published.read_adience(tmp_path, "aligned")
+    (faces,) = published.read_adience(tmp_path, "faces")
     assert aligned == LabelledImage(
         "7@N01/landmark_aligned_face.12.photo_o.jpg", 25.0, 32.0, Gender.FEMALE, subject="7@N01", fold=0
     )
@@ -109,16 +109,16 @@ def test_files_are_named_as_the_data_set_lays_them_out(tmp_path: Path) -> None:
 
 def test_a_row_that_points_out_of_the_folder_is_removed(tmp_path: Path) -> None:
     write_folds(tmp_path, "../../etc\tphoto_o.jpg\t12\t(25, 32)\tf")
-    (row,) = checked_rows(adience.read(tmp_path, "aligned"))
+    (row,) = checked_rows(published.read_adience(tmp_path, "aligned"))
     assert isinstance(row, Removed)
     assert row.reason is Reason.BAD_FILE_NAME
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     write_folds(tmp_path)
-    adience.label_file(tmp_path, 3).write_text("user_id\tage\n")
+    published.adience_label_file(tmp_path, 3).write_text("user_id\tage\n")
     with pytest.raises(Problem, match=r"fold_3_data\.txt.*face_id, gender is missing") as caught:
-        list(adience.read(tmp_path, "aligned"))
+        list(published.read_adience(tmp_path, "aligned"))
     assert caught.value.status == 422
 
 
@@ -126,7 +126,7 @@ def test_a_folder_with_all_five_label_files_is_adience(tmp_path: Path) -> None:
     write_folds(tmp_path)
     (tmp_path / "faces").mkdir()
     kind = format_of(tmp_path)
-    assert kind is adience.FORMAT
+    assert kind is published.ADIENCE
     assert kind.image_sets(tmp_path) == ["faces"]
-    adience.label_file(tmp_path, 4).unlink()
+    published.adience_label_file(tmp_path, 4).unlink()
     assert format_of(tmp_path) is None

@@ -7,7 +7,7 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from trainer.datasets.catalog import dataset_folder
-from trainer.datasets.formats import fairface, format_of, names, require_format, tables
+from trainer.datasets.formats import format_of, names, published, require_format, tables
 from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows, is_safe_name
 
 
@@ -203,20 +203,22 @@ def test_a_missing_column_is_named_with_those_found_and_the_nearest(
 @pytest.mark.parametrize("age", ["3-Sep", "9-Mar", "03-Sep", "Sep-03", "3-9"])
 def test_fairface_ages_that_a_spreadsheet_changed_are_read(tmp_path: Path, age: str) -> None:
     (tmp_path / "fairface_label_val.csv").write_text(f"file;age;gender\nval/1.jpg;{age};Male\n")
-    assert list(fairface.read(tmp_path, "images")) == [LabelledImage("val/1.jpg", 3.0, 9.0, Gender.MALE)]
+    assert list(published.read_fairface(tmp_path, "images")) == [
+        LabelledImage("val/1.jpg", 3.0, 9.0, Gender.MALE)
+    ]
 
 
 def test_fairface_images_are_found_in_the_folders_of_their_archives(tmp_path: Path) -> None:
     (tmp_path / "fairface_label_val.csv").write_text("file,age,gender\n")
-    assert fairface.image_sets(tmp_path) == ["images"]
+    assert published.FAIRFACE.image_sets(tmp_path) == ["images"]
     for margin in ("025", "125"):
         (tmp_path / f"fairface-img-margin{margin}-trainval" / "val").mkdir(parents=True)
-    first, second = fairface.image_sets(tmp_path)
-    assert fairface.FORMAT.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
+    first, second = published.FAIRFACE.image_sets(tmp_path)
+    assert published.FAIRFACE.image_dir(tmp_path, first) == tmp_path / "fairface-img-margin025-trainval"
     assert second == "fairface-img-margin125-trainval"
     (tmp_path / "val").mkdir()
-    assert fairface.image_sets(tmp_path) == ["images", first, second]
-    assert fairface.FORMAT.image_dir(tmp_path, "images") == tmp_path
+    assert published.FAIRFACE.image_sets(tmp_path) == ["images", first, second]
+    assert published.FAIRFACE.image_dir(tmp_path, "images") == tmp_path
 
 
 def test_a_data_set_one_folder_too_deep_is_named(tmp_path: Path) -> None:
@@ -232,20 +234,69 @@ def test_fairface_ranges_and_genders(tmp_path: Path) -> None:
         "file,age,gender,race,service_test\n"
         "train/1.jpg,50-59,Male,East Asian,True\n"
         "train/2.jpg,more than 70,Female,Indian,False\n"
-        "train/3.jpg,3-Sep,Female,Black,False\n"
-        "train/4.jpg,unknown,Female,Black,False\n"
+        "train/3.jpg,3-Sep,Female,Black,TRUE\n"
+        "train/4.jpg,young,Female,Black,FALSE\n"
     )
     (tmp_path / "fairface_label_val.csv").write_text(
         "file,age,gender,race,service_test\nval/1.jpg,3-9,,White,True\n"
     )
-    assert format_of(tmp_path) is fairface.FORMAT
-    assert list(fairface.read(tmp_path, "images")) == [
+    assert format_of(tmp_path) is published.FAIRFACE
+    assert list(published.read_fairface(tmp_path, "images")) == [
         LabelledImage("train/1.jpg", 50.0, 59.0, Gender.MALE),
         LabelledImage("train/2.jpg", 70.0, 100.0, Gender.FEMALE),
         LabelledImage("train/3.jpg", 3.0, 9.0, Gender.FEMALE),
         Removed("train/4.jpg", Reason.NO_AGE),
-        Removed("val/1.jpg", Reason.NO_GENDER),
+        LabelledImage("val/1.jpg", 3.0, 9.0, Gender.UNKNOWN),
     ]
+
+
+APPA_AVERAGES = "file_name,num_ratings,apparent_age_avg,apparent_age_std,real_age\n"
+APPA_VOTES = "file_name,real_age,apparent_age,worker_age,worker_gender\n"
+
+
+def test_appa_real_has_real_and_apparent_ages_and_genders_in_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "gt_avg_train.csv").write_text(
+        f"{APPA_AVERAGES}000000.jpg,36,5.05,1.55,4\n000001.jpg,40,33.5,2,31\n"
+    )
+    (tmp_path / "gt_avg_valid.csv").write_text(f"{APPA_AVERAGES}004113.jpg,37,20.1,3,18\n")
+    (tmp_path / "gt_train.csv").write_text(f"{APPA_VOTES}000000.jpg,4,5,54,female\n")
+    (tmp_path / "allcategories_train.csv").write_text("file,gender,race\n000001.jpg,male,caucasian\n")
+    assert format_of(tmp_path) is published.APPA_REAL
+    first, *_ = published.APPA_REAL.image_sets(tmp_path)
+    assert first == "faces-real-age"
+    assert list(published.read_appa_real(tmp_path, first)) == [
+        LabelledImage("train/000000.jpg_face.jpg", 4.0, 4.0, Gender.UNKNOWN),
+        LabelledImage("train/000001.jpg_face.jpg", 31.0, 31.0, Gender.MALE),
+        LabelledImage("valid/004113.jpg_face.jpg", 18.0, 18.0, Gender.UNKNOWN),
+    ]
+    apparent = next(published.read_appa_real(tmp_path, "images-apparent-age"))
+    assert apparent == LabelledImage("train/000000.jpg", 5.05, 5.05, Gender.UNKNOWN)
+
+
+def test_appa_real_votes_are_averaged_and_the_voter_is_not_the_face(tmp_path: Path) -> None:
+    votes = "007612.jpg,47,44,55,female\n007612.jpg,47,40,22,male\n007612.jpg,47,41,33,female\n"
+    (tmp_path / "gt_test.csv").write_text(APPA_VOTES + votes)
+    (row,) = published.read_appa_real(tmp_path, "faces-apparent-age")
+    assert row == LabelledImage("test/007612.jpg_face.jpg", 41.67, 41.67, Gender.UNKNOWN)
+    (tmp_path / "gt_test.csv").write_text(f"{APPA_VOTES}1.jpg,47,old,55,female\n")
+    with pytest.raises(Problem, match="apparent_age is 'old'"):
+        list(published.read_appa_real(tmp_path, "faces-apparent-age"))
+
+
+def test_megaage_asian_has_parallel_lists_without_genders(tmp_path: Path) -> None:
+    lists = {"train_name": "1.jpg\n2.jpg\n\n", "train_age": "22\n69\n", "test_name": "1.jpg", "test_age": "3"}
+    (tmp_path / "list").mkdir()
+    for name, content in lists.items():
+        (tmp_path / f"list/{name}.txt").write_text(content)
+    assert format_of(tmp_path) is published.MEGAAGE_ASIAN
+    assert list(published.read_megaage(tmp_path, "images")) == [
+        LabelledImage("train/1.jpg", 22.0, 22.0, Gender.UNKNOWN),
+        LabelledImage("train/2.jpg", 69.0, 69.0, Gender.UNKNOWN),
+        LabelledImage("test/1.jpg", 3.0, 3.0, Gender.UNKNOWN),
+    ]
+    (tmp_path / "list/test_age.txt").write_text("3\n4\n")
+    with pytest.raises(Problem, match=r"2 ages for 1 names in test_name\.txt; expected as many"):
+        list(published.read_megaage(tmp_path, "images"))
 
 
 def test_a_folder_of_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SOURCE = "labels.source.json"  # what labels.csv was written from
 ORIGINAL = "labels.original.csv"  # the labels.csv that a person wrote
 REMOVED = "labels.removed.csv"
 _OURS = frozenset({tables.LABELS, ORIGINAL, REMOVED})
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
 _AGE_WORDS = ("alter", "edad", "idade", "leeftijd", "eta", "età", "âge", "yas", "yaş", "wiek")
@@ -55,9 +55,9 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
     used.
     """
     choice = choice or LabelChoice()
-    images = Images.below(folder)
-    source = _source(folder, choice, images)
-    inspection = Inspection(folder, source, choice, images)
+    source = _source(folder, choice, Images.below(folder))
+    tables.unpack(folder, source.files, lambda: None)
+    inspection = Inspection(folder, source, choice, Images.below(folder), is_unpacked=True)
     labels = tables.label_file(folder)
     with atomic_file(labels) as kept, atomic_file(folder / REMOVED) as omitted:
         proposal = _write_rows(inspection, kept, omitted)

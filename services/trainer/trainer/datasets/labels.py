@@ -34,6 +34,7 @@ class Reason(StrEnum):
     GENDER_NOT_MAPPED = "gender-not-mapped"
     BAD_FOLD = "bad-fold"
     IMAGE_MISSING = "image-missing"
+    IMAGE_NOT_HELD = "image-not-held"
     LINK_OUTSIDE = "link-outside"
     IMAGE_TOO_LARGE = "image-too-large"
     UNREADABLE_IMAGE = "unreadable-image"
@@ -51,6 +52,10 @@ ADVICE: Mapping[str, str] = {
     '{"genders": {"0": "male", "1": "female"}} over HTTP, or the other way round.',
     Reason.IMAGE_MISSING: "Compare the file names in the labels with those in the folder; agegender import "
     "NAME also finds images by their names alone, in any folder of the data set.",
+    Reason.IMAGE_NOT_HELD: "The Parquet file holds no images, only the paths where its writer had them, as "
+    "to_parquet() of datasets 5 writes. Write the images into it: dataset.with_format('arrow')"
+    ".map(datasets.table.embed_table_storage, batched=True).to_parquet(...). Or put the images into "
+    "the folder and run agegender import NAME, which finds them by name.",
     Reason.LINK_OUTSIDE: "The links lead out of the data folder; put the images themselves into it.",
 }
 
@@ -100,6 +105,8 @@ class DatasetFormat:
     read : data set's folder, image set → rows of the labels, in order.
     min_det_score : faces with a lower detection score are removed, unless a request sets another minimum.
     one_face_only : whether to remove images with several faces, because the label may belong to any of them.
+    unpack : data set's folder, image set, function to call before each image → None; writes the images that
+        the labels hold themselves. None if they are files already.
     with_genders : map of further gender words (text → gender) → this format with that map; None if the
         labels do not write genders as text.
     """
@@ -111,6 +118,7 @@ class DatasetFormat:
     read: Callable[[Path, str], Iterator[LabelRow]]
     min_det_score: float = 0.0
     one_face_only: bool = False
+    unpack: Callable[[Path, str, Callable[[], None]], None] | None = None
     with_genders: "Callable[[Mapping[str, Gender]], DatasetFormat] | None" = None
 
     def with_gender_map(self, genders: Mapping[str, str]) -> "DatasetFormat":

@@ -13,7 +13,7 @@ from agegender.labels import GENDER_NAMES, Gender
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trainer.datasets.formats import tables
-from trainer.datasets.formats.table_files import rows
+from trainer.datasets.formats.embedded import UNPACKED
 from trainer.datasets.labels import (
     ADVICE,
     NO_FOLD,
@@ -198,9 +198,12 @@ class Images:
 class Inspection:
     """Read the labels of a source once, and count."""
 
-    def __init__(self, folder: Path, source: Source, choice: LabelChoice, images: Images) -> None:
+    def __init__(
+        self, folder: Path, source: Source, choice: LabelChoice, images: Images, *, is_unpacked: bool = False
+    ) -> None:
+        self._is_unpacked = is_unpacked
         self._folder, self._source, self._choice, self._images = folder, source, choice, images
-        self._words = tables.gender_words(choice.genders)
+        self._words = tables.gender_words(choice.genders, source.columns)
         self._counted = Counter[str]()
         self._removed = Counter[str]()
         self._removed_examples: dict[str, str] = {}
@@ -225,26 +228,29 @@ class Inspection:
                 yield {}, row
             return
         for table in self._source.files:
-            for cells in rows(folder / table, {*tables.LIKELY, *self._source.columns}):
-                yield cells, tables.beside(table, tables.labelled(cells, found, self._words))
+            yield from tables.labelled_rows(folder, table, found, self._choice.genders)
 
     def _checked(self) -> Iterator[tuple[Mapping[str, str], LabelRow]]:
         image_dir = self._source.label_format.image_dir(self._folder, self._source.image_set)
         prefix = "" if image_dir == self._folder else f"{image_dir.relative_to(self._folder).as_posix()}/"
         last: list[Mapping[str, str]] = []
+        found = self._source.found
 
         def resolved() -> Iterator[LabelRow]:
             for cells, row in self._read():
                 last[:] = [cells]
                 file = self._images.resolve(f"{prefix}{row.file}") if row.file else row.file
-                yield replace(row, file=file)
+                row = replace(row, file=file)
+                yield row if found is None else tables.held(self._source.files[0], row)
 
         for row in checked_rows(resolved(), self._folder):
             is_missing = isinstance(row, LabelledImage) and not self._is_there(row.file)
             yield last[0], Removed(row.file, Reason.IMAGE_MISSING, row.fold) if is_missing else row
 
     def _is_there(self, file: str) -> bool:
-        return file in self._images.paths or (self._folder / file).is_file()
+        """Return whether an image exists, or will when the labels are unpacked."""
+        will_be = not self._is_unpacked and UNPACKED in file.split("/") and self._source.found is not None
+        return will_be or file in self._images.paths or (self._folder / file).is_file()
 
     def _count(self, cells: Mapping[str, str], row: LabelRow) -> None:
         self._counted["rows"] += 1
@@ -336,6 +342,10 @@ class Inspection:
                     yield f"No column is read as the {role}. Name it: --{role}-column, one of {names}."
         if missing := self._removed[Reason.IMAGE_MISSING]:
             yield f"{missing:,} rows name files that are not in the folder. {ADVICE[Reason.IMAGE_MISSING]}"
+        if self._removed[Reason.IMAGE_NOT_HELD]:
+            first = self._removed_examples[Reason.IMAGE_NOT_HELD]
+            files = ", ".join(self._source.files[:_EXAMPLES])
+            yield f"{files}: the first image is named {first!r}. {ADVICE[Reason.IMAGE_NOT_HELD]}"
         if found is not None and (extra := len(self._images.paths - self._seen)):
             yield f"{extra:,} images have no usable row, and are not extracted."
         if not self._images.complete:

@@ -105,6 +105,8 @@ def run_plan(data_dir: Path, extraction: Extraction, attempt: Attempt) -> None:
     """
     folder = dataset_folder(data_dir, extraction.dataset)
     label_format = require_format(folder).with_gender_map(extraction.genders)
+    if label_format.unpack is not None:
+        label_format.unpack(folder, extraction.image_set, attempt.check)
     shards_dir = work_dir(data_dir, extraction)
     plan = write_plan(label_format, folder, extraction.image_set, extraction.shard_size, shards_dir)
     attempt.check()

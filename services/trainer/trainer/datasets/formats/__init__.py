@@ -6,16 +6,15 @@ from typing import Any
 
 from agegender.errors import Problem
 
-from trainer.datasets.formats import adience, fairface, imdb_wiki, names, table_files, tables
+from trainer.datasets.formats import imdb_wiki, names, published, table_files, tables
 from trainer.datasets.labels import DatasetFormat, is_image_name
 
 # The first format that recognises a folder reads it. labels.csv, which a person or `agegender import` wrote,
 # precedes all others, and tables precede file names.
 FORMATS: tuple[DatasetFormat, ...] = (
     tables.FORMAT,
-    adience.FORMAT,
+    *published.FORMATS,
     imdb_wiki.FORMAT,
-    fairface.FORMAT,
     tables.TABLE,
     *names.FORMATS,
 )

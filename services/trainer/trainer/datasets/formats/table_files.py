@@ -1,4 +1,4 @@
-"""Read tables of any origin (CSV, TSV, JSON Lines) row by row, with limits on cell, row and file size."""
+"""Read tables of any origin (CSV, TSV, JSON Lines, Parquet) row by row, with limits on sizes."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 from agegender.errors import Problem
 
+from trainer.datasets.formats.embedded import MAX_ROWS, PARQUET, cell_text, parquet_columns, parquet_rows
 from trainer.datasets.labels import bad_labels
 
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024
-MAX_ROWS = 5_000_000
 _SHOWN = 40  # columns, and characters of each, quoted in an error
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 _SAMPLE = 100  # rows of JSON Lines whose names are the columns
@@ -47,6 +47,8 @@ def columns(path: Path, likely: Collection[str] = ()) -> list[str]:
 
     likely : names that the table may have; they help to find the delimiter.
     """
+    if path.suffix.lower() == PARQUET:
+        return parquet_columns(path)
     if path.suffix.lower() in JSON_LINES:
         first = islice(_json_rows(path), _SAMPLE)
         return list(dict.fromkeys(name for row in first for name in row if name != SURPLUS))
@@ -60,11 +62,18 @@ def rows(path: Path, likely: Collection[str] = ()) -> Iterator[dict[str, str]]:
     The delimiter (comma, semicolon, tab or bar) is the one with which the first line contains most of the
     likely columns. Takes and raises what `columns` does.
     """
-    if path.suffix.lower() in JSON_LINES:
-        yield from _json_rows(path)
+    if path.suffix.lower() in (PARQUET, *JSON_LINES):
+        read = parquet_rows if path.suffix.lower() == PARQUET else _json_rows
+        yield from read(path)
         return
     with _table(path, likely) as (names, cells):
         yield from _named(names, cells)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the stripped lines of a text file; empty ones are omitted. Raises ``bad-labels`` 422."""
+    with _opened(path) as lines:
+        yield from filter(None, map(str.strip, lines))
 
 
 def _named(names: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[dict[str, str]]:
@@ -110,17 +119,6 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
                 **{str(name).strip().lower(): cell_text(value) for name, value in row.items()},
                 SURPLUS: "",
             }
-
-
-def cell_text(value: object) -> str:
-    """Return a value of JSON or Parquet as the text that a CSV table would have."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list | tuple):
-        return f"({', '.join(cell_text(part) for part in value[:_SHOWN])})"
-    return str(value).strip()[:MAX_LINE]
 
 
 @contextmanager

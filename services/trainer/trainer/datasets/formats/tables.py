@@ -1,11 +1,12 @@
-"""A folder of images with a table: `labels.csv`, or `annotations` or `metadata` as CSV, TSV or JSON Lines.
+"""A folder with a table: `labels.csv`, or `annotations` or `metadata` as CSV, TSV, JSON Lines or Parquet.
 
 The table has the columns file, age and gender, optionally subject and fold, or other usual names for them.
 `metadata` is the table of Hugging Face's `imagefolder`; it may lie in the folders of the splits, too.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,19 @@ from pathlib import Path, PurePosixPath
 from agegender.errors import Problem
 from agegender.labels import MAX_AGE, Gender
 
+from trainer.datasets.formats.embedded import (
+    BOX,
+    PARQUET,
+    PIXELS,
+    Check,
+    box_of,
+    has_pixels,
+    image_column,
+    unpack_boxes,
+    unpack_parquet,
+    unpack_pixels,
+    unpacked_name,
+)
 from trainer.datasets.formats.table_files import (
     SURPLUS,
     columns,
@@ -29,19 +43,20 @@ from trainer.datasets.labels import (
     LabelRow,
     Reason,
     Removed,
+    is_safe_name,
 )
 
 IMAGE_SET = "images"
 LABELS = "labels.csv"
-_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 _TABLES = [f"{stem}{suffix}" for stem in ("labels", "annotations", "metadata") for suffix in _SUFFIXES]
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 _IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in SPLITS]
 
 # Names of the columns, the preferred first.
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "file": ("file", "filename", "file_name", "file name", "filepath", "file_path", "path", "image_path",
-             "image_name", "image_file", "image", "img_name", "img_path", "img"),
+    "file": ("file", PIXELS, "filename", "file_name", "file name", "filepath", "file_path", "path",
+             "image_path", "image_name", "image_file", "image", "img_name", "img_path", "img"),
     "age": ("age", "ages", "age_years", "age (years)", "years", "age_group"),
     "gender": ("gender", "sex", "genders"),
     "subject": ("subject", "subject_id", "subjectid", "subjects", "person_id", "person", "identity",
@@ -59,12 +74,14 @@ GENDERS: Mapping[str, Gender] = {
     **dict.fromkeys(("m", "male", "males", "man", "men"), Gender.MALE),
     **dict.fromkeys(("f", "female", "females", "woman", "women"), Gender.FEMALE),
 }
+_UTKFACE_GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 _YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
 _AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
 _PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
 _AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DATE = re.compile(rf"(\d{{1,2}})-({'|'.join(_MONTHS)})|({'|'.join(_MONTHS)})-(\d{{1,2}})")
+_ROOT = re.compile(r"(?:[A-Za-z]:)?[\\/]+")
 _NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # pandas writes a column of integers with gaps as 0.0
 _FOLDS = range(100)
 
@@ -90,6 +107,8 @@ def find_columns(path: Path, found: list[str], selected: Mapping[str, str | None
     """
     selected = {role: name and name.strip().lower() for role, name in (selected or {}).items()}
     named = {role: next((name for name in ALIASES[role] if name in found), None) for role in ROLES} | selected
+    if path.suffix.lower() == PARQUET and "file" not in selected:
+        named["file"] = image_column(path) or named["file"]
     given = [name for name in selected.values() if name]
     require_columns(path, found, given, [name for name in named.values() if name])
     if not named["file"]:
@@ -112,7 +131,10 @@ def label_file(folder: Path) -> Path:
 
 
 def tables_in(folder: Path) -> list[str]:
-    """Return the tables of a data set, relative to its folder: the first name in use, also of each split."""
+    """Return the tables of a data set, relative to its folder: the first name in use, also of each split.
+
+    Without such a table, they are Parquet shards, or tables with pixels or boxes of faces.
+    """
     for name in _TABLES:
         if (folder / name).is_file():
             return [name]
@@ -120,7 +142,25 @@ def tables_in(folder: Path) -> list[str]:
         found = [f"{split}/{name}" for split in _IN_SPLITS if (folder / split / name).is_file()]
         if found and name.startswith("metadata"):
             return found
-    return []
+    places = [place for place in ("", "data", "default", *_IN_SPLITS) if (folder / place).is_dir()]
+    shards = [f"{place}/{name}".lstrip("/") for place in places for name in _names(folder / place, PARQUET)]
+    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)][:1]
+
+
+def _names(folder: Path, suffix: str) -> list[str]:
+    """Return the files in a folder with this ending, in their order."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(suffix)]
+    return sorted(name for name in names if name[0] != "." and (folder / name).is_file())
+
+
+def _embeds(path: Path) -> bool:
+    """Return whether a CSV table has pixels or boxes of faces."""
+    try:
+        found = set(columns(path, LIKELY))
+    except Problem:
+        return False
+    return PIXELS in found or found.issuperset(BOX)
 
 
 def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
@@ -128,11 +168,97 @@ def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = No
 
     genders : meaning of further words or numbers in the column `gender`.
     """
-    words = gender_words(genders or {})
     for table in tables_in(folder):
         found = find_columns(folder / table, columns(folder / table, LIKELY))
-        for row in rows(folder / table, LIKELY):
-            yield beside(table, labelled(row, found, words))
+        for _, row in labelled_rows(folder, table, found, genders or {}):
+            yield held(table, row)
+
+
+def labelled_rows(
+    folder: Path, table: str, found: Columns, genders: Mapping[str, Gender]
+) -> Iterator[tuple[Mapping[str, str], LabelRow]]:
+    """Yield the cells of each row of a table, and its labels; files are relative to the data set's folder."""
+    path = folder / table
+    names = columns(path, _likely(found))
+    words = gender_words(genders, names)
+    read_row = _row_reader(path, found, names)
+    for number, cells in enumerate(rows(path, _likely(found))):
+        yield cells, beside(table, read_row(number, cells, labelled(cells, found, words)))
+
+
+def held(table: str, row: LabelRow) -> LabelRow:
+    """Remove a row of a Parquet file that holds only the path where its writer had the image."""
+    if isinstance(row, Removed) or not table.endswith(PARQUET) or not (root := _ROOT.match(row.file)):
+        return row
+    return Removed(row.file.removeprefix(root[0]), Reason.IMAGE_NOT_HELD, row.fold)
+
+
+def _row_reader(
+    path: Path, found: Columns, names: list[str]
+) -> Callable[[int, Mapping[str, str], LabelRow], LabelRow]:
+    """Return the function that gives a row the file that its image is unpacked to."""
+
+    def with_pixels(number: int, cells: Mapping[str, str], row: LabelRow) -> LabelRow:
+        file = unpacked_name(path, number, ".png")
+        if isinstance(row, LabelledImage) and not has_pixels(cells[PIXELS]):
+            return Removed(file, Reason.UNREADABLE_IMAGE, row.fold)
+        return replace(row, file=file)
+
+    def with_box(number: int, cells: Mapping[str, str], row: LabelRow) -> LabelRow:
+        reason = row.reason if isinstance(row, Removed) else None
+        if reason is None and box_of(cells) is None:
+            reason = Reason.NO_FACE
+        if reason is None and _photograph(path, row.file) is None:
+            reason = Reason.IMAGE_MISSING
+        if reason is not None:
+            return Removed(f"{row.file}#{number}", reason, row.fold)
+        return replace(row, file=unpacked_name(path, number, ".jpg"))
+
+    def with_image(number: int, cells: Mapping[str, str], row: LabelRow) -> LabelRow:
+        return row if row.file else Removed(f"{path.name}#{number}", Reason.IMAGE_MISSING, row.fold)
+
+    if found.file == PIXELS:
+        return with_pixels
+    if set(BOX).issubset(names):
+        return with_box
+    return with_image if path.suffix.lower() == PARQUET else lambda number, cells, row: row
+
+
+def _photograph(table: Path, name: str) -> Path | None:
+    """Return the image that a table with boxes names, by its path or by its name in a folder for images."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    for place in (name, base, f"images/{base}", f"data/{base}"):
+        path = table.parent / place
+        if is_safe_name(place) and path.is_file() and path.resolve().is_relative_to(table.parent.resolve()):
+            return path
+    return None
+
+
+def unpack(folder: Path, names: Iterable[str], check: Check) -> None:
+    """Write the images that tables hold, or that are cut out for their boxes, where files are missing.
+
+    check : is called before each image. Raises ``bad-labels`` and ``parquet-not-installed`` as `rows` does.
+    """
+    for table in names:
+        path = folder / table
+        found = columns(path, LIKELY)
+        if path.suffix.lower() == PARQUET:
+            unpack_parquet(path, check)
+        elif PIXELS in found:
+            unpack_pixels(path, rows(path, LIKELY), check)
+        elif set(BOX).issubset(found):
+            unpack_boxes(path, _boxes(path, find_columns(path, found)), check)
+
+
+def _boxes(path: Path, found: Columns) -> Iterator[tuple[int, Path, Mapping[str, str]]]:
+    for number, cells in enumerate(rows(path, LIKELY)):
+        file = cells.get(found.file, "")
+        if isinstance(labelled(cells, found, GENDERS), LabelledImage) and (image := _photograph(path, file)):
+            yield number, image, cells
+
+
+def _likely(found: Columns) -> frozenset[str]:
+    return LIKELY.union(name for role in ROLES if (name := getattr(found, role)))
 
 
 def beside(table: str, row: LabelRow) -> LabelRow:
@@ -142,9 +268,13 @@ def beside(table: str, row: LabelRow) -> LabelRow:
     return replace(row, file=f"{parent}/{row.file}") if parent.name and is_inside else row
 
 
-def gender_words(more: Mapping[str, Gender]) -> dict[str, Gender]:
-    """Return the meaning of each gender word: the usual ones and those given."""
-    return {**GENDERS, **{plain(text): gender for text, gender in more.items()}}
+def gender_words(more: Mapping[str, Gender], names: Collection[str] = ()) -> dict[str, Gender]:
+    """Return the meaning of each gender word: the usual ones and those given.
+
+    names : columns of the table. Kaggle's `age_gender.csv` has UTKFace's numbers.
+    """
+    known = _UTKFACE_GENDERS if {PIXELS, "ethnicity"}.issubset(names) else {}
+    return {**GENDERS, **known, **{plain(text): gender for text, gender in more.items()}}
 
 
 def plain(text: str) -> str:
@@ -225,9 +355,14 @@ def _is_table(folder: Path) -> list[str]:
             found = find_columns(folder / table, columns(folder / table, LIKELY))
             if found.age or found.gender:
                 return [IMAGE_SET]
-    except Problem:
-        pass
+    except Problem as problem:
+        if problem.slug == "parquet-not-installed":  # reading it states what to install
+            return [IMAGE_SET]
     return []
+
+
+def _unpack(folder: Path, image_set: str, check: Check) -> None:
+    unpack(folder, tables_in(folder), check)
 
 
 def _with_genders(label_format: DatasetFormat, genders: Mapping[str, Gender]) -> DatasetFormat:
@@ -236,10 +371,12 @@ def _with_genders(label_format: DatasetFormat, genders: Mapping[str, Gender]) ->
 
 _IN_FOLDER = DatasetFormat(
     name="table",
-    looks_for="another table: annotations or metadata as .csv, .tsv or .jsonl, with such columns",
+    looks_for="another table with such columns: annotations or metadata as .csv, .tsv, .jsonl or .parquet, "
+    "Parquet shards with images, a column of pixels, or boxes of faces",
     image_sets=_is_table,
     image_dir=lambda folder, image_set: folder,
     read=read,
+    unpack=_unpack,
 )
 TABLE = replace(_IN_FOLDER, with_genders=partial(_with_genders, _IN_FOLDER))
 _LABELS_CSV = replace(
