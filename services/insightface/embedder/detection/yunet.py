@@ -1,0 +1,142 @@
+"""YuNet finds faces of a wide range of sizes, and places their five landmarks, in one small network.
+
+YuNet (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) has no anchors: each cell of three grids, of 8, 16 and
+32 pixels, predicts one face. It finds faces of about 10 to 300 pixels, so an image is searched at several
+sizes. On the same input, boxes, scores and landmarks equal those of OpenCV's `FaceDetectorYN`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from embedder.detection.search import Detections
+from embedder.sessions import Network
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+Found = tuple[Array, Array, Array]  # boxes [n, 4], scores [n], landmarks [n, 5, 2]
+
+STRIDES = (8, 16, 32)
+_OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
+_MIN_SCORE = 0.6
+_MIN_SCORE_OF_WHOLE = 0.2  # of an image that is known to be a face
+# On an upside-down face the landmarks are those of an upright one, with a lower score, which depends on the
+# size of the face: pixels of the box's mean side, and the score from which a face is certainly upright
+# (docs/results/embedding-experiments.md).
+_SIZES, _SURE = (40, 80, 160), (0.84, 0.89, 0.92)
+_SAME_FACE = 0.4  # intersection over the smaller area
+_MOST_CANDIDATES = 5000  # as in OpenCV
+
+# Long sides in pixels at which an image is searched. A face that fills the image is found at the smallest,
+# small faces of a large image at the largest. Enlarging an image further finds textures, not faces.
+_LONG_SIDES = (160, 320, 640)
+_LARGE_IMAGES = {960: 960, 1600: 1920}  # images longer than this are searched at this size too
+_MOST_ENLARGED = 1.6
+
+
+class YuNet:
+    """Run the network on one image of any size."""
+
+    def __init__(self, model: Path | bytes, threads: int) -> None:
+        self._network = Network(model, threads, _OUTPUTS)
+
+    def __call__(self, image: Image, min_score: float) -> Found:
+        """Return the faces of an RGB image with at least this score; a face may be found by several cells."""
+        height, width = image.shape[:2]
+        # The image is in the upper left corner of a multiple of the widest stride, as in OpenCV.
+        canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.uint8)
+        canvas[:height, :width] = image[..., ::-1]
+        outputs = self._network(np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]))
+        levels = len(STRIDES)
+        return _joined(
+            [
+                _decoded([output[0] for output in outputs[level::levels]], stride, canvas.shape[1], min_score)
+                for level, stride in enumerate(STRIDES)
+            ]
+        )
+
+
+def _decoded(outputs: list[Array], stride: int, width: int, min_score: float) -> Found:
+    """Decode one grid: class and object scores [cells, 1], boxes [cells, 4] and key points [cells, 10]."""
+    cls, obj, bbox, kps = outputs
+    scores = np.sqrt(np.clip(cls, 0, 1) * np.clip(obj, 0, 1))[:, 0]
+    cells = np.flatnonzero(scores >= min_score)
+    columns = width // stride
+    origin = np.stack([cells % columns, cells // columns], axis=1).astype(np.float32)
+    centre = (origin + bbox[cells, :2]) * stride
+    half = np.exp(bbox[cells, 2:]) * (stride / 2)
+    landmarks = (origin[:, None] + kps[cells].reshape(-1, 5, 2)) * stride
+    return np.concatenate([centre - half, centre + half], axis=1), scores[cells], landmarks
+
+
+def _joined(found: list[Found]) -> Found:
+    boxes, scores, landmarks = (np.concatenate(column) for column in zip(*found, strict=True))
+    return boxes, scores, landmarks
+
+
+class YuNetDetector:
+    """Find faces with YuNet at several sizes of the image, each face once."""
+
+    def __init__(self, model: Path | bytes, threads: int) -> None:
+        self._yunet = YuNet(model, threads)
+
+    def detect(self, image: Image) -> Detections:
+        """Return the faces of an RGB image [height, width, 3], best first."""
+        long_side = max(image.shape[:2])
+        boxes, scores, landmarks = _joined([self._at(image, side / long_side) for side in _sides(long_side)])
+        kept = suppressed(boxes, scores)
+        found = Detections(boxes[kept], scores[kept], landmarks[kept])
+        return replace(found, sure=found.score >= np.interp(_mean_sides(found.bbox), _SIZES, _SURE))
+
+    def place(self, image: Image) -> Array | None:
+        """Return the landmarks [5, 2] of an image that is one upright face; None without a sign of it."""
+        _, scores, landmarks = self._at(image, _LONG_SIDES[0] / max(image.shape[:2]), _MIN_SCORE_OF_WHOLE)
+        return np.asarray(landmarks[scores.argmax()], np.float32) if len(scores) else None
+
+    def _at(self, image: Image, scale: float, min_score: float = _MIN_SCORE) -> Found:
+        height, width = image.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        resized = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+        boxes, scores, landmarks = self._yunet(resized, min_score)
+        back = np.array([width / size[0], height / size[1]], np.float32)
+        return boxes * np.tile(back, 2), scores, landmarks * back
+
+
+def _sides(long_side: int) -> list[int]:
+    """Return the long sides in pixels at which an image is searched."""
+    sides = [side for side in _LONG_SIDES if side <= _MOST_ENLARGED * long_side] or [_LONG_SIDES[0]]
+    return sides + [side for beyond, side in _LARGE_IMAGES.items() if long_side > beyond]
+
+
+def _mean_sides(boxes: Array) -> Array:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).mean(axis=1))
+
+
+def suppressed(boxes: Array, scores: Array) -> npt.NDArray[np.intp]:
+    """Return the positions of the best of overlapping boxes (greedy non-maximum suppression), best first.
+
+    The overlap is relative to the smaller of two boxes, because a part of a face may be found as a face.
+    """
+    order = np.argsort(-scores, kind="stable")[:_MOST_CANDIDATES]
+    kept: list[int] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        order = order[overlap(boxes[best], boxes[order]) < _SAME_FACE]
+    return np.array(kept, dtype=np.intp)
+
+
+def overlap(box: Array, boxes: Array) -> Array:
+    """Return the intersection of one box [4] with boxes [n, 4], over the smaller area of the two.
+
+    The smaller area replaces the union because a search that shows half a face yields a smaller box in it.
+    """
+    size = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = np.clip(size, 0, None).prod(axis=1)
+    area = np.clip(box[2:] - box[:2], 0, None).prod()
+    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    return np.asarray(shared / np.maximum(np.minimum(area, areas), 1e-9))

