@@ -1,6 +1,8 @@
 # The front door. Nothing beyond Python 3.11, make and the package registries' clients is needed.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+# Empty, whatever the shell has: every program and test process would compile each module again at its start.
+export PYTHONDONTWRITEBYTECODE :=
 PACKAGES := shared/agegender shared/agegender_service shared/agegender_client services/insightface/embedder services/embedder-proxy/embedder_proxy \
             services/trainer/trainer services/predictor/predictor tools benchmarks tests
 
