@@ -1,5 +1,6 @@
 """Share one machine between tests: grouping, threads, the list of skipped tests, and recorded durations."""
 
+import gc
 import json
 import os
 from collections import defaultdict
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("EMBEDDER_THREADS", "1")
+gc.disable()  # until all tests are collected: imports make hardly any garbage, and searching it takes a fifth
 os.environ.pop("COLUMNS", None)  # xdist's, or a terminal's: tables would be cut to that width
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would take another process's core
 
@@ -30,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid}: only tests in tests/stack may be marked `alone`.")
         shared = SHARED_SYSTEMS.intersection(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group(min(shared, default=item.nodeid.partition("::")[0])))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, without looking through modules and tests each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,9 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 from tools.stack import ROOT
 
 FOLDER = ROOT / ".run" / "sbom"
@@ -66,6 +63,10 @@ def image_bom(image: str) -> dict[str, Any]:
 
 def write_bom(bom: dict[str, Any], path: Path) -> None:
     """Validate and write a bill of materials. Raises `SbomError` if it is invalid."""
+    # Compiles dozens of grammars at its import, which takes seconds.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = json.dumps(bom, indent=2)
     if (error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
         raise SbomError(f"{path.name} is not valid CycloneDX 1.6: {error}")
