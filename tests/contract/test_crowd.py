@@ -49,7 +49,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         embedder = life.enter_context(
             serving(
                 create_embedder(
-                    EmbedderSettings(data_dir=root, human_dir=human_pack_dir(), threads=2, timeout=PATIENCE)
+                    EmbedderSettings(data_dir=root, human_dir=human_pack_dir(), threads=1, timeout=PATIENCE)
                 )
             )
         )

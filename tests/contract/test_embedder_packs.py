@@ -1,5 +1,7 @@
 """Each pack, with its real weights, on a real photograph: six adults."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,9 @@ from trainer.extraction.embed import same_face_mirrored
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
 from tools.stack import PHOTOGRAPH
 
+THREADS = 1  # a second one would take as much of a core to wait for the first as to compute
+Found = tuple[Detections, list[Face]]
+
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
@@ -26,13 +31,29 @@ def photograph() -> np.ndarray:
 @pytest.fixture(scope="module", params=["human-2", "human-3", "buffalo_sc", "human+buffalo_sc"])
 def pack(request: pytest.FixtureRequest) -> Pack:
     folder = None if request.param in HUMAN_PACKS else buffalo_sc_dir()
-    return load_pack(request.param, Path("unused"), folder, human_pack_dir(), 2)
+    return load_pack(request.param, Path("unused"), folder, human_pack_dir(), THREADS)
 
 
 @pytest.fixture(scope="module")
 def upright(pack: Pack, photograph: np.ndarray) -> list[Face]:
     """Return the faces of the photograph as it is."""
     return pack.faces([photograph])[0]
+
+
+@pytest.fixture(scope="module")
+def turned(pack: Pack, photograph: np.ndarray) -> Callable[[int], Found]:
+    """Return what is found in the photograph after a turn counter-clockwise by so many degrees."""
+
+    @cache
+    def found(rotation: int) -> Found:
+        return searched(pack, np.ascontiguousarray(np.rot90(photograph, rotation // 90)))
+
+    return found
+
+
+def searched(pack: Pack, image: np.ndarray) -> Found:
+    detections = pack.detect([image])
+    return detections[0], pack.embed([image], detections)[0]
 
 
 def centres(faces: list[Face]) -> np.ndarray:
@@ -81,13 +102,11 @@ def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray, uprig
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_scene_on_its_side_is_answered_as_if_it_were_upright(
-    pack: Pack, photograph: np.ndarray, upright: list[Face], rotation: int
+    turned: Callable[[int], Found], photograph: np.ndarray, upright: list[Face], rotation: int
 ) -> None:
     back = 360 - rotation
-    given = np.ascontiguousarray(np.rot90(photograph, -(back // 90)))
-    found = pack.detect([given])
-    faces = pack.embed([given], found)[0]
-    assert (found[0].rotation, found[0].border, len(faces)) == (rotation, False, 6)
+    found, faces = turned(rotation)
+    assert (found.rotation, found.border, len(faces)) == (rotation, False, 6)
     height, width = photograph.shape[:2]
     for face in faces:
         same = max(upright, key=lambda other: cosine(face, other))
@@ -98,16 +117,14 @@ def test_scene_on_its_side_is_answered_as_if_it_were_upright(
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_extraction_finds_each_face_of_a_turned_image_in_its_mirror_image(
-    pack: Pack, photograph: np.ndarray, rotation: int
+    pack: Pack, turned: Callable[[int], Found], photograph: np.ndarray, rotation: int
 ) -> None:
-    given = np.ascontiguousarray(np.rot90(photograph, rotation // 90))
-    mirrored = np.ascontiguousarray(given[:, ::-1])
+    given = np.rot90(photograph, rotation // 90)
+    height, width = given.shape[:2]
     found, turns = [], []
-    for image in (given, mirrored):
-        detections = pack.detect([image])
-        turns.append(detections[0].rotation)
-        faces = pack.embed([image], detections)[0]
-        found.append(ImageFaces(width=image.shape[1], height=image.shape[0], rotation=turns[-1], faces=faces))
+    for detections, faces in (turned(rotation), searched(pack, np.ascontiguousarray(given[:, ::-1]))):
+        turns.append(detections.rotation)
+        found.append(ImageFaces(width=width, height=height, rotation=detections.rotation, faces=faces))
     assert turns == [rotation, (360 - rotation) % 360]
     matches = [same_face_mirrored(face, found[1]) for face in found[0].faces]
     assert len(matches) == 6 and None not in matches
@@ -169,12 +186,12 @@ def test_picture_without_a_face_gives_none(pack: Pack, shape: tuple[int, int]) -
 
 
 def test_crop_that_is_taken_whole_has_nearly_the_embedding_of_its_face(
-    pack: Pack, photograph: np.ndarray
+    pack: Pack, photograph: np.ndarray, upright: list[Face]
 ) -> None:
     """By the mesh (human) or typical landmarks, and by those of a face that is found."""
     none = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
     cosines = []
-    for face in pack.faces([photograph])[0]:
+    for face in upright:
         x1, y1, x2, y2 = (round(value) for value in face.bbox)
         crop = np.ascontiguousarray(photograph[y1:y2, x1:x2])
         for found in (none, pack.detect([crop])[0]):
@@ -186,12 +203,12 @@ def test_crop_that_is_taken_whole_has_nearly_the_embedding_of_its_face(
 
 
 def test_largest_face_of_an_image_that_is_taken_whole_keeps_its_embedding(
-    pack: Pack, photograph: np.ndarray
+    pack: Pack, turned: Callable[[int], Found], photograph: np.ndarray
 ) -> None:
-    turned = np.ascontiguousarray(np.rot90(photograph))
-    found = pack.detect([turned])[0]
-    whole = pack.whole(turned, found)
-    (taken,), (largest, *others) = pack.embed([turned, turned], [whole, found])
+    image = np.ascontiguousarray(np.rot90(photograph))
+    found, _ = turned(90)
+    whole = pack.whole(image, found)
+    (taken,), (largest, *others) = pack.embed([image, image], [whole, found])
     assert taken.embedding == largest.embedding and taken.landmarks == largest.landmarks
     assert (whole.rotation, whole.found, taken.det_score) == (90, 6, largest.det_score)
     assert len(others) == 5
@@ -208,7 +225,7 @@ def test_any_image_can_be_taken_whole(pack: Pack, shape: tuple[int, int]) -> Non
 def test_face_cut_off_by_the_image_is_named_and_its_interval_widened() -> None:
     """Only the part of the astronaut above the mouth remains; its quality was 1, without a reason."""
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
-    pack = load_pack("human", Path("unused"), human_pack_dir(), None, 2)
+    pack = load_pack("human", Path("unused"), human_pack_dir(), None, THREADS)
     whole = np.asarray(data.astronaut(), np.uint8)
     qualities = {}
     for height in (512, 138):
