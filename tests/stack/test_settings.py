@@ -25,7 +25,7 @@ START_SECONDS = (
 def test_all_services_start_with_origins_and_hosts_and_heed_them(tmp_path: Path) -> None:
     origins, hosts = "http://x.example,https://y.example", "faces.example.org,z.example.org"
     with running_stack(
-        tmp_path, EMBEDDER_HUMAN_DIR=str(human_pack_dir()), CORS_ORIGINS=origins, ALLOWED_HOSTS=hosts
+        tmp_path, 0, EMBEDDER_HUMAN_DIR=str(human_pack_dir()), CORS_ORIGINS=origins, ALLOWED_HOSTS=hosts
     ) as stack:
         for name in SERVICES:
             url = f"{stack.url(name)}/info"
@@ -40,7 +40,8 @@ def test_all_services_start_with_origins_and_hosts_and_heed_them(tmp_path: Path)
 
 
 def started(root: Path, **environment: str) -> Stack:
-    return Stack(root / "data", root / "run", free_ports(), 1, environment)
+    """Return a system without a worker, whose imports take as long as all services together."""
+    return Stack(root / "data", root / "run", free_ports(), 0, environment)
 
 
 @pytest.mark.parametrize(
