@@ -25,6 +25,8 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
+    LabelExport,
+    Labels,
     Pruning,
     Search,
 )
@@ -166,6 +168,25 @@ class AsyncClient:
     async def import_original(self, name: str, **options: Any) -> Extraction:
         """Import embeddings of the original project (`POST /datasets/{name}/import`)."""
         return await self._send(calls.import_original(name, options))
+
+    async def labels(self, name: str, **options: Any) -> Labels:
+        """Return how the labels in a folder are read, without writing.
+
+        options : those of `GET /datasets/{name}/labels`, such as ``age_column="years"`` and
+            ``map={"0": "female", "1": "male"}``. What they do not state is guessed.
+        """
+        return await self._send(calls.labels(name, options))
+
+    async def write_labels(self, name: str, **options: Any) -> Labels:
+        """Write labels.csv from the labels in a folder. Takes the options of `labels`."""
+        return await self._send(calls.write_labels(name, options))
+
+    async def export_labels(self, name: str, replace: bool = False) -> LabelExport:
+        """Write metadata.csv, so that `datasets` of Hugging Face reads the folder as an image folder.
+
+        replace : replace a metadata.csv that is no export.
+        """
+        return await self._send(calls.export_labels(name, replace))
 
     async def regroup(self, name: str, **options: Any) -> Extraction:
         """Recompute subjects and folds. `options` are the body of `POST /datasets/{name}/regroup`."""

@@ -28,6 +28,8 @@ from agegender_client.responses import (
     Experiment,
     Extraction,
     HeadComparison,
+    LabelExport,
+    Labels,
     Pruning,
     Search,
     is_evaluation,
@@ -135,6 +137,23 @@ def delete_extraction(name: str) -> Call[list[Extraction]]:
 
 def import_original(name: str, options: Mapping[str, Any]) -> Call[Extraction]:
     return Call("trainer", "POST", dataset_path(name, "/import"), _as(Extraction), json=dict(options))
+
+
+def labels(name: str, options: Mapping[str, Any]) -> Call[Labels]:
+    """Return the call that proposes how labels are read. `map` is a dict, or text such as ``0=female``."""
+    genders = options.get("map")
+    if isinstance(genders, Mapping):
+        options = {**options, "map": ",".join(f"{text}={gender}" for text, gender in genders.items())}
+    return Call("trainer", "GET", dataset_path(name, "/labels"), _as(Labels), params=options)
+
+
+def write_labels(name: str, options: Mapping[str, Any]) -> Call[Labels]:
+    return Call("trainer", "POST", dataset_path(name, "/labels"), _as(Labels), json=dict(options))
+
+
+def export_labels(name: str, replace: bool) -> Call[LabelExport]:
+    path, params = dataset_path(name, "/labels/export"), {"replace": replace or None}
+    return Call("trainer", "POST", path, _as(LabelExport), params=params)
 
 
 def regroup(name: str, options: Mapping[str, Any]) -> Call[Extraction]:

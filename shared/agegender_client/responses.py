@@ -69,6 +69,7 @@ class Extraction(_OfImageSet):
     state: str
     images: int = 0
     summary: str = ""
+    removed_file: str | None = None
     progress: Progress = Progress()
     problem: dict[str, Any] | None = None
 
@@ -91,6 +92,56 @@ class Dataset(_Response):
     importable: list[str] = Field(default_factory=list)
     extracted: list[ExtractedSet] = Field(default_factory=list)
     extractions: list[Extraction] = Field(default_factory=list)
+
+
+class Column(_Response):
+    """A column of a table with labels, and examples of its values."""
+
+    name: str
+    values: list[str] = []
+
+
+class ExampleRow(_Response):
+    """A row of labels: its cells in the table, and what they are read as."""
+
+    file: str
+    cells: dict[str, str] = {}
+    age: str = ""
+    gender: str = ""
+    subject: str = ""
+    problem: str | None = None
+
+
+class Labels(_Response):
+    """A reading of a folder's labels, with counts. `written` is the file that was written from them."""
+
+    dataset: str
+    format: str
+    source: list[str] = []
+    columns: list[Column] = []
+    file_column: str | None = None
+    age_column: str | None = None
+    gender_column: str | None = None
+    genders: dict[str, str | None] = {}
+    examples: list[ExampleRow] = []
+    rows: int
+    usable: int
+    removed: dict[str, int] = {}
+    images_without_row: int = 0
+    summary: str
+    problems: list[str] = []
+    ready: bool = False
+    written: str | None = None
+    removed_file: str | None = None
+
+
+class LabelExport(_Response):
+    """A data set that was described as an image folder of Hugging Face, in the file `written`."""
+
+    dataset: str
+    written: str
+    rows: int
+    summary: str = ""
 
 
 class DuplicateGroup(_Response):

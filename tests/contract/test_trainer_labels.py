@@ -63,3 +63,17 @@ def test_what_cannot_be_read_is_answered_with_what_was_found(tmp_path: Path, tra
     assert (
         trainer.get("/datasets/My faces/labels", params={"map": "0=x"}).json()["errors"][0]["field"] == "map"
     )
+
+
+def test_labels_are_exported_for_hugging_face(tmp_path: Path, trainer: httpx.Client) -> None:
+    folder = tmp_path / "My faces"
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    (folder / "labels.csv").write_text("file,age,gender\na.jpg,25,f\n")
+    (folder / "metadata.csv").write_text("file_name,text\na.jpg,a face\n")
+    refused = trainer.post("/datasets/My faces/labels/export")
+    assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (409, "file-exists")
+    exported = trainer.post("/datasets/My faces/labels/export", params={"replace": True}).json()
+    assert (exported["written"], exported["rows"]) == ("metadata.csv", 1)
+    assert (folder / "metadata.csv").read_text().splitlines()[1] == "a.jpg,25,female,,"
+    read_back = trainer.get("/datasets/My faces/labels", params={"hugging_face": True}).json()
+    assert (read_back["source"], read_back["usable"]) == (["metadata.csv"], 1)

@@ -26,6 +26,7 @@ from trainer.extraction.extraction import (
     Extraction,
     ExtractionRequest,
     extraction_names,
+    extraction_status,
     load_extraction,
     save_extraction,
     shard_dir,
@@ -187,6 +188,9 @@ def test_images_that_are_all_absent_are_no_lack_of_faces(tmp_path: Path) -> None
     listed = load_extraction(tmp_path, name)
     assert listed.removed == {"image-missing": 2, "age-out-of-range": 1}
     assert listed.summary in caught.value.detail
+    status = extraction_status(tmp_path, listed)
+    assert status.removed_file is not None
+    assert tmp_path / status.removed_file == notes
 
 
 def test_faces_that_cannot_be_divided_into_folds_end_with_the_counts_too(tmp_path: Path) -> None:

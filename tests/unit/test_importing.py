@@ -7,8 +7,8 @@ import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
 from PIL import Image
-from trainer.datasets.formats import format_of, require_format, tables
-from trainer.datasets.importing import ORIGINAL, REMOVED, SOURCE, propose, write_labels
+from trainer.datasets.formats import format_of, names, require_format, tables
+from trainer.datasets.importing import ORIGINAL, REMOVED, SOURCE, export_metadata, propose, write_labels
 from trainer.datasets.labels import LabelledImage, Removed, checked_rows
 from trainer.datasets.proposals import LabelChoice, LabelProposal, LabelQuery
 
@@ -207,3 +207,52 @@ def test_removed_rows_keep_their_reason(tmp_path: Path) -> None:
         "age-out-of-range",
     ]
     assert propose(tmp_path).removed == {"age-out-of-range": 1, "repeated-row": 1}
+
+
+def test_a_proposal_after_an_import_is_what_was_confirmed(tmp_path: Path) -> None:
+    table(images(tmp_path, "a.jpg"), "file,age,gender\na.jpg,25,0\n")
+    write_labels(tmp_path, LabelChoice(map={"0": "female"}))
+    again = propose(tmp_path)
+    assert (again.map, again.usable, again.source) == ({"0": "female"}, 1, [ORIGINAL])
+    (tmp_path / SOURCE).write_text("[]")
+    assert (propose(tmp_path).map, propose(tmp_path).usable) == ({}, 1)
+
+
+def test_labels_are_exported_as_an_image_folder_and_read_back(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg", "sub/b.jpg", "c.jpg")
+    rows = "a.jpg,25,f,ann,\nb.jpg,30-39,,,\nc.jpg,,m,bob,\nd.jpg,3,m,,\n"
+    table(tmp_path, "file,age,gender,subject,fold\n" + rows.replace("b.jpg", "sub/b.jpg"))
+    exported = export_metadata(tmp_path)
+    assert (exported.rows, exported.summary) == (3, "3 of 4 rows (1 image-missing, e.g. d.jpg)")
+    assert (tmp_path / "metadata.csv").read_text() == (
+        "file_name,age,gender,subject,fold\na.jpg,25,female,ann,\nsub/b.jpg,30-39,,,\nc.jpg,,male,bob,\n"
+    )
+    before = [row for row in extracted(tmp_path) if row.file != "d.jpg"]
+    (tmp_path / "labels.csv").rename(tmp_path / "mine.txt")
+    proposal = propose(tmp_path, LabelChoice(hugging_face=True))
+    assert (proposal.source, proposal.usable, proposal.images_without_row) == (["metadata.csv"], 3, 0)
+    write_labels(tmp_path, LabelChoice(hugging_face=True))
+    assert repr(extracted(tmp_path)) == repr(before)
+
+
+def test_an_export_does_not_become_the_labels_and_replaces_no_other_table(tmp_path: Path) -> None:
+    images(tmp_path, "25_1_0_20170116184020466.jpg", "30_0_0_20170116184020466.jpg")
+    assert format_of(tmp_path) is names.UTKFACE
+    export_metadata(tmp_path)
+    export_metadata(tmp_path)
+    assert format_of(tmp_path) is names.UTKFACE
+    other = table(images(tmp_path / "other", "a.jpg"), "file_name,age\na.jpg,25\n", "metadata.csv")
+    with pytest.raises(Problem, match="Rename it, or send replace=true") as caught:
+        export_metadata(other)
+    assert caught.value.slug == "file-exists"
+    assert (other / "metadata.csv").read_text() == "file_name,age\na.jpg,25\n"
+
+
+def test_a_folder_that_is_not_of_hugging_face_is_named_as_such(tmp_path: Path) -> None:
+    table(images(tmp_path, "a.jpg"), "file,age\na.jpg,25\n", "faces.csv")
+    with pytest.raises(Problem, match=r"is no data set of Hugging Face.*'faces\.csv' with the columns"):
+        propose(tmp_path, LabelChoice(hugging_face=True))
+    (tmp_path / "a.jpg").unlink()
+    images(tmp_path, "train/female/b.jpg", "train/male/c.jpg")
+    proposal = propose(tmp_path, LabelChoice(hugging_face=True))
+    assert (proposal.format, proposal.with_gender) == ("class-folders", 2)

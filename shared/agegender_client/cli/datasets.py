@@ -1,10 +1,11 @@
-"""`agegender datasets`, `extract`, `regroup` and `duplicates`."""
+"""`agegender datasets`, `import`, `export-labels`, `extract`, `regroup` and `duplicates`."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from agegender.errors import Problem
 from agegender.files import write_bytes
 from rich.markup import escape
 from rich.table import Table
@@ -22,7 +23,9 @@ from agegender_client.cli import (
     progress_bars,
     table,
 )
-from agegender_client.responses import Dataset, Extraction
+from agegender_client.responses import Dataset, Extraction, Labels
+
+_HUGGING_FACE = "hf:"
 
 NearDuplicates = Annotated[
     str | None,
@@ -39,7 +42,8 @@ def add_commands(app: typer.Typer) -> None:
     app.command("datasets")(list_datasets)
     for command in (extract, regroup, duplicates, cancel_extraction, delete_extraction):
         app.command()(command)
-    app.command("import")(import_original)
+    app.command("import")(import_labels)
+    app.command("export-labels")(export_labels)
 
 
 def list_datasets(
@@ -54,7 +58,7 @@ def list_datasets(
         return
     if not found:
         errors.print(
-            "There are no data sets yet. Put a folder with images and labels.csv into the data folder."
+            "There are no data sets. Put a folder with images into the data folder: agegender import FOLDER"
         )
     shown = table("data set", "format", "space", "image set", "faces", "of")
     for dataset in found:
@@ -95,7 +99,8 @@ def _add_rows(shown: Table, dataset: Dataset) -> None:
 def _why_failed(extraction: Extraction) -> str:
     """Return why an extraction failed, with the counts of removed faces."""
     detail = str((extraction.problem or {}).get("detail", ""))
-    return detail if extraction.summary in detail else f"{detail} {extraction.summary}.".strip()
+    listed = f" List: {extraction.removed_file}" if extraction.removed_file else ""
+    return (detail if extraction.summary in detail else f"{detail} {extraction.summary}.".strip()) + listed
 
 
 def extract(
@@ -148,8 +153,9 @@ def extract(
             return
         extraction = _finished(client, extraction, as_json=as_json)
     if not as_json:
+        counts = ": ".join(filter(None, (extraction.summary, extraction.removed_file)))
         console.print(
-            f"Extracted {name}/{extraction.image_set} in {extraction.space}: {extraction.summary}. "
+            f"Extracted {name}/{extraction.image_set} in {extraction.space}: {counts}. "
             f"Next: agegender train {shlex.quote(name)}",
             markup=False,
             soft_wrap=True,
@@ -228,19 +234,105 @@ def duplicates(
     console.print(f"{len(found):,} groups of {sum(len(group.files) for group in found):,} faces.")
 
 
-def import_original(
-    name: Annotated[str, typer.Argument(help="Name of the data set: its folder in the data folder.")],
+def import_labels(
+    name: Annotated[
+        str, typer.Argument(help="Folder in the data folder; hf:FOLDER for a data set of Hugging Face.")
+    ],
+    file_column: Annotated[str | None, typer.Option(help="Column with the image's name.")] = None,
+    age_column: Annotated[str | None, typer.Option(help="Column with the age; '' for none.")] = None,
+    gender_column: Annotated[str | None, typer.Option(help="Column with the gender; '' for none.")] = None,
+    genders: Annotated[
+        str | None, typer.Option("--map", metavar="0=female,1=male", help="Meaning of gender words.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write labels.csv without asking.")] = False,
     image_set: ImageSetOption = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing extraction.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace imported embeddings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import the embeddings that the original project extracted (data-aligned.npy or data.npy)."""
-    options = {"image_set": image_set, "replace": replace or None}
+    """Show how the labels in a folder are read, and write them as labels.csv.
+
+    Embeddings of the original project (data-aligned.npy or data.npy) are imported as they are.
+    """
+    is_hugging_face, name = name.startswith(_HUGGING_FACE), name.removeprefix(_HUGGING_FACE)
+    columns = {"file_column": file_column, "age_column": age_column, "gender_column": gender_column}
+    given = {**columns, "map": genders, "hugging_face": is_hugging_face or None}
+    options = {key: value for key, value in given.items() if value is not None}
     with Client() as client:
-        started = client.import_original(
-            name, **{key: value for key, value in options.items() if value is not None}
-        )
-        extraction = _finished(client, started, as_json=as_json)
+        if not options and (image_set is not None or replace or _is_original(client, name)):
+            _import_original(client, name, image_set, replace, as_json=as_json)
+            return
+        labels = client.labels(name, **options)
+        if not as_json:
+            _show_labels(labels)
+        if not labels.usable:
+            if as_json:
+                print_json(labels)
+            errors.print(f"Nothing was written: {labels.summary}.", markup=False)
+            raise typer.Exit(1)
+        if not (yes or as_json or typer.confirm(f"Write labels.csv with {plural(labels.usable, 'row')}?")):
+            raise typer.Exit(1)
+        labels = client.write_labels(name, **options)
+    if as_json:
+        print_json(labels)
+        return
+    omitted = f": {name}/{labels.removed_file}" if labels.removed_file else ""
+    next_step = f"Next: agegender extract {shlex.quote(name)}"
+    text = f"Wrote {name}/{labels.written}: {labels.summary}{omitted}. {next_step}"
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _is_original(client: Client, name: str) -> bool:
+    """Return whether a folder has embeddings of the original project."""
+    try:
+        return bool(client.dataset(name).importable)
+    except Problem as problem:
+        if problem.slug != "not-found":
+            raise
+        return False  # no data set yet; its labels may become one
+
+
+def _show_labels(labels: Labels) -> None:
+    """Print where labels were found, five rows with what they are read as, and what to check."""
+    lines = [f"{labels.dataset}: labels of the format {labels.format} {', '.join(labels.source)}".rstrip()]
+    if labels.source:
+        columns = {"file": labels.file_column, "age": labels.age_column, "gender": labels.gender_column}
+        lines += ["columns: " + ", ".join(f"{role} = {column or 'none'}" for role, column in columns.items())]
+    if labels.genders:
+        meanings = [f"{text or 'empty'} = {gender or '?'}" for text, gender in labels.genders.items()]
+        lines += [f"genders: {', '.join(meanings)}"]
+    console.print("\n".join(lines), markup=False)
+    shown = table("file", "age in the table", "gender in the table", "age", "gender", "problem")
+    for row in labels.examples:
+        cells = [row.cells.get(name or "", "") for name in (labels.age_column, labels.gender_column)]
+        values = [row.file, *cells, row.age or "unknown", row.gender or "unknown", row.problem or ""]
+        shown.add_row(*map(escape, values))
+    console.print(shown)
+    console.print(labels.summary, markup=False)
+    for problem in labels.problems:
+        errors.print(f"- {problem}", markup=False)
+
+
+def export_labels(
+    name: Annotated[str, typer.Argument(help="Name of the data set: its folder in the data folder.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another metadata.csv.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write metadata.csv into a data set, so that Hugging Face's `datasets` reads it as an imagefolder."""
+    with Client() as client:
+        exported = client.export_labels(name, replace)
+    if as_json:
+        print_json(exported)
+    else:
+        console.print(f"Wrote {name}/{exported.written}: {exported.summary}.", markup=False, soft_wrap=True)
+
+
+def _import_original(
+    client: Client, name: str, image_set: str | None, replace: bool, *, as_json: bool
+) -> None:
+    """Import the embeddings that the original project extracted."""
+    options = {"image_set": image_set, "replace": replace or None}
+    started = client.import_original(name, **{key: value for key, value in options.items() if value})
+    extraction = _finished(client, started, as_json=as_json)
     if not as_json:
         console.print(f"Imported {name}/{extraction.image_set} in {extraction.space}.", markup=False)
 

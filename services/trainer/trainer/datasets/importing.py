@@ -1,4 +1,7 @@
-"""Import labels: find them in a folder, propose how to read them, and write `labels.csv` from them."""
+"""Import labels: find them in a folder, propose how to read them, and write `labels.csv` from them.
+
+They are exported as the `metadata.csv` of Hugging Face's image folders.
+"""
 
 import csv
 import os
@@ -10,13 +13,24 @@ from typing import IO
 from agegender.errors import Problem
 from agegender.files import atomic_file, read_json, write_json
 
-from trainer.datasets.formats import TABLE_FORMATS, format_of, tables, unknown_folder
-from trainer.datasets.formats.table_files import SURPLUS, columns, rows
-from trainer.datasets.labels import NO_FOLD, Removed, is_safe_name
+from trainer.datasets.formats import TABLE_FORMATS, format_of, require_format, tables, unknown_folder
+from trainer.datasets.formats.names import CLASS_FOLDERS
+from trainer.datasets.formats.table_files import (
+    EXPORTED,
+    LABELS,
+    METADATA,
+    SURPLUS,
+    columns,
+    hugging_face_tables,
+    rows,
+    tables_in,
+)
+from trainer.datasets.labels import NO_FOLD, LabelledImage, Removed, is_safe_name
 from trainer.datasets.proposals import (
     Images,
     Inspection,
     LabelChoice,
+    LabelExport,
     LabelProposal,
     Source,
     age_text,
@@ -26,7 +40,7 @@ from trainer.datasets.proposals import (
 SOURCE = "labels.source.json"  # what labels.csv was written from
 ORIGINAL = "labels.original.csv"  # the labels.csv that a person wrote
 REMOVED = "labels.removed.csv"
-_OURS = frozenset({tables.LABELS, ORIGINAL, REMOVED})
+_OURS = frozenset({LABELS, METADATA, ORIGINAL, REMOVED})
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
@@ -41,7 +55,7 @@ def propose(folder: Path, choice: LabelChoice | None = None) -> LabelProposal:
     Raises ``unknown-dataset`` 422 if nothing is found that can be labels, and ``bad-labels`` 422 if a table
     cannot be read or lacks a column.
     """
-    choice = choice or LabelChoice()
+    choice = _selection(folder, choice)
     images = Images.below(folder)
     source = _source(folder, choice, images)
     return Inspection(folder, source, choice, images).proposal()
@@ -54,7 +68,7 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
     their reasons in `labels.removed.csv`. Raises what `propose` does, and ``no-images`` 422 if no row can be
     used.
     """
-    choice = choice or LabelChoice()
+    choice = _selection(folder, choice)
     source = _source(folder, choice, Images.below(folder))
     tables.unpack(folder, source.files, lambda: None)
     inspection = Inspection(folder, source, choice, Images.below(folder), is_unpacked=True)
@@ -62,23 +76,15 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
     with atomic_file(labels) as kept, atomic_file(folder / REMOVED) as omitted:
         proposal = _write_rows(inspection, kept, omitted)
         if not proposal.usable:
-            detail = f"No row of the labels of {folder.name!r} can be used: {proposal.summary}."
-            raise Problem(
-                "no-images",
-                422,
-                " ".join([detail, *proposal.problems]),
-                removed=proposal.removed,
-                removed_examples=proposal.removed_examples,
-                summary=proposal.summary,
-            )
-        names = tuple(ORIGINAL if name == tables.LABELS else name for name in source.files)
+            raise _nothing_usable(folder, proposal)
+        names = tuple(ORIGINAL if name == LABELS else name for name in source.files)
         is_new = labels.is_file() and not (folder / SOURCE).is_file()
         write_json(folder / SOURCE, {"tables": names, **choice.model_dump()})
         if is_new:
             labels.replace(folder / ORIGINAL)
     if not proposal.removed:
         (folder / REMOVED).unlink(missing_ok=True)
-    written = {"ready": True, "written": tables.LABELS, "removed_file": REMOVED if proposal.removed else None}
+    written = {"ready": True, "written": LABELS, "removed_file": REMOVED if proposal.removed else None}
     return proposal.model_copy(update=written)
 
 
@@ -99,15 +105,76 @@ def _write_rows(inspection: "Inspection", kept: IO[bytes], omitted: IO[bytes]) -
     return inspection.proposal()
 
 
+def export_metadata(folder: Path, *, replace: bool = False) -> LabelExport:
+    """Write `metadata.csv`, so that `datasets` of Hugging Face reads the folder as an `imagefolder`.
+
+    The table has the columns file_name, age (years or a range), gender, subject and fold, as far as they are
+    known. Raises ``file-exists`` 409 for a `metadata.csv` that is no export, unless `replace` is true.
+    """
+    target, mark = folder / METADATA, folder / EXPORTED
+    if target.is_file() and not mark.is_file() and not replace:
+        detail = f"{folder.name}/{METADATA} exists and was not exported. Rename it, or send replace=true."
+        raise Problem("file-exists", 409, detail)
+    label_format = require_format(folder)
+    if label_format.unpack is not None:
+        label_format.unpack(folder, label_format.image_sets(folder)[0], lambda: None)
+    source = Source(label_format, label_format.image_sets(folder)[0])
+    inspection = Inspection(folder, source, LabelChoice(), Images.below(folder), is_unpacked=True)
+    with atomic_file(target) as file:
+        text = TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(("file_name", *tables.ROLES[1:]))
+        for _, row in inspection.rows():
+            if isinstance(row, LabelledImage):
+                fold = "" if row.fold == NO_FOLD else row.fold
+                lines.writerow((row.file, age_text(row), gender_text(row), row.subject, fold))
+        text.detach()
+        proposal = inspection.proposal()
+        if not proposal.usable:
+            raise _nothing_usable(folder, proposal)
+        mark.touch()
+    return LabelExport(
+        dataset=folder.name,
+        written=METADATA,
+        rows=proposal.usable,
+        removed=proposal.removed,
+        summary=proposal.summary,
+    )
+
+
+def _nothing_usable(folder: Path, proposal: LabelProposal) -> Problem:
+    return Problem(
+        "no-images",
+        422,
+        " ".join([f"No row of {folder.name!r} can be used: {proposal.summary}.", *proposal.problems]),
+        removed=proposal.removed,
+        removed_examples=proposal.removed_examples,
+        summary=proposal.summary,
+    )
+
+
+def _selection(folder: Path, choice: LabelChoice | None) -> LabelChoice:
+    """Return what a user selected, or else what labels.csv was written with."""
+    if choice is not None and choice != LabelChoice():
+        return choice
+    try:
+        stored = read_json(folder / SOURCE)
+        return LabelChoice.model_validate({name: stored[name] for name in LabelChoice.model_fields})
+    except (OSError, ValueError, KeyError, TypeError):
+        return LabelChoice()
+
+
 def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
     """Return where the labels of a folder are."""
+    if choice.hugging_face:
+        return _hugging_face_source(folder, choice, images)
     if written := _tables_written_from(folder):
         return _table_source(folder, written, choice, images)
     found = format_of(folder)
     is_table = found is None or found.name in TABLE_FORMATS
     if found is not None and not is_table and not choice.columns:
         return Source(found, found.image_sets(folder)[0])
-    if names := tables.tables_in(folder):
+    if names := tables_in(folder):
         return _table_source(folder, tuple(names), choice, images)
     problem: Problem | None = None
     for name in _other_tables(folder):
@@ -121,6 +188,19 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
     if found is not None and not choice.columns:
         return Source(found, found.image_sets(folder)[0])
     raise problem or unknown_folder(folder)
+
+
+def _hugging_face_source(folder: Path, choice: LabelChoice, images: Images) -> Source:
+    if names := hugging_face_tables(folder):
+        return _table_source(folder, tuple(names), choice, images)
+    if CLASS_FOLDERS.image_sets(folder):
+        return Source(CLASS_FOLDERS, CLASS_FOLDERS.image_sets(folder)[0])
+    problem = unknown_folder(folder)
+    detail = (
+        f"{folder.name!r} is no data set of Hugging Face: expected metadata.csv, metadata.jsonl or "
+        "metadata.parquet beside the images or in each split, Parquet shards, or a folder for each class. "
+    )
+    raise Problem(problem.slug, problem.status, detail + problem.detail, **problem.extra)
 
 
 def _tables_written_from(folder: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.datasets.formats import tables
 from trainer.datasets.formats.embedded import UNPACKED
+from trainer.datasets.formats.table_files import tables_in
 from trainer.datasets.labels import (
     ADVICE,
     NO_FOLD,
@@ -35,6 +36,7 @@ GenderName = Literal["female", "male"]
 _FILE = "column with the image's name; default: guessed"
 _AGE = "column with the age; empty: none; default: guessed"
 _GENDER = "column with the gender; empty: none; default: guessed"
+_HUGGING_FACE = "read the folder as a data set of Hugging Face: metadata.*, Parquet shards or class folders"
 
 
 class LabelChoice(BaseModel):
@@ -45,6 +47,7 @@ class LabelChoice(BaseModel):
     file_column: str | None = Field(None, description=_FILE)
     age_column: str | None = Field(None, description=_AGE)
     gender_column: str | None = Field(None, description=_GENDER)
+    hugging_face: bool = Field(False, description=_HUGGING_FACE)
     map: dict[str, GenderName] = Field(
         default_factory=dict,
         description='meaning of gender words or numbers; over HTTP also as text, "0=female,1=male"',
@@ -83,6 +86,7 @@ class LabelQuery(BaseModel):
     file_column: str | None = Field(None, description=_FILE)
     age_column: str | None = Field(None, description=_AGE)
     gender_column: str | None = Field(None, description=_GENDER)
+    hugging_face: bool = Field(False, description=_HUGGING_FACE)
     map: str = Field("", description="meaning of gender words or numbers", examples=["0=female,1=male"])
 
     @property
@@ -106,6 +110,16 @@ class Column(BaseModel):
 
     name: str
     values: list[str] = Field(description="examples of its values")
+
+
+class LabelExport(BaseModel):
+    """A data set that was described as an image folder of Hugging Face."""
+
+    dataset: str
+    written: str = Field(description="the table, in the data set's folder")
+    rows: int
+    removed: dict[str, int] = Field(description="rows of the labels that cannot be used, by reason")
+    summary: str
 
 
 class ExampleRow(BaseModel):
@@ -281,7 +295,7 @@ class Inspection:
         source, found = self._source, self._source.found
         usable = self._counted["rows"] - self._removed.total()
         is_ready = source.found is None or (
-            list(source.files) == tables.tables_in(self._folder) and self._reads_alike()
+            list(source.files) == tables_in(self._folder) and self._reads_alike()
         )
         return LabelProposal(
             dataset=self._folder.name,

@@ -190,6 +190,9 @@ class ExtractionStatus(RunStatus, ExtractionDetails):
     state: State
     format: str = Field(description="label format")
     image_set: str = Field(description="folder of images")
+    removed_file: str | None = Field(
+        None, description="file with the names of what was removed, in the data folder; null if nothing was"
+    )
     progress: Progress
 
     @computed_field(description="former name of `format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
@@ -289,8 +292,19 @@ def extraction_status(data_dir: Path, extraction: Extraction) -> ExtractionStatu
     return ExtractionStatus(
         **extraction.model_dump(exclude={"format", "label_format", "cancelled"}),
         format=extraction.label_format,
+        removed_file=_removed_file(data_dir, extraction),
         progress=read_progress(data_dir, extraction),
     )
+
+
+def _removed_file(data_dir: Path, extraction: Extraction) -> str | None:
+    """Return the file that lists what an extraction that has ended removed, relative to the data folder."""
+    if extraction.state in ACTIVE or not extraction.removed:
+        return None
+    listed = data_dir / extraction.dataset / extraction.space.id / f"removed-{extraction.image_set}.jsonl"
+    paths = (listed, removed_path(work_dir(data_dir, extraction)))
+    path = next((path for path in paths if path.is_file()), None)
+    return None if path is None else path.relative_to(data_dir).as_posix()
 
 
 def read_progress(data_dir: Path, extraction: Extraction, now: float | None = None) -> Progress:

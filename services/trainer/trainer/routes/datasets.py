@@ -22,10 +22,10 @@ from trainer.datasets.catalog import (
 )
 from trainer.datasets.formats import format_name, require_format
 from trainer.datasets.grouping import require_recogniser
-from trainer.datasets.importing import propose, write_labels
+from trainer.datasets.importing import export_metadata, propose, write_labels
 from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.datasets.original import original_image_sets
-from trainer.datasets.proposals import LabelChoice, LabelProposal, LabelQuery
+from trainer.datasets.proposals import LabelChoice, LabelExport, LabelProposal, LabelQuery
 from trainer.datasets.regrouping import contact_sheet, read_groups
 from trainer.extraction.extraction import (
     Extraction,
@@ -140,6 +140,17 @@ def propose_labels(folder: Folder, choice: Annotated[LabelQuery, Query()]) -> La
 def write_dataset_labels(folder: Folder, choice: LabelChoice | None = None) -> LabelProposal:
     """Answers with what was written. A `labels.csv` of your own is kept as `labels.original.csv`."""
     return write_labels(folder, choice)
+
+
+@router.post(
+    "/{name}/labels/export", summary="Write metadata.csv, so that Hugging Face's datasets reads the folder"
+)
+def export_labels(
+    folder: Folder,
+    replace: Annotated[bool, Query(description="replace a metadata.csv that is no export")] = False,
+) -> LabelExport:
+    """Then `load_dataset("imagefolder", data_dir=…)` of Hugging Face's `datasets` reads the folder."""
+    return export_metadata(folder, replace=replace)
 
 
 @router.post(

@@ -23,6 +23,7 @@ TABLE_FORMATS = frozenset({tables.FORMAT.name, tables.TABLE.name})
 _TABLES = frozenset({".csv", ".tsv", ".txt", *table_files.JSON_LINES})
 _WORKBOOKS = frozenset({".xls", ".xlsx", ".xlsm", ".ods", ".numbers"})
 _SHOWN = 20
+_TO_IMPORT = "agegender import NAME reads a table of another name, or with other columns."
 
 
 def format_of(folder: Path) -> DatasetFormat | None:
@@ -49,6 +50,7 @@ def unknown_folder(folder: Path) -> Problem:
         f"Nothing in the folder {folder.name!r} is a data set that can be read. "
         + (f"Found: {'; '.join(found)}. " if found else "It is empty. ")
         + (f"Its folder {nested!r} is one: move it up into the data folder. " if nested else "")
+        + (f"{_TO_IMPORT} " if any(path.suffix.lower() in _TABLES for path in entries) else "")
         + f"Looked for {'; '.join(looked_for)}.",
         looked_for=looked_for,
         found=found,

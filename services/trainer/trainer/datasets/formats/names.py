@@ -25,7 +25,8 @@ from pathlib import Path
 
 from agegender.labels import MAX_AGE, Gender
 
-from trainer.datasets.formats.tables import GENDERS, SPLITS, age_interval, gender_words, is_number, plain
+from trainer.datasets.formats.table_files import SPLITS
+from trainer.datasets.formats.tables import GENDERS, age_interval, gender_words, is_number, plain
 from trainer.datasets.labels import (
     UNKNOWN_AGE,
     DatasetFormat,

@@ -1,7 +1,8 @@
-"""Read tables of any origin (CSV, TSV, JSON Lines, Parquet) row by row, with limits on sizes."""
+"""Find the tables of a data set, and read them (CSV, TSV, JSON Lines, Parquet) row by row, within limits."""
 
 import csv
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -11,8 +12,25 @@ from typing import Any, TextIO
 
 from agegender.errors import Problem
 
-from trainer.datasets.formats.embedded import MAX_ROWS, PARQUET, cell_text, parquet_columns, parquet_rows
+from trainer.datasets.formats.embedded import (
+    BOX,
+    MAX_ROWS,
+    PARQUET,
+    PIXELS,
+    cell_text,
+    parquet_columns,
+    parquet_rows,
+)
 from trainer.datasets.labels import bad_labels
+
+LABELS = "labels.csv"
+_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
+_METADATA = [f"metadata{suffix}" for suffix in _SUFFIXES]
+_TABLES = [*(f"{stem}{suffix}" for stem in ("labels", "annotations") for suffix in _SUFFIXES), *_METADATA]
+METADATA = "metadata.csv"
+EXPORTED = "metadata.csv.exported"  # its presence means that metadata.csv is an export, and not the labels
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+_IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in SPLITS]
 
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024
@@ -22,6 +40,58 @@ _SAMPLE = 100  # rows of JSON Lines whose names are the columns
 SURPLUS = ""  # key of the joined cells beyond the last column
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = "sep="  # Excel may write this line before the column names
+
+
+def tables_in(folder: Path) -> list[str]:
+    """Return the tables of a data set, relative to its folder: the first name in use, also of each split.
+
+    Without such a table, they are Parquet shards, or tables with pixels or boxes of faces.
+    """
+    ignored = {METADATA} if (folder / EXPORTED).is_file() else set()
+    for name in _TABLES:
+        if name not in ignored and (folder / name).is_file():
+            return [name]
+    if not ignored and (found := metadata_in_splits(folder)):
+        return found
+    shards = parquet_shards(folder)
+    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)][:1]
+
+
+def metadata_in_splits(folder: Path) -> list[str]:
+    """Return the tables of an `imagefolder` of Hugging Face that has one per split."""
+    for name in _METADATA:
+        found = [f"{split}/{name}" for split in _IN_SPLITS if (folder / split / name).is_file()]
+        if found:
+            return found
+    return []
+
+
+def parquet_shards(folder: Path) -> list[str]:
+    """Return the Parquet files in a folder and in those of its splits."""
+    places = [place for place in ("", "data", "default", *_IN_SPLITS) if (folder / place).is_dir()]
+    return [f"{place}/{name}".lstrip("/") for place in places for name in _names(folder / place, PARQUET)]
+
+
+def hugging_face_tables(folder: Path) -> list[str]:
+    """Return the tables of a data set of Hugging Face: `metadata` of an image folder, or Parquet shards."""
+    whole = [name for name in _METADATA if (folder / name).is_file()][:1]
+    return whole or metadata_in_splits(folder) or parquet_shards(folder)
+
+
+def _names(folder: Path, suffix: str) -> list[str]:
+    """Return the files in a folder with this ending, in their order."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(suffix)]
+    return sorted(name for name in names if name[0] != "." and (folder / name).is_file())
+
+
+def _embeds(path: Path) -> bool:
+    """Return whether a CSV table has pixels or boxes of faces."""
+    try:
+        found = set(columns(path, (PIXELS, *BOX)))
+    except Problem:
+        return False
+    return PIXELS in found or found.issuperset(BOX)
 
 
 def read_table(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -4,7 +4,6 @@ The table has the columns file, age and gender, optionally subject and fold, or 
 `metadata` is the table of Hugging Face's `imagefolder`; it may lie in the folders of the splits, too.
 """
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -28,12 +27,14 @@ from trainer.datasets.formats.embedded import (
     unpacked_name,
 )
 from trainer.datasets.formats.table_files import (
+    LABELS,
     SURPLUS,
     columns,
     missing_columns,
     nearest_column,
     require_columns,
     rows,
+    tables_in,
 )
 from trainer.datasets.labels import (
     NO_FOLD,
@@ -47,11 +48,6 @@ from trainer.datasets.labels import (
 )
 
 IMAGE_SET = "images"
-LABELS = "labels.csv"
-_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
-_TABLES = [f"{stem}{suffix}" for stem in ("labels", "annotations", "metadata") for suffix in _SUFFIXES]
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
-_IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in SPLITS]
 
 # Names of the columns, the preferred first.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -128,39 +124,6 @@ def similar_columns(found: list[str]) -> dict[str, str]:
 
 def label_file(folder: Path) -> Path:
     return folder / LABELS
-
-
-def tables_in(folder: Path) -> list[str]:
-    """Return the tables of a data set, relative to its folder: the first name in use, also of each split.
-
-    Without such a table, they are Parquet shards, or tables with pixels or boxes of faces.
-    """
-    for name in _TABLES:
-        if (folder / name).is_file():
-            return [name]
-    for name in _TABLES:
-        found = [f"{split}/{name}" for split in _IN_SPLITS if (folder / split / name).is_file()]
-        if found and name.startswith("metadata"):
-            return found
-    places = [place for place in ("", "data", "default", *_IN_SPLITS) if (folder / place).is_dir()]
-    shards = [f"{place}/{name}".lstrip("/") for place in places for name in _names(folder / place, PARQUET)]
-    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)][:1]
-
-
-def _names(folder: Path, suffix: str) -> list[str]:
-    """Return the files in a folder with this ending, in their order."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(suffix)]
-    return sorted(name for name in names if name[0] != "." and (folder / name).is_file())
-
-
-def _embeds(path: Path) -> bool:
-    """Return whether a CSV table has pixels or boxes of faces."""
-    try:
-        found = set(columns(path, LIKELY))
-    except Problem:
-        return False
-    return PIXELS in found or found.issuperset(BOX)
 
 
 def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = None) -> Iterator[LabelRow]:
