@@ -38,10 +38,10 @@ export function chooseDataset(name) {
 
 async function start(event) {
   event.preventDefault();
-  const { dataset, task, preset, seeds } = Object.fromEntries(new FormData(form));
+  const { dataset, task, preset, seeds, overlap } = Object.fromEntries(new FormData(form));
   try {
-    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset });
-    else showRun(await post("/experiments", { dataset, task, preset, seeds: Number(seeds) }), true);
+    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset, overlap });
+    else showRun(await post("/experiments", { dataset, task, preset, overlap, seeds: Number(seeds) }), true);
     report(hint, "Started.");
   } catch (error) {
     report(hint, error.message, true);

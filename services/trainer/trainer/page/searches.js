@@ -6,8 +6,8 @@ const TRIALS = 20;
 const list = document.querySelector("#searches");
 const cards = new Map(); // search id -> { card, followed }
 
-export async function startSearch({ dataset, task, preset }) {
-  show(await post("/searches", { dataset, task, preset, trials: TRIALS }), true);
+export async function startSearch({ dataset, task, preset, overlap }) {
+  show(await post("/searches", { dataset, task, preset, overlap, trials: TRIALS }), true);
 }
 
 // trained : called with the status of an experiment that was started with a search's best options.

@@ -6,7 +6,9 @@ const opened = new Map(); // name of a panel -> function that is called when it 
 export const onOpen = (name, call) => opened.set(name, call);
 
 export function openTab(name, argument = "") {
-  location.hash = argument ? `${name}/${encodeURIComponent(argument)}` : name;
+  // Not by location.hash, which would move the focus into the panel.
+  history.pushState(null, "", argument ? `#${name}/${encodeURIComponent(argument)}` : `#${name}`);
+  show();
 }
 
 export const argumentOf = (name) => {
@@ -39,6 +41,6 @@ for (const [index, tab] of tabs.entries()) {
 }
 
 export function startTabs() {
-  addEventListener("hashchange", show);
+  addEventListener("popstate", show);
   show();
 }

@@ -1,0 +1,215 @@
+"""The trainer's page by keyboard, by screen reader, on a telephone and in the dark, and what it rejects."""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+from trainer.app import create_trainer
+from trainer.settings import TrainerSettings
+
+from tests.support.chromium import chromium
+from tests.support.made_faces import made_faces
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving
+from tests.support.trained_experiments import trained_experiment, without_meaning
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+TABS = ("Data", "Runs", "Report")
+# What a person operates, or what has a meaning of its own, needs a name.
+NAMED = {"button", "checkbox", "combobox", "image", "link", "progressbar", "spinbutton", "tab", "textbox"}
+# Ratio of the luminances of each visible text and of what lies behind it (WCAG 2.2, 1.4.3).
+CONTRASTS = """() => {
+    const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => {
+        const [red, green, blue] = channels(colour).slice(0, 3).map((value) => {
+            const share = value / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const behind = (node) => {
+        for (let one = node; one; one = one.parentElement) {
+            const colour = getComputedStyle(one).backgroundColor;
+            const [, , , alpha = 1] = channels(colour);
+            if (alpha > 0.99) return colour;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const found = [];
+    for (const node of document.querySelectorAll("body *")) {
+        const text = [...node.childNodes].filter((child) => child.nodeType === 3 && child.data.trim());
+        if (!text.length || !node.checkVisibility() || node.disabled) continue;
+        const [one, other] = [luminance(getComputedStyle(node).color), luminance(behind(node))];
+        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+        found.push([text[0].data.trim().slice(0, 40), ratio]);
+    }
+    return found;
+}"""
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder with two finished experiments, a labelled data set, and another folder."""
+    folder = tmp_path_factory.mktemp("data")
+    faces = made_faces(120, folds=3)
+    trained_experiment(folder, "one", "made", faces)
+    trained_experiment(folder, "two", "noise", without_meaning(faces))
+    for name, table in (("own", "file,age,gender\na.jpg,30,f\n"), ("strange", "who,born\na,1990\n")):
+        (folder / name).mkdir()
+        (folder / name / "a.jpg").write_bytes(jpeg())
+        (folder / name / ("labels.csv" if name == "own" else "notes.csv")).write_text(table)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(data_dir: Path) -> Iterator[str]:
+    with redis_server(data_dir.parent) as redis:
+        settings = TrainerSettings(data_dir=data_dir, redis_url=redis.url)
+        with serving(create_trainer(settings)) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: "Browser", url: str) -> Iterator["Page"]:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(url)
+    page.locator("#datasets article").nth(3).wait_for()
+    page.locator("#experiments article").nth(1).wait_for(state="attached")
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def open_tab(page: "Page", name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+    if name == "Report":
+        page.locator("#report table").first.wait_for()
+
+
+def nodes(page: "Page") -> list[dict[str, Any]]:
+    """Return the nodes that assistive technology is given."""
+    session = page.context.new_cdp_session(page)
+    found: list[dict[str, Any]] = session.send("Accessibility.getFullAXTree")["nodes"]
+    return [node for node in found if not node["ignored"]]
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_control_has_a_name_for_a_screen_reader(page: "Page", tab: str) -> None:
+    open_tab(page, tab)
+    if tab == "Data":
+        own = page.locator("#datasets article", has=page.get_by_role("heading", name="own"))
+        own.get_by_role("button", name="Extract").click()
+    controls = [node for node in nodes(page) if node["role"]["value"] in NAMED]
+    assert len(controls) > 5
+    assert not [node["role"]["value"] for node in controls if not node.get("name", {}).get("value")]
+
+
+def test_tabs_are_operated_by_the_arrow_keys_and_named_in_the_address(page: "Page") -> None:
+    page.get_by_role("tab", name="Data").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.textContent") == "Runs"
+    assert page.locator("#runs").is_visible() and page.locator("#data").is_hidden()
+    page.keyboard.press("End")
+    page.locator("#report table").first.wait_for()
+    assert page.evaluate("location.hash") == "#report"
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("tab", name="Data").get_attribute("aria-selected") == "true"
+    page.go_back()
+    page.locator("#report table").first.wait_for()
+    # One stop of the Tab key for all tabs, with a visible outline.
+    assert [page.get_by_role("tab", name=name).get_attribute("tabindex") for name in TABS] == [
+        "-1",
+        "-1",
+        "0",
+    ]
+    page.get_by_role("tab", name="Report").focus()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_faces_and_labels_are_opened_by_keyboard(page: "Page") -> None:
+    own = page.locator("#datasets article", has=page.get_by_role("heading", name="own"))
+    own.get_by_role("button", name="Faces").focus()
+    page.keyboard.press("Enter")
+    own.locator(".gallery img:visible").wait_for()
+    assert own.locator(".gallery img").get_attribute("alt") == "a.jpg: 30 years, female"
+    assert own.get_by_role("button", name="Faces").get_attribute("aria-expanded") == "true"
+    own.get_by_role("button", name="Labels").focus()
+    page.keyboard.press("Space")
+    own.get_by_role("combobox", name="Age", exact=True).wait_for()
+    # A choice reads the labels again, and the focus stays where it was.
+    own.get_by_role("combobox", name="Age", exact=True).focus()
+    with page.expect_response("**/labels?*"):
+        own.get_by_role("combobox", name="Age", exact=True).select_option(label="none")
+    own.get_by_text("unknown").first.wait_for()
+    assert page.evaluate("document.activeElement.name") == "age_column"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_and_fit_on_a_telephone(page: "Page", scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    for tab in TABS:
+        open_tab(page, tab)
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0, f"{tab} is {overflow} pixels too wide"
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 5
+        assert not [(text, round(ratio, 2)) for text, ratio in contrasts if ratio < 4.5]
+
+
+def test_runs_are_compared_by_their_figures_and_options(page: "Page") -> None:
+    open_tab(page, "Runs")
+    for box in page.get_by_role("checkbox", name="Compare").all():
+        box.check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    table = page.locator("#comparison table")
+    table.wait_for()
+    rows = {row.split("\t")[0]: row.split("\t")[1:] for row in table.inner_text().splitlines()[1:]}
+    errors = [float(text.split()[0]) for text in rows["age error"]]
+    assert sorted(rows["data"]) == ["made", "noise"] and errors[0] != errors[1]
+
+
+def test_folder_that_is_no_data_set_has_the_reason(page: "Page") -> None:
+    strange = page.locator("#datasets article", has=page.get_by_role("heading", name="strange"))
+    assert "Found: the table 'notes.csv' with the columns 'who', 'born'" in strange.inner_text()
+    assert strange.get_by_role("button", name="Extract").is_hidden()
+
+
+def test_rejected_upload_states_why_and_the_next_one_succeeds(
+    page: "Page", data_dir: Path, tmp_path: Path
+) -> None:
+    bad, good = tmp_path / "bad.zip", tmp_path / "good.zip"
+    for path, names in ((bad, ("../a.jpg",)), (good, ("a.jpg", "b.jpg"))):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, jpeg())
+    page.set_input_files("#files", bad)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    message = page.locator("#upload .message.error")
+    message.wait_for()
+    assert "leads out of the data set's folder" in message.inner_text()
+    assert not (data_dir / "bad").exists()
+    page.set_input_files("#files", good)
+    page.get_by_label("Name of the data set").fill("good")
+    page.keyboard.press("Enter")
+    page.get_by_text("good: 2 images, no table.").wait_for()
+    assert {path.name for path in (data_dir / "good").iterdir()} == {"a.jpg", "b.jpg"}
