@@ -20,7 +20,7 @@ from tests.support.system import SIX_ADULTS, client_of, predict
 from tools.stack import Stack
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Dialog, Page
+    from playwright.sync_api import Dialog, Page, Request
 
 IMAGES, PER_PERSON = 300, 5
 NAME = "my faces"
@@ -64,9 +64,9 @@ def upload(human_system: Stack, tmp_path: Path) -> Path:
     path = tmp_path / f"{NAME}.zip"
     rows = []
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content, *labels in portraits(found.faces):  # type: ignore[union-attr]
+        for name, content, age, gender, person in portraits(found.faces):
             archive.writestr(f"{NAME}/{name}", content)
-            rows.append((name, *labels))
+            rows.append((name, age, gender, person))
         archive.writestr(f"{NAME}/people.csv", spreadsheet(rows))
     return path
 
@@ -94,8 +94,11 @@ def test_page_alone_leads_from_a_zip_to_served_heads_and_a_csv(
     complaints: list[str] = []
     questions: list[str] = []
 
-    def is_own(address: str) -> bool:
-        return address.startswith((url, "blob:", "data:"))
+    url = human_system.url("trainer")
+
+    def complain_about_others(request: "Request") -> None:
+        if not request.url.startswith((url, "blob:", "data:")):
+            complaints.append(request.url)
 
     def accept(dialog: "Dialog") -> None:
         questions.append(dialog.message)
@@ -103,14 +106,8 @@ def test_page_alone_leads_from_a_zip_to_served_heads_and_a_csv(
 
     page.on("dialog", accept)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith((url, "blob:", "data:")) else complaints.append(request.url)
-        ),
-    )
+    page.on("request", complain_about_others)
     page.set_default_timeout(60_000)
-    url = human_system.url("trainer")
     page.goto(url)
 
     # Data: upload, what the columns mean, a look at the faces, extraction.
