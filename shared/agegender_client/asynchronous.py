@@ -271,8 +271,12 @@ class AsyncClient:
         return await self._send(calls.experiment(identifier, "/cancel"))
 
     async def delete(self, identifier: str) -> Experiment:
-        """Delete an experiment that has ended and is not served, with all its files."""
+        """Delete an experiment that has ended and is not served. `restore` brings it back for a week."""
         return await self._send(calls.delete_experiment(identifier))
+
+    async def restore(self, identifier: str) -> Experiment | Search | Evaluation:
+        """Bring back an experiment, a search or an evaluation that was deleted in the last week."""
+        return await self._send(calls.restore(identifier))
 
     async def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
         """Delete experiments, searches and heads unchanged for so long that nothing needs any more.

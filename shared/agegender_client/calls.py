@@ -267,6 +267,12 @@ def run_path(identifier: str, part: str = "") -> str:
     return f"/{kind}/{_path_part(identifier, 'identifier')}{part}"
 
 
+def restore(identifier: str) -> Call[Experiment | Search | Evaluation]:
+    """Return the call that brings a deleted run back."""
+    kind: Any = Search if is_search(identifier) else Evaluation if is_evaluation(identifier) else Experiment
+    return Call("trainer", "POST", run_path(identifier, "/restore"), _as(kind))
+
+
 def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:
     """Return the entry of the only image of a request. Raises its problem if it has one."""
     (entry,) = entries

@@ -269,8 +269,12 @@ class Client:
         return self._send(calls.experiment(identifier, "/cancel"))
 
     def delete(self, identifier: str) -> Experiment:
-        """Delete an experiment that has ended and is not served, with all its files."""
+        """Delete an experiment that has ended and is not served. `restore` brings it back for a week."""
         return self._send(calls.delete_experiment(identifier))
+
+    def restore(self, identifier: str) -> Experiment | Search | Evaluation:
+        """Bring back an experiment, a search or an evaluation that was deleted in the last week."""
+        return self._send(calls.restore(identifier))
 
     def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
         """Delete experiments, searches and heads unchanged for so long that nothing needs any more.

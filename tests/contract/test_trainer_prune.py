@@ -20,6 +20,7 @@ from trainer.experiments.fold import run_fold
 from trainer.experiments.promote import promote
 from trainer.experiments.warm_start import WEIGHTS
 from trainer.runs.attempt import Attempt
+from trainer.runs.run import DELETED, TRASH
 from trainer.settings import TrainerSettings
 from trainer.training.bank import prepare_device
 from trainer.training.config import OptimizerOptions, TrainingOptions
@@ -144,6 +145,51 @@ def test_prune_counts_heads_that_no_experiment_wrote(trainer: httpx.Client, data
     deleted, kept = prune(trainer)
     assert {f"age/other-1/v{number}" for number in (0, 1)} <= deleted
     assert {f"age/other-1/v{number}" for number in (2, 3, 4)} <= kept
+
+
+def test_deleted_experiment_is_restored_as_it_was_within_a_week(
+    trainer: httpx.Client, data_dir: Path
+) -> None:
+    def content() -> dict[str, bytes]:
+        folder = experiment_dir(data_dir, "unused")
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    before, status = content(), trainer.get("/experiments/unused").json()
+    assert trainer.delete("/experiments/unused").json() == status
+    assert not experiment_dir(data_dir, "unused").exists()
+    assert "unused" not in {one["id"] for one in trainer.get("/experiments").json()}
+    # A job that had not noticed the deletion writes once more.
+    (fold_dir(data_dir, "unused", 0)).mkdir(parents=True)
+    (fold_dir(data_dir, "unused", 0) / "progress.json").write_text("{}")
+    for _ in range(2):
+        assert trainer.post("/experiments/unused/restore").json() == status
+        assert content() == before
+    assert trainer.post("/experiments/none/restore").status_code == 404
+    assert trainer.post("/experiments/..%2fx/restore").status_code == 404
+
+
+def test_deletion_that_was_cut_off_between_its_two_steps_is_undone(
+    trainer: httpx.Client, data_dir: Path
+) -> None:
+    record = experiment_dir(data_dir, "unused") / "experiment.json"
+    record.rename(record.with_name(DELETED))
+    assert trainer.get("/experiments/unused").status_code == 404
+    assert trainer.post("/experiments/unused/restore").json()["state"] == "finished"
+
+
+def test_prune_empties_the_trash_after_a_week_and_deletes_for_good(
+    trainer: httpx.Client, data_dir: Path
+) -> None:
+    trainer.delete("/experiments/unused")
+    trash = data_dir / TRASH / "experiments"
+    assert prune(trainer, days=10_000) == (set(), {"experiments/unused"})
+    grow_old(trash / "unused", 7.1)
+    assert prune(trainer, days=10_000, dry_run="true")[0] == {"experiments/unused"}
+    assert prune(trainer, days=10_000) == ({"experiments/unused"}, set())
+    assert not list(trash.iterdir())
+    assert "first" in prune(trainer)[0] and not list(trash.iterdir())
+    assert trainer.post("/experiments/first/restore").status_code == 404
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "soon"])

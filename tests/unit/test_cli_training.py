@@ -249,6 +249,32 @@ def test_experiment_that_is_over_is_not_deleted_by_mistake(trainer: Service, run
     assert [method for method, *_ in trainer.requests[-3:]] == ["GET", "POST", "DELETE"]
 
 
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", 0), ("n\n", 1)])
+def test_deletion_is_asked_about_at_a_terminal_with_what_was_promoted(
+    trainer: Service, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, expected: int
+) -> None:
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    trainer.will_answer({**EXPERIMENT, "promoted": {"age": "e1-age"}}, EXPERIMENT)
+    code, _, err = run("delete", "e1")
+    assert code == expected and "finished, promoted as e1-age" in err
+    assert ("agegender restore e1" in err) == (expected == 0)
+    assert [method for method, *_ in trainer.requests] == ["GET", "DELETE"][: 2 - expected]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "path", "answer"),
+    [("e1", "experiments", EXPERIMENT), ("evaluation-1", "evaluations", EVALUATION)],
+)
+def test_deleted_run_is_restored(
+    trainer: Service, run: Run, identifier: str, path: str, answer: dict[str, object]
+) -> None:
+    trainer.will_answer(answer)
+    assert f"{identifier} restored." in run("restore", identifier)[1]
+    assert trainer.requests[0][:2] == ("POST", f"/{path}/{identifier}/restore")
+
+
 def test_run_is_shown_and_deleted_by_its_id(trainer: Service, run: Run) -> None:
     fold = {"fold": 3, "state": "failed", "problem": "out of [memory]"}
     failed = {**EXPERIMENT, "state": "failed", "folds": [fold], "warnings": ["few [faces]"]}

@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 
 from agegender_client import Client
 from agegender_client.cli import AsJson, ImageSetOption, SpaceOption, console, errors, print_json, table
-from agegender_client.cli.runs import KeyOption, RunId, WaitOption, follow
+from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow, print_end
 from agegender_client.responses import Evaluation, Pruning, is_evaluation
 
 _FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
@@ -29,7 +29,7 @@ FACE_COLUMNS = (
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (report, predictions, evaluate, calibrate, promote, prune):
+    for command in (report, predictions, evaluate, calibrate, promote, delete, restore, prune):
         app.command()(command)
 
 
@@ -225,6 +225,36 @@ def _print_promoted(promoted: dict[str, str], *, as_json: bool) -> None:
         console.print(f"{task}: {version} is served. To undo: agegender rollback {task}")
 
 
+def delete(
+    run_id: RunId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an experiment, a search or an evaluation that has ended. Asks first at a terminal.
+
+    A run whose heads are served is not deleted. `agegender restore` brings the others back for a week.
+    """
+    with Client() as client:
+        actions = actions_of(client, run_id)
+        if not yes and not as_json and sys.stdin.isatty():
+            run = actions.get(run_id)
+            promoted = getattr(run, "promoted", {})
+            heads = f", promoted as {', '.join(promoted.values())}" if promoted else ""
+            if not typer.confirm(f"Delete {run_id} ({run.state}{heads})?", err=True):
+                errors.print("Nothing was deleted.")
+                raise typer.Exit(1)
+        run = actions.delete(run_id)
+    print_end(run_id, run, "deleted", as_json=as_json)
+    if not as_json:
+        errors.print(f"For a week, this brings it back: agegender restore {run_id}", highlight=False)
+
+
+def restore(run_id: RunId, as_json: AsJson = False) -> None:
+    """Bring back an experiment, a search or an evaluation that was deleted in the last week."""
+    with Client() as client:
+        print_end(run_id, client.restore(run_id), "restored", as_json=as_json)
+
+
 def _days(text: str) -> int:
     number, unit = text.strip()[:-1], text.strip()[-1:]
     if unit not in _UNITS or not (number.isascii() and number.isdigit() and int(number) > 0):
@@ -240,9 +270,10 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old experiments, searches and heads. Keeps, per task and space, the newest three heads.
+    """Delete old experiments, searches, evaluations and heads, and empty the trash.
 
-    These are the served one and the two before it. What another experiment needs is kept too. Asks first.
+    Keeps, per task and space, the newest three heads. These are the served one and the two
+    before it. What another experiment needs is kept too. Asks first.
     """
     days = _days(older_than)
     with Client() as client:

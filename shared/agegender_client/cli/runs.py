@@ -61,7 +61,7 @@ OverlapOption = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (train, search, show, watch, resume, cancel, delete):
+    for command in (train, search, show, watch, resume, cancel):
         app.command()(command)
     app.command("experiments")(list_experiments)
     app.command("searches")(list_searches)
@@ -190,7 +190,7 @@ def list_evaluations(as_json: AsJson = False) -> None:
 def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show the state of an experiment, a search or an evaluation."""
     with Client() as client:
-        run = _actions(client, run_id).get(run_id)
+        run = actions_of(client, run_id).get(run_id)
     if as_json:
         print_json(run)
         return
@@ -209,7 +209,7 @@ def watch(run_id: RunId, as_json: AsJson = False) -> None:
 def resume(run_id: RunId, as_json: AsJson = False) -> None:
     """Resume a failed or cancelled experiment or search."""
     with Client() as client:
-        _actions(client, run_id).resume(run_id)
+        actions_of(client, run_id).resume(run_id)
         _watch(client, run_id, as_json=as_json)
 
 
@@ -220,7 +220,7 @@ def cancel(
 ) -> None:
     """Cancel an experiment or a search. `agegender resume` continues with what has been trained."""
     with Client() as client:
-        actions = _actions(client, run_id)
+        actions = actions_of(client, run_id)
         run = actions.get(run_id)
         if run.ended and not delete:
             errors.print(f"{run_id} has ended already. To delete it: agegender cancel {run_id} --delete")
@@ -229,17 +229,11 @@ def cancel(
             run = actions.cancel(run_id)
         if delete:
             run = actions.delete(run_id)
-    _print_end(run_id, run, "deleted" if delete else run.state, as_json=as_json)
-
-
-def delete(run_id: RunId, as_json: AsJson = False) -> None:
-    """Delete an experiment or a search that has ended, with all its files."""
-    with Client() as client:
-        _print_end(run_id, _actions(client, run_id).delete(run_id), "deleted", as_json=as_json)
+    print_end(run_id, run, "deleted" if delete else run.state, as_json=as_json)
 
 
 @dataclass(frozen=True)
-class _Actions:
+class Actions:
     """The methods of the client for one kind of run."""
 
     get: Callable[[str], Run]
@@ -249,19 +243,19 @@ class _Actions:
     delete: Callable[[str], Run]
 
 
-def _actions(client: Client, run_id: str) -> _Actions:
+def actions_of(client: Client, run_id: str) -> Actions:
     if is_search(run_id):
         actions = (client.watch_search, client.resume_search, client.cancel_search, client.delete_search)
-        return _Actions(client.search, *actions)
+        return Actions(client.search, *actions)
     if is_evaluation(run_id):
-        return _Actions(
+        return Actions(
             client.evaluation,
             client.watch_evaluation,
             client.resume_evaluation,
             client.cancel_evaluation,
             client.delete_evaluation,
         )
-    return _Actions(client.experiment, client.watch, client.resume, client.cancel, client.delete)
+    return Actions(client.experiment, client.watch, client.resume, client.cancel, client.delete)
 
 
 def _created(client: Client, run: Run, detail: str, *, wait: bool, as_json: bool) -> None:
@@ -296,7 +290,7 @@ def follow(client: Client, run_id: str, *, quiet: bool, each: Callable[[Run], No
     run = None
     with progress_bars(quiet=quiet) as bars:
         tasks: dict[str, TaskID] = {}
-        for run in _actions(client, run_id).events(run_id):
+        for run in actions_of(client, run_id).events(run_id):
             if each is not None:
                 each(run)
             for name, completed, total, note in _progress(run):
@@ -364,7 +358,7 @@ def _print_runs(found: Sequence[Run], *, as_json: bool) -> None:
     console.print(filled[0] if filled else experiments)
 
 
-def _print_end(run_id: str, run: Run, state: str, *, as_json: bool) -> None:
+def print_end(run_id: str, run: Run, state: str, *, as_json: bool) -> None:
     print_json(run) if as_json else console.print(f"{run_id} {state}.")
 
 

@@ -4,7 +4,6 @@ It judges the heads of one space on a labelled data set. A calibration is an eva
 temperature and intervals on these faces, as new versions of the heads.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,9 +160,6 @@ class Evaluations(Kind[Evaluation, EvaluationStatus]):
 
     def clear_failures(self, data_dir: Path, run: Evaluation) -> None:
         clear_failure(evaluation_dir(data_dir, run.id))
-
-    def remove_files(self, data_dir: Path, run: Evaluation) -> None:
-        shutil.rmtree(evaluation_dir(data_dir, run.id), ignore_errors=True)
 
 
 def new_evaluation_id(idempotency_key: str | None) -> str:

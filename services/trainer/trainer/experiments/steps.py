@@ -1,6 +1,5 @@
 """Experiments as a kind of run: their steps and their status, from the files on disk."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -131,9 +130,6 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
     def require_unused(self, data_dir: Path, run: Experiment) -> None:
         """Raise ``experiment-served`` 409 if a head of the experiment is served now."""
         require_not_served(data_dir, run.id)
-
-    def remove_files(self, data_dir: Path, run: Experiment) -> None:
-        shutil.rmtree(experiment_dir(data_dir, run.id), ignore_errors=True)
 
 
 def fold_status(data_dir: Path, experiment: Experiment, fold: int) -> FoldStatus:

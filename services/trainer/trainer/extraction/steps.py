@@ -53,6 +53,7 @@ class Extractions(Kind[Extraction, ExtractionStatus]):
     import_original: Callable[[str, str], None]
 
     name: ClassVar[str] = "extraction"
+    has_trash: ClassVar[bool] = False  # the faces stay
     path: ClassVar[str] = "extractions"
     active: ClassVar[frozenset[str]] = ACTIVE
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from agegender.errors import Problem
 from agegender.heads.checkpoints import BadHead, read_current
@@ -15,22 +15,27 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from trainer.experiments.promote import head_versions
-from trainer.jobs import EXPERIMENTS, SEARCHES
+from trainer.jobs import EVALUATIONS, EXPERIMENTS, SEARCHES
 from trainer.routes.runs import Settings, delete_run
-from trainer.runs.run import Kind, R, S
+from trainer.runs.run import DELETED, TRASH, Kind, R, S
 from trainer.runs.store import each
 from trainer.settings import TrainerSettings
 
+_KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (EXPERIMENTS, SEARCHES, EVALUATIONS)}
+TRASH_DAYS = 7  # for which a deleted run can be restored
 KEPT_HEADS = 3  # of a task and space: the served one, and those that a rollback may want
 
 router = APIRouter(tags=["prune"])
 
 
+PrunedKind = Literal["experiment", "search", "evaluation", "head", "trash"]
+
+
 class Pruned(BaseModel):
     """Something that was unchanged for longer than requested."""
 
-    kind: Literal["experiment", "search", "head"]
-    id: str = Field(description="of a head: task, space and version")
+    kind: PrunedKind
+    id: str = Field(description="of a head: task, space and version; of a deleted run: its kind and id")
     changed: datetime
     size: int = Field(description="bytes on the volume")
     kept: str | None = Field(description="why it is not deleted; null if it is")
@@ -52,16 +57,18 @@ def prune(
     older_than_days: Annotated[int, Query(ge=1, le=10_000, description="days without a change")],
     dry_run: Annotated[bool, Query(description="only return what would be deleted")] = False,
 ) -> Pruning:
-    """Deletes experiments and searches that are over, and heads.
+    """Deletes experiments, searches and evaluations that are over, and heads.
 
-    Keeps, per task and space, the served head and the two before it, the experiments that these come from,
-    and experiments that another one was trained from. Data sets are never deleted.
+    Empties the trash of what was deleted more than seven days ago. Keeps, per task and space, the served head
+    and the two before it, the experiments that these come from, their evaluations, and experiments that
+    another one was trained from. Data sets are never deleted.
     """
     data_dir = settings.data_dir
     before = datetime.now(UTC) - timedelta(days=older_than_days)
     kept = {directory: kept_versions(directory) for directory in _head_directories(data_dir)}
     found: list[Pruned] = []
-    for record, one in [*_old_runs(data_dir, before, kept), *_old_heads(data_dir, before, kept)]:
+    listed = [*_old_runs(data_dir, before, kept), *_old_heads(data_dir, before, kept), *_trash(data_dir)]
+    for record, one in listed:
         found.append(one if dry_run or one.kept is not None else _deleted(settings, record, one))
     freed = sum(one.size for one in found if one.kept is None)
     return Pruning(dry_run=dry_run, freed=freed, found=sorted(found, key=_changed))
@@ -70,12 +77,11 @@ def prune(
 def _deleted(settings: TrainerSettings, record: Path, one: Pruned) -> Pruned:
     """Delete it by the rules of DELETE. If it is in use by now, return it with the reason why it is kept."""
     try:
-        if one.kind == "experiment":
-            delete_run(EXPERIMENTS, settings, one.id, f"/experiments/{one.id}")
-        elif one.kind == "search":
-            delete_run(SEARCHES, settings, one.id, f"/searches/{one.id}")
+        if one.kind in _KINDS:
+            kind = _KINDS[one.kind]
+            delete_run(kind, settings, one.id, f"/{kind.path}/{one.id}", restorable=False)
         else:
-            record.unlink(missing_ok=True)  # first: a folder without it is no head
+            record.unlink(missing_ok=True)  # first: a folder without it is no head and no deleted run
             shutil.rmtree(record.parent, ignore_errors=True)
     except Problem as problem:
         return one.model_copy(update={"kept": problem.detail})
@@ -114,11 +120,18 @@ def _old_runs(
             needed.setdefault(run.id, f"experiment {sources[run.id]} started from its weights")
     yield from _old(EXPERIMENTS, "experiment", data_dir, before, needed)
     yield from _old(SEARCHES, "search", data_dir, before, {})
+    judging = {}
+    for evaluation in each(EVALUATIONS, data_dir, lambda run: run):
+        judged = set(evaluation.versions.values())
+        for directory, versions in kept.items():
+            if directory.name == evaluation.space.id and (versions is None or judged & versions):
+                judging[evaluation.id] = f"it judged a head that is kept, for {evaluation.dataset}"
+    yield from _old(EVALUATIONS, "evaluation", data_dir, before, judging)
 
 
 def _old(
     kind: Kind[R, S],
-    name: Literal["experiment", "search"],
+    name: PrunedKind,
     data_dir: Path,
     before: datetime,
     needed: dict[str, str],
@@ -147,9 +160,17 @@ def _old_heads(
                 yield record, one
 
 
-def _described(
-    kind: Literal["experiment", "search", "head"], name: str, record: Path, kept: str | None
-) -> Pruned:
+def _trash(data_dir: Path) -> Iterator[tuple[Path, Pruned]]:
+    """Yield the deleted runs, however old they are."""
+    for record in sorted((data_dir / TRASH).glob(f"*/*/{DELETED}")):
+        deleted = datetime.fromtimestamp(_modified(record), UTC)
+        end = deleted + timedelta(days=TRASH_DAYS)
+        reason = f"it can be restored until {end:%Y-%m-%d %H:%M} UTC" if end > datetime.now(UTC) else None
+        place = str(record.parent.relative_to(data_dir / TRASH))
+        yield record, _described("trash", place, record, reason).model_copy(update={"changed": deleted})
+
+
+def _described(kind: PrunedKind, name: str, record: Path, kept: str | None) -> Pruned:
     files = [path for path in record.parent.rglob("*") if path.is_file()]
     changed = max((_modified(path) for path in files), default=0.0)
     size = sum(path.stat().st_size for path in files)

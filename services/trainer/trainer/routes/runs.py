@@ -151,8 +151,20 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
         response_model=status,
     )
     def delete(run_id: RunId, settings: Settings, redis: Connection) -> S:
-        """Removes its files. Heads that were promoted from it, and options taken from it, stay."""
+        """Moves its files to the trash, from which `restore` brings them back; `POST /prune` empties it.
+
+        Heads that were promoted from it, and options taken from it, stay.
+        """
         return delete_run(kind, settings, run_id, f"/{kind.path}/{run_id}")
+
+    @router.post(
+        f"/{{{kind.name}_id}}/restore",
+        summary=f"Bring back {run} that was deleted in the last seven days",
+        response_model=status,
+    )
+    def restore(run_id: RunId, settings: Settings) -> S:
+        """Safe to retry."""
+        return kind.status(settings.data_dir, kind.restore(settings.data_dir, run_id))
 
     return router
 
@@ -174,7 +186,9 @@ def create_run(
     return kind.status(data_dir, run)
 
 
-def delete_run(kind: Kind[R, S], settings: TrainerSettings, name: str, path: str) -> S:
+def delete_run(
+    kind: Kind[R, S], settings: TrainerSettings, name: str, path: str, *, restorable: bool = True
+) -> S:
     """Delete a run and return its last status. Raises ``still-running`` 409 and those of `require_unused`.
 
     path : of its routes, to name the one that cancels.
@@ -194,7 +208,7 @@ def delete_run(kind: Kind[R, S], settings: TrainerSettings, name: str, path: str
             )
         kind.require_unused(data_dir, run)
 
-    kind.delete(data_dir, name, allow)
+    kind.delete(data_dir, name, allow, restorable=restorable)
     return last[0]
 
 

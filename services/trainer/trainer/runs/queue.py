@@ -19,13 +19,14 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from trainer.runs.run import TRASH
 from trainer.settings import TrainerSettings
 
 log = structlog.get_logger(__name__)
 
 QUEUE = "trainer"
 # Folders that training fills. Data sets are not measured: they have too many files to list at a scrape.
-_FOLDERS = ("experiments", "searches", "models")
+_FOLDERS = ("experiments", "searches", "evaluations", "models", TRASH)
 _SIZES_SECONDS = 60.0  # for which the sizes of these are kept
 _REQUEST_SECONDS = 3
 _RETRY_AFTER_SECONDS = 5

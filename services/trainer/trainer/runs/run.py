@@ -4,6 +4,7 @@ Requests, jobs and the scheduler change records at the same time. Each change re
 while it holds the record's lock, so none is lost and no deleted run comes back.
 """
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 DEPRECATED: dict[str, JsonValue] = {"deprecated": True}  # of a field's JSON schema
 
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
+TRASH, DELETED = ".trash", "deleted.json"  # the folder of deleted runs, and the record of one
 FORMAT = 1  # version of the records that this release reads and writes
 
 
@@ -79,6 +81,7 @@ class Kind(ABC, Generic[R, S]):
     name: ClassVar[str]  # as messages call a run
     article: ClassVar[str] = "an"
     path: ClassVar[str]  # of its routes
+    has_trash: ClassVar[bool] = True  # a deleted run can be restored
     active: ClassVar[frozenset[str]] = frozenset({"queued", "running"})
 
     @abstractmethod
@@ -149,19 +152,53 @@ class Kind(ABC, Generic[R, S]):
     def require_unused(self, data_dir: Path, run: R) -> None:
         """Raise a problem if something still depends on the run."""
 
-    def delete(self, data_dir: Path, name: str, allow: Callable[[R], None]) -> None:
+    def delete(
+        self, data_dir: Path, name: str, allow: Callable[[R], None], *, restorable: bool = True
+    ) -> None:
         """Remove a run. The record goes first: without it there is no run.
 
         allow : raises a problem if the run must stay.
+        restorable : move its files to the trash, if the kind has one, instead of removing them.
         """
         with self._locked(data_dir, name) as run:
             allow(run)
-            self.record_path(data_dir, name).unlink(missing_ok=True)
-        self.remove_files(data_dir, run)
+            record = self.record_path(data_dir, name)
+            if restorable and self.has_trash:
+                record.touch()  # the week begins
+                record.replace(record.with_name(DELETED))
+            else:
+                record.unlink(missing_ok=True)
+        if restorable and self.has_trash:
+            trashed = self.trashed(data_dir, name)
+            shutil.rmtree(trashed, ignore_errors=True)  # of an earlier run of this name
+            trashed.parent.mkdir(parents=True, exist_ok=True)
+            record.parent.rename(trashed)
+        else:
+            self.remove_files(data_dir, run)
 
-    @abstractmethod
+    def restore(self, data_dir: Path, name: str) -> R:
+        """Return a deleted run, brought back from the trash. Safe to repeat. Raises ``not-found`` 404."""
+        record, trashed = self.record_path(data_dir, name), self.trashed(data_dir, name)
+        if record.exists():
+            return self.load(data_dir, name)
+        if (trashed / DELETED).is_file():
+            shutil.rmtree(record.parent, ignore_errors=True)  # written by a job that ended after the deletion
+            record.parent.parent.mkdir(parents=True, exist_ok=True)
+            trashed.rename(record.parent)
+        if not record.with_name(DELETED).is_file():
+            message = f"There is no {self.name} named {name!r}, and none in the trash, which keeps a week."
+            raise Problem("not-found", 404, message)
+        record.with_name(DELETED).replace(record)
+        return self.load(data_dir, name)
+
+    def trashed(self, data_dir: Path, name: str) -> Path:
+        """Return the folder of a deleted run."""
+        return data_dir / TRASH / self.path / name
+
     def remove_files(self, data_dir: Path, run: R) -> None:
         """Remove the files of a run that has no record any more."""
+        record = self.record_path(data_dir, self.name_of(run))
+        shutil.rmtree(record.parent, ignore_errors=True)
 
     @contextmanager
     def _locked(self, data_dir: Path, name: str) -> Iterator[R]:

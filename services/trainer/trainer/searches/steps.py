@@ -1,6 +1,5 @@
 """Searches as a kind of run: their steps, their status and their best trial, from the files on disk."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,6 @@ class Searches(Kind[Search, SearchStatus]):
                 (directory / RESULT).unlink(missing_ok=True)
                 renew_attempts(directory)
         clear_failure(search_dir(data_dir, run.id))
-
-    def remove_files(self, data_dir: Path, run: Search) -> None:
-        shutil.rmtree(search_dir(data_dir, run.id), ignore_errors=True)
 
 
 def search_status(data_dir: Path, search: Search) -> SearchStatus:
