@@ -43,6 +43,7 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
     complaints: list[str] = []
     with running_trainer(tmp_path) as trainer, chromium() as browser:
         trainer.start_worker()
+        write_embedding_set(trainer.data_dir, "other", "images", made_faces(300, seed=7), {"kind": "made up"})
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(60_000)
         page.on(
@@ -52,6 +53,7 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         page.goto(trainer.url)
         page.get_by_role("tab", name="Runs").click()
         page.locator("#start [name=dataset] option[value=made]").wait_for(state="attached")
+        page.select_option("#start [name=dataset]", "made")
         page.select_option("#start [name=task]", "gender")
         page.fill("#start [name=seeds]", "1")
         page.get_by_role("button", name="Train", exact=True).click()
@@ -101,6 +103,7 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         page.goto(f"{trainer.url}/#runs")
         page.reload()
         page.wait_for_selector("#experiments article[data-state=finished] canvas")
+        page.select_option("#start [name=dataset]", "made")
         page.get_by_role("button", name="Look for better options first").click()
         search = page.locator("#searches article")
         search.wait_for()
@@ -118,9 +121,10 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
 
         page.on("dialog", answer)
         search.get_by_role("button", name="Delete").click()
-        assert search.count() == 1 and "cannot be restored" in questions[0]
+        assert search.count() == 1 and "can be restored for seven days" in questions[0]
         search.get_by_role("button", name="Delete").click()
-        search.wait_for(state="detached")
+        search.get_by_role("button", name="Undo").click()
+        page.wait_for_selector("#searches article[data-state=cancelled]")
 
         # Served are now the heads of an experiment on far more faces, as its card states.
         manifest = next(trainer.data_dir.glob("models/gender/*/*/head.json"))
@@ -138,6 +142,19 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         card.get_by_role("button", name="Delete").click()
         page.get_by_text("are served now").wait_for()
         assert card.count() == 1 and len(questions) == 5
+
+        # The served heads are judged on faces that they never saw.
+        page.get_by_role("tab", name="Data").click()
+        other = page.locator("#datasets article", has=page.get_by_role("heading", name="other"))
+        other.get_by_role("button", name="Judge heads").click()
+        other.get_by_label("Calibrate them on these faces").check()
+        other.get_by_role("button", name="Start").click()
+        judged = page.locator("#evaluations article[data-state=finished]")
+        judged.wait_for(timeout=_LONG)
+        judged.get_by_text("gender accuracy").wait_for()
+        assert judged.get_by_role("heading").inner_text() == "Served heads on other"
+        judged.get_by_role("button", name="Serve calibrated heads").click()
+        judged.get_by_text("Served: ").wait_for()
     complaints = [one for one in complaints if "409" not in one]  # the browser logs each refusal
     assert complaints == []
 

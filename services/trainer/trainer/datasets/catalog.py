@@ -18,7 +18,9 @@ from trainer.datasets.original import original_image_sets
 log = structlog.get_logger(__name__)
 
 # Folders of the data folder that hold something else, beside those whose name begins with a dot.
-RESERVED = frozenset({"experiments", "searches", "models", "packs", "trash", "redis", "lost+found"})
+RESERVED = frozenset(
+    {"experiments", "searches", "evaluations", "models", "packs", "trash", "redis", "lost+found"}
+)
 
 _FORMER_NAME: dict[str, JsonValue] = {"deprecated": True}
 

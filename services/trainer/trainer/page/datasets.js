@@ -14,9 +14,10 @@ const SUBJECTS = { "": "labels, and what looks alike", photographs: "labels, and
 
 let changed = () => {}; // called with all data sets when the list was read
 let train = () => {}; // called with a data set's name
+let judge = async () => {}; // called with the request for an evaluation
 
 export function startDatasets(options) {
-  ({ changed, train } = options);
+  ({ changed, train, judge } = options);
   return listDatasets();
 }
 
@@ -80,13 +81,14 @@ function wire(entry, name) {
     await listDatasets();
   });
   act(".train", () => train(name));
+  act(".judge", () => toggle(entry, "judge", () => openJudge(entry, name)));
 }
 
 function toggle(entry, what, open) {
   const isOpen = entry.opened === what;
   entry.opened = isOpen ? null : what;
   for (const button of entry.card.querySelectorAll("footer button"))
-    button.ariaExpanded = ["labels", "images", "extract"].includes(button.className) ? String(button.classList.contains(entry.opened)) : null;
+    button.ariaExpanded = ["labels", "images", "extract", "judge"].includes(button.className) ? String(button.classList.contains(entry.opened)) : null;
   entry.card.querySelector(".detail").replaceChildren();
   return isOpen ? undefined : open();
 }
@@ -127,6 +129,27 @@ function openExtract(entry, name) {
   form.querySelector("select").focus();
 }
 
+async function openJudge(entry, name) {
+  const finished = (await ask("/experiments")).filter(({ state }) => state === "finished");
+  const heads = element("select", { name: "head" }, new Option("served", "served"),
+    ...finished.map((one) => new Option(`of ${one.name || one.id}`, one.id)));
+  const form = element("form", { className: "row" },
+    element("label", {}, "Heads", heads),
+    element("label", {}, "Calibrate them on these faces", element("input", { type: "checkbox", name: "calibrate" })),
+    element("button", { className: "primary" }, "Start"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await judge({ dataset: name, head: heads.value, calibrate: form.elements.calibrate.checked });
+      toggle(entry, "judge");
+    } catch (error) {
+      report(entry.card.querySelector(".message"), error.message, true);
+    }
+  });
+  entry.card.querySelector(".detail").replaceChildren(form);
+  heads.focus();
+}
+
 async function follow(entry, name) {
   entry.followed = true;
   const states = new Map();
@@ -159,7 +182,7 @@ function draw({ card }, { name, format, image_sets, problem, extracted, extracti
   card.querySelector(".images").hidden = card.querySelector(".extract").hidden = !format;
   card.querySelector(".extract").disabled = Boolean(active);
   card.querySelector(".cancel").hidden = !active;
-  card.querySelector(".train").hidden = !extracted.length;
+  card.querySelector(".train").hidden = card.querySelector(".judge").hidden = !extracted.length;
   drawProgress(card, active);
 }
 

@@ -2,6 +2,7 @@
 import { element } from "/web/elements.js";
 import { ask, report } from "./ask.js";
 import { openUploaded, startDatasets } from "./datasets.js";
+import { listEvaluations, startEvaluation } from "./evaluations.js";
 import { openReport, startReports } from "./report.js";
 import { chooseDataset, showDatasets, showRun, startRuns } from "./runs.js";
 import { listSearches } from "./searches.js";
@@ -26,9 +27,14 @@ await startDatasets({
   changed: showDatasets,
   train: (name) => {
     openTab("runs");
-    requestAnimationFrame(() => chooseDataset(name));
+    chooseDataset(name);
+  },
+  judge: async (request) => {
+    await startEvaluation(request);
+    openTab("runs");
   },
 }).catch((error) => report(document.querySelector("#upload .message"), error.message, true));
 await startRuns({ openReport: (id) => openTab("report", id) });
 await listSearches((status) => showRun(status, true));
+await listEvaluations();
 await showWarnings();

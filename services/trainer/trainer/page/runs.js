@@ -2,7 +2,8 @@
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
 import { eachEvent } from "/web/key.js";
-import { ask, isProblem, post, report, runs } from "./ask.js";
+import { onClick, onDelete, promote } from "./actions.js";
+import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
 import { startSearch } from "./searches.js";
@@ -50,7 +51,7 @@ async function start(event) {
 
 export function showRun(status, first = false) {
   let entry = cards.get(status.id);
-  if (!entry) {
+  if (!entry?.card.isConnected) {
     const card = document.querySelector("#experiment").content.firstElementChild.cloneNode(true);
     entry = { card };
     cards.set(status.id, entry);
@@ -62,46 +63,19 @@ export function showRun(status, first = false) {
 }
 
 function wire(card, id) {
-  const message = card.querySelector(".message");
-  // question : asked before, where the click destroys something.
-  const act = (button, path, method, done, question) =>
-    card.querySelector(button).addEventListener("click", async () => {
-      if (question && !confirm(question)) return;
-      try {
-        report(message, "");
-        await done(await askedAgain(path, method), message);
-      } catch (error) {
-        report(message, error.message, true);
-      }
-    });
-  act(".promote", `/experiments/${id}/promote`, "POST", async (versions) => {
-    const status = await ask(`/experiments/${id}`);
+  const path = `/experiments/${id}`;
+  onClick(card, ".promote", async () => {
+    const versions = await promote(path);
+    const status = await ask(path);
     const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
-    report(message, `Served: ${Object.values(versions).join(", ")}${more}`);
+    report(card.querySelector(".message"), `Served: ${Object.values(versions).join(", ")}${more}`);
     for (const one of await ask("/experiments")) showRun(one);
   });
-  act(".refit", `/experiments/${id}/refit`, "POST", (status) => showRun(status));
-  act(".resume", `/experiments/${id}/resume`, "POST", (status) => showRun(status));
-  act(".cancel", `/experiments/${id}/cancel`, "POST", (status) => showRun(status));
-  act(".remove", `/experiments/${id}`, "DELETE", () => {
-    cards.delete(id);
-    card.remove();
-    showPicked();
-  }, `Delete experiment ${id} with its networks and its report? They cannot be restored.`);
+  for (const action of ["refit", "resume", "cancel"])
+    onClick(card, `.${action}`, async () => showRun(await ask(`${path}/${action}`, { method: "POST" })));
+  onDelete(card, path, `experiment ${id}`, (status) => showRun(status, true));
   card.querySelector(".report").addEventListener("click", () => openReport(id));
   card.querySelector(".pick input").addEventListener("change", showPicked);
-}
-
-// A promotion that would replace better heads is rejected with the metrics of both; send it again if the user accepts them.
-async function askedAgain(path, method) {
-  try {
-    return await ask(path, { method });
-  } catch (error) {
-    if (!isProblem(error, "promotion-needs-confirmation")) throw error;
-    const metrics = error.problem.comparisons.map((one) => one.summary).join("\n\n");
-    if (!confirm(`${metrics}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
-    return ask(`${path}?force=true`, { method });
-  }
 }
 
 async function follow(entry, id) {
@@ -119,7 +93,7 @@ async function follow(entry, id) {
   }
 }
 
-const picked = () => [...cards].filter(([, { card }]) => card.querySelector(".pick input").checked).map(([id]) => id);
+const picked = () => [...cards].filter(([, { card }]) => card.querySelector(".pick input")?.checked).map(([id]) => id);
 
 function showPicked() {
   const ids = picked();

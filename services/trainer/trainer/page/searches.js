@@ -1,6 +1,7 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
 import { eachEvent } from "/web/key.js";
-import { ask, post, runs, save } from "./ask.js";
+import { onClick, onDelete } from "./actions.js";
+import { ask, post, report, runs, save } from "./ask.js";
 
 const TRIALS = 20;
 const list = document.querySelector("#searches");
@@ -18,7 +19,7 @@ export async function listSearches(trained) {
 
 function show(status, first = false) {
   let entry = cards.get(status.id);
-  if (!entry) {
+  if (!entry?.card.isConnected) {
     const card = document.querySelector("#search").content.firstElementChild.cloneNode(true);
     entry = { card };
     cards.set(status.id, entry);
@@ -30,30 +31,15 @@ function show(status, first = false) {
 }
 
 function wire({ card }, id) {
-  const act = (button, path, method, done, question) =>
-    card.querySelector(button).addEventListener("click", async () => {
-      if (question && !confirm(question)) return;
-      try {
-        done(await ask(path, { method }));
-      } catch (error) {
-        card.querySelector(".message").textContent = error.message;
-      }
-    });
-  act(".resume", `/searches/${id}/resume`, "POST", show);
-  act(".cancel", `/searches/${id}/cancel`, "POST", show);
-  act(".remove", `/searches/${id}`, "DELETE", () => {
-    cards.delete(id);
-    card.remove();
-  }, `Delete search ${id} with its trials and its report? They cannot be restored.`);
-  card.querySelector(".train").addEventListener("click", async () => {
-    const message = card.querySelector(".message");
-    try {
-      list.trained(await post("/experiments", (await ask(`/searches/${id}`)).best.experiment));
-      message.textContent = "Started.";
-    } catch (error) {
-      message.textContent = error.message;
-    }
+  const path = `/searches/${id}`;
+  for (const action of ["resume", "cancel"])
+    onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
+  onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
+  onClick(card, ".train", async () => {
+    list.trained(await post("/experiments", (await ask(path)).best.experiment));
+    report(card.querySelector(".message"), "Started.");
   });
+  onDelete(card, path, `search ${id}`, (status) => show(status, true));
 }
 
 async function follow(entry, id) {
@@ -89,9 +75,7 @@ function draw({ card }, status) {
   card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
   card.querySelector(".cancel").hidden = !runs(status);
   card.querySelector(".remove").hidden = runs(status);
-  const report = card.querySelector(".report");
-  report.hidden = !finished;
-  report.onclick = () => save(`/searches/${status.id}/report?format=html`, `report-${status.id}.html`);
+  card.querySelector(".report").hidden = !finished;
 }
 
 const shown = (value) => (typeof value === "number" ? Number(value.toPrecision(3)) : JSON.stringify(value));

@@ -1,0 +1,53 @@
+// What the cards of runs can do: act on a click, ask before something is replaced or deleted, and undo that.
+import { element } from "/web/elements.js";
+import { ask, isProblem, report } from "./ask.js";
+
+// Call `call` on a click; the card shows why it failed.
+export function onClick(card, selector, call) {
+  const message = card.querySelector(".message");
+  card.querySelector(selector).addEventListener("click", async () => {
+    report(message, "");
+    try {
+      await call();
+    } catch (error) {
+      report(message, error.message, true);
+    }
+  });
+}
+
+// Serve heads. A promotion that would replace better ones is rejected with the metrics of both; it is sent again if the
+// user accepts them. Returns task -> version.
+export async function promote(path) {
+  const options = { method: "POST" };
+  try {
+    return await ask(`${path}/promote`, options);
+  } catch (error) {
+    if (!isProblem(error, "promotion-needs-confirmation")) throw error;
+    const metrics = error.problem.comparisons?.map((one) => one.summary).join("\n\n") ?? error.message;
+    if (!confirm(`${metrics}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
+    return ask(`${path}/promote?force=true`, options);
+  }
+}
+
+// Delete a run after a question. Its card becomes a line that restores it.
+// restored : called with the run's status.
+export function onDelete(card, path, title, restored) {
+  onClick(card, ".remove", async () => {
+    if (!confirm(`Delete ${title}? It can be restored for seven days.`)) return;
+    await ask(path, { method: "DELETE" });
+    const undo = element("button", { type: "button" }, "Undo");
+    const message = element("span", { className: "message" });
+    message.setAttribute("role", "status");
+    card.replaceChildren(element("div", { className: "row" }, element("p", {}, `Deleted: ${title}.`), undo, message));
+    undo.focus();
+    undo.addEventListener("click", async () => {
+      try {
+        const status = await ask(`${path}/restore`, { method: "POST" });
+        card.remove();
+        restored(status);
+      } catch (error) {
+        report(message, error.message, true);
+      }
+    });
+  });
+}
