@@ -232,6 +232,10 @@ def predictions(identifier: str, table_format: TableFormat) -> Call[bytes]:
     return Call("trainer", "GET", path, _content, params={"format": table_format})
 
 
+def onnx_graph(identifier: str, options: Mapping[str, Any]) -> Call[bytes]:
+    return Call("trainer", "GET", experiment_path(identifier, "/onnx"), _content, params=options)
+
+
 def comparison(identifier: str) -> Call[list[HeadComparison]]:
     return Call("trainer", "GET", experiment_path(identifier, "/comparison"), _as(list[HeadComparison]))
 

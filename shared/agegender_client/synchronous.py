@@ -241,6 +241,14 @@ class Client:
         """
         return self._send(calls.predictions(identifier, kind))
 
+    def onnx_graph(self, identifier: str, **options: Any) -> bytes:
+        """Return heads as one ONNX graph, with standardisation, ensemble and calibration.
+
+        identifier : of an experiment or a calibration, or ``served``.
+        options : query options of `GET /experiments/{id}/onnx`: `space` and `coverage`.
+        """
+        return self._send(calls.onnx_graph(identifier, options))
+
     def comparison(self, identifier: str) -> list[HeadComparison]:
         """Compare the served heads with those that `promote` would serve instead."""
         return self._send(calls.comparison(identifier))

@@ -1,27 +1,33 @@
-"""Results for other programs: predictions as tables that CSV readers, pyarrow and a notebook read."""
+"""Results for other programs: tables for CSV readers, pyarrow and a notebook; heads for ONNX Runtime."""
 
 import csv
 import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import onnxruntime
 import pytest
 from agegender.files import read_json
-from agegender.labels import AGE_GROUP_NAMES
+from agegender.heads.calibration import ConformalIntervals, mean_years
+from agegender.heads.head import Classes, Head, HeadManifest, Task, over_years
+from agegender.heads.networks import Mlp, ResMlp
+from agegender.labels import AGE_GROUP_NAMES, group_probabilities
 from trainer.app import create_trainer
+from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.experiments.experiment import experiment_dir, load_experiment, save_experiment
 from trainer.experiments.predictions import COLUMNS, Prediction, experiment_columns
+from trainer.experiments.promote import as_onnx, built_heads, promote
 from trainer.jobs import write_report
 from trainer.settings import TrainerSettings
 
-from tests.support.made_faces import made_faces
+from tests.support.made_faces import SPACE, made_faces
 from tests.support.serving import serving
 from tests.support.trained_experiments import trained_experiment
 
@@ -144,3 +150,83 @@ def test_experiment_without_a_finished_fold_has_no_predictions(trainer: httpx.Cl
     save_experiment(trained, load_experiment(trained, "table").model_copy(update={"id": "begun"}))
     answer = trainer.get("/experiments/begun/predictions")
     assert answer.status_code == 409 and answer.json()["type"].endswith(":not-finished")
+
+
+def onnx_outputs(content: bytes, faces: EmbeddingSet) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what plain ONNX Runtime computes, by output, and the metadata."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(names, {"embedding": faces.embedding}), strict=True))
+    return found, session.get_modelmeta().custom_metadata_map
+
+
+def require_equal(found: dict[str, Any], heads: Iterable[Head], faces: EmbeddingSet, coverage: float) -> None:
+    for head in heads:
+        probabilities = head.probabilities(faces.embedding)
+        if head.manifest.task is Task.GENDER:
+            np.testing.assert_allclose(found["gender_probabilities"], probabilities, atol=1e-4)
+            continue
+        years = over_years(probabilities, head.manifest.classes)
+        np.testing.assert_allclose(found["age_probabilities"], years, atol=1e-4)
+        np.testing.assert_allclose(found["age_mean"], mean_years(years), atol=1e-4)
+        np.testing.assert_allclose(found["age_groups"], group_probabilities(years), atol=1e-4)
+        conformal = head.manifest.conformal
+        if conformal is None:
+            assert "age_interval" not in found
+            continue
+        ends = np.stack(conformal.intervals(years, coverage), axis=1)
+        # A quantile moves by the error of the cumulative distribution divided by the density there.
+        np.testing.assert_allclose(found["age_interval"], ends, atol=1e-4, rtol=1e-5)
+
+
+def test_onnx_graph_answers_as_the_served_heads_in_plain_onnx_runtime(
+    trainer: httpx.Client, trained: Path
+) -> None:
+    faces = made_faces(500, seed=3)
+    answer = trainer.get("/experiments/table/onnx?coverage=0.8")
+    assert answer.status_code == 200, answer.text
+    found, metadata = onnx_outputs(answer.content, faces)
+    heads = {head.manifest.task: head for head in built_heads(trained, load_experiment(trained, "table"))}
+    require_equal(found, heads.values(), faces, 0.8)
+    assert len(found) == 5 and json.loads(metadata["coverage"]) == 0.8
+    assert json.loads(metadata["versions"]) == {"age": "table-age", "gender": "table-gender"}
+    cards = json.loads(metadata["cards"])
+    assert cards["age"]["experiment"] == "table" and "metrics" in cards["gender"]
+    assert trainer.get("/experiments/served/onnx?space=made-1").status_code == 422
+    promote(trained, load_experiment(trained, "table"))
+    try:
+        served = trainer.get("/experiments/served/onnx?space=made-1")
+        assert onnx_outputs(served.content, faces)[1]["versions"] == metadata["versions"]
+        assert trainer.get("/experiments/served/onnx?space=other").status_code == 422
+    finally:
+        shutil.rmtree(trained / "models")
+    assert trainer.get("/experiments/none/onnx").status_code == 404
+    assert trainer.get("/experiments/table/onnx?coverage=1").status_code == 422
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+@pytest.mark.parametrize("classes", [Classes.YEARS, Classes.GROUPS])
+@pytest.mark.parametrize(
+    "architecture", [Mlp(hidden=(8,), activation="relu", norm=False), Mlp(hidden=()), ResMlp()]
+)
+def test_onnx_graph_of_each_architecture_is_the_head(
+    architecture: Mlp | ResMlp, classes: Classes, temperature: float
+) -> None:
+    draws = np.random.default_rng(5)
+    manifest = HeadManifest(
+        task=Task.AGE, space=SPACE, version="v1", classes=classes, members=3, architecture=architecture,
+        temperature=temperature, weights_sha256="",
+    )  # fmt: skip
+    tensors = {
+        name: (draws.standard_normal(shape) * 0.3).astype(np.float16).astype(np.float32)
+        for name, shape in manifest.shapes.items()
+    }
+    tensors["input.std"] = np.full(tensors["input.std"].shape, 0.25, np.float32)
+    faces = made_faces(200, seed=4)
+    years = over_years(Head(manifest, tensors).probabilities(faces.embedding), classes)
+    ages = faces.age_low.astype(np.float64)
+    for conformal in (None, ConformalIntervals.fit(years, ages, ages)):
+        head = Head(manifest.model_copy(update={"conformal": conformal}), tensors)
+        for coverage in (0.5, 0.9):
+            found, _ = onnx_outputs(as_onnx({Task.AGE: head}, coverage), faces)
+            require_equal(found, [head], faces, coverage)

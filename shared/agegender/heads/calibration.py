@@ -17,7 +17,7 @@ Array = npt.NDArray[np.floating]
 COVERAGES: Final = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))  # 0.50 to 0.99
 _SMALLEST: Final = 1e-12
 # Start and end of each age group; a year extends half a year on both sides.
-_GROUP_EDGES: Final = tuple(
+GROUP_EDGES: Final = tuple(
     (years[0] - 0.5, years[-1] + 0.5)
     for years in (np.flatnonzero(group == GROUP_OF_YEAR) for group in range(len(AGE_GROUPS)))
 )
@@ -141,7 +141,7 @@ class ConformalIntervals(BaseModel):
         column = COVERAGES.index(round(coverage, 2))
         lower, upper = _central_interval(year_probabilities, coverage)
         low = high = mean_years(year_probabilities)
-        for group, (first, last) in enumerate(_GROUP_EDGES):
+        for group, (first, last) in enumerate(GROUP_EDGES):
             own_low = np.maximum(lower - self.widening[group][column], first)
             own_high = np.minimum(upper + self.widening[group][column], last)
             fits = own_low <= own_high

@@ -1,11 +1,17 @@
-"""Find the image files of `agegender predict`, report skipped files, and name the output files."""
+"""Find the image files of `agegender predict`, report skipped files, and name and write the output files."""
 
+import csv
 import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from agegender.faces import ImageProblem
+from agegender.predictions import FaceAnswer, ImageAnswer
 
 from agegender_client.cli import plural
 
@@ -24,6 +30,12 @@ LINK = "link to a folder, not followed"
 OUTPUT = "output of --annotate"
 AGAIN = "given more than once"
 SPECIAL = "not a regular file"
+
+# Columns of `agegender predict --csv`; docs/serving.md describes them.
+FACE_COLUMNS = (
+    "file", "face", "mean", "interval_low", "interval_high", "coverage", "group", "p_female", "quality",
+    "reasons", "x1", "y1", "x2", "y2", "det_score", "whole", "problem",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,3 +191,49 @@ def why_no_image(head: bytes, suffix: str) -> str | None:
     if head[:2] == b"BM" and head[6:10] == bytes(4):
         return None
     return None if suffix.lower() in _SUFFIXES else OTHER
+
+
+class FaceTable:
+    """A CSV file of predicted faces: one row per face, and one for an image without any.
+
+    Rows are written as the images are predicted.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._rows = csv.DictWriter(file, FACE_COLUMNS)
+        self._rows.writeheader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, name: str, answer: ImageAnswer | ImageProblem) -> None:
+        if isinstance(answer, ImageProblem):
+            self._rows.writerow({"file": name, "problem": answer.problem["detail"]})
+            return
+        if not answer.faces:
+            self._rows.writerow({"file": name, "problem": "no face"})
+        for number, face in enumerate(answer.faces, 1):
+            self._rows.writerow({"file": name, "face": number, **_cells(face)})
+
+
+def _cells(face: FaceAnswer) -> dict[str, Any]:
+    (low, high), box = face.age.interval, face.bbox
+    return {
+        "mean": face.age.mean,
+        "interval_low": low,
+        "interval_high": high,
+        "coverage": face.age.coverage,
+        "group": face.age.group,
+        "p_female": face.gender.probability["female"],
+        "quality": face.quality.score,
+        "reasons": " ".join(face.quality.reasons),
+        **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+        "det_score": face.det_score,
+        "whole": str(face.whole).lower(),
+    }

@@ -1,17 +1,13 @@
 """Commands for finished runs: reports, predictions, evaluations, promotion and pruning."""
 
-import csv
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Annotated, Any, Self
+from typing import Annotated, Any
 
 import typer
 from agegender.display import ReportFormat, TableFormat, decimals, percent
 from agegender.errors import Problem
-from agegender.faces import ImageProblem
 from agegender.files import write_bytes, write_text
-from agegender.predictions import FaceAnswer, ImageAnswer
 from rich.markdown import Markdown
 
 from agegender_client import Client
@@ -21,15 +17,10 @@ from agegender_client.responses import Evaluation, Pruning, is_evaluation
 
 _FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}
 _UNITS = {"d": 1, "w": 7}  # of --older-than, in days
-# Columns of `agegender predict --csv`; docs/serving.md describes them.
-FACE_COLUMNS = (
-    "file", "face", "mean", "interval_low", "interval_high", "coverage", "group", "p_female", "quality",
-    "reasons", "x1", "y1", "x2", "y2", "det_score", "whole", "problem",
-)  # fmt: skip
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (report, predictions, evaluate, calibrate, promote, delete, restore, prune):
+    for command in (report, predictions, evaluate, calibrate, export, promote, delete, restore, prune):
         app.command()(command)
 
 
@@ -169,6 +160,24 @@ def _promote_calibration(evaluation_id: str, *, force: bool, as_json: bool) -> d
             errors.print("Nothing was changed.")
             raise typer.Exit(1)
         return client.promote(evaluation_id, False, True)
+
+
+def export(
+    run_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of an experiment or a calibration, or served.")
+    ],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX graph, the only format.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File. Default: ID.onnx.")] = None,
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
+    space: SpaceOption = None,
+) -> None:
+    """Write heads as one ONNX graph with standardisation, ensemble, calibration and model cards."""
+    if not onnx:
+        raise typer.BadParameter("the format is missing; add --onnx")
+    path = output or Path(f"{run_id}.onnx")
+    with Client() as client:
+        write_bytes(path, client.onnx_graph(run_id, space=space, coverage=coverage))
+    errors.print(f"Written to {path}.", markup=False)
 
 
 def promote(
@@ -315,49 +324,3 @@ def _print_pruning(found: Pruning) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{decimals(size / 1e6, 1)} MB"
-
-
-class FaceTable:
-    """A CSV file of predicted faces: one row per face, and one for an image without any.
-
-    Rows are written as the images are predicted.
-    """
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._rows = csv.DictWriter(file, FACE_COLUMNS)
-        self._rows.writeheader()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def add(self, name: str, answer: ImageAnswer | ImageProblem) -> None:
-        if isinstance(answer, ImageProblem):
-            self._rows.writerow({"file": name, "problem": answer.problem["detail"]})
-            return
-        if not answer.faces:
-            self._rows.writerow({"file": name, "problem": "no face"})
-        for number, face in enumerate(answer.faces, 1):
-            self._rows.writerow({"file": name, "face": number, **_cells(face)})
-
-
-def _cells(face: FaceAnswer) -> dict[str, Any]:
-    (low, high), box = face.age.interval, face.bbox
-    return {
-        "mean": face.age.mean,
-        "interval_low": low,
-        "interval_high": high,
-        "coverage": face.age.coverage,
-        "group": face.age.group,
-        "p_female": face.gender.probability["female"],
-        "quality": face.quality.score,
-        "reasons": " ".join(face.quality.reasons),
-        **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
-        "det_score": face.det_score,
-        "whole": str(face.whole).lower(),
-    }

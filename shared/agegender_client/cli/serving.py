@@ -29,13 +29,13 @@ from agegender_client.cli import (
     table,
 )
 from agegender_client.cli.image_files import (
+    FaceTable,
     FoundFiles,
     ImageFile,
     found_files,
     planned_outputs,
     shown_path,
 )
-from agegender_client.cli.results import FaceTable
 
 _CONCURRENT_REQUESTS = 4
 # Statuses of problems of one image. Any other problem would recur for every image, so it ends the command.

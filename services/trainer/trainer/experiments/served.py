@@ -4,14 +4,16 @@ A promotion asks for confirmation before it replaces better heads, and no served
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from agegender.errors import Problem, not_found
+from agegender.files import read_model
 from agegender.heads.checkpoints import BadHead, heads_directory, load_head, read_current
-from agegender.heads.head import Classes, Head, Task, over_years
+from agegender.heads.head import Classes, Head, HeadManifest, Task, over_years
 from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field
 
@@ -112,6 +114,17 @@ def heads_named(data_dir: Path, shipped: Path, name: str, space: Space) -> dict[
     if not found:
         raise refused("head", f"No head of {name} is in space {space.id}.")
     return found
+
+
+def spaces_of_heads(data_dir: Path, shipped: Path) -> dict[str, Space]:
+    """Return the spaces for which there are heads, by id."""
+    spaces = {}
+    for root in (shipped, data_dir / "models"):
+        for path in sorted(root.glob("*/*/*/head.json")):
+            with suppress(OSError, ValueError):
+                manifest = read_model(path, HeadManifest)
+                spaces[manifest.space.id] = manifest.space
+    return spaces
 
 
 def heads_of_versions(

@@ -1,13 +1,13 @@
 """Routes of experiments: create, refit, compare and promote, in addition to the shared ones."""
 
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated
 
 from agegender.display import TableFormat
 from agegender.keys import Scope
 from agegender_service.access import needs
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 
 from trainer.experiments.experiment import (
     MERGED,
@@ -16,6 +16,7 @@ from trainer.experiments.experiment import (
     ExperimentStatus,
     experiment_dir,
     load_experiment,
+    refused,
 )
 from trainer.experiments.experiment_data import (
     choose_extraction,
@@ -30,10 +31,17 @@ from trainer.experiments.experiment_data import (
     write_merged,
 )
 from trainer.experiments.predictions import Prediction, experiment_columns
-from trainer.experiments.promote import promote
-from trainer.experiments.served import HeadComparison, compare_with_served, require_no_loss
+from trainer.experiments.promote import as_onnx, promote
+from trainer.experiments.served import (
+    SERVED,
+    HeadComparison,
+    compare_with_served,
+    heads_named,
+    require_no_loss,
+    spaces_of_heads,
+)
 from trainer.experiments.warm_start import require_unseen, require_warm_start
-from trainer.jobs import EXPERIMENTS
+from trainer.jobs import EVALUATIONS, EXPERIMENTS
 from trainer.routes.runs import (
     TABLE_MEDIA_TYPES,
     Connection,
@@ -104,6 +112,47 @@ def predictions(
     return table_response(columns, request, format, f"predictions-{experiment_id}")
 
 
+@router.get(
+    "/{experiment_id}/onnx",
+    summary="Return heads as one ONNX graph, with their cards in its metadata",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+def onnx_graph(
+    settings: Settings,
+    experiment_id: Annotated[
+        str, Path(description="id of a finished experiment or of a calibration, or `served`")
+    ],
+    space: Annotated[str | None, Query(description="of the served heads, if there are several")] = None,
+    coverage: Annotated[float, Query(ge=0.5, le=0.99, description="of the age interval")] = 0.9,
+) -> Response:
+    """Return a graph with the standardisation, all members and the calibration, as the predictor serves them.
+
+    Input: `embedding` [faces, dimension], of unit length. Outputs: `age_probabilities`, `age_mean`,
+    `age_interval`, `age_groups` and `gender_probabilities` (female, male).
+    """
+    spaces = spaces_of_heads(settings.data_dir, settings.heads_dir)
+    if experiment_id not in (SERVED, *EVALUATIONS.names(settings.data_dir)):
+        experiment = load_experiment(settings.data_dir, experiment_id)
+        spaces = {experiment.space.id: experiment.space}
+    elif experiment_id != SERVED:
+        judged = EVALUATIONS.load(settings.data_dir, experiment_id)
+        spaces = {judged.space.id: judged.space}
+    if space is None and len(spaces) == 1:
+        (space,) = spaces
+    if space not in spaces:
+        received = "Received none" if space is None else f"Received {space!r}"
+        raise refused(
+            "space", f"{received}; expected one of {', '.join(spaces) or 'no space: no heads exist'}."
+        )
+    heads = heads_named(settings.data_dir, settings.heads_dir, experiment_id, spaces[space])
+    return Response(
+        as_onnx(heads, round(coverage, 2)),
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{experiment_id}.onnx"'},
+    )
+
+
 @router.post(
     "/{experiment_id}/promote",
     summary="Serve the heads of a finished experiment",
@@ -138,7 +187,7 @@ def promote_experiment(
     return served
 
 
-def _experiment(data_dir: Path, experiment_id: str, request: ExperimentRequest) -> Experiment:
+def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentRequest) -> Experiment:
     """Check a request against the data and complete it. Raises ``invalid-request`` 422, among others."""
     best = None if request.search is None else best_options(data_dir, request.search)
     options = request.training_options(None if best is None else best[0])
