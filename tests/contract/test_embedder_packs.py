@@ -155,10 +155,11 @@ def test_face_cut_to_eyes_and_mouth_is_found_with_a_border(
         x, y = round((x2 - x1) * 0.15), round((y2 - y1) * 0.15)
         cut = photograph[round(y1) + y : round(y2) - y, round(x1) + x : round(x2) - x]
         found += [(cut.shape, one) for one in pack.faces([np.ascontiguousarray(cut)])[0]]
-    assert len(found) >= 5  # without a border there is none
+    assert len(found) >= 5
     for (height, width, _), face in found:
-        assert face.border
-        assert min(face.bbox) >= 0 and face.bbox[2] <= width and face.bbox[3] <= height
+        if pack.space.id != "human-3":  # the only one to find it without a border
+            assert face.border
+            assert min(face.bbox) >= 0 and face.bbox[2] <= width and face.bbox[3] <= height
 
 
 IMAGES_WITHOUT_FACES = ("brick", "chelsea", "coffee", "gravel", "grass", "page", "text")

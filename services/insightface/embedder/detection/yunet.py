@@ -5,7 +5,6 @@ YuNet (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) has no anchors: each cell 
 sizes. On the same input, boxes, scores and landmarks equal those of OpenCV's `FaceDetectorYN`.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +25,7 @@ _MIN_SCORE_OF_WHOLE = 0.2  # of an image that is known to be a face
 # On an upside-down face the landmarks are those of an upright one, with a lower score, which depends on the
 # size of the face: pixels of the box's mean side, and the score from which a face is certainly upright
 # (docs/results/embedding-experiments.md).
+_NO_EVIDENCE, _ALL_EVIDENCE = 0.7, 0.95  # a cat on its side has 0.78, most upright faces more than 0.9
 _SIZES, _SURE = (40, 80, 160), (0.84, 0.89, 0.92)
 _SAME_FACE = 0.4  # intersection over the smaller area
 _MOST_CANDIDATES = 5000  # as in OpenCV
@@ -88,8 +88,14 @@ class YuNetDetector:
         long_side = max(image.shape[:2])
         boxes, scores, landmarks = _joined([self._at(image, side / long_side) for side in _sides(long_side)])
         kept = suppressed(boxes, scores)
-        found = Detections(boxes[kept], scores[kept], landmarks[kept])
-        return replace(found, sure=found.score >= np.interp(_mean_sides(found.bbox), _SIZES, _SURE))
+        boxes, scores, landmarks = boxes[kept], scores[kept], landmarks[kept]
+        return Detections(
+            boxes,
+            scores,
+            landmarks,
+            evidence=np.clip((scores - _NO_EVIDENCE) / (_ALL_EVIDENCE - _NO_EVIDENCE), 0, 1),
+            sure=scores >= np.interp(_mean_sides(boxes), _SIZES, _SURE),
+        )
 
     def place(self, image: Image) -> Array | None:
         """Return the landmarks [5, 2] of an image that is one upright face; None without a sign of it."""
