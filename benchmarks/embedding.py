@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from agegender.images import ImageLimits, decode
 from embedder.packs.insightface import DET_SIZE
-from embedder.packs.pack import Pack
+from embedder.packs.pack import Image, Pack
 from embedder.sessions import images_at_once
 from insightface.app import FaceAnalysis
 
@@ -23,7 +23,7 @@ LIBRARY = ("buffalo_sc, t1.jpg (six faces)", "insightface's FaceAnalysis.get, sa
 
 
 def rows() -> list[Row]:
-    return [*_batch(), *_face_analysis()]
+    return [*_batch(), *_face_analysis(), *_human_3()]
 
 
 def _batch() -> Iterator[Row]:
@@ -48,6 +48,30 @@ def _batch() -> Iterator[Row]:
             11,
             "`faceres-deep`, 224 pixels",
         )
+
+
+def _human_3() -> Iterator[Row]:
+    """Compare `human-3` with `human-2` on the photograph and on crops of its faces."""
+    new, old = human(name="human-3"), human(name="human-2")
+    photograph = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
+    boxes = np.array([face.bbox for face in new.faces([photograph])[0]])
+    margins = np.tile((boxes[:, 2:] - boxes[:, :2]) / 4, 2) * [-1, -1, 1, 1]
+    crops = [
+        np.ascontiguousarray(photograph[max(y1, 0) : y2, max(x1, 0) : x2])
+        for x1, y1, x2, y2 in np.round(boxes + margins).astype(int)
+    ]
+    for name, goal, images in (
+        ("six crops, one by one", 2.5, crops),
+        ("t1.jpg (six faces)", 3, [photograph]),
+    ):
+        for stage, own in (("detect", None), ("detect and embed", goal)):
+
+            def run(pack: Pack, images: list[Image] = images, stage: str = stage) -> list[Any]:
+                return [(pack.detect if stage == "detect" else pack.faces)([image]) for image in images]
+
+            yield compared(
+                f"`human-3`, {stage}, {name}", "`human-2`", own, partial(run, new), partial(run, old), 11
+            )
 
 
 def _face_analysis() -> list[Row]:

@@ -12,8 +12,8 @@ HUMAN = ROOT / "data" / "packs" / "human"
 BUFFALO_SC = RESEARCH_DATA / "packs" / "buffalo_sc"
 
 
-def human(threads: int | None = None) -> Pack:
-    return load_pack("human", HUMAN.parent, HUMAN, None, threads or available_cpus())
+def human(threads: int | None = None, name: str = "human") -> Pack:
+    return load_pack(name, HUMAN.parent, HUMAN, None, threads or available_cpus())
 
 
 def buffalo_sc() -> Pack | None:

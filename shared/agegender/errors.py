@@ -105,7 +105,8 @@ def space_mismatch(expected: str, given: str, detail: str | None = None) -> Prob
     """Return ``space-mismatch`` 409. Its member `wanted` is the former name of `expected`."""
     detail = detail or (
         f"Received embeddings of space {given!r}, expected {expected!r}. Embeddings of different models "
-        "cannot be mixed."
+        "cannot be mixed. Extract the images again with the pack of the expected space, or serve the other "
+        "one."
     )
     problem = Problem("space-mismatch", 409, detail, expected=expected, given=given)
     problem.extra["wanted"] = expected

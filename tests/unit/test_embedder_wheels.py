@@ -38,7 +38,10 @@ def test_weights_equal_what_onnx_defines_for_blocks(name: str) -> None:
     released = as_released(name)
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in released.graph.initializer}
     nodes = [node for node in released.graph.node if node.op_type == "DequantizeLinear"]
-    expected = {node.output[0]: ReferenceEvaluator(node).run(None, constants)[0] for node in nodes}
+    expected: dict[str, np.ndarray] = {}
+    for node in nodes:
+        (values,) = ReferenceEvaluator(node).run(None, constants)
+        expected[node.output[0]] = np.asarray(values)
     model = dequantised(as_released(name))
     weights = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
     assert len(expected) > 20
@@ -54,8 +57,8 @@ def test_yunet_computes_what_the_released_file_defines() -> None:
     expected = ReferenceEvaluator(released).run(None, {"input": image})
     outputs = [output.name for output in released.graph.output]
     model = converted(as_released("yunet.onnx"), MODELS["yunet.onnx"]).SerializeToString()
-    for here, there in zip(Network(model, 1, outputs)(image), expected, strict=True):
-        np.testing.assert_allclose(here, there, atol=1e-4)
+    for computed, value in zip(Network(model, 1, outputs)(image), expected, strict=True):
+        np.testing.assert_allclose(computed, value, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [160, 333, 640])

@@ -159,7 +159,7 @@ class DlibEmbedder:
         self._network = network
 
     def embed(self, crops: Image) -> Array:
-        scaled = (crops.astype(np.float32) - self._MEANS) / 256
+        scaled = np.asarray((crops - self._MEANS) / 256, np.float32)
         return self._network(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))[0]
 
 

@@ -176,4 +176,5 @@ def _dequantised(
     axis, size = attributes["axis"], attributes["block_size"]
     index = np.arange(quantised.shape[axis]) // size
     scale, zero = scale.take(index, axis), zero.take(index, axis)
-    return ((quantised.astype(np.int32) - zero.astype(np.int32)) * scale).astype(np.float32)
+    difference = quantised.astype(np.int32) - zero.astype(np.int32)
+    return np.asarray(difference * scale, dtype=np.float32)
