@@ -127,7 +127,7 @@ def samples(
     """Yield each face undamaged, whole, and with every `every`-th kind of damage, alternating."""
     for number, (file, years) in enumerate(track(files, "faces")):
         image = decode((data_dir / file).read_bytes(), ImageLimits())
-        undamaged = _sample(pack, image, file, years, UNDAMAGED)
+        undamaged = embedded_sample(pack, image, file, years, UNDAMAGED)
         yield undamaged
         if undamaged.face is None:
             continue
@@ -138,10 +138,10 @@ def samples(
         landmarks = detected.landmarks[0]
         for name in list(DAMAGE)[number // len(SETS) % every :: every]:
             worse = damaged(image, landmarks, name, Path(file).name)
-            yield _sample(pack, worse, file, years, name)
+            yield embedded_sample(pack, worse, file, years, name)
         for kind, worse in zip(OLDER, _older(image), strict=True):
             if number // len(SETS) % every == 0:
-                yield _sample(pack, worse, file, years, kind)
+                yield embedded_sample(pack, worse, file, years, kind)
 
 
 def _older(image: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -164,7 +164,7 @@ def _whole(pack: Pack, image: npt.NDArray[np.uint8], detected: Detections, of: S
         yield Sample(file=of.file, damage=damage, years=of.years, size=(width, height), face=face)
 
 
-def _sample(pack: Pack, image: npt.NDArray[np.uint8], file: str, years: float, damage: str) -> Sample:
+def embedded_sample(pack: Pack, image: npt.NDArray[np.uint8], file: str, years: float, damage: str) -> Sample:
     found = pack.detect([image])
     height, width = image.shape[:2]
     answer = ImageFaces(

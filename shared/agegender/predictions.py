@@ -103,6 +103,15 @@ class FaceEstimate(BaseModel):
 
     age: AgeAnswer
     gender: GenderAnswer
+    familiarity: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="how like the faces that the age head was trained on: the share of these that are at "
+        "least as unusual. Below 0.5 the age interval is wider. null if the head has no statistics for it, "
+        "as those of releases up to 0.1",
+        examples=[0.61],
+    )
 
 
 class FaceAnswer(FaceEstimate):

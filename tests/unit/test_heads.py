@@ -1,11 +1,13 @@
 """A head answers as its files say, and refuses files that are not what they say."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered, year_quantiles
 from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
+from agegender.heads.familiarity import Familiarity, added_years
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.heads.networks import Mlp, ResMlp, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
@@ -170,6 +172,63 @@ def test_conformal_intervals_cover_each_true_age_group() -> None:
     inside = (low <= age[10000:]) & (age[10000:] <= high)
     for group in range(len(AGE_GROUPS)):
         assert inside[age_groups_of(age[10000:]) == group].mean() > 0.87
+
+
+def training_embeddings() -> np.ndarray:
+    """Return 1,000 embeddings; the last feature is zero for all of them."""
+    embeddings = np.random.default_rng(7).standard_normal((1000, SPACE.dimension)).astype(np.float32)
+    embeddings[:, -1] = 0
+    return embeddings
+
+
+def test_familiarity_is_uniform_on_faces_like_those_of_training_and_small_on_others() -> None:
+    embeddings = training_embeddings()
+    fitted = Familiarity.fit(embeddings, np.arange(500))
+    alike = fitted.of(embeddings[500:])
+    np.testing.assert_allclose(np.quantile(alike, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.1)
+    assert np.median(fitted.of(2 * embeddings[500:])) < 0.01
+    assert (fitted.of(np.full((1, SPACE.dimension), 9, np.float32)) == 0).all()
+    assert (fitted.of(np.zeros((1, SPACE.dimension), np.float32)) == 1).all()
+    assert len(fitted.of(embeddings[:0])) == 0
+
+
+def test_interval_gains_years_only_below_a_familiarity_of_a_half_and_fewer_if_it_is_narrower() -> None:
+    years = added_years(np.array([0, 0.25, 0.5, 1]), 0.9)
+    np.testing.assert_allclose(years, [2, 1, 0, 0])
+    narrow = added_years(np.array([0, 0.25]), 0.5)
+    assert (narrow > 0).all() and (narrow < years[:2] / 2).all()
+
+
+def test_head_stores_familiarity_and_one_of_an_older_release_has_none(tmp_path: Path) -> None:
+    architecture, embeddings = Mlp(hidden=(8,)), training_embeddings()
+    tensors, fitted = random_tensors(architecture, 3, YEARS), Familiarity.fit(embeddings, np.arange(1000))
+    with_it = manifest(architecture).model_copy(update={"familiarity": True})
+    save_head(tmp_path / "new", with_it, {**tensors, **fitted.tensors})
+    answered = load_head(tmp_path / "new").familiarity(embeddings)
+    assert answered is not None
+    np.testing.assert_allclose(answered, fitted.of(embeddings), atol=0.01)
+
+    save_head(tmp_path / "old", manifest(architecture), tensors)
+    path = tmp_path / "old" / "head.json"
+    document = json.loads(path.read_bytes())
+    del document["familiarity"]
+    path.write_text(json.dumps({**document, "format": 1}))
+    assert load_head(tmp_path / "old").familiarity(embeddings) is None
+
+
+@pytest.mark.parametrize("name", ["familiarity.std", "familiarity.distances", "familiarity.mean"])
+def test_head_with_wrong_statistics_is_rejected(tmp_path: Path, name: str) -> None:
+    architecture = Mlp(hidden=(8,))
+    with_it = manifest(architecture).model_copy(update={"familiarity": True})
+    statistics = Familiarity.fit(training_embeddings(), np.arange(1000)).tensors
+    wrong = {
+        "familiarity.std": np.zeros(16),
+        "familiarity.distances": -np.arange(101),
+        "familiarity.mean": np.full(16, np.nan),
+    }
+    tensors = {**random_tensors(architecture, 3, YEARS), **statistics, name: wrong[name].astype(np.float32)}
+    with pytest.raises(ValueError, match="familiarity"):
+        save_head(tmp_path, with_it, tensors)
 
 
 def test_answers_carry_groups_and_labels() -> None:

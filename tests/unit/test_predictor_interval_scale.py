@@ -53,6 +53,12 @@ def test_interval_of_a_worse_face_contains_that_of_a_better_one(
     assert answer.interval[1] <= better[1] <= worse[1] <= 100
 
 
+def test_larger_of_scale_and_added_years_extends_the_interval() -> None:
+    assert scaled(age(20, 30), 1.2, 2).interval == (18, 32)
+    assert scaled(age(20, 30), 1.6, 2).interval == (17, 33)
+    assert scaled(age(1, 99), 1, 2).interval == (0, 100)
+
+
 def test_interval_grows_about_its_own_middle() -> None:
     assert scaled(age(20, 30), 2).interval == (15, 35)
     assert scaled(age(2, 12), 2).interval == (0, 17)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
+from agegender.heads.familiarity import added_years
 from agegender.predictions import (
     AgeGenderAnswer,
     EmbeddingsAnswer,
@@ -64,7 +65,9 @@ class Predictor:
         upright = _upright(found)
         embeddings = await for_faces(len(faces), _matrix, faces, found.space)
         probabilities = await self._probabilities(heads, embeddings, options, stopwatch)
-        entries = await for_faces(len(faces), _face_answers, heads, faces, upright, probabilities, options)
+        entries = await for_faces(
+            len(faces), _face_answers, heads, faces, upright, embeddings, probabilities, options
+        )
         _count(found, len(faces))
         return AgeGenderAnswer(
             space=found.space,
@@ -88,7 +91,7 @@ class Predictor:
         """Predict for each embedding."""
         heads = sent.heads
         probabilities = await self._probabilities(heads, sent.rows, sent.options, stopwatch)
-        estimates = await for_faces(len(sent.rows), _estimates, heads, probabilities, sent.options)
+        estimates = await for_faces(len(sent.rows), _estimates, heads, sent.rows, probabilities, sent.options)
         FACES.inc(len(sent.rows))
         return EmbeddingsAnswer(
             space=heads.age.manifest.space,
@@ -177,25 +180,47 @@ def _normalised(embeddings: Array) -> Array:
     return np.asarray(embeddings / np.maximum(norms, 1e-12))
 
 
-def _estimates(heads: Heads, probabilities: Probabilities, options: HeadOptions) -> list[FaceEstimate]:
+def _estimates(
+    heads: Heads,
+    embeddings: Array,
+    probabilities: Probabilities,
+    options: HeadOptions,
+    scales: Sequence[float] | None = None,
+) -> list[FaceEstimate]:
+    """Estimate each face, with an interval that its familiarity and its scale extend.
+
+    scales : of the interval because of the face's quality; None if the quality is unknown.
+    """
     conformal = heads.age.manifest.conformal
     assert conformal is not None  # the registry rejects age heads without
     ages = age_answers(probabilities.age, conformal, options.coverage)
     genders = gender_answers(probabilities.gender)
-    return [FaceEstimate(age=age, gender=gender) for age, gender in zip(ages, genders, strict=True)]
+    familiarity = heads.age.familiarity(embeddings)
+    years = np.zeros(len(ages)) if familiarity is None else added_years(familiarity, options.coverage)
+    return [
+        FaceEstimate(
+            age=scaled(age, 1 if scales is None else scales[face], float(years[face])),
+            gender=gender,
+            familiarity=None if familiarity is None else round(float(familiarity[face]), 3),
+        )
+        for face, (age, gender) in enumerate(zip(ages, genders, strict=True))
+    ]
 
 
 def _face_answers(
     heads: Heads,
     faces: Sequence[Face],
     upright: Sequence[_Upright],
+    embeddings: Array,
     probabilities: Probabilities,
     options: FaceOptions,
 ) -> list[FaceAnswer]:
-    estimates = _estimates(heads, probabilities, options)
+    qualities = [face_quality(*geometry) for geometry in upright]
+    scales = [quality.interval_scale for quality in qualities]
+    estimates = _estimates(heads, embeddings, probabilities, options, scales)
     return [
-        _face_answer(face, face_quality(*geometry), estimate, options)
-        for face, geometry, estimate in zip(faces, upright, estimates, strict=True)
+        _face_answer(face, quality, estimate, options)
+        for face, quality, estimate in zip(faces, qualities, estimates, strict=True)
     ]
 
 
@@ -206,8 +231,9 @@ def _face_answer(face: Face, quality: Quality, estimate: FaceEstimate, options: 
         landmarks=face.landmarks,
         whole=face.whole,
         quality=quality,
-        age=scaled(estimate.age, quality.interval_scale),
+        age=estimate.age,
         gender=estimate.gender,
+        familiarity=estimate.familiarity,
         embedding=face.embedding if options.embeddings else None,
     )
 

@@ -115,10 +115,14 @@ def interval_scale(factors: Mapping[QualityReason, float]) -> float:
     return round(max(_interpolated(others, OTHER_SCALES), *scales), 3)
 
 
-def scaled(age: AgeAnswer, scale: float) -> AgeAnswer:
-    """Return the answer with its interval scaled about its middle, within 0 to 100 years."""
+def scaled(age: AgeAnswer, scale: float, years: float = 0) -> AgeAnswer:
+    """Return the answer with its interval extended about its middle, within 0 to 100 years.
+
+    The half-width is multiplied by `scale`, or `years` are added to it, whichever makes it larger.
+    """
     low, high = age.interval
-    middle, half = (low + high) / 2, scale * (high - low) / 2
+    middle, half = (low + high) / 2, (high - low) / 2
+    half = max(scale * half, half + years)
     interval = (round(max(0.0, min(low, middle - half)), 1), round(min(MAX_AGE, max(high, middle + half)), 1))
     return age.model_copy(update={"interval": interval})
 

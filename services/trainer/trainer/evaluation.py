@@ -12,9 +12,10 @@ from agegender.heads.calibration import (
     mean_years,
     tempered,
 )
+from agegender.heads.familiarity import Familiarity, added_years
 from agegender.heads.head import Classes, Task, over_years
 from agegender.heads.networks import bank_logits, softmax
-from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
+from agegender.labels import AGE_GROUPS, MAX_AGE, age_groups_of, group_probabilities
 
 from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
@@ -172,10 +173,23 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature, and conformal intervals for an age head."""
+    """Temperature; for an age head also conformal intervals, and the statistics that extend them."""
 
     temperature: float
     conformal: ConformalIntervals | None
+    familiarity: Familiarity | None = None
+
+    def intervals(self, years: Array, embeddings: Array, coverage: float) -> tuple[Floats, Floats]:
+        """Return the ends of the age intervals [faces], as a head answers them for faces of good quality.
+
+        years : calibrated distributions [faces, 101].
+        """
+        assert self.conformal is not None
+        low, high = self.conformal.intervals(years, coverage)
+        if self.familiarity is None:
+            return low, high
+        more = added_years(self.familiarity.of(embeddings), coverage)
+        return np.clip(low - more, 0, MAX_AGE), np.clip(high + more, 0, MAX_AGE)
 
 
 def class_bounds(
@@ -190,7 +204,7 @@ def class_bounds(
 
 
 def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_]) -> Calibration:
-    """Fit temperature and conformal intervals to the faces that `rows` selects."""
+    """Fit temperature, conformal intervals and familiarity to the faces that `rows` selects."""
     low, high, known = class_bounds(found.faces, task, classes)
     use = rows & known
     probabilities = found.probabilities[task][use]
@@ -199,7 +213,10 @@ def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[
         return Calibration(temperature, None)
     years = over_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
     faces = found.faces
-    return Calibration(temperature, ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use]))
+    conformal = ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use])
+    selected = np.flatnonzero(rows)
+    familiarity = Familiarity.fit(faces.embedding, selected) if len(selected) else None
+    return Calibration(temperature, conformal, familiarity)
 
 
 def crossed_calibration(
@@ -218,8 +235,8 @@ def crossed_calibration(
         calibration = calibrate(found, task, classes, ~own)
         calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
         if calibration.conformal is not None:
-            years = over_years(calibrated[own], classes)
-            low[own], high[own] = calibration.conformal.intervals(years, REPORTED_COVERAGE)
+            years, embeddings = over_years(calibrated[own], classes), found.faces.embedding[own]
+            low[own], high[own] = calibration.intervals(years, embeddings, REPORTED_COVERAGE)
     return calibrated, low, high
 
 

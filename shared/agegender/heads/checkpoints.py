@@ -16,6 +16,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
 from agegender.files import FileLock, read_bytes, read_model, write_bytes, write_json
+from agegender.heads.familiarity import Familiarity
 from agegender.heads.head import Head, HeadManifest, Task
 from agegender.spaces import NAME, Space
 
@@ -116,9 +117,11 @@ def load_head(directory: Path) -> Head:
 
 
 def _expected_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:
+    dimension = manifest.space.dimension
     return {
         **manifest.shapes,
-        _GOLDEN_EMBEDDING: (1, manifest.space.dimension),
+        **(Familiarity.shapes(dimension) if manifest.familiarity else {}),
+        _GOLDEN_EMBEDDING: (1, dimension),
         _GOLDEN_PROBABILITIES: (1, manifest.classes.outputs),
     }
 

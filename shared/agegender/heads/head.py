@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agegender.heads.calibration import ConformalIntervals, tempered
+from agegender.heads.familiarity import Familiarity
 from agegender.heads.networks import Architecture, Layer, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
 from agegender.spaces import Space
@@ -43,7 +44,7 @@ class HeadManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = Field(1, ge=1, le=1)
+    format: int = Field(2, ge=1, le=2, description="1: of releases up to 0.1, without familiarity")
     task: Task
     space: Space
     version: str
@@ -52,6 +53,7 @@ class HeadManifest(BaseModel):
     architecture: Architecture
     temperature: float = Field(gt=0, le=100, allow_inf_nan=False)
     conformal: ConformalIntervals | None = None
+    familiarity: bool = Field(False, description="whether head.safetensors has the tensors of familiarity")
     weights_sha256: str
     card: dict[str, Any] = Field(default_factory=dict, description="data, protocol, metrics, licence, limits")
 
@@ -61,7 +63,7 @@ class HeadManifest(BaseModel):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the tensors in head.safetensors, by name."""
+        """Return the shapes of the networks' tensors in head.safetensors, by name."""
         return tensor_shapes(self.layers, self.members, self.space.dimension)
 
     @model_validator(mode="after")
@@ -78,7 +80,8 @@ class Head:
     Parameters
     ----------
     manifest : head.json.
-    tensors : content of head.safetensors as float32, with the names and shapes of `tensor_shapes`.
+    tensors : content of head.safetensors as float32, with the names and shapes of `tensor_shapes`, and those
+        of `Familiarity.shapes` if the manifest states that it has them.
     """
 
     def __init__(self, manifest: HeadManifest, tensors: dict[str, Array]) -> None:
@@ -93,6 +96,19 @@ class Head:
                 raise ValueError(f"tensor {name} contains NaN or infinite values")
         self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
         self._folded = folded(self._layers, self._tensors)
+        self._familiarity = Familiarity.from_tensors(tensors) if manifest.familiarity else None
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """Return the networks' tensors and the statistics of familiarity, as `save_head` takes them."""
+        return {**self._tensors, **({} if self._familiarity is None else self._familiarity.tensors)}
+
+    def familiarity(self, embeddings: Array) -> npt.NDArray[np.floating] | None:
+        """Return how like the training faces each face is [faces], 0 to 1.
+
+        None for a head that was saved without these statistics, as those of releases up to 0.1.
+        """
+        return None if self._familiarity is None else self._familiarity.of(embeddings)
 
     @property
     def tensors(self) -> dict[str, Array]:

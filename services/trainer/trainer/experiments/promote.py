@@ -88,10 +88,13 @@ def built_heads(data_dir: Path, experiment: Experiment) -> Iterator[Head]:
             architecture=experiment.options.head,
             temperature=round(calibration.temperature, 6),
             conformal=calibration.conformal,
+            familiarity=calibration.familiarity is not None,
             weights_sha256="",
             card=_card(data_dir, experiment, report, task, classes, refitted),
         )
-        yield Head(manifest, {name: tensor.astype(np.float32) for name, tensor in tensors.items()})
+        statistics = calibration.familiarity.tensors if calibration.familiarity else {}
+        named = {**tensors, **statistics}.items()
+        yield Head(manifest, {name: tensor.astype(np.float32) for name, tensor in named})
 
 
 def require_report(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
