@@ -2,7 +2,8 @@
 
 HEADS_DIR is laid out as the trainer's `models` (`services/predictor/heads` has the shipped ones). For each
 served age head, the data sets that its card names are read from DATA_DIR; they must be the files that the
-head was trained on, by their SHA-256. The networks and their calibration stay as they are.
+head was trained on, by their SHA-256. The networks and their calibration stay as they are. The card states
+the intended domain.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from agegender.heads.checkpoints import load_head, read_current, save_head
 from agegender.heads.familiarity import Familiarity
 from agegender.heads.head import Head, HeadManifest, Task
 from trainer.datasets.embedding_set import EmbeddingSet, combine, data_path, file_sha256, read_embedding_set
+from trainer.experiments.promote import DOMAIN
 
 
 def training_faces(data_dir: Path, manifest: HeadManifest) -> EmbeddingSet:
@@ -39,7 +41,8 @@ def with_familiarity(directory: Path, data_dir: Path) -> Head:
     faces = training_faces(data_dir, head.manifest)
     rows = np.flatnonzero((faces.has_age | faces.has_gender) & (faces.fold >= 0))
     tensors = {**head.tensors, **Familiarity.fit(faces.embedding, rows).tensors}
-    manifest = head.manifest.model_copy(update={"format": 2, "familiarity": True})
+    card = {**head.manifest.card, "domain": DOMAIN}
+    manifest = head.manifest.model_copy(update={"format": 2, "familiarity": True, "card": card})
     return save_head(directory, manifest, tensors)
 
 

@@ -16,10 +16,11 @@ from benchmarks.accuracy.comparison import compare
 from benchmarks.accuracy.cross_dataset import cross
 from benchmarks.accuracy.fairness import fairness
 from benchmarks.accuracy.probes import PROBES
+from benchmarks.accuracy.shift import shift
 from benchmarks.accuracy.tables import Table
 from benchmarks.accuracy.uncertainty import uncertainty
 
-PARTS = ("comparison", "cross", "uncertainty", "fairness", "children", "robustness")
+PARTS = ("comparison", "cross", "uncertainty", "fairness", "children", "robustness", "shift")
 
 
 def main() -> None:
@@ -33,9 +34,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--probes", nargs="*", choices=list(PROBES), default=list(PROBES))
-    parser.add_argument("--pack", default="human", help="pack for robustness")
+    parser.add_argument("--pack", default="human", help="pack for robustness and shift")
     parser.add_argument("--pack-dir", type=Path)
     parser.add_argument("--human-dir", type=Path)
+    parser.add_argument(
+        "--confirm", action="store_true", help="shift: images reserved for confirmation, not for development"
+    )
     for table in tables(parser.parse_args()):
         print(table.markdown(), flush=True)
 
@@ -56,9 +60,12 @@ def tables(arguments: argparse.Namespace) -> Iterator[Table]:
         yield fairness(answers[0])
     if "children" in parts:
         yield children(answers[0])
-    if "robustness" in parts:
+    if "robustness" in parts or "shift" in parts:
         pack = robustness.load(arguments.pack, data, arguments.pack_dir, arguments.human_dir)
+    if "robustness" in parts:
         yield robustness.robustness(first, data, ids[0], pack)
+    if "shift" in parts:
+        yield from shift(first, data, ids[0], pack, confirm=arguments.confirm)
 
 
 if __name__ == "__main__":

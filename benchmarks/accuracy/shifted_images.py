@@ -58,13 +58,13 @@ def _grain(image: Pixels, draws: Draws) -> Pixels:
 
 
 def _halftone(image: Pixels, draws: Draws) -> Pixels:
-    """Print black dots on a screen of 45°, with a pitch of a sixtieth of the image, and scan them."""
+    """Print black dots on a screen of 45°, with a hundred lines on the shorter side, and scan them."""
     height, width = image.shape[:2]
     fine = cv2.resize(_grey(image)[..., 0], (4 * width, 4 * height), interpolation=cv2.INTER_CUBIC)
-    pitch = 4 * max(3.0, min(height, width) / 60)
+    pitch = 4 * max(2.0, min(height, width) / 100)
     y, x = np.mgrid[: 4 * height, : 4 * width] * (np.pi / pitch)
     screen = 127.5 + 63.75 * (np.cos(x + y) + np.cos(x - y))
-    dots = np.where(fine > screen, 245, 25).astype(np.uint8)
+    dots = cv2.GaussianBlur(np.where(fine > screen, 245, 25).astype(np.uint8), (0, 0), pitch / 6)
     scanned = cv2.resize(dots, (width, height), interpolation=cv2.INTER_AREA)
     return np.repeat(np.asarray(scanned, np.uint8)[..., None], 3, axis=2)
 

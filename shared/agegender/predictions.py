@@ -26,6 +26,7 @@ QualityReason = Literal[
     "overexposed",
     "undetected",
 ]
+UNFAMILIAR = 0.05  # familiarity below which the command line and the page mention it
 RequestId = Annotated[
     str | None, Field(description="repeated in every log line about this request", examples=["trace-7"])
 ]

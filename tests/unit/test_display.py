@@ -59,6 +59,8 @@ def test_command_line_and_label_write_one_face_alike() -> None:
         gender=GenderAnswer(label="female", probability={"female": 0.845, "male": 0.155}, entropy=0.1),
     )
     assert cells(face) == ("31", "16 to 45", "female 85 %", "0.13 [dim]small")
+    unfamiliar = face.model_copy(update={"familiarity": 0.04})
+    assert cells(unfamiliar)[-1] == "0.13 [dim]small, unfamiliar"
     assert label_lines(face) == ("31 (16-45)", "female 85 %")
 
 

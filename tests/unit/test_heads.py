@@ -194,7 +194,7 @@ def test_familiarity_is_uniform_on_faces_like_those_of_training_and_small_on_oth
 
 def test_interval_gains_years_only_below_a_familiarity_of_a_half_and_fewer_if_it_is_narrower() -> None:
     years = added_years(np.array([0, 0.25, 0.5, 1]), 0.9)
-    np.testing.assert_allclose(years, [2, 1, 0, 0])
+    np.testing.assert_allclose(years, [3, 1.5, 0, 0])
     narrow = added_years(np.array([0, 0.25]), 0.5)
     assert (narrow > 0).all() and (narrow < years[:2] / 2).all()
 

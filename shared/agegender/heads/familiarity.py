@@ -1,6 +1,6 @@
 """Familiarity: how like the training faces a face is, and how many years its age interval gains.
 
-An interval that covers nine in ten faces like the training faces covers fewer of others. Which faces these
+An interval that covers 90 % of the faces like those of training covers fewer of others. Which faces these
 are shows in the embedding, before the head: its features are far from their means over the training faces.
 The methods that were compared are in docs/results/shift.md (`python -m benchmarks.accuracy --parts shift`).
 """
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.floating]
 
 # Years by which each end of a 90 % interval moves at familiarity 0; none from `_FAMILIAR` on, linear between.
-_MOST_YEARS: Final = 2.0
+_MOST_YEARS: Final = 3.0
 _FAMILIAR: Final = 0.5
 _SMALLEST_STD: Final = 0.1  # of the features' median; hardly any training face activates such a feature
 _LARGEST: Final = 60_000  # distance; files have float16

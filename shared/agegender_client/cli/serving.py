@@ -12,7 +12,7 @@ from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.files import write_bytes
 from agegender.heads.head import Task
-from agegender.predictions import FaceAnswer, ImageAnswer, Models
+from agegender.predictions import UNFAMILIAR, FaceAnswer, ImageAnswer, Models
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -211,7 +211,9 @@ def cells(face: FaceAnswer) -> tuple[str, str, str, str]:
     """Return age, interval, gender and quality as a table shows them."""
     low, high = interval(face.age.interval)
     share = face.gender.probability[face.gender.label]
-    doubts = f" [dim]{', '.join(face.quality.reasons)}" if face.quality.reasons else ""
+    unfamiliar = face.familiarity is not None and face.familiarity < UNFAMILIAR
+    reasons = [*face.quality.reasons, *(["unfamiliar"] if unfamiliar else [])]
+    doubts = f" [dim]{', '.join(reasons)}" if reasons else ""
     return (
         years(face.age.mean),
         f"{low} to {high}",

@@ -16,10 +16,11 @@ const REASONS = {
   overexposed: "Part of the face is overexposed.",
   undetected: "No face was found; the whole picture was taken as one.",
 };
+const UNFAMILIAR = 0.05;
 const [WIDTH, HEIGHT, FOOT, YEARS] = [320, 74, 16, 100];
 
 export function faceCard(face, index, source) {
-  const { age, gender, quality } = face;
+  const { age, gender, quality, familiarity } = face;
   const share = gender.probability[gender.label];
   const card = element("article", { className: "face", tabIndex: -1, ariaLabel: `Face ${index + 1}` },
     crop(face.bbox, source),
@@ -30,10 +31,11 @@ export function faceCard(face, index, source) {
     distribution(age),
     meter("Gender", gender.label, share, `${gender.label} ${certainty(share)}`),
     meter("Quality", "", quality.score, score(quality.score)));
-  if (quality.reasons.length) {
-    card.append(element("p", { className: "reasons" },
-      quality.reasons.map((reason) => REASONS[reason] ?? reason).join(" ")));
+  const remarks = quality.reasons.map((reason) => REASONS[reason] ?? reason);
+  if ((familiarity ?? 1) < UNFAMILIAR) {
+    remarks.push("The face is unlike those that the program learnt from, so the answer is less certain.");
   }
+  if (remarks.length) card.append(element("p", { className: "reasons" }, remarks.join(" ")));
   return card;
 }
 

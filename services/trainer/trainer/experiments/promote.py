@@ -50,6 +50,14 @@ LIMITS = (
     "verifying anyone's age. Less accurate for groups that are rare in the data: see the metrics by age "
     "group and gender."
 )
+DOMAIN = {
+    "intended": "Faces like those of the data sets that this card names.",
+    "elsewhere": (
+        "On faces that are rare in these data sets, or from other cameras, prints or populations, expect "
+        "larger errors. The answer's familiarity is then near 0, and the interval up to three years wider on "
+        "each side, without a guarantee of its coverage. Measure the accuracy on faces of your own."
+    ),
+}
 
 
 def promote(data_dir: Path, experiment: Experiment) -> dict[str, str]:
@@ -170,6 +178,7 @@ def _card(
         "single_networks": report["members"][task.value]["test"],
         "licence": "That of the data: a head trained on research-only data sets is for research only.",
         "limits": LIMITS,
+        "domain": DOMAIN,
     }
     if served is not None:
         ensemble_on = "all" if refitted else "folds"
