@@ -124,7 +124,7 @@ def test_served_heads_are_judged_on_faces_that_they_never_saw(trainer: httpx.Cli
     faces = with_hashes(made_faces(300, seed=7), 2)
     age = head(data_dir, Task.AGE, "big-age")
     years = age.probabilities(faces.embedding)
-    low, high = age.manifest.conformal.intervals(years, 0.9)
+    low, high = age.intervals(years, faces.embedding, 0.9)
     result = status["results"]["age"]
     assert result["mae"] == pytest.approx(np.abs(mean_years(years) - faces.age_low).mean(), rel=1e-5)
     assert result["coverage"] == pytest.approx(np.mean((low <= faces.age_low) & (faces.age_low <= high)))
@@ -206,7 +206,10 @@ def test_calibration_makes_a_version_that_names_its_base_and_covers_the_domain(
     new, base = (head(data_dir, Task.AGE, result[name]) for name in ("new_version", "version"))
     card = new.manifest.card["calibrated"]
     assert (card["base"], card["sets"], card["faces"]) == ("big-age", ["older"], 300)
-    assert all(np.array_equal(new.tensors[name], base.tensors[name]) for name in base.tensors)
+    weights = [name for name in base.tensors if not name.startswith("familiarity.")]
+    assert weights and all(np.array_equal(new.tensors[name], base.tensors[name]) for name in weights)
+    older_faces = older(with_hashes(made_faces(300, seed=9), 4), 20).embedding
+    assert np.median(new.familiarity(older_faces)) == pytest.approx(0.5, abs=0.05)
     report = read_json(evaluation_dir(data_dir, status["id"]) / "report.json")["calibration"]["age"]
     assert report["before"]["coverage"] == result["coverage"]
     assert report["after"]["nll"] < report["before"]["nll"]

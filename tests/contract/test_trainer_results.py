@@ -22,8 +22,9 @@ from agegender.labels import AGE_GROUP_NAMES, group_probabilities
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.experiments.experiment import experiment_dir, load_experiment, save_experiment
+from trainer.experiments.onnx_graph import as_onnx
 from trainer.experiments.predictions import COLUMNS, Prediction, experiment_columns
-from trainer.experiments.promote import as_onnx, built_heads, promote
+from trainer.experiments.promote import built_heads, promote
 from trainer.jobs import write_report
 from trainer.settings import TrainerSettings
 
@@ -170,11 +171,15 @@ def require_equal(found: dict[str, Any], heads: Iterable[Head], faces: Embedding
         np.testing.assert_allclose(found["age_probabilities"], years, atol=1e-4)
         np.testing.assert_allclose(found["age_mean"], mean_years(years), atol=1e-4)
         np.testing.assert_allclose(found["age_groups"], group_probabilities(years), atol=1e-4)
-        conformal = head.manifest.conformal
-        if conformal is None:
+        if head.manifest.conformal is None:
             assert "age_interval" not in found
             continue
-        ends = np.stack(conformal.intervals(years, coverage), axis=1)
+        familiarity = head.familiarity(faces.embedding)
+        assert (familiarity is None) == ("familiarity" not in found)
+        if familiarity is not None:
+            np.testing.assert_allclose(found["familiarity"], familiarity, atol=1e-4)
+            assert familiarity.min() < 0.5 < familiarity.max()  # so that some intervals are extended
+        ends = np.stack(head.intervals(years, faces.embedding, coverage), axis=1)
         # A quantile moves by the error of the cumulative distribution divided by the density there.
         np.testing.assert_allclose(found["age_interval"], ends, atol=1e-4, rtol=1e-5)
 
@@ -188,7 +193,7 @@ def test_onnx_graph_answers_as_the_served_heads_in_plain_onnx_runtime(
     found, metadata = onnx_outputs(answer.content, faces)
     heads = {head.manifest.task: head for head in built_heads(trained, load_experiment(trained, "table"))}
     require_equal(found, heads.values(), faces, 0.8)
-    assert len(found) == 5 and json.loads(metadata["coverage"]) == 0.8
+    assert len(found) == 6 and json.loads(metadata["coverage"]) == 0.8
     assert json.loads(metadata["versions"]) == {"age": "table-age", "gender": "table-gender"}
     cards = json.loads(metadata["cards"])
     assert cards["age"]["experiment"] == "table" and "metrics" in cards["gender"]

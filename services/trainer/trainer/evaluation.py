@@ -12,10 +12,10 @@ from agegender.heads.calibration import (
     mean_years,
     tempered,
 )
-from agegender.heads.familiarity import Familiarity, added_years
+from agegender.heads.familiarity import Familiarity, extended
 from agegender.heads.head import Classes, Task, over_years
 from agegender.heads.networks import bank_logits, softmax
-from agegender.labels import AGE_GROUPS, MAX_AGE, age_groups_of, group_probabilities
+from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities
 
 from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
 from trainer.datasets.folds import K, groups_of, strata_of, stratified_folds
@@ -185,11 +185,8 @@ class Calibration:
         years : calibrated distributions [faces, 101].
         """
         assert self.conformal is not None
-        low, high = self.conformal.intervals(years, coverage)
-        if self.familiarity is None:
-            return low, high
-        more = added_years(self.familiarity.of(embeddings), coverage)
-        return np.clip(low - more, 0, MAX_AGE), np.clip(high + more, 0, MAX_AGE)
+        ends = self.conformal.intervals(years, coverage)
+        return extended(*ends, self.familiarity, embeddings, coverage)
 
 
 def class_bounds(
@@ -203,8 +200,14 @@ def class_bounds(
     return low, high, faces.has_age
 
 
-def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_]) -> Calibration:
-    """Fit temperature, conformal intervals and familiarity to the faces that `rows` selects."""
+def calibrate(
+    found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[np.bool_], exact: bool = False
+) -> Calibration:
+    """Fit temperature, conformal intervals and familiarity to the faces that `rows` selects.
+
+    exact : whether the coverage is kept with the years that familiarity adds, on faces like these; otherwise
+        these years come on top, which covers more of such faces, and enough of faces from elsewhere.
+    """
     low, high, known = class_bounds(found.faces, task, classes)
     use = rows & known
     probabilities = found.probabilities[task][use]
@@ -213,26 +216,31 @@ def calibrate(found: OutOfFold, task: Task, classes: Classes, rows: npt.NDArray[
         return Calibration(temperature, None)
     years = over_years(np.asarray(tempered(probabilities, temperature), np.float32), classes)
     faces = found.faces
-    conformal = ConformalIntervals.fit(years, faces.age_low[use], faces.age_high[use])
     selected = np.flatnonzero(rows)
     familiarity = Familiarity.fit(faces.embedding, selected) if len(selected) else None
+    known_familiarity = familiarity.of(faces.embedding[use]) if exact and familiarity else None
+    conformal = ConformalIntervals.fit(
+        years, faces.age_low[use], faces.age_high[use], familiarity=known_familiarity
+    )
     return Calibration(temperature, conformal, familiarity)
 
 
 def crossed_calibration(
-    found: OutOfFold, task: Task, classes: Classes
+    found: OutOfFold, task: Task, classes: Classes, exact: bool = False
 ) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return calibrated probabilities, and interval ends at 90 %, with a calibration on the other folds.
 
     The report's metrics after calibration are therefore of faces that the calibration did not see. A single
     fold is divided by subjects; a single subject is calibrated on itself.
+
+    exact : as for `calibrate`.
     """
     calibrated = found.probabilities[task].copy()
     low, high = np.zeros(len(found.faces)), np.zeros(len(found.faces))
     divisions = _divisions(found.faces)
     for division in np.unique(divisions):
         own = divisions == division
-        calibration = calibrate(found, task, classes, ~own)
+        calibration = calibrate(found, task, classes, ~own, exact)
         calibrated[own] = tempered(found.probabilities[task][own], calibration.temperature)
         if calibration.conformal is not None:
             years, embeddings = over_years(calibrated[own], classes), found.faces.embedding[own]

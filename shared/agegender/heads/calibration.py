@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from agegender.heads.familiarity import added_years
 from agegender.labels import AGE_GROUPS, GROUP_OF_YEAR, MAX_AGE, YEARS, age_groups_of
 
 Array = npt.NDArray[np.floating]
@@ -113,11 +114,14 @@ class ConformalIntervals(BaseModel):
         low: Array,
         high: Array,
         smallest_group: int = 100,
+        familiarity: Array | None = None,
     ) -> "ConformalIntervals":
         """Fit to out-of-fold distributions [faces, 101] and age labels low to high in years [faces].
 
         A label that is an interval counts as covered if the predicted interval overlaps it. A group of fewer
         than `smallest_group` faces uses the scores of all faces.
+
+        familiarity : of each face, if the stated coverage includes the years that it adds.
         """
         groups = age_groups_of((low + high) / 2)
         counts = np.bincount(groups, minlength=len(AGE_GROUPS))
@@ -125,6 +129,8 @@ class ConformalIntervals(BaseModel):
         for column, coverage in enumerate(COVERAGES):
             lower, upper = _central_interval(year_probabilities, coverage)
             scores = np.maximum(lower - high, low - upper)
+            if familiarity is not None:
+                scores = scores - added_years(familiarity, coverage)
             for group in range(len(AGE_GROUPS)):
                 of_group = scores if counts[group] < smallest_group else scores[groups == group]
                 table[group, column] = _conformal_quantile(of_group, coverage)

@@ -12,12 +12,14 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from agegender.labels import MAX_AGE
+
 Array = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.floating]
 
-# Years by which each end of a 90 % interval moves at familiarity 0; none from `_FAMILIAR` on, linear between.
+# Years by which each end of a 90 % interval moves at familiarity 0; none from `FAMILIAR` on, linear between.
 _MOST_YEARS: Final = 3.0
-_FAMILIAR: Final = 0.5
+FAMILIAR: Final = 0.5
 _SMALLEST_STD: Final = 0.1  # of the features' median; hardly any training face activates such a feature
 _LARGEST: Final = 60_000  # distance; files have float16
 _STEPS: Final = 100
@@ -104,5 +106,15 @@ def added_years(familiarity: Numbers, coverage: float) -> Numbers:
     Narrower intervals gain less, in the ratio of a normal distribution's intervals.
     """
     ratio = NormalDist().inv_cdf((1 + coverage) / 2) / NormalDist().inv_cdf(0.95)
-    strange = np.clip((_FAMILIAR - np.asarray(familiarity)) / _FAMILIAR, 0, 1)
+    strange = np.clip((FAMILIAR - np.asarray(familiarity)) / FAMILIAR, 0, 1)
     return np.asarray(_MOST_YEARS * ratio * strange)
+
+
+def extended(
+    low: Numbers, high: Numbers, familiarity: Familiarity | None, embeddings: Array, coverage: float
+) -> tuple[Numbers, Numbers]:
+    """Move the ends of age intervals [faces] outwards where a face is unlike the training faces."""
+    if familiarity is None:
+        return low, high
+    more = added_years(familiarity.of(embeddings), coverage)
+    return np.clip(low - more, 0, MAX_AGE), np.clip(high + more, 0, MAX_AGE)

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agegender.heads.calibration import ConformalIntervals, tempered
-from agegender.heads.familiarity import Familiarity
+from agegender.heads.familiarity import Familiarity, extended
 from agegender.heads.networks import Architecture, Layer, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, GENDER_NAMES, YEARS
 from agegender.spaces import Space
 
 Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 MAX_WIDTH = 2**20  # numbers in memory per face; 4 MiB
 
@@ -103,17 +104,24 @@ class Head:
         """Return the networks' tensors and the statistics of familiarity, as `save_head` takes them."""
         return {**self._tensors, **({} if self._familiarity is None else self._familiarity.tensors)}
 
-    def familiarity(self, embeddings: Array) -> npt.NDArray[np.floating] | None:
+    def familiarity(self, embeddings: Array) -> Floats | None:
         """Return how like the training faces each face is [faces], 0 to 1.
 
         None for a head that was saved without these statistics, as those of releases up to 0.1.
         """
         return None if self._familiarity is None else self._familiarity.of(embeddings)
 
-    @property
-    def tensors(self) -> dict[str, Array]:
-        """Return the weights as `save_head` takes them."""
-        return self._tensors
+    def intervals(self, years: Array, embeddings: Array, coverage: float) -> tuple[Floats, Floats]:
+        """Return the ends of the age intervals [faces] in years, as served for faces of good quality.
+
+        years : this head's distributions over years [faces, 101].
+
+        Raises ValueError for a head without conformal intervals.
+        """
+        if self.manifest.conformal is None:
+            raise ValueError(f"head {self.manifest.version} has no conformal intervals")
+        ends = self.manifest.conformal.intervals(years, coverage)
+        return extended(*ends, self._familiarity, embeddings, coverage)
 
     def probabilities(self, embeddings: Array) -> Array:
         """Return the calibrated mean over the members, a deep ensemble (arXiv 1612.01474).
@@ -144,7 +152,7 @@ class Head:
             total += softmax(bank_logits(self._layers, self._tensors, embeddings, draws)).mean(axis=0)
         return self._calibrated(np.asarray(total / rounds, dtype=np.float32))
 
-    def _calibrated(self, probabilities: npt.NDArray[np.floating]) -> Array:
+    def _calibrated(self, probabilities: Floats) -> Array:
         return np.asarray(tempered(probabilities, self.manifest.temperature), dtype=np.float32)
 
 

@@ -46,21 +46,22 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Judged:
-    """A head's probabilities for faces: [faces, classes], calibrated as it serves them, and without."""
+    """A head's predictions for faces.
+
+    Attributes
+    ----------
+    calibrated, raw : probabilities [faces, classes] as it serves them, and without its temperature.
+    interval : ends [faces] of the served 90 % age intervals in years; None if it serves none.
+    """
 
     head: Head
     calibrated: npt.NDArray[np.float32]
     raw: npt.NDArray[np.float32]
+    interval: tuple[Floats, Floats] | None
 
     @property
     def years(self) -> npt.NDArray[np.float32]:
         return over_years(self.calibrated, self.head.manifest.classes)
-
-    @property
-    def interval(self) -> tuple[Floats, Floats] | None:
-        """Return the ends [faces] of the served 90 % intervals in years; None if it serves none."""
-        conformal = self.head.manifest.conformal
-        return None if conformal is None else conformal.intervals(self.years, REPORTED_COVERAGE)
 
     def summary(self, faces: EmbeddingSet) -> dict[str, Any]:
         """Return the metrics of a report."""
@@ -82,7 +83,11 @@ def judged(head: Head, faces: EmbeddingSet) -> Judged:
     ]
     calibrated = np.concatenate(chunks)
     raw = tempered(calibrated, 1 / head.manifest.temperature)  # undoes the temperature
-    return Judged(head, calibrated, np.asarray(raw, np.float32))
+    interval = None
+    if head.manifest.conformal is not None:
+        years = over_years(calibrated, head.manifest.classes)
+        interval = head.intervals(years, faces.embedding, REPORTED_COVERAGE)
+    return Judged(head, calibrated, np.asarray(raw, np.float32), interval)
 
 
 def run_evaluation(
@@ -156,13 +161,13 @@ def _calibrations(
             continue
         manifest, classes = one.head.manifest, one.head.manifest.classes
         raw = OutOfFold(faces, {task: one.raw})
-        after, low, high = crossed_calibration(raw, task, classes)
+        after, low, high = crossed_calibration(raw, task, classes, exact=True)
         if task is Task.GENDER:
             compared = gender_summary(faces, one.raw, after)
         else:
             years_before, years = over_years(one.raw, classes), over_years(after, classes)
             compared = age_summary(faces, years_before, years, low, high)
-        calibration = calibrate(raw, task, classes, np.ones(len(faces), dtype=bool))
+        calibration = calibrate(raw, task, classes, np.ones(len(faces), dtype=bool), exact=True)
         version = f"{evaluation.id}-{task.value}"
         path = data_path(data_dir, evaluation.dataset, evaluation.space, evaluation.image_set)
         card = {
@@ -182,8 +187,12 @@ def _calibrations(
             "conformal": calibration.conformal,
             "card": card,
         }
+        tensors = one.head.tensors
+        if calibration.familiarity is not None:  # from now on these faces are the familiar ones
+            changes["familiarity"] = True
+            tensors = {**tensors, **calibration.familiarity.tensors}
         directory = heads_directory(data_dir / "models", task, evaluation.space) / version
-        save_head(directory, manifest.model_copy(update=changes), one.head.tensors)
+        save_head(directory, manifest.model_copy(update=changes), tensors)
         calibrations[task] = {
             "version": version,
             "base": manifest.version,

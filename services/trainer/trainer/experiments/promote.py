@@ -1,4 +1,4 @@
-"""Serve an experiment: write a head for each task and make it the current one; or export it as ONNX.
+"""Serve an experiment: write a head for each task, and make it the current one.
 
 The head is the ensemble of all folds' members or, if the experiment was also trained on all faces and that is
 better out of fold, the ensemble trained on all. Temperature and intervals come from the out-of-fold
@@ -6,9 +6,8 @@ predictions of the same recipe. Those are made by fewer members or from fewer fa
 errs on the safe side.
 """
 
-import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,8 @@ import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
-from agegender.heads.calibration import COVERAGES, GROUP_EDGES, ConformalIntervals
 from agegender.heads.checkpoints import heads_directory, save_head, set_current
-from agegender.heads.head import Classes, Head, HeadManifest, Task, over_years
-from agegender.heads.networks import Activate, Dropout, Layer, Linear, Norm, Residual
-from agegender.labels import AGE_GROUPS, MAX_AGE, YEARS, group_probabilities
+from agegender.heads.head import Classes, Head, HeadManifest, Task
 from safetensors.numpy import load as load_safetensors
 
 from trainer.evaluation import calibrate, task_tensors
@@ -42,7 +38,6 @@ from trainer.training.config import TrainingOptions
 
 Array = npt.NDArray[np.float32]
 
-_ONNX_OPSET, _ONNX_IR = 17, 9  # of ONNX 1.14 (2023), for older runtimes too
 MAX_BYTES = 4_900_000  # of a head's file; weights are float16
 
 LIMITS = (
@@ -221,169 +216,3 @@ def ensemble(banks: list[dict[str, Array]]) -> dict[str, Array]:
     members = len(banks[0]["input.mean"])
     kept = max(1, min(members, members_that_fit(banks[0]) // len(banks)))
     return {name: np.concatenate([bank[name][:kept] for bank in banks]) for name in banks[0]}
-
-
-def as_onnx(heads: Mapping[Task, Head], coverage: float = 0.9) -> bytes:
-    """Return heads of one space as one ONNX graph, with their cards in its metadata.
-
-    The graph has the standardisation of the input, all members, their mean, the temperature and the conformal
-    intervals. Weights stay float16; the rest is computed as `Head` does.
-
-    Input: `embedding` [faces, dimension]. Outputs per face: `age_probabilities` (101 years), `age_mean`,
-    `age_interval` (low, high, in years, of `coverage`), `age_groups` (Adience's eight) and
-    `gender_probabilities` (female, male).
-    """
-    import onnx  # of this function alone
-    from onnx import TensorProto, helper
-
-    space = next(iter(heads.values())).manifest.space
-    graph = _Graph()
-    shapes: dict[str, list[int | str]] = {"embedding": ["faces", space.dimension]}
-    for task, head in heads.items():
-        probabilities = graph.head(head, "embedding", task.value)
-        if task is Task.GENDER:
-            shapes[graph.named("Identity", "gender_probabilities", probabilities)] = ["faces", 2]
-            continue
-        if head.manifest.classes is Classes.GROUPS:
-            eye = np.eye(head.manifest.classes.outputs, dtype=np.float32)
-            spread = graph.constant(over_years(eye, head.manifest.classes))
-            probabilities = graph.add("MatMul", probabilities, spread)
-        shapes[graph.named("Identity", "age_probabilities", probabilities)] = ["faces", YEARS]
-        groups = graph.constant(group_probabilities(np.eye(YEARS, dtype=np.float32)))
-        shapes[graph.named("MatMul", "age_groups", probabilities, groups)] = ["faces", len(AGE_GROUPS)]
-        mean = graph.add("MatMul", probabilities, graph.constant(np.arange(YEARS, dtype=np.float32)[:, None]))
-        shapes[graph.named("Squeeze", "age_mean", mean, graph.constant(np.array([1])))] = ["faces"]
-        if head.manifest.conformal is not None:
-            interval = graph.interval(probabilities, mean, head.manifest.conformal, coverage)
-            shapes[graph.named("Cast", "age_interval", interval, to=TensorProto.FLOAT)] = ["faces", 2]
-    described = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
-    ]
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "age-gender", described[:1], described[1:], graph.constants),
-        opset_imports=[helper.make_opsetid("", _ONNX_OPSET)],
-        ir_version=_ONNX_IR,
-        producer_name="age-gender",
-        producer_version=__version__,
-    )
-    metadata = {
-        "space": space.model_dump(),
-        "coverage": coverage,
-        "versions": {task.value: head.manifest.version for task, head in heads.items()},
-        "cards": {task.value: head.manifest.card for task, head in heads.items()},
-    }
-    helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-class _Graph:
-    """Nodes and constants of an ONNX graph. Methods return the name of what they add."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        return self.named(operator, f"value{len(self.nodes)}", *inputs, **attributes)
-
-    def named(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(operator, [*inputs], [name], **attributes))
-        return name
-
-    def constant(self, array: npt.NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def head(self, head: Head, embedding: str, task: str) -> str:
-        """Add a head; its output is [faces, classes]."""
-        from onnx import TensorProto
-
-        def weight(name: str) -> str:
-            array = head.tensors[name].astype(np.float16)  # as they are stored
-            array = array if name.endswith(".weight") else array[:, None]
-            return self.add("Cast", self.constant(array), to=TensorProto.FLOAT)
-
-        def run(layers: tuple[Layer, ...], features: str) -> str:
-            for layer in layers:
-                match layer:
-                    case Linear(name=name):
-                        features = self.add("MatMul", features, weight(f"{name}.weight"))
-                        features = self.add("Add", features, weight(f"{name}.bias"))
-                    case Norm(name=name):
-                        features = self.add("Mul", features, weight(f"{name}.scale"))
-                        features = self.add("Add", features, weight(f"{name}.shift"))
-                    case Activate(function="relu"):
-                        features = self.add("Relu", features)
-                    case Activate():
-                        features = self.add("Mul", features, self.add("Sigmoid", features))
-                    case Residual(body=body):
-                        features = self.add("Add", features, run(body, features))
-                    case Dropout():
-                        pass
-            return features
-
-        one = self.add("Unsqueeze", embedding, self.constant(np.array([0])))
-        centred = self.add("Sub", one, weight("input.mean"))
-        members = self.add(
-            "Softmax", run(head.manifest.layers, self.add("Div", centred, weight("input.std"))), axis=-1
-        )
-        mean = self.add("ReduceMean", members, axes=[0], keepdims=0)
-        if head.manifest.temperature == 1:
-            return mean
-        positive = self.add("Max", mean, self.constant(np.array([1e-12], np.float32)))
-        divisor = self.constant(np.array([head.manifest.temperature], np.float32))
-        return self.add("Softmax", self.add("Div", self.add("Log", positive), divisor), axis=-1)
-
-    def interval(self, years: str, mean: str, conformal: ConformalIntervals, coverage: float) -> str:
-        """Add `ConformalIntervals.intervals`; its output is [faces, 2], in double precision."""
-        from onnx import TensorProto
-
-        double = self.add("Cast", years, to=TensorProto.DOUBLE)
-        cumulative = self.add("CumSum", double, self.constant(np.array(1)))
-        total = self.add("Gather", cumulative, self.constant(np.array([YEARS - 1])), axis=1)
-        cumulative = self.add("Div", cumulative, total)
-        tail = (1 - coverage) / 2
-        ends = [self._quantile(cumulative, level) for level in (tail, 1 - tail)]
-        column = COVERAGES.index(round(coverage, 2))
-        margin = self.constant(np.array([[row[column] for row in conformal.widening]]))
-        first, last = (self.constant(np.array([edges])) for edges in zip(*GROUP_EDGES, strict=True))
-        low = self.add("Max", self.add("Sub", ends[0], margin), first)
-        high = self.add("Min", self.add("Add", ends[1], margin), last)
-        fits = self.add("LessOrEqual", low, high)
-        middle = self.add("Cast", mean, to=TensorProto.DOUBLE)
-        # An age group that no age of the interval is in does not count.
-        low = self.add("Where", fits, low, self.constant(np.array(np.inf)))
-        high = self.add("Where", fits, high, self.constant(np.array(-np.inf)))
-        hull = [
-            self.add("Min", middle, self.add("ReduceMin", low, axes=[1])),
-            self.add("Max", middle, self.add("ReduceMax", high, axes=[1])),
-        ]
-        bounds = self.constant(np.array(0.0)), self.constant(np.array(float(MAX_AGE)))
-        return self.add("Clip", self.add("Concat", *hull, axis=1), *bounds)
-
-    def _quantile(self, cumulative: str, level: float) -> str:
-        """Add `year_quantiles` of a cumulative distribution [faces, 101]; its output is [faces, 1]."""
-        from onnx import TensorProto
-
-        at = self.constant(np.array(level))
-        below = self.add("Cast", self.add("Less", cumulative, at), to=TensorProto.INT64)
-        count = self.add("ReduceSum", below, self.constant(np.array([1])))
-        year = self.add("Min", count, self.constant(np.array(YEARS - 1)))
-        zero, one = self.constant(np.array(0)), self.constant(np.array(1))
-        earlier = self.add(
-            "GatherElements", cumulative, self.add("Max", self.add("Sub", year, one), zero), axis=1
-        )
-        exists = self.add("Cast", self.add("Greater", year, zero), to=TensorProto.DOUBLE)
-        before = self.add("Mul", earlier, exists)
-        here = self.add("GatherElements", cumulative, year, axis=1)
-        mass = self.add("Max", self.add("Sub", here, before), self.constant(np.array(1e-12)))
-        share = self.add("Div", self.add("Sub", at, before), mass)
-        share = self.add("Clip", share, self.constant(np.array(0.0)), self.constant(np.array(1.0)))
-        start = self.add("Sub", self.add("Cast", year, to=TensorProto.DOUBLE), self.constant(np.array(0.5)))
-        return self.add("Add", start, share)

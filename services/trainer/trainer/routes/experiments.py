@@ -30,8 +30,9 @@ from trainer.experiments.experiment_data import (
     validation_warnings,
     write_merged,
 )
+from trainer.experiments.onnx_graph import as_onnx
 from trainer.experiments.predictions import Prediction, experiment_columns
-from trainer.experiments.promote import as_onnx, promote
+from trainer.experiments.promote import promote
 from trainer.experiments.served import (
     SERVED,
     HeadComparison,
