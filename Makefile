@@ -21,9 +21,9 @@ down:  ## stop what `make up` started
 demo: setup  ## predict, train five folds, promote, predict again
 	@$(PY) -m tools.demo
 
-# One process more than cores, at most four, since the tests of tests/stack wait for half of their time. These come
-# first, so that the short ones fill the end.
-BESIDE := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder -m "not alone"
+# Two processes more than cores, at most five, since the tests of tests/stack wait for half of their time. These
+# come first, so that the short ones fill the end.
+BESIDE := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --maxprocesses 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
 
 # Tests that are marked `alone` measure seconds, memory or load: nothing runs beside them.
 test: setup  ## every test that this machine can run; ends with what was skipped
