@@ -17,18 +17,20 @@ def errors() -> Counter:
 async def test_breaker_is_open_for_a_while_after_a_failure(
     errors: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agegender_service.redis_breaker._PAUSE", 0.05)
     breaker, result = RedisBreaker("test", errors), "default"
     async with breaker.guard():
         raise RedisGone
     assert breaker.is_open
+    monkeypatch.setattr("agegender_service.redis_breaker._PAUSE", 0.05)
+    async with breaker.guard():
+        raise RedisGone
     await asyncio.sleep(0.06)
     assert not breaker.is_open
     async with breaker.guard():
         result = "read"
     assert result == "read"
     assert not breaker.is_open
-    assert errors.collect()[0].samples[0].value == 1
+    assert errors.collect()[0].samples[0].value == 2
 
 
 async def test_calls_that_take_too_long_are_ended(errors: Counter) -> None:
