@@ -12,13 +12,6 @@ from embedder.packs.human import (
     human_2_pack,
     human_3_pack,
 )
-from embedder.packs.insightface import (
-    SPACE_VERSION,
-    ScrfdDetector,
-    find_models,
-    insightface_pack,
-    recogniser_embedder,
-)
 from embedder.packs.pack import Pack
 from embedder.packs.store import MANIFEST, RELEASED, BadPack, install_human, install_insightface, verify
 
@@ -52,6 +45,9 @@ def load_pack(name: str, packs: Path, pack_dir: Path | None, human_dir: Path | N
     directory = _given(pack_dir) or _insightface(packs / insightface_name)
     if name.startswith(_DUO):
         return duo_pack(insightface_name, _human(packs, human_dir, HUMAN_2_FILES), directory, threads)
+    # Takes as long to import as all else of this service, which the packs of `human` need not wait for.
+    from embedder.packs.insightface import insightface_pack
+
     return insightface_pack(insightface_name, directory, threads)
 
 
@@ -60,6 +56,8 @@ def duo_pack(name: str, human: Path, insightface: Path, threads: int) -> Pack:
 
     The most accurate space here; its InsightFace half is for non-commercial research.
     """
+    from embedder.packs.insightface import SPACE_VERSION, ScrfdDetector, find_models, recogniser_embedder
+
     detector, recogniser = find_models(insightface)
     return Pack(
         Space(id=f"human-{name}-{SPACE_VERSION}", dimension=2304 + 512),
