@@ -115,21 +115,54 @@ def test_a_table_as_parquet_without_images_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\xff" * 64 + b"PAR1", b"file,age\n"])
 def test_a_file_that_is_not_parquet_is_a_problem(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "labels.parquet").write_bytes(content)
-    with pytest.raises(Problem, match="not a Parquet file") as caught:
+    with pytest.raises(Problem, match="cannot be read as Parquet") as caught:
         propose(tmp_path)
     assert caught.value.slug == "bad-labels"
 
 
-def test_a_cut_parquet_file_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_parquet_file_is_a_problem_and_nothing_else(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "labels.parquet"
-    shard(path, [{"bytes": jpeg(0), "path": "0.jpg"}] * 50, age=list(range(50)))
+    images = [{"bytes": jpeg(0), "path": "0.jpg"}, {"bytes": None, "path": "/x/b.jpg"}, None] * 20
+    shard(path, images, GENDER, age=list(range(60)), gender=[0, 1, None] * 20, name=["x"] * 60)
     content = path.read_bytes()
-    for position in range(4, len(content) - 8, 97):
-        path.write_bytes(content[:position] + b"\xff\x00\xff" + content[position + 3 :])
+    random = np.random.default_rng(seed)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), random.integers(1, 6)):
+            damaged[position] = random.integers(256)
+        path.write_bytes(damaged)
         try:
-            list(tables.read(tmp_path, "images"))
+            propose(tmp_path)
+            tables.unpack(tmp_path, ["labels.parquet"], lambda: None)
         except Problem as problem:
             assert problem.slug == "bad-labels"
+
+
+def test_a_parquet_file_that_repeats_a_large_value_needs_little_memory(tmp_path: Path) -> None:
+    first, size, path = np.zeros(100, np.int32), 4 * 1024**2, pa.array(["0.jpg"] * 100)
+    repeated = pa.DictionaryArray.from_arrays(first, [b"x" * size])
+    image = pa.StructArray.from_arrays([repeated, path], ["bytes", "path"])
+    note = pa.DictionaryArray.from_arrays(first, ["x" * size])
+    table = pa.table({"image": image, "note": note, "age": [25] * 100})
+    options = {"data_page_size": 1024**3, "dictionary_pagesize_limit": 1024**3, "store_schema": False}
+    pq.write_table(table, tmp_path / "labels.parquet", **options)
+    del repeated, image, note, table
+    assert (tmp_path / "labels.parquet").stat().st_size < 1024**2
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    most = 0
+
+    def measured() -> None:
+        nonlocal most
+        most = max(most, pool.bytes_allocated() - before)
+
+    for _ in tables.read(tmp_path, "images"):
+        measured()
+    with pytest.raises(Problem, match="repeats its images so often"):
+        tables.unpack(tmp_path, ["labels.parquet"], measured)
+    assert most < 200 * 1024**2
+    assert len(list((tmp_path / "unpacked/labels").iterdir())) <= 3
 
 
 def test_without_pyarrow_the_package_to_install_is_named(

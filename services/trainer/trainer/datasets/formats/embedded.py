@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ PIXELS = "pixels"
 BOX = ("face_x0", "face_y0", "face_x1", "face_y1")
 MAX_ROWS = 5_000_000
 _MAX_TEXT = 64 * 1024
-_BATCH_BYTES = 64 * 1024**2  # of images that are read at a time
+_BATCH_BYTES = 64 * 1024**2  # that are read at a time
 _MAX_COLUMN = 256 * 1024**2  # bytes of a column of labels in a row group
+_MAX_IMAGES = 2 * 1024**3  # bytes of images in a row group
 _MAX_SIDE = 512  # of an image in a column of pixels
 _MARGIN = 0.5  # around a box, in sides of the box
 _LIMITS = ImageLimits()
@@ -64,6 +65,16 @@ def _write(path: Path, content: bytes | None) -> None:
 # Parquet
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises for a damaged file into ``bad-labels``."""
+    try:
+        yield
+    # ArrowInvalid is a ValueError, ArrowNotImplementedError a NotImplementedError, ArrowKeyError a KeyError.
+    except (OSError, ValueError, NotImplementedError, LookupError, TypeError, MemoryError) as error:
+        raise bad_labels(path, f"it cannot be read as Parquet: {error}") from error
+
+
 def _parquet(path: Path) -> Any:
     """Open a Parquet file. Raises ``parquet-not-installed`` 501 and ``bad-labels`` 422."""
     try:
@@ -76,11 +87,9 @@ def _parquet(path: Path) -> Any:
             f"{path.name} is a Parquet file, which needs the package pyarrow (166 MB). Install it where the "
             "trainer runs: pip install pyarrow. Or save the table as CSV, with the images as files.",
         ) from error
-    try:
+    with _reading(path):
         file = pyarrow.parquet.ParquetFile(path, buffer_size=1024**2)
-    except (OSError, ValueError, MemoryError) as error:
-        raise bad_labels(path, f"it is not a Parquet file: {error}") from error
-    names = [name.lower() for name in file.schema_arrow.names]
+        names = [name.lower() for name in file.schema_arrow.names]
     if len(set(names)) < len(names):
         raise bad_labels(path, "it names a column twice")
     if file.metadata.num_rows > MAX_ROWS:
@@ -90,12 +99,16 @@ def _parquet(path: Path) -> Any:
 
 def parquet_columns(path: Path) -> list[str]:
     """Return the names of a Parquet file's columns in lower case. Raises what `parquet_rows` does."""
-    return [name.strip().lower() for name in _parquet(path).schema_arrow.names]
+    file = _parquet(path)
+    with _reading(path):
+        return [name.strip().lower() for name in file.schema_arrow.names]
 
 
 def image_column(path: Path) -> str | None:
     """Return the name of the column with images, in lower case; None if there is none."""
-    column = _image_column(_parquet(path))
+    file = _parquet(path)
+    with _reading(path):
+        column = _image_column(file)
     return None if column is None else column.strip().lower()
 
 
@@ -117,14 +130,19 @@ def parquet_rows(path: Path) -> Iterator[dict[str, str]]:
     is that path. Raises ``parquet-not-installed`` 501, and ``bad-labels`` 422 if the file cannot be read.
     """
     file = _parquet(path)
+    with _reading(path):
+        yield from _texts(path, file)
+
+
+def _texts(path: Path, file: Any) -> Iterator[dict[str, str]]:
     image = _image_column(file)
     classes = _class_names(file)
     names = [name for name in file.schema_arrow.names if name != image and _is_flat(file, name)]
-    _check_sizes(path, file, names)
     selected = [*names, f"{image}.path"] if image else names
+    _check_sizes(path, file, selected, _MAX_COLUMN)
     held = _rows_with_image(file, image) if image else iter(())
     number = 0
-    for batch in _batches(path, file, 4096, selected):
+    for batch in _batches(file, _batch_rows(file, selected, 4096), selected):
         for row in batch.to_pylist():
             texts = {
                 name.strip().lower(): _class_name(classes[name], row[name])
@@ -134,7 +152,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, str]]:
             }
             if image:
                 where = str((row[image] or {}).get("path") or "")
-                is_held = next(held)
+                is_held = next(held, False)
                 texts[image.strip().lower()] = (
                     unpacked_name(path, number, _suffix(where)) if is_held else where
                 )
@@ -144,27 +162,32 @@ def parquet_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def unpack_parquet(path: Path, check: Check) -> None:
     """Write the images that a Parquet file holds to files, a few at a time. Calls `check` before each."""
+    for number, (content, where) in enumerate(_held_images(path)):
+        check()
+        target = path.parent / unpacked_name(path, number, _suffix(where))
+        if not target.is_file():
+            _write(target, content)
+
+
+def _held_images(path: Path) -> Iterator[tuple[bytes | None, str]]:
+    """Yield the bytes and the path of each image."""
     file = _parquet(path)
-    image = _image_column(file)
-    if image is None:
-        return
-    number = 0
-    for batch in _batches(path, file, _batch_rows(file, image), [image]):
-        for row in batch.column(0).to_pylist():
-            check()
-            target = path.parent / unpacked_name(path, number, _suffix(str((row or {}).get("path") or "")))
-            if not target.is_file():
-                _write(target, (row or {}).get("bytes"))
-            number += 1
+    with _reading(path):
+        if (image := _image_column(file)) is None:
+            return
+        held = f"{image}.bytes"
+        _check_sizes(path, file, [held], _MAX_IMAGES)
+        left = sum(2 * chunk.total_uncompressed_size for _, chunk in _column_chunks(file, held))
+        for batch in _batches(file, _batch_rows(file, [held], 1000), [image]):
+            for row in batch.column(0).to_pylist():
+                left -= len((row or {}).get("bytes") or b"")
+                if left < 0:
+                    raise bad_labels(path, "it repeats its images so often that they exceed twice its size")
+                yield (row or {}).get("bytes"), str((row or {}).get("path") or "")
 
 
-def _batches(path: Path, file: Any, rows: int, names: Sequence[str]) -> Iterator[Any]:
-    import pyarrow
-
-    try:
-        yield from file.iter_batches(batch_size=rows, columns=list(names), use_threads=False)
-    except (OSError, ValueError, pyarrow.ArrowException, MemoryError) as error:
-        raise bad_labels(path, f"it cannot be read as Parquet: {error}") from error
+def _batches(file: Any, rows: int, names: Sequence[str]) -> Iterator[Any]:
+    return file.iter_batches(batch_size=rows, columns=list(names), use_threads=False)  # type: ignore[no-any-return]
 
 
 def _suffix(name: str) -> str:
@@ -203,17 +226,23 @@ def _column_chunks(file: Any, name: str) -> Iterator[tuple[int, Any]]:
                 yield group.num_rows, group.column(index)
 
 
-def _check_sizes(path: Path, file: Any, names: Sequence[str]) -> None:
+def _check_sizes(path: Path, file: Any, names: Sequence[str], most: int) -> None:
     for name in names:
-        if any(chunk.total_uncompressed_size > _MAX_COLUMN for _, chunk in _column_chunks(file, name)):
-            raise bad_labels(path, f"a row group of the column {name!r} has more than {_MAX_COLUMN} bytes")
+        if any(chunk.total_uncompressed_size > most for _, chunk in _column_chunks(file, name)):
+            raise bad_labels(path, f"a row group of the column {name!r} has more than {most} bytes")
 
 
-def _batch_rows(file: Any, image: str) -> int:
-    """Return how many images have about `_BATCH_BYTES` together."""
-    chunks = list(_column_chunks(file, f"{image}.bytes"))
-    largest = max((chunk.total_uncompressed_size / max(rows, 1) for rows, chunk in chunks), default=0)
-    return max(1, min(1000, int(_BATCH_BYTES / max(largest, 1))))
+def _batch_rows(file: Any, names: Sequence[str], most: int) -> int:
+    """Return how many rows need at most `_BATCH_BYTES` of memory, as far as the file states its sizes.
+
+    A value in a dictionary may be repeated in every row, so it counts as large as the dictionary may be.
+    """
+    largest = 1.0
+    for name in names:
+        for rows, chunk in _column_chunks(file, name):
+            size = chunk.total_uncompressed_size
+            largest = max(largest, size if chunk.has_dictionary_page else size / max(rows, 1))
+    return max(1, min(most, int(_BATCH_BYTES / largest)))
 
 
 def _rows_with_image(file: Any, image: str) -> Iterator[bool]:
@@ -228,7 +257,8 @@ def _rows_with_image(file: Any, image: str) -> Iterator[bool]:
         if nulls in (0, rows):
             yield from (nulls == 0 for _ in range(rows))
             continue
-        batches = file.iter_batches(_batch_rows(file, image), row_groups=[number], columns=[f"{image}.bytes"])
+        size = _batch_rows(file, [f"{image}.bytes"], 1000)
+        batches = file.iter_batches(size, row_groups=[number], columns=[f"{image}.bytes"], use_threads=False)
         for batch in batches:
             yield from pyarrow.compute.is_valid(batch.column(0).field("bytes")).to_pylist()
 
