@@ -160,6 +160,22 @@ def test_a_record_of_an_import_that_lies_leads_nowhere_outside(tmp_path: Path) -
     assert propose(folder).source == ["labels.csv"]
 
 
+def test_a_table_outside_the_data_folder_is_not_shown(tmp_path: Path) -> None:
+    table(tmp_path, "file,age,secret\na.jpg,1,word\n", "outside.csv")
+    folder = images(tmp_path / "data" / "faces", "a.jpg")
+    (folder / "people.csv").symlink_to(tmp_path / "outside.csv")
+    with pytest.raises(Problem, match="leads out of the data folder") as caught:
+        propose(folder)
+    assert "secret" not in caught.value.detail
+    with pytest.raises(Problem, match="leads out of the data folder") as caught:
+        require_format(folder)
+    assert "secret" not in caught.value.detail
+    shared = table(tmp_path / "data", "file,age\na.jpg,1\n", "shared.csv")
+    (folder / "people.csv").unlink()
+    (folder / "people.csv").symlink_to(shared / "shared.csv")
+    assert propose(folder).usable == 1
+
+
 @pytest.mark.parametrize("text", ["0=3", "0", "=female", "0=female,1=x"])
 def test_a_map_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(Problem, match="expected pairs such as 0=female,1=male"):

@@ -140,6 +140,16 @@ def bad_labels(path: Path, what: str) -> Problem:
     return Problem("bad-labels", 422, f"{path.parent.name}/{path.name}: {what}")
 
 
+def require_inside(path: Path) -> None:
+    """Raise ``bad-labels`` if a label file is a link out of its folder and the folder above.
+
+    Errors and proposals show what is in a label file.
+    """
+    target, roots = path.resolve(), (path.parent.resolve(), path.parent.parent.resolve())
+    if not any(target.is_relative_to(root) for root in roots):
+        raise bad_labels(path, "it is a link that leads out of the data folder; put the file itself there")
+
+
 def checked_rows(rows: Iterable[LabelRow], root: Path | None = None) -> Iterator[LabelRow]:
     """Normalize file names; remove rows with repeated files, unsafe file names or overlong subjects.
 

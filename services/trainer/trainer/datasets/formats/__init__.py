@@ -42,7 +42,8 @@ def unknown_folder(folder: Path) -> Problem:
     """Return the problem ``unknown-dataset`` 422: what is there, and what was looked for."""
     looked_for = [candidate.looks_for for candidate in FORMATS]
     entries = sorted(folder.iterdir())
-    nested = next((path.name for path in entries if path.is_dir() and format_of(path)), None)
+    folders = [path for path in entries if path.is_dir()][:_SHOWN]
+    nested = next((path.name for path in folders if format_of(path)), None)
     found = list(_described(entries))
     return Problem(
         "unknown-dataset",

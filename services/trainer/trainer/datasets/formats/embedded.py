@@ -21,7 +21,7 @@ from agegender.files import write_bytes
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
-from trainer.datasets.labels import bad_labels, is_image_name
+from trainer.datasets.labels import bad_labels, is_image_name, require_inside
 
 UNPACKED = "unpacked"  # folder of the images, beside their table
 PARQUET = ".parquet"
@@ -87,6 +87,7 @@ def _parquet(path: Path) -> Any:
             f"{path.name} is a Parquet file, which needs the package pyarrow (166 MB). Install it where the "
             "trainer runs: pip install pyarrow. Or save the table as CSV, with the images as files.",
         ) from error
+    require_inside(path)
     with _reading(path):
         file = pyarrow.parquet.ParquetFile(path, buffer_size=1024**2)
         names = [name.lower() for name in file.schema_arrow.names]

@@ -21,7 +21,7 @@ from trainer.datasets.formats.embedded import (
     parquet_columns,
     parquet_rows,
 )
-from trainer.datasets.labels import bad_labels
+from trainer.datasets.labels import bad_labels, require_inside
 
 LABELS = "labels.csv"
 _SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
@@ -194,6 +194,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Iterator[str]]:
     """Open a text file as bounded lines; its errors become ``bad-labels``."""
+    require_inside(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise bad_labels(path, f"the file is larger than {MAX_BYTES} bytes")
