@@ -16,6 +16,17 @@ from trainer.datasets.formats import format_of, require_format, tables
 from trainer.datasets.importing import propose, write_labels
 from trainer.datasets.labels import LabelledImage, LabelRow, Reason, Removed, checked_rows
 from trainer.datasets.proposals import LabelChoice
+from trainer.extraction.extraction import (
+    attempt_dir,
+    load_extraction,
+    save_extraction,
+    shard_path,
+    work_dir,
+)
+from trainer.extraction.plan import run_plan, shard_images
+from trainer.runs.attempt import Attempt
+
+from tests.support.made_extraction import EXTRACTION
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -238,4 +249,32 @@ def test_an_image_outside_is_not_cut_out(tmp_path: Path) -> None:
         Reason.IMAGE_MISSING,
         Reason.BAD_FILE_NAME,
     }
-    assert not (folder / "unpacked").exists()
+    assert not list(folder.glob("unpacked/**/*.jpg"))
+
+
+def test_images_of_an_earlier_table_are_replaced_and_those_of_an_attempt_kept(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    shard(path, [{"bytes": jpeg(10), "path": None}] * 3, age=[1, 2, 3])
+    read(tmp_path)
+    place = tmp_path / "unpacked/train"
+    (place / "0000001.jpg").write_bytes(b"kept")
+    (place / "0000002.jpg").unlink()
+    read(tmp_path)
+    contents = [(place / f"000000{number}.jpg").read_bytes() for number in range(3)]
+    assert contents == [jpeg(10), b"kept", jpeg(10)]
+    shard(path, [{"bytes": jpeg(200), "path": None}], age=[1])
+    read(tmp_path)
+    assert sorted(file.name for file in place.iterdir()) == ["0000000.jpg", "table.json"]
+    assert (place / "0000000.jpg").read_bytes() == jpeg(200)
+
+
+def test_an_extraction_unpacks_before_it_plans(tmp_path: Path) -> None:
+    extraction = save_extraction(tmp_path, EXTRACTION, run="here", label_format="table")
+    folder = tmp_path / extraction.dataset
+    shard(folder / "train.parquet", [{"bytes": jpeg(10), "path": None}] * 2, age=[1, 2])
+    attempt = Attempt(attempt_dir(tmp_path, extraction) / "plan")
+    run_plan(tmp_path, extraction, attempt)
+    planned = load_extraction(tmp_path, extraction.name)
+    assert (planned.state, planned.images, planned.summary) == ("extracting", 2, "2 of 2 rows can be read")
+    images = shard_images(shard_path(work_dir(tmp_path, planned), 0).read_bytes())
+    assert all((folder / image.file).read_bytes() == jpeg(10) for image in images)

@@ -10,6 +10,7 @@
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 from agegender.errors import Problem
-from agegender.files import write_bytes
+from agegender.files import read_json, write_bytes, write_json
 from agegender.images import ImageLimits, decode
 from PIL import Image
 
 from trainer.datasets.labels import bad_labels, is_image_name, require_inside
 
 UNPACKED = "unpacked"  # folder of the images, beside their table
+_STATE = "table.json"  # the table's size and time of change when its images were unpacked
 PARQUET = ".parquet"
 PIXELS = "pixels"
 BOX = ("face_x0", "face_y0", "face_x1", "face_y1")
@@ -51,6 +53,21 @@ def cell_text(value: object) -> str:
 def unpacked_name(table: Path, number: int, suffix: str) -> str:
     """Return the name of the image of a row, relative to the table's folder."""
     return f"{UNPACKED}/{table.stem}/{number:07d}{suffix}"
+
+
+def start_unpacking(table: Path) -> None:
+    """Remove the images of an earlier state of a table, and note its present state.
+
+    Images that an interrupted attempt has written stay.
+    """
+    place = table.parent / UNPACKED / table.stem
+    status = table.stat()
+    state = {"table": table.name, "bytes": status.st_size, "changed": status.st_mtime_ns}
+    with suppress(OSError, ValueError):
+        if read_json(place / _STATE) == state:
+            return
+    shutil.rmtree(place, ignore_errors=True)
+    write_json(place / _STATE, state)
 
 
 Check = Callable[[], None]

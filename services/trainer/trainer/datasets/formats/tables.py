@@ -21,6 +21,7 @@ from trainer.datasets.formats.embedded import (
     box_of,
     has_pixels,
     image_column,
+    start_unpacking,
     unpack_boxes,
     unpack_parquet,
     unpack_pixels,
@@ -205,11 +206,15 @@ def unpack(folder: Path, names: Iterable[str], check: Check) -> None:
     for table in names:
         path = folder / table
         found = columns(path, LIKELY)
-        if path.suffix.lower() == PARQUET:
+        is_parquet = path.suffix.lower() == PARQUET
+        if not (is_parquet and image_column(path)) and PIXELS not in found and not set(BOX).issubset(found):
+            continue
+        start_unpacking(path)
+        if is_parquet:
             unpack_parquet(path, check)
         elif PIXELS in found:
             unpack_pixels(path, rows(path, LIKELY), check)
-        elif set(BOX).issubset(found):
+        else:
             unpack_boxes(path, _boxes(path, find_columns(path, found)), check)
 
 
