@@ -222,7 +222,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (encrypted, "encrypted"),
     "no zip": (lambda: b"this is no archive", "not a zip file"),
     "cut off": (lambda: good_archive()[:-30], "not a zip file"),
-    "no image": (lambda: archive(("labels.csv", TABLE)), "no image"),
+    "no image": (lambda: archive(("read me.md", b"x")), "no image and no table. Send"),
     "empty": (lambda: archive(), "no image"),
 }
 

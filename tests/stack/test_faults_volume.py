@@ -1,13 +1,18 @@
-"""The volume full or read-only in the middle of a fold, a report, a promotion, or Redis's own log."""
+"""The volume full or read-only in the middle of a fold, a report, a promotion, an upload, or Redis's log."""
 
+import os
+import shutil
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from safetensors.numpy import load as load_safetensors
+from trainer.datasets.uploads import STALE_SECONDS
 from trainer.experiments.experiment import experiment_dir, load_experiment
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
@@ -118,3 +123,27 @@ def refuses(url: str) -> bool:
     except redis.ResponseError:
         return True
     return False
+
+
+def test_upload_whose_trainer_is_killed_is_not_visible_and_is_deleted_later(trainer: Trainer) -> None:
+    assert trainer.api is not None
+    head = (
+        "POST /datasets/killed/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        '--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\nabc'
+    )
+    address = urlsplit(trainer.url)
+    with socket.create_connection((address.hostname, address.port or 0)) as connection:
+        connection.sendall(head.encode())
+        until(lambda: list(trainer.data_dir.glob(".upload-*")), "the upload began", 60)
+        trainer.kill(trainer.api)
+    trainer.start_api()
+    listed = trainer.http.get("/datasets", params={"all_folders": True}).json()
+    assert "killed" not in [one["name"] for one in listed]
+    (left,) = trainer.data_dir.glob(".upload-*")
+    os.utime(left, (0, time.time() - STALE_SECONDS - 1))
+    files = {"file": ("a.jpg", noise())}
+    assert trainer.http.post("/datasets/killed/files", files=files).status_code == 201
+    assert not left.exists()
+    assert [path.name for path in (trainer.data_dir / "killed").iterdir()] == ["a.jpg"]
+    shutil.rmtree(trainer.data_dir / "killed")

@@ -30,7 +30,7 @@ import structlog
 from agegender.errors import Problem
 
 from trainer.datasets.catalog import RESERVED, not_a_dataset_name
-from trainer.datasets.labels import is_safe_name
+from trainer.datasets.labels import is_image_name, is_safe_name
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +42,6 @@ MAX_DIRECTORY = 16 * 1024**2  # bytes of an archive's directory, which is held i
 RESERVE = 16 * 1024**2  # bytes of the volume that an upload leaves free
 STALE_SECONDS = 600.0  # after which an unchanged upload is left over from a process that was killed
 
-IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) | {
-    ".heic",
-    ".heif",
-    ".avif",
-}
 # Workbooks are not read, but the message about a folder's labels names them.
 TABLES = frozenset({".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".mat", ".xls", ".xlsx", ".ods"})
 ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"})
@@ -128,11 +123,12 @@ class Upload:
                     _unpack(path, name, content)
                 else:
                     content.move(path, name)
-            if not content.found.images:
+            if not content.found.images and not content.found.tables:
                 skipped = ", ".join(f"{count} {ending}" for ending, count in content.found.skipped.items())
                 raise bad_upload(
-                    "The upload has no image. Send JPEG, PNG, WebP, BMP, GIF, TIFF, HEIC or AVIF files, or a "
-                    "zip of them." + (f" It has other files: {skipped[:_SHOWN]}." if skipped else "")
+                    "The upload has no image and no table. Send JPEG, PNG, WebP, BMP, GIF, TIFF, HEIC or "
+                    "AVIF files, or a zip of them."
+                    + (f" It has other files: {skipped[:_SHOWN]}." if skipped else "")
                 )
             os.sync()  # one call for any number of files; the rename must not reach the disk before them
             self._rename(content.root())
@@ -186,7 +182,7 @@ class _Content:
             )
         if (ending := _ending(name)) in ARCHIVES:
             raise bad_upload(f"{given[:_SHOWN]!r} is an archive. Unpack it, or upload it alone as a zip.")
-        if ending not in IMAGES and ending not in TABLES:
+        if not is_image_name(parts[-1]) and ending not in TABLES:
             self.found.skipped[ending[:20] or "without an ending"] += 1
             return None
         self._require_unique(name)
@@ -229,7 +225,7 @@ class _Content:
 
     def _add(self, name: str, size: int) -> None:
         self.found.size += size
-        if _ending(name) in IMAGES:
+        if is_image_name(PurePosixPath(name).name):
             self.found.images += 1
         else:
             self.found.tables.append(name)

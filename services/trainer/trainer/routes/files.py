@@ -33,6 +33,7 @@ FIELD = "file"
 _SILENCE = 30.0  # seconds without a byte after which an upload is given up
 _AT_ONCE = 4  # uploads, each of which occupies a thread while it is unpacked
 _MOST_ROWS = 200
+_MOST_TABLES = 100
 _SIDE = 160  # pixels of a thumbnail
 
 _free = threading.BoundedSemaphore(_AT_ONCE)
@@ -65,7 +66,7 @@ class UploadAnswer(BaseModel):
 
     name: str = Field(description="of the data set")
     images: int
-    tables: list[str] = Field(description="files that may hold the labels")
+    tables: list[str] = Field(description="files that may hold the labels, or images; the first 100")
     size: int = Field(description="bytes on the volume")
     skipped: dict[str, int] = Field(description="files that were not stored, by their ending")
     format: str | None = Field(description="label format; null if the labels are not recognised yet")
@@ -128,7 +129,7 @@ def _answer(folder: Path, found: Unpacked) -> UploadAnswer:
     return UploadAnswer(
         name=folder.name,
         images=found.images,
-        tables=found.tables,
+        tables=found.tables[:_MOST_TABLES],
         size=found.size,
         skipped=dict(found.skipped),
         format=dataset.format,
