@@ -3,6 +3,7 @@ import { element } from "/web/elements.js";
 
 const COLOURS = ["#2a78c8", "#c8502a", "#2a9d6a", "#9a4fc8", "#b08a1a", "#c24a86", "#4a8f9b", "#7a7a7a"];
 const HEIGHT = 240;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]; // distances between ticks: epochs and years are whole numbers
 const drawn = new WeakMap(); // place -> { plot, shape }
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const sizes = new ResizeObserver((entries) => {
@@ -61,7 +62,7 @@ function draw(place, data, { series, shape, x, y, description, tooltip }) {
   const plot = new uPlot({
     width: place.clientWidth || 320, height: HEIGHT,
     scales: { x: { time: false } },
-    axes: [axis(x), axis(y)],
+    axes: [{ ...axis(x), incrs: WHOLE }, axis(y)],
     series: [{ label: x }, ...series],
     legend: { live: false },
     plugins: [tooltips(tooltip)],

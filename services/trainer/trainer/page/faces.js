@@ -14,7 +14,7 @@ export function gallery(items) {
 
 function add(list, items) {
   const waiting = items.map((item) => {
-    const image = element("img", { alt: `${item.file}: ${item.text}`, loading: "lazy", hidden: true });
+    const image = element("img", { alt: `${item.file}: ${item.text}`, hidden: true });
     list.append(element("li", {}, image, element("span", {}, item.text)));
     return { item, image };
   }).filter(({ item }) => item.hasImage !== false);
