@@ -184,6 +184,13 @@ def test_a_body_of_several_megabytes_passes_and_one_above_the_limit_does_not(fro
     assert refused == 413
 
 
+def test_a_data_set_of_several_megabytes_is_uploaded(front: Front) -> None:
+    files = [("file", (f"{number}.jpg", bytes(6_000_000))) for number in range(3)]
+    with front.client(NAMES[1], "127.0.1.6") as client:
+        answer = client.post("/datasets/uploaded/files", files=files)
+    assert answer.status_code == 201 and answer.json()["images"] == 3, answer.text
+
+
 def test_callers_have_rate_limits_of_their_own_and_cannot_forge_their_address(front: Front) -> None:
     def statuses(address: str) -> list[int]:
         with front.client(NAMES[0], address) as client:
