@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from tenacity import AsyncRetrying
 
 from agegender_client import calls
-from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
+from agegender_client.calls import Call
+from agegender_client.inputs import Image, SomeImage, is_one_image, read_image, read_images, sole
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
@@ -103,12 +104,12 @@ class AsyncClient:
         Raises `Problem`, also for the problem of a lone image; `TypeError` for images of other types;
         `OSError` for a file that cannot be read.
         """
-        answer = await self._send(calls.predict(await to_thread(calls.read_images, images), options))
+        answer = await self._send(calls.predict(await to_thread(read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     async def annotate(self, image: Image, **options: Any) -> bytes:
         """Return the image with boxes and labels as a PNG file. Takes the arguments of `predict`."""
-        return await self._send(calls.annotate(await to_thread(calls.read_image, image), options))
+        return await self._send(calls.annotate(await to_thread(read_image, image), options))
 
     async def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
@@ -136,7 +137,7 @@ class AsyncClient:
 
         The response for a list names the space of the embeddings.
         """
-        answer = await self._send(calls.faces(await to_thread(calls.read_images, images), options))
+        answer = await self._send(calls.faces(await to_thread(read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     async def models(self) -> Models:

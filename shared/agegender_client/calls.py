@@ -4,23 +4,20 @@ Functions check their arguments: `TypeError` and `ValueError` name what was rece
 """
 
 import logging
-import os
-import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
 from agegender.display import ReportFormat, TableFormat
-from agegender.errors import Problem
-from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import FacesAnswer
 from agegender.heads.head import Task
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, Models
 from pydantic import TypeAdapter
 
+from agegender_client.inputs import embedding_rows, type_of
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
@@ -36,17 +33,10 @@ from agegender_client.responses import (
     is_search,
 )
 
-Image: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]"
-# A type variable, so that a list of paths and a list of bytes are lists of images to a type checker.
-SomeImage = TypeVar("SomeImage", bound="str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]")
 Answer = TypeVar("Answer")
-Entry = TypeVar("Entry", ImageAnswer, ImageFaces)
 Service = Literal["predictor", "trainer", "proxy"]
 
 _log = logging.getLogger(__name__)
-_EXPECTED_IMAGES = "expected a path (str or Path), bytes, a binary file object, or a list of these"
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_DATA_URL = re.compile(r"data:[^,]*,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ def annotate(image: bytes, options: Mapping[str, Any]) -> Call[bytes]:
 def predict_embeddings(
     space: str, embeddings: Sequence[Sequence[float]], options: Mapping[str, Any]
 ) -> Call[EmbeddingsAnswer]:
-    body = {"space": space, "embeddings": _rows(embeddings)}
+    body = {"space": space, "embeddings": embedding_rows(embeddings)}
     return Call(
         "predictor", "POST", "/age-gender/embeddings", _as(EmbeddingsAnswer), params=options, json=body
     )
@@ -277,92 +267,12 @@ def restore(identifier: str) -> Call[Experiment | Search | Evaluation]:
     return Call("trainer", "POST", run_path(identifier, "/restore"), _as(kind))
 
 
-def sole(entries: Sequence[Entry | ImageProblem]) -> Entry:
-    """Return the entry of the only image of a request. Raises its problem if it has one."""
-    (entry,) = entries
-    if isinstance(entry, ImageProblem):
-        raise Problem.from_document(entry.problem)
-    return entry
-
-
-def is_one_image(images: object) -> bool:
-    """Return whether the argument is a single image rather than a list of images."""
-    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(images, "read")
-
-
-def read_images(images: object) -> list[bytes]:
-    """Return the bytes of one image or of several. Reads files, so asyncio programs call it in a thread.
-
-    Raises `TypeError` for other types, `ValueError` for no images and for URLs, and `OSError` for a file
-    that cannot be read.
-    """
-    if is_one_image(images):
-        return [_read_image(images)]
-    unordered = isinstance(images, Mapping | set | frozenset)
-    if unordered or not isinstance(images, Iterable) or hasattr(images, "__array__"):
-        raise TypeError(f"images: got {_type_of(images)}; {_EXPECTED_IMAGES}")
-    read = [_read_image(image, f" in the list, at {index}") for index, image in enumerate(images)]
-    if not read:
-        raise ValueError(f"images: got an empty list; {_EXPECTED_IMAGES}")
-    return read
-
-
-def read_image(image: object) -> bytes:
-    """Return the bytes of one image. Raises as `read_images` does."""
-    if not is_one_image(image):
-        raise TypeError(f"image: got {_type_of(image)}; expected one path, bytes, or a binary file object")
-    return _read_image(image)
-
-
-def _read_image(image: Any, position: str = "") -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, str | os.PathLike):
-        return _read_file(image, position)
-    if hasattr(image, "read"):
-        read = image.read()
-        if isinstance(read, bytes):
-            return read
-        raise TypeError(
-            f"images: got a file{position} that reads {_type_of(read)}; open it in binary mode ('rb')"
-        )
-    raise TypeError(f"images: got {_type_of(image)}{position}; {_EXPECTED_IMAGES}")
-
-
-def _read_file(path: str | os.PathLike[str], position: str) -> bytes:
-    name = os.fspath(path)
-    if isinstance(path, str) and _ADDRESS.match(name):
-        raise ValueError(
-            f"images: got an address{position} ({name[:40]!r}); download it and pass its bytes, or a path"
-        )
-    if isinstance(path, str) and _DATA_URL.match(name):
-        raise ValueError(f"images: got a data URL{position} ({name[:40]!r}); decode it and pass its bytes")
-    return Path(name).read_bytes()
-
-
-def _rows(embeddings: Any) -> list[list[float]]:
-    """Return embeddings, lists or an array [faces, dimension], as lists of floats."""
-    expected = "expected a list of embeddings, each a list of numbers, or an array [faces, dimension]"
-    rows = embeddings.tolist() if hasattr(embeddings, "tolist") else embeddings
-    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
-        raise TypeError(f"embeddings: got {_type_of(embeddings)}; {expected}")
-    converted = []
-    for index, row in enumerate(rows):
-        values = row.tolist() if hasattr(row, "tolist") else row
-        if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-            raise TypeError(f"embeddings: got {_type_of(row)} at {index}; {expected}")
-        converted.append([float(value) for value in values])
-    return converted
-
-
 def _path_part(value: object, argument: str) -> str:
     """Return an identifier or name as one segment of a URL's path."""
     if not isinstance(value, str):
         own = getattr(value, "id", None) or getattr(value, "name", None)
         hint = f", such as {own!r}" if isinstance(own, str) else ""
-        raise TypeError(f"{argument}: got {_type_of(value)}; expected a str{hint}")
+        raise TypeError(f"{argument}: got {type_of(value)}; expected a str{hint}")
     if not value or set(value) <= {"."}:
         raise ValueError(f"{argument}: got {value!r}; expected the {argument} as the service lists it")
     return quote(value, safe="")
@@ -370,15 +280,11 @@ def _path_part(value: object, argument: str) -> str:
 
 def _create(path: str, type_: type[Answer], request: object, key: str | None) -> Call[Answer]:
     if not isinstance(request, Mapping):
-        raise TypeError(f"request: got {_type_of(request)}; expected a dict such as {{'dataset': 'Adience'}}")
+        raise TypeError(f"request: got {type_of(request)}; expected a dict such as {{'dataset': 'Adience'}}")
     body = {name: value for name, value in request.items() if value is not None}
     # The key makes the request repeatable: the trainer creates at most one experiment per key.
     headers = {"Idempotency-Key": key or uuid.uuid4().hex}
     return Call("trainer", "POST", path, _as(type_), json=body, headers=headers)
-
-
-def _type_of(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _as(type_: type[Answer]) -> Callable[[httpx.Response], Answer]:

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from tenacity import Retrying
 
 from agegender_client import calls
-from agegender_client.calls import Call, Image, SomeImage, is_one_image, sole
+from agegender_client.calls import Call
+from agegender_client.inputs import Image, SomeImage, is_one_image, read_image, read_images, sole
 from agegender_client.responses import (
     Dataset,
     DuplicateGroup,
@@ -101,12 +102,12 @@ class Client:
         Raises `Problem`, also for the problem of a lone image; `TypeError` for images of other types;
         `OSError` for a file that cannot be read.
         """
-        answer = self._send(calls.predict(call(calls.read_images, images), options))
+        answer = self._send(calls.predict(call(read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     def annotate(self, image: Image, **options: Any) -> bytes:
         """Return the image with boxes and labels as a PNG file. Takes the arguments of `predict`."""
-        return self._send(calls.annotate(call(calls.read_image, image), options))
+        return self._send(calls.annotate(call(read_image, image), options))
 
     def predict_embeddings(
         self, space: str, embeddings: Sequence[Sequence[float]], **options: Any
@@ -134,7 +135,7 @@ class Client:
 
         The response for a list names the space of the embeddings.
         """
-        answer = self._send(calls.faces(call(calls.read_images, images), options))
+        answer = self._send(calls.faces(call(read_images, images), options))
         return sole(answer.images) if is_one_image(images) else answer
 
     def models(self) -> Models:
