@@ -18,6 +18,7 @@ from tests.support.chain import SIX_ADULTS, served_chain
 from tests.support.chromium import chromium
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
+from tests.support.system import picture
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -74,6 +75,9 @@ def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp
         preset=request.preset,
     )
     save_experiment(tmp_path, experiment)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.jpg").write_bytes(picture("JPEG"))
+    (tmp_path / "own" / "labels.csv").write_text("file,age\na.jpg,30\n")
     with redis_server(tmp_path) as redis:
         settings = TrainerSettings(data_dir=tmp_path, redis_url=redis.url, **KEYED)
         with serving(create_trainer(settings)) as url:
@@ -83,3 +87,10 @@ def test_trainer_page_follows_an_experiment_with_the_key(browser: "Browser", tmp
             page.wait_for_selector(".state:text-is('queued')")
             save_experiment(tmp_path, experiment.model_copy(update={"cancelled": True}))
             page.wait_for_selector(".state:text-is('cancelled')")  # reported by the stream of events
+            page.get_by_role("tab", name="Data").click()
+            page.get_by_role("button", name="Faces").click()
+            page.locator(".gallery img:visible").wait_for()
+            page.set_input_files("#files", tmp_path / "own" / "a.jpg")
+            page.get_by_label("Name of the data set").fill("uploaded")
+            page.get_by_role("button", name="Upload", exact=True).click()
+            page.get_by_text("uploaded: 1 image, no table.").wait_for()

@@ -111,6 +111,8 @@ def unknown_folder(folder: Path) -> Dataset:
             require_format(folder)
     except Problem as problem:
         reason = problem
+    except OSError as error:  # another user's, or deleted meanwhile
+        reason = Problem("unknown-dataset", 422, f"It cannot be read: {error.strerror}.")
     detail = "It is being changed." if reason is None else reason.detail
     return Dataset(name=folder.name, format=None, image_sets=[], importable=[], extracted=[], problem=detail)
 

@@ -12,7 +12,7 @@ const panel = document.querySelector("#report");
 const field = panel.querySelector("select");
 const message = panel.querySelector(".message");
 const content = panel.querySelector(".content");
-let shown = null;
+let shown = null; // experiment and time of the report that is drawn
 
 export function startReports() {
   field.addEventListener("change", () => openTab("report", field.value));
@@ -27,8 +27,9 @@ export async function openReport() {
     const status = finished.find(({ id }) => id === argumentOf("report")) ?? finished[0];
     if (!status) return content.replaceChildren();
     field.value = status.id;
-    if (shown !== status.id) await draw(status);
-    shown = status.id;
+    const version = `${status.id} ${status.results?.finished}`; // a refit renews the report
+    if (shown !== version) await draw(status);
+    shown = version;
   } catch (error) {
     report(message, error.message, true);
   }

@@ -123,6 +123,6 @@ async function send(name) {
 
 function described({ name, images, tables, skipped }) {
   const others = Object.entries(skipped).map(([ending, count]) => `${count} ${ending}`).join(", ");
-  return `${name}: ${images} images` + (tables.length ? ` and ${tables.join(", ")}` : ", no table") +
+  return `${name}: ${images} ${images === 1 ? "image" : "images"}` + (tables.length ? ` and ${tables.join(", ")}` : ", no table") +
     (others ? `; not stored: ${others}` : "") + ".";
 }
