@@ -14,8 +14,8 @@ from trainer.datasets.folds import (
     stratified_folds,
     validation_note,
     validation_split,
+    with_folds,
 )
-from trainer.datasets.grouping import with_folds
 from trainer.experiments.experiment_data import require_validation_folds
 
 from tests.support.made_faces import made_faces

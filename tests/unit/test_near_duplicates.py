@@ -23,7 +23,7 @@ from trainer.datasets.duplicates import (
     recogniser_of,
 )
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.datasets.grouping import Grouping, found_groups, joined_subjects, with_folds
+from trainer.datasets.folds import Grouping, found_groups, joined_subjects, with_folds
 
 from tests.support.packs import human_pack_dir
 

@@ -15,8 +15,7 @@ from agegender.errors import Problem
 
 from trainer.datasets.duplicates import Groups, Pairs, copies, join, same_bytes
 from trainer.datasets.embedding_set import FaceLabels
-from trainer.datasets.folds import groups_of
-from trainer.datasets.grouping import AUTOMATIC, joined_subjects
+from trainer.datasets.folds import AUTOMATIC, groups_of, joined_subjects
 
 Overlap = Literal["refuse", "merge", "allow"]
 Reason = Literal["same-file", "same-photograph", "same-subject", "subject-in-several-folds"]

@@ -19,7 +19,7 @@ from agegender.wire.arrays import WireError, finished
 from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_npy
 
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
-from trainer.datasets.grouping import face_counts, with_folds
+from trainer.datasets.folds import face_counts, with_folds
 
 FORMAT = "original"
 _MAX_FILE_BYTES = 1024**3  # about 400,000 faces of 512 numbers

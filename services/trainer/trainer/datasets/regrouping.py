@@ -29,8 +29,7 @@ from trainer.datasets.embedding_set import (
     read_meta_data,
     write_embedding_set,
 )
-from trainer.datasets.formats import format_name, format_of
-from trainer.datasets.grouping import (
+from trainer.datasets.folds import (
     AUTOMATIC,
     Grouping,
     NearDuplicates,
@@ -38,6 +37,7 @@ from trainer.datasets.grouping import (
     found_groups,
     with_folds,
 )
+from trainer.datasets.formats import format_name, format_of
 from trainer.datasets.labels import NO_FOLD, LabelledImage, checked_rows
 from trainer.datasets.original import FORMAT as ORIGINAL
 

@@ -22,7 +22,7 @@ from agegender.files import write_json
 from agegender.spaces import Space
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, computed_field, model_validator
 
-from trainer.datasets.grouping import NearDuplicates
+from trainer.datasets.folds import NearDuplicates
 from trainer.runs.attempt import PROGRESS, Cancelled
 from trainer.runs.run import DEPRECATED, Run, RunStatus, record_lock, with_new_names
 from trainer.runs.store import load_record, read_optional, save_record

@@ -17,8 +17,8 @@ from agegender.files import atomic_file
 from trainer.datasets.catalog import dataset_folder
 from trainer.datasets.duplicates import ImageHashes, hash_files
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, data_path, write_embedding_set
+from trainer.datasets.folds import face_counts, with_folds
 from trainer.datasets.formats import require_format
-from trainer.datasets.grouping import face_counts, with_folds
 from trainer.datasets.labels import LabelledImage
 from trainer.datasets.original import import_original
 from trainer.datasets.regrouping import grouping_for, regroup, write_groups

@@ -20,8 +20,8 @@ from trainer.datasets.catalog import (
     datasets,
     unknown_folders,
 )
+from trainer.datasets.folds import require_recogniser
 from trainer.datasets.formats import format_name, require_format
-from trainer.datasets.grouping import require_recogniser
 from trainer.datasets.importing import export_metadata, propose, write_labels
 from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.datasets.original import original_image_sets
