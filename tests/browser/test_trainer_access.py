@@ -213,3 +213,35 @@ def test_rejected_upload_states_why_and_the_next_one_succeeds(
     page.keyboard.press("Enter")
     page.get_by_text("good: 2 images, no table.").wait_for()
     assert {path.name for path in (data_dir / "good").iterdir()} == {"a.jpg", "b.jpg"}
+
+
+def test_folder_is_uploaded_with_the_folders_in_it(page: "Page", data_dir: Path, tmp_path: Path) -> None:
+    for file in ("a/1.jpg", "b/1.jpg", ".hidden/2.jpg"):
+        (tmp_path / "two people" / file).parent.mkdir(parents=True)
+        (tmp_path / "two people" / file).write_bytes(jpeg())
+    (tmp_path / "two people" / "labels.csv").write_text("file,age\na/1.jpg,30\nb/1.jpg,40\n")
+    page.set_input_files("#folder", tmp_path / "two people")
+    assert page.get_by_label("Name of the data set").input_value() == "two people"
+    page.get_by_role("button", name="Upload", exact=True).click()
+    page.get_by_text("two people: 2 images and labels.csv.").wait_for()
+    assert (data_dir / "two people" / "b" / "1.jpg").read_bytes() == jpeg()
+    card = page.locator("#datasets article", has=page.get_by_role("heading", name="two people"))
+    card.get_by_text("2 of 2 rows").wait_for()
+
+
+def test_files_are_dropped_onto_the_page(page: "Page", data_dir: Path) -> None:
+    dropped = page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "x.jpg", { type: "image/jpeg" }));
+            transfer.items.add(new File(["file,age\\nx.jpg,30\\n"], "labels.csv", { type: "text/csv" }));
+            return transfer;
+        }""",
+        list(jpeg()),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    page.get_by_label("Name of the data set").fill("dropped")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    page.get_by_text("dropped: 1 image and labels.csv.").wait_for()
+    assert (data_dir / "dropped" / "x.jpg").read_bytes() == jpeg()
+    page.locator("#datasets article", has_text="dropped").get_by_text("1 of 1 rows").wait_for()

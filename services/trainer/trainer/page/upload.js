@@ -34,7 +34,8 @@ export function startUploads(uploaded) {
     event.preventDefault();
     drop.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    select((await Promise.all(entries.map(filesBelow))).flat());
+    const plain = [...event.dataTransfer.files].map((file) => ({ file, path: file.name }));
+    select(entries.length ? (await Promise.all(entries.map(filesBelow))).flat() : plain);
   });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
