@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from agegender.heads.calibration import tempered
+from agegender.heads.familiarity import added_years
 from agegender.heads.head import Task
 from embedder.detection.search import Detections
 from embedder.packs.load import load_pack
@@ -89,7 +90,7 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
         **{**vars(found_faces), "embedding": np.array(embeddings, dtype=np.float32)}
     )
     age, gender = np.zeros((len(found_faces), 101), np.float32), np.zeros((len(found_faces), 2), np.float32)
-    low, high = np.zeros(len(found_faces)), np.zeros(len(found_faces))
+    low, high, added = (np.zeros(len(found_faces)) for _ in range(3))
     classes = dict(experiment.options.tasks)
     for fold in experiment.folds:
         own = np.flatnonzero(found_faces.fold == fold)
@@ -100,8 +101,12 @@ def _figures(data_dir: Path, experiment: Experiment, pack: Pack, label: str) -> 
         calibration = calibrate(everything, Task.AGE, classes[Task.AGE], others)
         assert calibration.conformal is not None
         age[own] = tempered(age[own], calibration.temperature)
+        assert calibration.familiarity is not None
         low[own], high[own] = calibration.conformal.intervals(age[own], REPORTED_COVERAGE)
-    middle, half = (low + high) / 2, np.array(scales) * (high - low) / 2
+        familiarity = calibration.familiarity.of(found_faces.embedding[own])
+        added[own] = added_years(familiarity, REPORTED_COVERAGE)
+    middle, half = (low + high) / 2, (high - low) / 2
+    half = np.maximum(np.array(scales) * half, half + added)
     inside = np.abs(found_faces.age_low - middle) <= half
     of_age = age_metrics(age, found_faces)
     return [
