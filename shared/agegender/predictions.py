@@ -109,7 +109,7 @@ class FaceEstimate(BaseModel):
         ge=0,
         le=1,
         description="how like the faces that the age head was trained on: the share of these that are at "
-        "least as unusual. Below 0.5 the age interval is wider. null if the head has no statistics for it, "
+        "least as unusual. Below 0.5 the age interval is wider. absent if the head has no statistics, "
         "as those of releases up to 0.1",
         examples=[0.61],
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from agegender.heads.checkpoints import load_head
 from agegender.heads.head import Task
 from agegender.spaces import Space
 from PIL import Image
@@ -286,10 +288,24 @@ def test_space_without_heads_is_409_that_names_both(tmp_path: Path, proxy: Embed
         assert "double-1" in httpx.get(f"{url}/health/ready").json()["detail"]
 
 
+def test_unfamiliar_face_gets_three_more_years_on_each_side(predictor: httpx.Client, tmp_path: Path) -> None:
+    rows = np.eye(SPACE.dimension, dtype=np.float32)[[0, -1]]
+    body = embedding(embeddings=rows.tolist())
+    faces = predictor.post("/age-gender/embeddings", json=body).json()["faces"]
+    assert [face["familiarity"] for face in faces] == [0, 1]
+
+    head = load_head(made_head(tmp_path, Task.AGE, SPACE, "v1"))
+    assert head.manifest.conformal is not None
+    ends = np.array(head.manifest.conformal.intervals(head.probabilities(rows), 0.9))
+    expected = np.clip(np.add(ends, [[-3, 0], [3, 0]]), 0, 100)
+    np.testing.assert_allclose([face["age"]["interval"] for face in faces], expected.T, atol=0.1)
+    assert (expected[:, 0] != ends[:, 0]).any()
+
+
 def test_embeddings_get_the_answer_of_their_image(predictor: httpx.Client) -> None:
     answer = predictor.post("/age-gender/embeddings", json=embedding()).json()
     image = predictor.post("/age-gender", content=png()).json()["images"][0]["faces"][0]
-    assert answer["faces"] == [{"age": image["age"], "gender": image["gender"]}]
+    assert answer["faces"] == [{name: image[name] for name in ("age", "gender", "familiarity")}]
     assert predictor.post("/age-gender/embeddings", json=embedding(embeddings=[])).json()["faces"] == []
 
 

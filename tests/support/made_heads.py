@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from agegender.heads.calibration import ConformalIntervals
 from agegender.heads.checkpoints import heads_directory, save_head, set_current
+from agegender.heads.familiarity import Familiarity
 from agegender.heads.head import Classes, HeadManifest, Task
 from agegender.heads.networks import Mlp, tensor_shapes
 from agegender.labels import YEARS
@@ -18,7 +19,10 @@ MEMBERS = 2
 
 
 def made_head(models: Path, task: Task, space: Space, version: str, *, seed: int = 0) -> Path:
-    """Write a head to `models/<task>/<space>/<version>`; gives that directory."""
+    """Write a head to `models/<task>/<space>/<version>`; gives that directory.
+
+    An age head finds unit vectors familiar that have most of their length in the last features.
+    """
     classes = Classes.YEARS if task is Task.AGE else Classes.GENDERS
     draws = np.random.default_rng(seed)
     shapes = tensor_shapes(ARCHITECTURE.layers(space.dimension, classes.outputs), MEMBERS, space.dimension)
@@ -34,10 +38,12 @@ def made_head(models: Path, task: Task, space: Space, version: str, *, seed: int
         architecture=ARCHITECTURE,
         temperature=1.2,
         conformal=_conformal(draws) if task is Task.AGE else None,
+        familiarity=task is Task.AGE,
         weights_sha256="",
         card={"data": "none: random weights"},
     )
-    save_head(directory, manifest, tensors)
+    statistics = _familiarity(space, draws).tensors if task is Task.AGE else {}
+    save_head(directory, manifest, {**tensors, **statistics})
     return directory
 
 
@@ -61,6 +67,12 @@ def promoted_head(models: Path, task: Task, space: Space, version: str, *, seed:
 def promoted_heads(models: Path, space: Space, version: str = "v1") -> None:
     for task in Task:
         promoted_head(models, task, space, version)
+
+
+def _familiarity(space: Space, draws: np.random.Generator) -> Familiarity:
+    points = draws.standard_normal((200, space.dimension)) * np.linspace(0.2, 2, space.dimension)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return Familiarity.fit(points.astype(np.float32), np.arange(200))
 
 
 def _conformal(draws: np.random.Generator) -> ConformalIntervals:
