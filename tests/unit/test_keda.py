@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 from jsonschema_rs import Draft202012Validator, ValidationError
 from trainer.runs.queue import job_queue
 
 from tests.support.redis_server import redis_server
-from tests.unit.test_kubernetes import KUBERNETES, of_kind
+from tests.unit.test_kubernetes import KUBERNETES, kubernetes, of_kind
 from tools.stack import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes" / "keda"
@@ -83,8 +82,8 @@ def test_its_autoscaler_and_network_policy_are_valid(version: str) -> None:
     ours = of_kind("HorizontalPodAutoscaler")["trainer-worker"]
     behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     autoscaler = {**ours, "spec": {**ours["spec"], "behavior": behavior}}
-    kubernetes_validate.validate(autoscaler, version, strict=True)
-    kubernetes_validate.validate(MANIFESTS["NetworkPolicy"], version, strict=True)
+    kubernetes().validate(autoscaler, version, strict=True)
+    kubernetes().validate(MANIFESTS["NetworkPolicy"], version, strict=True)
 
 
 def test_list_that_keda_measures_is_the_workers_queue(tmp_path: Path) -> None:

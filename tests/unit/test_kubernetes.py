@@ -2,10 +2,10 @@
 
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 from agegender.environment import variables
@@ -48,19 +48,24 @@ def compose() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
 
 
+def kubernetes() -> Any:
+    """Return the package that has Kubernetes' schemas. It compiles dozens of grammars at its import."""
+    return import_module("kubernetes_validate")
+
+
 WORKLOADS = tuple(of_kind("Deployment", "StatefulSet"))
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", documents())
 def test_manifest_is_valid(name: str, version: str) -> None:
-    kubernetes_validate.validate(documents()[name], version, strict=True)
+    kubernetes().validate(documents()[name], version, strict=True)
 
 
 def test_validation_refuses_a_field_that_kubernetes_does_not_know() -> None:
     wrong = {**documents()["Deployment/predictor"], "replicaz": 1}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, KUBERNETES[-1], strict=True)
+    with pytest.raises(kubernetes().ValidationError):
+        kubernetes().validate(wrong, KUBERNETES[-1], strict=True)
 
 
 def test_kustomization_applies_every_file() -> None:
