@@ -18,7 +18,7 @@ from tools.damage import DAMAGE, damaged
 skimage_data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
 LANDMARKS = np.array([[204, 102], [247, 105], [224, 127], [201, 139], [246, 141]], np.float32)
-FACES = 3
+FACES = 2
 
 
 def names(first: str) -> list[str]:
