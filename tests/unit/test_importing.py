@@ -1,6 +1,8 @@
 """Import of labels: tables as people have them, columns and values guessed, and labels.csv written."""
 
 import csv
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -156,7 +158,9 @@ def test_paths_of_another_machine_are_found_by_name_unless_two_images_have_it(tm
 def test_a_record_of_an_import_that_lies_leads_nowhere_outside(tmp_path: Path) -> None:
     secret = table(tmp_path / "other", "file,age\na.jpg,1\n", "secret.csv") / "secret.csv"
     folder = table(images(tmp_path / "faces", "a.jpg"), "file,age\na.jpg,25\n")
-    (folder / SOURCE).write_text(f'{{"tables": ["{secret}", "../other/secret.csv"]}}')
+    digest = sha256((folder / "labels.csv").read_bytes()).hexdigest()
+    record = {"tables": [str(secret), "../other/secret.csv"], "sha256": digest}
+    (folder / SOURCE).write_text(json.dumps(record))
     assert propose(folder).source == ["labels.csv"]
 
 
@@ -232,6 +236,19 @@ def test_a_proposal_after_an_import_is_what_was_confirmed(tmp_path: Path) -> Non
     assert (again.map, again.usable, again.source) == ({"0": "female"}, 1, [ORIGINAL])
     (tmp_path / SOURCE).write_text("[]")
     assert (propose(tmp_path).map, propose(tmp_path).usable) == ({}, 1)
+
+
+def test_labels_that_a_person_wrote_after_an_import_are_kept_and_read(tmp_path: Path) -> None:
+    table(images(tmp_path, "a.jpg"), "image,years\na.jpg,25\n", "people.csv")
+    table(tmp_path, "file,age\na.jpg,30\n")
+    write_labels(tmp_path)
+    assert (tmp_path / ORIGINAL).read_text() == "file,age\na.jpg,30\n"
+    table(tmp_path, "file,age\na.jpg,44\n")
+    assert [row.age for row in propose(tmp_path).examples] == ["44"]
+    write_labels(tmp_path)
+    assert (tmp_path / "labels.original-2.csv").read_text() == "file,age\na.jpg,44\n"
+    assert (tmp_path / ORIGINAL).read_text() == "file,age\na.jpg,30\n"
+    assert propose(tmp_path).source == ["labels.original-2.csv"]
 
 
 def test_labels_are_exported_as_an_image_folder_and_read_back(tmp_path: Path) -> None:

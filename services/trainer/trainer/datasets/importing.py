@@ -5,6 +5,7 @@ They are exported as the `metadata.csv` of Hugging Face's image folders.
 
 import csv
 import os
+from hashlib import sha256
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,7 @@ from trainer.datasets.proposals import (
 SOURCE = "labels.source.json"  # what labels.csv was written from
 ORIGINAL = "labels.original.csv"  # the labels.csv that a person wrote
 REMOVED = "labels.removed.csv"
-_OURS = frozenset({LABELS, METADATA, ORIGINAL, REMOVED})
+_OURS = frozenset({LABELS, METADATA, REMOVED})
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
@@ -77,11 +78,13 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
         proposal = _write_rows(inspection, kept, omitted)
         if not proposal.usable:
             raise _nothing_usable(folder, proposal)
-        names = tuple(ORIGINAL if name == LABELS else name for name in source.files)
-        is_new = labels.is_file() and not (folder / SOURCE).is_file()
-        write_json(folder / SOURCE, {"tables": names, **choice.model_dump()})
-        if is_new:
-            labels.replace(folder / ORIGINAL)
+        own = None if not labels.is_file() or _is_written(folder) else _free_name(folder)
+        names = tuple(own if own and name == LABELS else name for name in source.files)
+        kept.flush()
+        digest = sha256(Path(kept.name).read_bytes()).hexdigest()
+        write_json(folder / SOURCE, {"tables": names, "sha256": digest, **choice.model_dump()})
+        if own:
+            labels.replace(folder / own)
     if not proposal.removed:
         (folder / REMOVED).unlink(missing_ok=True)
     written = {"ready": True, "written": LABELS, "removed_file": REMOVED if proposal.removed else None}
@@ -157,6 +160,8 @@ def _selection(folder: Path, choice: LabelChoice | None) -> LabelChoice:
     """Return what a user selected, or else what labels.csv was written with."""
     if choice is not None and choice != LabelChoice():
         return choice
+    if not _is_written(folder):
+        return LabelChoice()
     try:
         stored = read_json(folder / SOURCE)
         return LabelChoice.model_validate({name: stored[name] for name in LabelChoice.model_fields})
@@ -203,14 +208,30 @@ def _hugging_face_source(folder: Path, choice: LabelChoice, images: Images) -> S
     raise Problem(problem.slug, problem.status, detail + problem.detail, **problem.extra)
 
 
+def _is_written(folder: Path) -> bool:
+    """Return whether labels.csv is as an import wrote it, and not a person's own."""
+    try:
+        digest = sha256((folder / LABELS).read_bytes()).hexdigest()
+        return bool(read_json(folder / SOURCE)["sha256"] == digest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _free_name(folder: Path) -> str:
+    """Return a name for a labels.csv of a person, so that no earlier one is replaced."""
+    names = [ORIGINAL, *(f"labels.original-{number}.csv" for number in range(2, 1000))]
+    return next((name for name in names if not (folder / name).exists()), names[-1])
+
+
 def _tables_written_from(folder: Path) -> tuple[str, ...]:
     """Return the tables that the present labels.csv was written from."""
+    if not _is_written(folder):
+        return ()
     try:
         names = read_json(folder / SOURCE)["tables"]
-        found = tuple(name for name in names if is_safe_name(name) and (folder / name).is_file())
+        return tuple(name for name in names if is_safe_name(name) and (folder / name).is_file())
     except (OSError, ValueError, KeyError, TypeError):
         return ()
-    return found if tables.label_file(folder).is_file() else ()
 
 
 def _other_tables(folder: Path) -> list[str]:
