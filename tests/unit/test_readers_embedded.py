@@ -115,6 +115,17 @@ def test_columns_of_a_parquet_file_can_be_selected(tmp_path: Path) -> None:
     assert [column.name for column in proposal.columns] == ["image", "years", "label", "embedding"]
 
 
+def test_a_column_of_another_name_is_listed_and_imported_by_its_values(tmp_path: Path) -> None:
+    label = {"label": {"names": ["man", "woman"], "_type": "ClassLabel"}}
+    images = [{"bytes": jpeg(grey), "path": f"{grey}.jpg"} for grey in (0, 100)]
+    shard(tmp_path / "data/train-00000-of-00001.parquet", images, label, label=pa.array([0, 1], pa.int64()))
+    with pytest.raises(Problem, match=r"00001\.parquet' with the columns 'image', 'label'") as caught:
+        require_format(tmp_path)
+    assert "agegender import NAME" in caught.value.detail
+    assert [row.gender for row in propose(tmp_path).examples] == ["male", "female"]
+    assert write_labels(tmp_path).usable == 2
+
+
 def test_a_table_as_parquet_without_images_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     pq.write_table(

@@ -20,7 +20,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
 )
 
 TABLE_FORMATS = frozenset({tables.FORMAT.name, tables.TABLE.name})
-_TABLES = frozenset({".csv", ".tsv", ".txt", *table_files.JSON_LINES})
+_TABLES = frozenset({".csv", ".tsv", ".txt", ".parquet", *table_files.JSON_LINES})
 _WORKBOOKS = frozenset({".xls", ".xlsx", ".xlsm", ".ods", ".numbers"})
 _SHOWN = 20
 _TO_IMPORT = "agegender import NAME reads a table of another name, or with other columns."
@@ -41,7 +41,8 @@ def require_format(folder: Path) -> DatasetFormat:
 def unknown_folder(folder: Path) -> Problem:
     """Return the problem ``unknown-dataset`` 422: what is there, and what was looked for."""
     looked_for = [candidate.looks_for for candidate in FORMATS]
-    entries = sorted(folder.iterdir())
+    shards = [folder / name for name in table_files.parquet_shards(folder) if "/" in name][:_SHOWN]
+    entries = [*sorted(folder.iterdir()), *shards]
     folders = [path for path in entries if path.is_dir()][:_SHOWN]
     nested = next((path.name for path in folders if format_of(path)), None)
     found = list(_described(entries))
