@@ -18,7 +18,7 @@ from tests.support.serving import serving
 from tests.support.trained_experiments import trained_experiment, without_meaning
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page, Route
 
 TABS = ("Data", "Runs", "Report")
 # What a person operates, or what has a meaning of its own, needs a name.
@@ -245,3 +245,31 @@ def test_files_are_dropped_onto_the_page(page: "Page", data_dir: Path) -> None:
     page.get_by_text("dropped: 1 image and labels.csv.").wait_for()
     assert (data_dir / "dropped" / "x.jpg").read_bytes() == jpeg()
     page.locator("#datasets article", has_text="dropped").get_by_text("1 of 1 rows").wait_for()
+
+
+def test_extracted_faces_are_replaced_only_after_a_question(page: "Page") -> None:
+    """Answered for the trainer, which would need a proxy: what it answers is tested elsewhere."""
+    bodies: list[dict[str, Any]] = []
+    decisions = [False, True]
+
+    def answer(route: "Route") -> None:
+        bodies.append(route.request.post_data_json)
+        exists = {"type": "urn:age-gender:problem:extraction-exists", "detail": "It has other options."}
+        route.fulfill(json={}, status=202) if "replace" in bodies[-1] else route.fulfill(
+            json=exists, status=409
+        )
+
+    def decide(dialog: "Dialog") -> None:
+        assert dialog.message.startswith("It has other options.")
+        dialog.accept() if decisions.pop(0) else dialog.dismiss()
+
+    page.route("**/datasets/own/extract", answer)
+    page.on("dialog", decide)
+    own = page.locator("#datasets article", has=page.get_by_role("heading", name="own"))
+    own.get_by_role("button", name="Extract").click()
+    own.get_by_label("A face is").select_option(label="the whole image")
+    own.get_by_role("button", name="Start").click()
+    own.get_by_text("Nothing was changed.").wait_for()
+    own.get_by_role("button", name="Start").click()
+    own.get_by_label("A face is").wait_for(state="detached")
+    assert bodies == [{"faces": "whole"}, {"faces": "whole"}, {"faces": "whole", "replace": True}]

@@ -2,7 +2,7 @@
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
 import { eachEvent } from "/web/key.js";
-import { ask, datasetPath, post, report } from "./ask.js";
+import { ask, datasetPath, isProblem, post, report } from "./ask.js";
 import { showFaces } from "./faces.js";
 import { showLabels } from "./labels.js";
 
@@ -53,6 +53,7 @@ function show(dataset) {
     list.append(card);
     wire(entry, dataset.name);
   }
+  entry.imageSets = dataset.image_sets;
   draw(entry, dataset);
   if (dataset.extractions.some(isActive) && !entry.followed) follow(entry, dataset.name);
 }
@@ -108,7 +109,9 @@ function openExtract(entry, name) {
     made.append(...Object.entries(options).map(([value, text]) => new Option(text, value)));
     return made;
   };
-  const form = element("form", { className: "row" },
+  const sets = entry.imageSets.length > 1
+    ? [element("label", {}, "Images", select("image_set", Object.fromEntries(entry.imageSets.map((one) => [one, one]))))] : [];
+  const form = element("form", { className: "row" }, ...sets,
     element("label", {}, "A face is", select("faces", FACES)),
     element("label", {}, "One person by", select("near_duplicates", SUBJECTS)),
     element("button", { className: "primary" }, "Start"));
@@ -117,7 +120,7 @@ function openExtract(entry, name) {
     const options = Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
     const message = entry.card.querySelector(".message");
     try {
-      await post(datasetPath(name, "/extract"), options);
+      await extract(name, options);
       toggle(entry, "extract");
       report(message, "");
       await listDatasets();
@@ -127,6 +130,18 @@ function openExtract(entry, name) {
   });
   entry.card.querySelector(".detail").replaceChildren(form);
   form.querySelector("select").focus();
+}
+
+// Extracted faces that experiments were trained on are replaced only after a question.
+async function extract(name, options) {
+  const path = datasetPath(name, "/extract");
+  try {
+    await post(path, options);
+  } catch (error) {
+    if (!isProblem(error, "extraction-exists")) throw error;
+    if (!confirm(`${error.message}\n\nReplace the extracted faces?`)) throw new Error("Nothing was changed.");
+    await post(path, { ...options, replace: true });
+  }
 }
 
 async function openJudge(entry, name) {
