@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from embedder.detection.yunet import YuNet, YuNetDetector, suppressed
-from embedder.packs.wheels import MODELS, converted, dequantised
+from embedder.packs.wheels import MODELS, WHEELS, converted, dequantised
 from embedder.sessions import Network
 from onnx.reference import ReferenceEvaluator
 
 from tests.support.packs import human_pack_dir, wheel_files
-from tools.stack import PHOTOGRAPH
+from tools.stack import PHOTOGRAPH, ROOT
 
 QUANTISED = ("yunet.onnx", "sface.onnx")
 
@@ -114,6 +114,11 @@ def test_landmarks_of_an_upside_down_face_are_not_sure(
     turned = detector.detect(np.ascontiguousarray(np.rot90(photograph, 2)))
     assert upright.sure is not None and turned.sure is not None
     assert upright.sure.mean() >= 0.5 and not turned.sure.any()
+
+
+def test_image_for_docker_downloads_the_same_wheels() -> None:
+    dockerfile = (ROOT / "services" / "insightface" / "Dockerfile").read_text()
+    assert " ".join(f"{wheel.package}=={wheel.version}" for wheel in WHEELS) in dockerfile
 
 
 def test_every_model_states_its_licence() -> None:

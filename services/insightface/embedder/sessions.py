@@ -32,9 +32,16 @@ class Progress:
 PROGRESS = Progress()
 
 
-def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
-    """Open a model with a fixed number of threads, on the GPU if there is one."""
+def open_session(
+    model: Path | bytes, threads: int, *, any_size: bool = False
+) -> onnxruntime.InferenceSession:
+    """Open a model with a fixed number of threads, on the GPU if there is one.
+
+    any_size : whether it will run on images of many sizes. ONNX Runtime would plan its memory for each size,
+        and keep one large block per plan beside what it has.
+    """
     options = onnxruntime.SessionOptions()
+    options.enable_mem_pattern = not any_size
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -63,8 +70,15 @@ def images_at_once(session: onnxruntime.InferenceSession) -> int:
 class Network:
     """A model with one input, run in batches of bounded size so that memory is bounded too."""
 
-    def __init__(self, model: Path | bytes, threads: int, outputs: Sequence[str] | None = None) -> None:
-        self._session = open_session(model, threads)
+    def __init__(
+        self,
+        model: Path | bytes,
+        threads: int,
+        outputs: Sequence[str] | None = None,
+        *,
+        any_size: bool = False,
+    ) -> None:
+        self._session = open_session(model, threads, any_size=any_size)
         self._input = self._session.get_inputs()[0].name
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
         self._batch = images_at_once(self._session)

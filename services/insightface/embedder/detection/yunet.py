@@ -44,7 +44,7 @@ class YuNet:
     """Run the network on one image of any size."""
 
     def __init__(self, model: Path | bytes, threads: int) -> None:
-        self._network = Network(model, threads, _OUTPUTS)
+        self._network = Network(model, threads, _OUTPUTS, any_size=True)
 
     def __call__(self, image: Image, min_score: float) -> Found:
         """Return the faces of an RGB image with at least this score; a face may be found by several cells."""
