@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json
-from agegender.heads.checkpoints import heads_directory, load_head
+from agegender.heads.checkpoints import heads_directory, load_head, save_head
 from agegender.heads.head import Head, Task
-from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
+from trainer.datasets.embedding_set import EmbeddingSet, data_path, write_embedding_set
 from trainer.evaluation import calibrate
 from trainer.experiments.experiment import (
     METRICS,
@@ -34,6 +34,7 @@ from trainer.training.train import train_bank, train_without_validation
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import SPACE, made_faces
+from tools.add_familiarity import with_familiarity
 
 FOLDS = [0, 1, 2]
 # So many faces validate that training on all of them is surely better.
@@ -166,6 +167,19 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
         assert manifest.temperature == round(calibration.temperature, 6)
         assert manifest.card["served"]["nll"] == nll
         assert manifest.card["metrics"]["nll"] == report["served"]["out_of_fold"][task.value]["nll"]
+
+    promoted = served_head(tmp_path, versions, Task.AGE)
+    older = tmp_path / "older" / "age" / SPACE.id / promoted.manifest.version
+    networks = {name: promoted.tensors[name] for name in promoted.manifest.shapes}
+    save_head(older, promoted.manifest.model_copy(update={"familiarity": False}), networks)
+    renewed = with_familiarity(older, tmp_path)
+    assert renewed.manifest == promoted.manifest and promoted.manifest.familiarity
+    for name, tensor in promoted.tensors.items():
+        np.testing.assert_array_equal(renewed.tensors[name], tensor)
+    data = data_path(tmp_path, "made", SPACE, "images")
+    data.write_bytes(data.read_bytes() + b"changed")
+    with pytest.raises(SystemExit, match="no file has the SHA-256"):
+        with_familiarity(older, tmp_path)
 
     # If the comparison has the other result, the folds' banks are served, under another version.
     write_json(directory / "report.json", {**report, "served": {**report["served"], "chosen": "folds"}})
