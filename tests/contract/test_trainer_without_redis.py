@@ -11,7 +11,9 @@ from agegender_service.openapi import operations
 from PIL import Image
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
+from trainer.evaluations.evaluation import Evaluation
 from trainer.experiments.experiment import Experiment, load_experiment, save_experiment
+from trainer.jobs import EVALUATIONS
 from trainer.searches.search import Search, load_search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
@@ -22,9 +24,11 @@ from tests.support.serving import serving, until
 
 BODIES = {
     "POST /experiments": {"dataset": "made"},
+    "POST /evaluations": {"dataset": "made"},
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
-QUERIES = {"POST /prune": {"older_than_days": 1}}
+FILES = {"POST /datasets/{name}/files": {"file": b"a file"}}
+QUERIES = {"POST /prune": {"older_than_days": 1}, "GET /datasets/{name}/images/thumbnail": {"file": "a.png"}}
 NEED_REDIS = {
     "POST /datasets/{name}/extract",
     "POST /datasets/{name}/regroup",
@@ -36,6 +40,10 @@ NEED_REDIS = {
     "POST /experiments/{experiment_id}/refit",
     "POST /experiments/{experiment_id}/resume",
     "DELETE /experiments/{experiment_id}",
+    "POST /evaluations",
+    "POST /evaluations/{evaluation_id}/cancel",
+    "POST /evaluations/{evaluation_id}/resume",
+    "DELETE /evaluations/{evaluation_id}",
     "POST /searches",
     "POST /searches/{search_id}/cancel",
     "POST /searches/{search_id}/resume",
@@ -73,6 +81,9 @@ def made_work(data_dir: Path) -> None:
         "pruning": True,
     }
     save_search(data_dir, Search.model_validate({**known, **search, "id": "search-known"}))
+    evaluation = {"dataset": "made", "image_set": "images", "space": SPACE, "head": "served", "versions": {}}
+    evaluation |= {"id": "evaluation-known", "created": known["created"]}
+    EVALUATIONS.save(data_dir, Evaluation.model_validate(evaluation))
 
 
 def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
@@ -85,7 +96,12 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
         until(lambda: httpx.get(f"{url}/health/ready").is_success, "ready", 30)
         server.process.kill()
         server.process.wait(10)
-        names = {"name": "made", "experiment_id": "known", "search_id": "search-known"}
+        names = {
+            "name": "made",
+            "experiment_id": "known",
+            "search_id": "search-known",
+            "evaluation_id": "evaluation-known",
+        }
         refused = set()
         with httpx.Client(base_url=url, timeout=30) as http:
             for route, _ in operations(app.openapi()):
@@ -93,7 +109,11 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
                 if path.endswith("/events"):
                     continue
                 answer = http.request(
-                    method, path.format(**names), json=BODIES.get(route), params=QUERIES.get(route)
+                    method,
+                    path.format(**names),
+                    json=BODIES.get(route),
+                    files=FILES.get(route),
+                    params=QUERIES.get(route),
                 )
                 assert answer.status_code in (200, 404, 409, 503), (route, answer.text)
                 if answer.status_code == 503:

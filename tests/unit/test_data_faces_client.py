@@ -25,7 +25,7 @@ def image(*faces: Face) -> ImageFaces:
 
 
 class Proxy:
-    """Answers from a list, and notes what it was asked and how long the client waited."""
+    """Answers from a list, and notes how many images it was sent and how long the client waited."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)
@@ -33,7 +33,8 @@ class Proxy:
         self.waits: list[float] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.parts.append(request.read().count(b'name="image"'))
+        is_form = request.headers.get("content-type", "").startswith("multipart/")
+        self.parts.append(request.read().count(b'name="image"') if is_form else bool(request.content))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
