@@ -28,6 +28,7 @@ from agegender_client.responses import (
     HeadComparison,
     LabelExport,
     Labels,
+    PairedComparison,
     Pruning,
     Search,
 )
@@ -251,6 +252,14 @@ class AsyncClient:
         options : query options of `GET /experiments/{id}/onnx`: `space` and `coverage`.
         """
         return await self._send(calls.onnx_graph(identifier, options))
+
+    async def compare(self, *identifiers: str) -> PairedComparison:
+        """Compare experiments face by face, on the faces that all of them predicted out of fold."""
+        return await self._send(calls.compare(identifiers))
+
+    async def describe(self, identifier: str, **changes: str | None) -> Experiment:
+        """Change the `name` or the `notes` of an experiment."""
+        return await self._send(calls.describe(identifier, changes))
 
     async def comparison(self, identifier: str) -> list[HeadComparison]:
         """Compare the served heads with those that `promote` would serve instead."""

@@ -27,6 +27,7 @@ from agegender_client.responses import (
     HeadComparison,
     LabelExport,
     Labels,
+    PairedComparison,
     Pruning,
     Search,
     is_evaluation,
@@ -224,6 +225,16 @@ def predictions(identifier: str, table_format: TableFormat) -> Call[bytes]:
 
 def onnx_graph(identifier: str, options: Mapping[str, Any]) -> Call[bytes]:
     return Call("trainer", "GET", experiment_path(identifier, "/onnx"), _content, params=options)
+
+
+def compare(identifiers: Sequence[str]) -> Call[PairedComparison]:
+    first, *others = identifiers
+    path = experiment_path(first, "/paired-comparison")
+    return Call("trainer", "GET", path, _as(PairedComparison), params={"with": others})
+
+
+def describe(identifier: str, changes: Mapping[str, str | None]) -> Call[Experiment]:
+    return Call("trainer", "PATCH", experiment_path(identifier), _as(Experiment), json=dict(changes))
 
 
 def comparison(identifier: str) -> Call[list[HeadComparison]]:

@@ -173,6 +173,7 @@ class Experiment(_Response):
     task: str
     datasets: list[str]
     space: Space
+    name: str | None = None
     folds: list[Fold] = Field(default_factory=list)
     refits: list[Fold] = Field(default_factory=list)
     promoted: dict[str, str] = Field(default_factory=dict)
@@ -225,6 +226,34 @@ class Evaluation(_Response):
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+
+class Compared(_Response):
+    """An experiment in a comparison, with the options in which it differs from the others."""
+
+    id: str
+    name: str | None = None
+    age_error: float | None = None
+    gender_error: float | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class PairedDifference(_Response):
+    first: str
+    second: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    summary: str
+
+
+class PairedComparison(_Response):
+    """Experiments compared on the same faces, the best one first."""
+
+    faces: int
+    experiments: list[Compared]
+    differences: list[PairedDifference] = Field(default_factory=list)
 
 
 class Trial(_Response):

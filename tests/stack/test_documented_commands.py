@@ -47,6 +47,7 @@ NOT_RUN: dict[str, str] = {
     ".venv/bin/agegender calibrate our-faces": "the same",
     ".venv/bin/agegender promote THE_EVALUATION_ID": "the same",
     "curl -F file=@faces.zip": "tests/contract/test_trainer_uploads.py uploads archives",
+    ".venv/bin/agegender compare FIRST_ID": "needs two runs: tests/contract/test_trainer_comparison.py",
     "docker save": "writes the images, gigabytes",
     "docker load": "reads what docker save wrote",
     "docker compose up -d --no-build": "tests/compose/conftest.py starts what it built in the same way",

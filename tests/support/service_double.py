@@ -16,7 +16,7 @@ class Service:
     def app(self) -> FastAPI:
         app = FastAPI()
 
-        @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
+        @app.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "DELETE"])
         async def anything(path: str, request: Request) -> Response:
             body = await request.body()
             self.queries.append(request.url.query)

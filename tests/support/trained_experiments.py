@@ -25,10 +25,12 @@ OPTIONS = TrainingOptions.model_validate(
 )
 
 
-def trained_experiment(data_dir: Path, name: str, dataset: str, faces: EmbeddingSet) -> Experiment:
+def trained_experiment(
+    data_dir: Path, name: str, dataset: str, faces: EmbeddingSet, options: TrainingOptions = OPTIONS
+) -> Experiment:
     """Write the data set `dataset`, train three folds on it and write the report."""
     write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
-    experiment = made_experiment(FOLDS, OPTIONS, name=name).model_copy(update={"datasets": [dataset]})
+    experiment = made_experiment(FOLDS, options, name=name).model_copy(update={"datasets": [dataset]})
     save_experiment(data_dir, experiment)
     machine = prepare_device("cpu", False, 1)  # as a worker's job has it
     for fold in FOLDS:

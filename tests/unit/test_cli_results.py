@@ -142,3 +142,72 @@ def test_deleted_run_is_restored(
     trainer.will_answer(answer)
     assert f"{identifier} restored." in run("restore", identifier)[1]
     assert trainer.requests[0][:2] == ("POST", f"/{path}/{identifier}/restore")
+
+
+def test_experiments_are_compared_and_noted(trainer: Service, run: Run) -> None:
+    compared = [
+        {
+            "id": "e1",
+            "name": "[long]",
+            "age_error": 5.123,
+            "gender_error": 0.08,
+            "options": {"seeds": 3},
+        },
+        {
+            "id": "e2",
+            "name": None,
+            "age_error": 6.0,
+            "gender_error": 0.09,
+            "options": {"seeds": 1},
+        },
+    ]
+    difference = {
+        "first": "e1", "second": "e2", "metric": "age_error", "difference": -0.9, "low": -1.0, "high": -0.8,
+        "summary": "e1 is better than e2.",
+    }  # fmt: skip
+    trainer.will_answer({"faces": 1000, "experiments": compared, "differences": [difference]})
+    code, out, _ = run("compare", "e2", "e1")
+    assert code == 0
+    for text in (
+        "[long]",
+        "5.12 years",
+        "8.00 %",
+        "1,000 faces",
+        "e1 is better than e2.",
+        "seeds",
+    ):
+        assert text in out
+    assert trainer.requests[0][1] == "/experiments/e2/paired-comparison" and trainer.queries[0] == "with=e1"
+    assert run("compare", "e1")[0] == 2
+    trainer.will_answer({**EXPERIMENT, "name": "new"})
+    assert run("note", "e1", "--name", "new", "--notes", "")[0] == 0
+    assert trainer.requests[-1][:2] == ("PATCH", "/experiments/e1")
+    assert json.loads(trainer.requests[-1][3]) == {"name": "new", "notes": None}
+    assert run("note", "e1")[0] == 2
+
+
+def test_latest_stands_for_the_newest_experiment(trainer: Service, run: Run) -> None:
+    trainer.will_answer([{**EXPERIMENT, "id": "e9"}, EXPERIMENT], [], {"age": "e9-age"})
+    assert run("promote", "latest", "--no-refit")[0] == 0
+    assert [asked[1] for asked in trainer.requests] == [
+        "/experiments", "/experiments/e9/comparison", "/experiments/e9/promote",
+    ]  # fmt: skip
+    trainer.will_answer([])
+    code, _, err = run("report", "latest")
+    assert code == 2 and "agegender train" in err
+
+
+def test_training_with_an_own_test_set_is_followed_by_its_evaluation(trainer: Service, run: Run) -> None:
+    hint = "Hint: more epochs [may] help"
+    report = lambda: Response(f"# Experiment\n\n{hint}\n\n## Cross-validation: age\n\nx\n")  # noqa: E731
+    judged = lambda: Response("# Evaluation\n\n## Here and on its own data: age\n\n6.4\n")  # noqa: E731
+    trainer.will_answer(EXPERIMENT, events(EXPERIMENT), report, EVALUATION, events(EVALUATION), judged)
+    code, out, err = run("train", "Adience", "--test", "ours", "--k", "10", "--name", "n", "--notes", "why")
+    assert code == 0 and "6.4" in out and hint in err
+    assert json.loads(trainer.requests[0][3]) == {
+        "task": "age-gender", "dataset": ["Adience"], "k": 10, "name": "n", "notes": "why",
+    }  # fmt: skip
+    assert json.loads(trainer.requests[3][3]) == {
+        "dataset": "ours", "head": EXPERIMENT["id"], "space": "human-2",
+    }  # fmt: skip
+    assert run("train", "Adience", "--test", "ours", "--no-wait")[0] == 2

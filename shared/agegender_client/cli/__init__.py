@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from agegender.faces import WhichFaces
 from pydantic import BaseModel
 
+from agegender_client import Client
+
 try:
     import typer
     from rich.console import Console
@@ -73,3 +75,32 @@ def progress_bars(*, quiet: bool) -> Progress:
 def plural(count: int, noun: str) -> str:
     """Return `1 file`, `2 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return `["a.b=1", "a.c=x"]` as `{"a": {"b": 1, "c": "x"}}`. Values that are not JSON are text."""
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise typer.BadParameter(f"got {assignment!r}; expected NAME=VALUE")
+        *parents, name = path.split(".")
+        target = options
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        try:
+            target[name] = json.loads(text)
+        except json.JSONDecodeError:
+            target[name] = text
+    return options
+
+
+def latest(identifier: str) -> str:
+    """Return the id of the newest experiment for `latest`; return anything else as it is."""
+    if identifier != "latest":
+        return identifier
+    with Client() as client:
+        found = client.experiments()  # newest first
+    if not found:
+        raise typer.BadParameter("there is no experiment yet; agegender train DATASET starts one")
+    return found[0].id

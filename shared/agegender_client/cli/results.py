@@ -9,9 +9,19 @@ from agegender.display import ReportFormat, TableFormat, decimals, percent
 from agegender.errors import Problem
 from agegender.files import write_bytes, write_text
 from rich.markdown import Markdown
+from rich.markup import escape
 
 from agegender_client import Client
-from agegender_client.cli import AsJson, ImageSetOption, SpaceOption, console, errors, print_json, table
+from agegender_client.cli import (
+    AsJson,
+    ImageSetOption,
+    SpaceOption,
+    console,
+    errors,
+    latest,
+    print_json,
+    table,
+)
 from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow, print_end
 from agegender_client.responses import Evaluation, Pruning, is_evaluation
 
@@ -20,7 +30,19 @@ _UNITS = {"d": 1, "w": 7}  # of --older-than, in days
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (report, predictions, evaluate, calibrate, export, promote, delete, restore, prune):
+    for command in (
+        report,
+        predictions,
+        evaluate,
+        calibrate,
+        compare,
+        note,
+        export,
+        promote,
+        delete,
+        restore,
+        prune,
+    ):
         app.command()(command)
 
 
@@ -164,7 +186,10 @@ def _promote_calibration(evaluation_id: str, *, force: bool, as_json: bool) -> d
 
 def export(
     run_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of an experiment or a calibration, or served.")
+        str,
+        typer.Argument(
+            metavar="ID", callback=latest, help="Id of an experiment or a calibration, or served."
+        ),
     ],
     onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX graph, the only format.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File. Default: ID.onnx.")] = None,
@@ -180,9 +205,55 @@ def export(
     errors.print(f"Written to {path}.", markup=False)
 
 
+def compare(
+    ids: Annotated[list[str], typer.Argument(metavar="ID ID...", help="Ids of two or more experiments.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare experiments face by face: errors, differing options, and confidence intervals."""
+    if len(set(ids)) < 2:
+        raise typer.BadParameter("got one experiment; expected two or more ids")
+    with Client() as client:
+        found = client.compare(*(latest(identifier) for identifier in ids))
+    if as_json:
+        print_json(found)
+        return
+    shown = table("experiment", "name", "age error", "gender error")
+    for one in found.experiments:
+        age = "" if one.age_error is None else f"{decimals(one.age_error, 2)} years"
+        gender = "" if one.gender_error is None else f"{decimals(100 * one.gender_error, 2)} %"
+        shown.add_row(one.id, escape(one.name or ""), age, gender)
+    shown.columns[0].no_wrap = True
+    console.print(shown)
+    console.print(f"On the {found.faces:,} faces that all of them predicted out of fold.", highlight=False)
+    for difference in found.differences:
+        console.print(difference.summary, markup=False, highlight=False, soft_wrap=True)
+    options = table("option", *(one.id for one in found.experiments))
+    for path in found.experiments[0].options:
+        options.add_row(path, *(escape(str(one.options[path])) for one in found.experiments))
+    console.print(options if options.row_count else "Their options are the same.")
+
+
+def note(
+    run_id: RunId,
+    name: Annotated[str | None, typer.Option(help="New name; empty removes it.")] = None,
+    notes: Annotated[str | None, typer.Option(help="New notes; empty removes them.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the name or the notes of an experiment."""
+    changes = {key: value or None for key, value in (("name", name), ("notes", notes)) if value is not None}
+    if not changes:
+        raise typer.BadParameter("nothing changes; add --name or --notes")
+    with Client() as client:
+        changed = client.describe(run_id, **changes)
+    print_json(changed) if as_json else console.print(f"{run_id} is noted.")
+
+
 def promote(
     experiment_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of an experiment or of a calibration.")
+        str,
+        typer.Argument(
+            metavar="ID", callback=latest, help="Id of an experiment or a calibration, or latest."
+        ),
     ],
     refit: Annotated[
         bool,

@@ -1,6 +1,5 @@
 """`agegender train` and `search` create runs; `watch`, `resume`, `cancel` and so on work for all kinds."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +17,8 @@ from agegender_client.cli import (
     SpaceOption,
     console,
     errors,
+    latest,
+    parse_options,
     print_json,
     progress_bars,
     table,
@@ -33,7 +34,9 @@ def _check_folds(value: str | None) -> str | None:
     return value
 
 
-RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment, a search or an evaluation.")]
+RunId = Annotated[
+    str, typer.Argument(metavar="ID", callback=latest, help="Id of a run; latest: the newest experiment.")
+]
 DatasetsArgument = Annotated[list[str], typer.Argument(help="Extracted data sets to train on together.")]
 TaskOption = Annotated[str, typer.Option("--task", help="age, gender, or age-gender.")]
 PresetOption = Annotated[
@@ -89,6 +92,14 @@ def train(
         ),
     ] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Also train on all faces, as promote does.")] = False,
+    k: Annotated[
+        int | None, typer.Option("--k", min=2, max=50, help="Divide the subjects into so many folds.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Extracted data set to judge the trained heads on, as evaluate does.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the experiment, for lists and reports.")] = None,
+    notes: Annotated[str | None, typer.Option(help="Notes, for the report.")] = None,
     space: SpaceOption = None,
     image_set: ImageSetOption = None,
     overlap: OverlapOption = None,
@@ -98,6 +109,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train heads with cross-validation: each fold is held out once and evaluated."""
+    if test is not None and not wait:
+        raise typer.BadParameter("--test judges the trained heads, so it needs --wait")
     request: dict[str, Any] = {
         "task": task,
         "dataset": datasets,
@@ -108,6 +121,9 @@ def train(
         "search": search,
         "warm_start": warm_start,
         "refit": refit or None,
+        "k": k,
+        "name": name,
+        "notes": notes,
         "space": space,
         "image_set": image_set,
         "overlap": overlap,
@@ -116,6 +132,9 @@ def train(
     with Client() as client:
         experiment = client.create_experiment(request, key)
         _created(client, experiment, f"in space {experiment.space}", wait=wait, as_json=as_json)
+        if test is not None:
+            judging = {"dataset": test, "head": experiment.id, "space": experiment.space.id}
+            _created(client, client.create_evaluation(judging), "", wait=True, as_json=as_json)
 
 
 def search(
@@ -149,24 +168,6 @@ def search(
     }
     with Client() as client:
         _created(client, client.create_search(request, key), "", wait=wait, as_json=as_json)
-
-
-def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
-    """Return `["a.b=1", "a.c=x"]` as `{"a": {"b": 1, "c": "x"}}`. Values that are not JSON are text."""
-    options: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise typer.BadParameter(f"got {assignment!r}; expected NAME=VALUE")
-        *parents, name = path.split(".")
-        target = options
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        try:
-            target[name] = json.loads(text)
-        except json.JSONDecodeError:
-            target[name] = text
-    return options
 
 
 def list_experiments(as_json: AsJson = False) -> None:
@@ -277,7 +278,11 @@ def _watch(client: Client, run_id: str, *, as_json: bool) -> None:
     if as_json:
         return
     heading = {Search: "Best", Evaluation: "Here"}.get(type(run), "Cross-validation")
-    console.print(Markdown(sections(client.report(run_id, "md"), heading)))
+    text = client.report(run_id, "md")
+    console.print(Markdown(sections(text, heading)))
+    for line in text.splitlines():
+        if line.startswith("Hint: "):
+            errors.print(line, markup=False, style="yellow")
     errors.print(f"Whole report: agegender report {run_id}")
     if isinstance(run, Search):
         errors.print(f"Train with it: agegender train {' '.join(run.datasets)} --search {run_id}")
@@ -336,7 +341,10 @@ def _print_runs(found: Sequence[Run], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    experiments = table("experiment", "state", "task", "data sets", "space", "folds", "promoted")
+    named = any(isinstance(run, Experiment) and run.name for run in found)
+    experiments = table(
+        "experiment", *(["name"] if named else []), "state", "task", "data sets", "space", "folds", "promoted"
+    )
     searches = table("search", "state", "data sets", "trials", "best")
     evaluations = table("evaluation", "state", "data set", "space", "coverage")
     for run in found:
@@ -350,7 +358,16 @@ def _print_runs(found: Sequence[Run], *, as_json: bool) -> None:
         else:
             finished = sum(fold.state == "finished" for fold in run.folds)
             folds, promoted = f"{finished}/{len(run.folds)}", ", ".join(run.promoted)
-            row = (run.id, run.state, run.task, ", ".join(run.datasets), run.space.id, folds, promoted)
+            row = (
+                run.id,
+                *([escape(run.name or "")] if named else []),
+                run.state,
+                run.task,
+                ", ".join(run.datasets),
+                run.space.id,
+                folds,
+                promoted,
+            )
             experiments.add_row(*row)
     for shown_table in (experiments, searches, evaluations):
         shown_table.columns[0].no_wrap = True  # an id is copied as a whole

@@ -1,13 +1,17 @@
 """An experiment: the request, its record `experiments/<id>/experiment.json`, its status and its files."""
 
+import difflib
 import json
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from agegender.errors import Problem, not_found
+from agegender.heads.networks import Mlp, ResMlp
 from agegender.spaces import NAME, Space
-from agegender_service.inputs import validation_problem
+from agegender_service.inputs import unknown_name, validation_problem
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -20,18 +24,28 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.exclusiveness import Overlap
 from trainer.runs.run import DEPRECATED, Run, RunStatus, State, with_new_names
 from trainer.runs.store import REPORT, load_record, save_record
-from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
+from trainer.training.config import (
+    AugmentationOptions,
+    LossOptions,
+    Objective,
+    OptimizerOptions,
+    Preset,
+    TrainingOptions,
+    preset_options,
+)
 
 RECORD = "experiment.json"
 METRICS, PROMOTED, MERGED = "metrics.json", "promoted.json", "merged-subjects.npz"
 BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
 
 _GROUPS = ("head", "optimizer", "loss", "augmentation")
+_SHOWN, _MOST_NAMES = 100, 50  # characters of an unknown option that are read, and members of a body
 _SINGLE = ("seeds", "seed", "classes", "validation")
 
 
@@ -69,6 +83,21 @@ class TrainingRequest(BaseModel):
     @classmethod
     def _accept_old_names(cls, data: Any) -> Any:
         return with_new_names(data, {"variant": "image_set", "start_from": "warm_start"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_misplaced_options(cls, data: Any) -> Any:
+        """Name the place of an option that is given outside of its group, such as `epochs`."""
+        if isinstance(data, Mapping):
+            leaves = {path.rpartition(".")[2] for path in option_paths()}
+            fields = list(cls.model_fields)
+            unknown = [str(name) for name in list(data)[:_MOST_NAMES] if name not in fields]
+            wrong = [name for name in unknown if _close(name, leaves) and not _close(name, fields)]
+            if wrong:
+                raise ValidationError.from_exception_data(
+                    cls.__name__, [_misplaced(name, data[name]) for name in wrong]
+                )
+        return data
 
     @field_validator("dataset")
     @classmethod
@@ -110,9 +139,21 @@ class TrainingRequest(BaseModel):
             raise invalid_options(error) from error
 
 
-class ExperimentRequest(TrainingRequest):
+class Description(BaseModel):
+    """`PATCH /experiments/{id}`: what people call an experiment, and what they know of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, max_length=100)
+    notes: str | None = Field(None, max_length=10_000)
+
+
+class ExperimentRequest(Description, TrainingRequest):
     """`POST /experiments`."""
 
+    k: StrictInt | None = Field(
+        None, ge=2, le=50, description="divide the subjects into so many folds, instead of the data sets' own"
+    )
     folds: list[StrictInt] | None = Field(None, min_length=1, description="folds to hold out; default all")
     warm_start: str | None = Field(
         None,
@@ -143,7 +184,7 @@ class ChosenBy(BaseModel):
 
 
 class Experiment(Run):
-    """experiment.json. Only `refit`, `promote` and `cancelled` change after it is created."""
+    """experiment.json. Name and notes, `refit`, `promote` and `cancelled` change after it is created."""
 
     datasets: list[str]
     image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
@@ -154,6 +195,9 @@ class Experiment(Run):
     chosen_by: ChosenBy | None = None
     warm_start: str | None = Field(None, validation_alias=AliasChoices("warm_start", "start_from"))
     refit: bool = False
+    name: str | None = None
+    notes: str | None = None
+    k: int | None = None
     overlap: Overlap = "allow"  # for records of release 0.1.0, which did not check
     exclusiveness: dict[str, Any] | None = Field(
         None, description="what was checked at its creation, and what was found; null: nothing was checked"
@@ -215,6 +259,8 @@ class ExperimentResults(BaseModel):
 
 class ExperimentStatus(RunStatus):
     state: State
+    name: str | None = None
+    notes: str | None = None
     task: Objective
     datasets: list[str]
     space: Space
@@ -251,8 +297,9 @@ def refit_dir(data_dir: Path, experiment_id: str, fold: int | None) -> Path:
 
 
 def merged_subjects(data_dir: Path, experiment: Experiment) -> Path | None:
-    """Return the file of merged subjects, for `load_faces`; None if none were merged."""
-    return experiment_dir(data_dir, experiment.id) / MERGED if experiment.overlap == "merge" else None
+    """Return the file of merged subjects or other folds, for `load_faces`; None without either."""
+    regrouped = experiment.overlap == "merge" or experiment.k is not None
+    return experiment_dir(data_dir, experiment.id) / MERGED if regrouped else None
 
 
 def is_finished(data_dir: Path, experiment: Experiment) -> bool:
@@ -272,6 +319,11 @@ def save_experiment(data_dir: Path, experiment: Experiment) -> None:
     save_record(experiment_dir(data_dir, experiment.id) / RECORD, experiment)
 
 
+def _misplaced(name: str, value: Any) -> InitErrorDetails:
+    error = PydanticCustomError("misplaced_option", f"There is no option {nearest_option(name)}")
+    return InitErrorDetails(type=error, loc=(name,), input=value)
+
+
 def refused(field: str, detail: str) -> Problem:
     """Return ``invalid-request`` 422 for one field."""
     return Problem("invalid-request", 422, detail, errors=[{"field": field, "message": detail}])
@@ -279,7 +331,42 @@ def refused(field: str, detail: str) -> Problem:
 
 def invalid_options(error: ValidationError, within: str = "") -> Problem:
     """Return ``invalid-request`` 422 that names the fields, prefixed by `within`, as the request has them."""
-    return validation_problem(error.errors(), field_name=lambda location: within + _field(location))
+    described = []
+    for one in error.errors():
+        path = _field(one["loc"])
+        unknown = one["type"] == "extra_forbidden"
+        described.append({**one, "msg": f"There is no option {nearest_option(path)}"} if unknown else one)
+    return validation_problem(described, field_name=lambda location: within + _field(location))
+
+
+def nearest_option(path: str) -> str:
+    """Return `'epoch'; did you mean 'optimizer.epochs'?` for an unknown option, or list its group's."""
+    known = option_paths()
+    group, _, own = path.rpartition(".")
+    leaves = {option.rpartition(".")[2]: option for option in reversed(known)}
+    near = [own] if own in leaves else _close(path, known) or _close(own, leaves)
+    if near:
+        return f"{path[:_SHOWN]!r}; did you mean {leaves.get(near[0], near[0])!r}?"
+    return unknown_name(path, [option for option in known if option.rpartition(".")[0] == group])
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name[:_SHOWN], list(known), n=1)
+
+
+@cache
+def option_paths() -> tuple[str, ...]:
+    """Return the paths of all options of training, such as `optimizer.epochs`."""
+    groups: dict[str, tuple[type[BaseModel], ...]] = {
+        "head": (Mlp, ResMlp),
+        "optimizer": (OptimizerOptions,),
+        "loss": (LossOptions,),
+        "augmentation": (AugmentationOptions,),
+    }
+    nested = [
+        f"{name}.{option}" for name, models in groups.items() for one in models for option in one.model_fields
+    ]
+    return (*dict.fromkeys(nested), *_SINGLE)
 
 
 def _field(location: tuple[str | int, ...]) -> str:

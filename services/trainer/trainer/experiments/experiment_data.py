@@ -25,7 +25,14 @@ from trainer.datasets.embedding_set import (
     read_labels,
 )
 from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
-from trainer.datasets.folds import groups_of, require_validation, validation_note, validation_split
+from trainer.datasets.folds import (
+    groups_of,
+    require_validation,
+    strata_of,
+    stratified_folds,
+    validation_note,
+    validation_split,
+)
 from trainer.evaluation import OutOfFold
 from trainer.experiments.experiment import OUT_OF_FOLD, Experiment, TrainingRequest, merged_subjects, refused
 from trainer.training.config import TrainingOptions
@@ -124,15 +131,23 @@ def as_one(sets: dict[str, FaceLabels]) -> FaceLabels:
 
 
 def exclusive_labels(
-    data_dir: Path, datasets: list[str], space: Space, image_set: str, overlap: Overlap
+    data_dir: Path, datasets: list[str], space: Space, image_set: str, overlap: Overlap, k: int | None = None
 ) -> tuple[FaceLabels, dict[str, Any]]:
     """Return the labels of all data sets as one, checked, and the report of the check.
+
+    k : number of folds to divide the subjects into; None keeps the folds of the data sets.
 
     If `overlap` is "merge", subjects and folds are merged, as `write_merged` stores them. Raises
     ``overlapping-faces`` 409 if `overlap` is "refuse", and ``bad-dataset`` 409.
     """
     sets = load_label_sets(data_dir, datasets, space, image_set)
     faces = as_one(sets)
+    if k is not None:
+        strata = strata_of(faces.age_low, faces.age_high, faces.gender)
+        try:
+            faces = replace(faces, fold=stratified_folds(strata, groups_of(faces.subject), k))
+        except Problem as problem:
+            raise refused("k", problem.detail) from problem
     result = check(faces, sets)
     if overlap == "refuse":
         require_exclusive(result)

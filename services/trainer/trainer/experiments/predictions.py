@@ -1,4 +1,4 @@
-"""Predictions as a table: one row per face, as CSV, Parquet or JSON, with the columns of `Prediction`.
+"""Predictions as a table, one row per face, as CSV, Parquet or JSON; and experiments compared face by face.
 
 The table of an experiment is written with its report, as `predictions.csv`; the other forms are made from it.
 """
@@ -20,6 +20,7 @@ from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, Gender, group_probab
 from pydantic import BaseModel, Field
 
 from trainer.datasets.embedding_set import FaceLabels
+from trainer.datasets.folds import groups_of
 from trainer.evaluation import crossed_calibration
 from trainer.experiments.experiment import METRICS, Experiment, experiment_dir, fold_dir
 from trainer.experiments.experiment_data import read_out_of_fold
@@ -28,6 +29,9 @@ TABLE = "predictions.csv"
 INSTALL_PARQUET = "pip install pyarrow"
 _MOST_BYTES = 4 * MAX_JSON_BYTES
 _DIGITS = 4
+_RESAMPLES = 2000
+_PAIRED: tuple[Literal["age_error", "gender_error"], ...] = ("age_error", "gender_error")
+_COMPARED = ("datasets", "image_set", "space", "folds", "k", "preset", "overlap", "warm_start")
 
 Floats = npt.NDArray[np.floating]
 
@@ -196,3 +200,173 @@ def as_parquet(columns: Mapping[str, list[Any]]) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table(dict(columns), schema=schema), file)
     return file.getvalue()
+
+
+class Compared(BaseModel):
+    """One of several experiments, judged on the faces that all of them predicted out of fold."""
+
+    id: str
+    name: str | None
+    age_error: float | None = Field(description="mean absolute error in years, on exact ages")
+    gender_error: float | None = Field(description="share of wrong genders")
+    options: dict[str, Any] = Field(description="those in which the experiments differ, by their path")
+
+
+class PairedDifference(BaseModel):
+    """The difference of two experiments' errors on the same faces: the first one's minus the second one's."""
+
+    first: str
+    second: str
+    metric: Literal["age_error", "gender_error"]
+    faces: int
+    subjects: int
+    difference: float = Field(description="years, or a share; below 0: the first one is better")
+    low: float = Field(description="start of the 95 % confidence interval, by bootstrap over subjects")
+    high: float = Field(description="its end")
+    summary: str
+
+
+class PairedComparison(BaseModel):
+    """Experiments compared on the same faces, the best one first, and each other one with the best."""
+
+    faces: int = Field(description="number that all experiments predicted out of fold")
+    experiments: list[Compared]
+    differences: list[PairedDifference]
+
+
+def compare_experiments(data_dir: Path, experiments: list[Experiment]) -> PairedComparison:
+    """Compare experiments face by face. Raises ``no-common-faces`` 422, and as `experiment_columns` does."""
+    tables = [experiment_columns(data_dir, experiment) for experiment in experiments]
+    places = [
+        {key: row for row, key in enumerate(zip(one["dataset"], one["file"], strict=True))} for one in tables
+    ]
+    common = [key for key in places[0] if all(key in place for place in places[1:])]
+    if not common:
+        names = " and ".join(experiment.id for experiment in experiments)
+        raise Problem(
+            "no-common-faces",
+            422,
+            f"The experiments {names} have no face in common. Compare experiments on the same data sets.",
+        )
+    rows = [np.array([place[key] for key in common]) for place in places]
+    errors = {
+        experiment.id: _errors(table, own)
+        for experiment, table, own in zip(experiments, tables, rows, strict=True)
+    }
+    subjects = _subject_numbers(tables[0], rows[0])
+    options = {experiment.id: _flat(_settings_of(experiment)) for experiment in experiments}
+    paths = [
+        path
+        for path in dict.fromkeys(path for own in options.values() for path in own)
+        if len({json.dumps(own.get(path)) for own in options.values()}) > 1
+    ]
+    compared = [
+        Compared(
+            id=experiment.id,
+            name=experiment.name,
+            age_error=_mean(errors[experiment.id]["age_error"]),
+            gender_error=_mean(errors[experiment.id]["gender_error"]),
+            options={path: options[experiment.id].get(path) for path in paths},
+        )
+        for experiment in experiments
+    ]
+    ranked = sorted(compared, key=_rank)
+    differences = [
+        found
+        for other in ranked[1:]
+        for metric in _PAIRED
+        if (found := _difference(ranked[0].id, other.id, metric, errors, subjects)) is not None
+    ]
+    return PairedComparison(faces=len(common), experiments=ranked, differences=differences)
+
+
+def _errors(table: Mapping[str, list[Any]], rows: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    """Return the errors [faces] of each metric; NaN without a label or a prediction."""
+
+    def numbers(name: str) -> Floats:
+        return np.array(
+            [np.nan if table[name][row] is None else table[name][row] for row in rows], np.float64
+        )
+
+    exact = numbers("true_age_low") == numbers("true_age_high")
+    female, guess = np.array([table["true_gender"][row] == "female" for row in rows]), numbers("p_female")
+    labelled = np.array([table["true_gender"][row] is not None for row in rows]) & np.isfinite(guess)
+    return {
+        "age_error": np.where(exact, np.abs(numbers("mean") - numbers("true_age")), np.nan),
+        "gender_error": np.where(labelled, (guess >= 0.5) != female, np.nan),
+    }
+
+
+def _subject_numbers(table: Mapping[str, list[Any]], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Number the subjects [faces]; a face of unknown subject is one of its own."""
+    names = [
+        f"{table['dataset'][row]}/{table['subject'][row]}" if table["subject"][row] is not None else ""
+        for row in rows
+    ]
+    return groups_of(np.array(names))
+
+
+def _settings_of(experiment: Experiment) -> dict[str, Any]:
+    described = experiment.model_dump(mode="json", include=set(_COMPARED))
+    return {**described, **experiment.options.model_dump(mode="json")}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, entry in value.items():
+        if isinstance(entry, dict):
+            found |= _flat(entry, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = entry
+    return found
+
+
+def _mean(errors: Floats) -> float | None:
+    known = errors[np.isfinite(errors)]
+    return float(known.mean()) if len(known) else None
+
+
+def _rank(one: Compared) -> tuple[float, float]:
+    """Return the age error, then the gender error; an experiment without one comes last."""
+    first, second = one.age_error, one.gender_error
+    return np.inf if first is None else first, np.inf if second is None else second
+
+
+def _difference(
+    first: str,
+    second: str,
+    metric: Literal["age_error", "gender_error"],
+    errors: Mapping[str, dict[str, Floats]],
+    subjects: npt.NDArray[np.int64],
+) -> PairedDifference | None:
+    """Return a paired difference with its bootstrap interval; None without a face that both judged."""
+    values = errors[first][metric] - errors[second][metric]
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    group = np.unique(subjects[known], return_inverse=True)[1]
+    sums, counts = np.bincount(group, values[known]), np.bincount(group).astype(np.float64)
+    draws = np.random.default_rng(0)
+    means = np.empty(_RESAMPLES)
+    for number in range(_RESAMPLES):
+        drawn = np.bincount(draws.integers(0, len(sums), len(sums)), minlength=len(sums))
+        means[number] = (drawn @ sums) / (drawn @ counts)
+    low, high = np.quantile(means, (0.025, 0.975))
+    difference = float(values[known].mean())
+    unit, scale, what = (
+        ("years", 1, "age error") if metric == "age_error" else ("points", 100, "gender error")
+    )
+    verdict = "better" if high < 0 else "worse" if low > 0 else "not clearly different"
+    return PairedDifference(
+        first=first,
+        second=second,
+        metric=metric,
+        faces=int(known.sum()),
+        subjects=len(sums),
+        difference=difference,
+        low=float(low),
+        high=float(high),
+        summary=f"{first} is {verdict} than {second}: its {what} differs by {scale * difference:+.2f} {unit} "
+        f"(95 % confidence: {scale * low:+.2f} to {scale * high:+.2f}) on {int(known.sum()):,} faces of "
+        f"{len(sums):,} subjects.".replace("different than", "different from"),
+    )

@@ -97,6 +97,8 @@ class Experiments(Kind[Experiment, ExperimentStatus]):
             id=run.id,
             state=_state(data_dir, run, folds, refits),
             created=run.created,
+            name=run.name,
+            notes=run.notes,
             task=run.options.task,
             datasets=run.datasets,
             space=run.space,

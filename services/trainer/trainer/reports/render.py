@@ -79,10 +79,13 @@ def _paragraphs(summary: dict[str, Any]) -> list[str]:
         f"Task {options['task']} on {' and '.join(experiment['datasets'])} in space {space['id']} "
         f"({space['dimension']}-d): {len(experiment['folds'])} held-out folds, {options['seeds']} networks "
         f"per fold, preset {experiment['preset']}.",
+        *([f"Name: {experiment['name']}"] if experiment.get("name") else []),
+        *([f"Notes: {experiment['notes']}"] if experiment.get("notes") else []),
         *failed_folds(summary),
         *origins(summary),
         *exclusiveness(summary),
         *served(summary),
+        *(f"Hint: {hint}" for hint in summary.get("hints", [])),
     ]
 
 

@@ -57,6 +57,7 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
             for fold, metrics in done.items()
             if metrics.get("validation_note")
         },
+        "hints": _hints(done, experiment.options.optimizer.epochs),
         "best_epochs": {str(fold): metrics["best_epochs"] for fold, metrics in done.items()},
         "tables": {task.value: _table(done, task) for task, _ in experiment.options.tasks},
         "members": {task.value: _spread(done, task) for task, _ in experiment.options.tasks},
@@ -70,6 +71,17 @@ def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
             "out_of_fold": refitted,
         }
     return summary
+
+
+def _hints(done: dict[int, dict[str, Any]], epochs: int) -> list[str]:
+    """Return a hint if most networks were best at the last epoch, so that none was stopped early."""
+    last = [epoch >= epochs for metrics in done.values() for epoch in metrics["best_epochs"]]
+    if 2 * sum(last) <= len(last):
+        return []
+    return [
+        f"Training stopped at the last epoch ({epochs}) while {sum(last)} of {len(last)} networks still "
+        f"improved on the validation split. More epochs may be better: --set optimizer.epochs={2 * epochs}"
+    ]
 
 
 def compared(folds: dict[str, Any], refits: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 
 from trainer.experiments.experiment import (
     MERGED,
+    Description,
     Experiment,
     ExperimentRequest,
     ExperimentStatus,
@@ -31,7 +32,12 @@ from trainer.experiments.experiment_data import (
     write_merged,
 )
 from trainer.experiments.onnx_graph import as_onnx
-from trainer.experiments.predictions import Prediction, experiment_columns
+from trainer.experiments.predictions import (
+    PairedComparison,
+    Prediction,
+    compare_experiments,
+    experiment_columns,
+)
 from trainer.experiments.promote import promote
 from trainer.experiments.served import (
     SERVED,
@@ -114,6 +120,33 @@ def predictions(
 
 
 @router.get(
+    "/{experiment_id}/paired-comparison",
+    summary="Compare experiments face by face, with confidence intervals",
+)
+def paired_comparison(
+    experiment_id: str,
+    settings: Settings,
+    others: Annotated[
+        list[str], Query(alias="with", min_length=1, max_length=20, description="ids of other experiments")
+    ],
+) -> PairedComparison:
+    """Uses the faces that all of them predicted out of fold. The best experiment comes first."""
+    names = list(dict.fromkeys([experiment_id, *others]))
+    if len(names) < 2:
+        raise refused("with", "Received one experiment; name another one to compare it with.")
+    found = [load_experiment(settings.data_dir, name) for name in names]
+    return compare_experiments(settings.data_dir, found)
+
+
+@router.patch("/{experiment_id}", summary="Name an experiment, or change its notes")
+def describe(experiment_id: str, settings: Settings, request: Description) -> ExperimentStatus:
+    """A member that is absent stays as it is; null removes it."""
+    changes = request.model_dump(include=request.model_fields_set)
+    changed = EXPERIMENTS.change(settings.data_dir, experiment_id, lambda run: run.model_copy(update=changes))
+    return EXPERIMENTS.status(settings.data_dir, changed)
+
+
+@router.get(
     "/{experiment_id}/onnx",
     summary="Return heads as one ONNX graph, with their cards in its metadata",
     response_class=Response,
@@ -193,7 +226,9 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
     best = None if request.search is None else best_options(data_dir, request.search)
     options = request.training_options(None if best is None else best[0])
     space, image_set = choose_extraction(data_dir, request)
-    exclusive, exclusiveness = exclusive_labels(data_dir, request.datasets, space, image_set, request.overlap)
+    exclusive, exclusiveness = exclusive_labels(
+        data_dir, request.datasets, space, image_set, request.overlap, request.k
+    )
     sets = load_label_sets(data_dir, request.datasets, space, image_set)
     warnings = exclusiveness_warnings(exclusiveness)
     if request.warm_start is not None:
@@ -208,7 +243,7 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
     require_labels(faces, faces.fold, folds, options)
     require_validation_folds(faces, faces.fold, folds)
     warnings += validation_warnings(faces, faces.fold, folds, options.validation)
-    if request.overlap == "merge":
+    if request.overlap == "merge" or request.k is not None:
         write_merged(experiment_dir(data_dir, experiment_id) / MERGED, exclusive)
     return Experiment(
         id=experiment_id,
@@ -222,6 +257,9 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
         chosen_by=chosen_by,
         warm_start=request.warm_start,
         refit=request.refit,
+        name=request.name,
+        notes=request.notes,
+        k=request.k,
         overlap=request.overlap,
         exclusiveness=exclusiveness,
         warnings=warnings,
