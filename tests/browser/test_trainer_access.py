@@ -15,10 +15,10 @@ from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
-from tests.support.trained_experiments import trained_experiment, without_meaning
+from tests.support.trained_experiments import OPTIONS, trained_experiment, without_meaning
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, Page, Route
+    from playwright.sync_api import Browser, Dialog, Locator, Page, Route
 
 TABS = ("Data", "Runs", "Report")
 # What a person operates, or what has a meaning of its own, needs a name.
@@ -61,11 +61,12 @@ def jpeg() -> bytes:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data folder with two finished experiments, a labelled data set, and another folder."""
+    """Return a data folder with finished experiments, a labelled data set, and another folder."""
     folder = tmp_path_factory.mktemp("data")
     faces = made_faces(120, folds=3)
     trained_experiment(folder, "one", "made", faces)
     trained_experiment(folder, "two", "noise", without_meaning(faces))
+    trained_experiment(folder, "again", "made", faces, OPTIONS.model_copy(update={"seed": 1}))
     for name, table in (("own", "file,age,gender\na.jpg,30,f\n"), ("strange", "who,born\na,1990\n")):
         (folder / name).mkdir()
         (folder / name / "a.jpg").write_bytes(jpeg())
@@ -176,16 +177,40 @@ def test_texts_stand_out_and_fit_on_a_telephone(page: "Page", scheme: Any) -> No
         assert not [(text, round(ratio, 2)) for text, ratio in contrasts if ratio < 4.5]
 
 
-def test_runs_are_compared_by_their_figures_and_options(page: "Page") -> None:
+def test_runs_are_compared_by_their_figures_and_face_by_face(page: "Page") -> None:
     open_tab(page, "Runs")
-    for box in page.get_by_role("checkbox", name="Compare").all():
-        box.check()
-    page.get_by_role("button", name="Compare", exact=True).click()
+    compare = page.get_by_role("button", name="Compare", exact=True)
+    for name in ("one", "two"):
+        run_card(page, name).get_by_role("checkbox", name="Compare").check()
+    compare.click()
     table = page.locator("#comparison table")
     table.wait_for()
     rows = {row.split("\t")[0]: row.split("\t")[1:] for row in table.inner_text().splitlines()[1:]}
     errors = [float(text.split()[0]) for text in rows["age error"]]
     assert sorted(rows["data"]) == ["made", "noise"] and errors[0] != errors[1]
+    assert page.locator("#comparison .problem").count() == 1  # they have no face in common
+    run_card(page, "two").get_by_role("checkbox", name="Compare").uncheck()
+    run_card(page, "again").get_by_role("checkbox", name="Compare").check()
+    compare.click()
+    differences = page.locator("#comparison li")
+    differences.nth(1).wait_for()
+    assert all("95 %" in text for text in differences.all_inner_texts())
+    rows = {row.split("\t")[0]: row.split("\t")[1:] for row in table.inner_text().splitlines()[1:]}
+    assert sorted(rows["seed"]) == ["0", "1"]
+
+
+def run_card(page: "Page", name: str) -> "Locator":
+    return page.locator("#experiments article", has=page.get_by_role("heading", name=name, exact=True))
+
+
+def test_run_is_renamed(page: "Page") -> None:
+    open_tab(page, "Runs")
+    page.once("dialog", lambda dialog: dialog.accept("more people"))
+    run_card(page, "two").get_by_role("button", name="Rename").click()
+    run_card(page, "more people").get_by_text("two. age-gender on noise").wait_for()
+    page.once("dialog", lambda dialog: dialog.accept(""))
+    run_card(page, "more people").get_by_role("button", name="Rename").click()
+    run_card(page, "two").wait_for()
 
 
 def test_folder_that_is_no_data_set_has_the_reason(page: "Page") -> None:
@@ -253,7 +278,7 @@ def test_extracted_faces_are_replaced_only_after_a_question(page: "Page") -> Non
     decisions = [False, True]
 
     def answer(route: "Route") -> None:
-        bodies.append(route.request.post_data_json)
+        bodies.append(dict(route.request.post_data_json or {}))
         exists = {"type": "urn:age-gender:problem:extraction-exists", "detail": "It has other options."}
         route.fulfill(json={}, status=202) if "replace" in bodies[-1] else route.fulfill(
             json=exists, status=409

@@ -28,13 +28,15 @@ export async function compare(ids, message) {
       status: await ask(`/experiments/${id}`),
       options: flat((await ask(`/experiments/${id}/report?format=json`)).experiment.options),
     })));
-    draw(found);
+    const others = new URLSearchParams(ids.slice(1).map((id) => ["with", id]));
+    const paired = await ask(`/experiments/${ids[0]}/paired-comparison?${others}`).catch((error) => ({ problem: error.message }));
+    draw(found, paired);
   } catch (error) {
     report(message, error.message, true);
   }
 }
 
-function draw(found) {
+function draw(found, paired) {
   const table = element("table");
   table.createCaption().textContent = "Out-of-fold figures, and options that differ";
   const head = table.createTHead().insertRow();
@@ -52,7 +54,11 @@ function draw(found) {
     if (new Set(values).size > 1) add(name, values);
   }
   const close = element("button", { type: "button", onclick: () => (place.hidden = true) }, "Close");
-  place.replaceChildren(element("h2", { tabIndex: -1 }, "Comparison"), element("div", { className: "scroll" }, table), close);
+  const differences = paired.problem
+    ? element("p", { className: "problem" }, paired.problem)
+    : element("ul", {}, ...paired.differences.map(({ summary }) => element("li", {}, summary)));
+  place.replaceChildren(
+    element("h2", { tabIndex: -1 }, "Comparison"), element("div", { className: "scroll" }, table), differences, close);
   place.hidden = false;
   place.querySelector("h2").focus();
 }

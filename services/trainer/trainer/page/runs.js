@@ -39,10 +39,10 @@ export function chooseDataset(name) {
 
 async function start(event) {
   event.preventDefault();
-  const { dataset, task, preset, seeds, overlap } = Object.fromEntries(new FormData(form));
+  const { name, dataset, task, preset, seeds, overlap } = Object.fromEntries(new FormData(form));
   try {
     if (event.submitter?.name === "search") await startSearch({ dataset, task, preset, overlap });
-    else showRun(await post("/experiments", { dataset, task, preset, overlap, seeds: Number(seeds) }), true);
+    else showRun(await post("/experiments", { ...(name.trim() && { name: name.trim() }), dataset, task, preset, overlap, seeds: Number(seeds) }), true);
     report(hint, "Started.");
   } catch (error) {
     report(hint, error.message, true);
@@ -70,6 +70,12 @@ function wire(card, id) {
     const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
     report(card.querySelector(".message"), `Served: ${Object.values(versions).join(", ")}${more}`);
     for (const one of await ask("/experiments")) showRun(one);
+  });
+  onClick(card, ".rename", async () => {
+    const name = prompt("Name of the experiment", card.dataset.name);
+    if (name === null) return;
+    const headers = { "Content-Type": "application/json" };
+    showRun(await ask(path, { method: "PATCH", headers, body: JSON.stringify({ name: name.trim() || null }) }));
   });
   for (const action of ["refit", "resume", "cancel"])
     onClick(card, `.${action}`, async () => showRun(await ask(`${path}/${action}`, { method: "POST" })));
@@ -106,6 +112,7 @@ function draw(card, status) {
   const over = !runs(status);
   const finished = status.state === "finished";
   card.querySelector("h2").textContent = status.name || status.id;
+  card.dataset.name = status.name ?? "";
   card.querySelector(".state").textContent = status.state;
   const served = card.querySelector(".served");
   served.hidden = !status.served.length;
@@ -113,6 +120,7 @@ function draw(card, status) {
   card.querySelector(".figures").replaceChildren(...figureList(status));
   card.querySelector(".facts").textContent = [
     status.name && status.id,
+    status.notes,
     `${status.task} on ${status.datasets.join(" and ")}, space ${status.space.id}, ${status.seeds} networks per fold`,
     ...status.warnings,
   ].filter(Boolean).join(". ");
