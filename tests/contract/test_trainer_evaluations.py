@@ -1,5 +1,6 @@
 """Evaluations: heads are judged on faces that they never saw, and calibrated on them as new versions."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -285,3 +286,19 @@ def test_evaluation_that_is_interrupted_or_fails_is_resumed_and_deleted_as_other
     judge_heads(created["id"])
     assert trainer.get(path).json()["state"] == "finished"
     assert trainer.delete(path).status_code == 200 and trainer.get(path).status_code == 404
+
+
+def test_prune_keeps_the_evaluations_of_kept_heads_alone(trainer: httpx.Client, data_dir: Path) -> None:
+    status = evaluated(trainer, "alike")
+    for path in (data_dir / "evaluations").rglob("*"):
+        os.utime(path, (0, 0))
+
+    def listed() -> dict[str, str | None]:
+        found = trainer.post("/prune?older_than_days=30&dry_run=true").json()["found"]
+        return {one["id"]: one["kept"] for one in found if one["kind"] == "evaluation"}
+
+    assert "alike" in (listed()[status["id"]] or "")
+    shutil.rmtree(data_dir / "models")
+    assert listed() == {status["id"]: None}
+    trainer.post("/prune?older_than_days=30")
+    assert trainer.get(f"/evaluations/{status['id']}").status_code == 404
