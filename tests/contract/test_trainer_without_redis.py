@@ -28,7 +28,10 @@ BODIES = {
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
 FILES = {"POST /datasets/{name}/files": {"file": b"a file"}}
-QUERIES = {"POST /prune": {"older_than_days": 1}, "GET /datasets/{name}/images/thumbnail": {"file": "a.png"}}
+QUERIES: dict[str, dict[str, str | int]] = {
+    "POST /prune": {"older_than_days": 1},
+    "GET /datasets/{name}/images/thumbnail": {"file": "a.png"},
+}
 NEED_REDIS = {
     "POST /datasets/{name}/extract",
     "POST /datasets/{name}/regroup",

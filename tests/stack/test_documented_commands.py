@@ -62,13 +62,14 @@ NOT_RUN: dict[str, str] = {
     "cp deploy/systemd/age-gender.service": "the same",
     "systemctl enable --now age-gender": "the same",
     "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
+    "python -m benchmarks.accuracy": "needs UTKFace; tests/unit/test_shift.py runs its parts",
     "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
     "agegender extract all-age-faces": "the same",
     "agegender promote THE_ID_ANSWERED": "the same; tests/stack/test_experiments.py promotes",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
 # As the command line and the trainer's API name a new experiment.
-_EXPERIMENT = re.compile(r'agegender promote (\S+)|"id": ?"([\w-]+)"')
+_EXPERIMENT = re.compile(r'agegender promote (\S+)|"id": ?"(\d{8}-\d{6}-[\w-]+)"')
 AGES = ((0, 2), (4, 6), (8, 12), (25, 32), (38, 43), (60, 100))
 TRIES = 4  # images of each of the six people
 
