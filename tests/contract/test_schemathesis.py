@@ -84,7 +84,7 @@ def keeps_its_promise(case: Any, url: str) -> None:
     answer = case.call(base_url=url)
     # A schema cannot state whether bytes are an image, or whether a folder has labels, so it does not decide
     # which bodies and folders are accepted.
-    unlabelled = answer.status_code == 422 and answer.json()["type"].endswith(":unknown-dataset")
+    unlabelled = answer.status_code == 422 and ":unknown-dataset" in answer.text
     excluded = [positive_data_acceptance] if case.operation.body or unlabelled else []
     if answer.status_code == 504:  # the deadline that was made up is soon over
         excluded.append(not_a_server_error)

@@ -25,11 +25,13 @@ from tests.support.serving import serving, until
 BODIES = {
     "POST /experiments": {"dataset": "made"},
     "POST /evaluations": {"dataset": "made"},
+    "PATCH /experiments/{experiment_id}": {"name": "first"},
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
 FILES = {"POST /datasets/{name}/files": {"file": b"a file"}}
 QUERIES: dict[str, dict[str, str | int]] = {
     "POST /prune": {"older_than_days": 1},
+    "GET /experiments/{experiment_id}/paired-comparison": {"with": "other"},
     "GET /datasets/{name}/images/thumbnail": {"file": "a.png"},
 }
 NEED_REDIS = {

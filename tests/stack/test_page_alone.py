@@ -76,6 +76,8 @@ def page(human_system: Stack) -> Iterator["Page"]:
     """Yield a page on a telephone's screen, and leave the shared system as it was."""
     data_dir = human_system.data_dir
     served = {path: path.read_bytes() for path in data_dir.glob("models/*/*/current.json")}
+    with client_of(human_system) as client:
+        models = dict(predict(client).models)
     with chromium() as browser:
         yield browser.new_page(viewport={"width": 390, "height": 800})
     for path in data_dir.glob("models/*/*/current.json"):
@@ -86,6 +88,8 @@ def page(human_system: Stack) -> Iterator["Page"]:
                 assert http.post(f"/experiments/{run['id']}/cancel").status_code == 200
                 assert http.delete(f"/experiments/{run['id']}").status_code == 200
     shutil.rmtree(data_dir / NAME)
+    with client_of(human_system) as client:
+        until(lambda: dict(predict(client).models) == models, "the heads of before are served", 60)
 
 
 def test_page_alone_leads_from_a_zip_to_served_heads_and_a_csv(
@@ -147,7 +151,7 @@ def test_page_alone_leads_from_a_zip_to_served_heads_and_a_csv(
     assert all("trained on" in question for question in questions)
 
     # Report: figures, the scatter, the largest errors as thumbnails, and the table for a paper.
-    run.get_by_role("button", name="Report").click()
+    run.get_by_role("button", name="Report").click(timeout=_LONG)  # training on all faces is over first
     page.get_by_role("img", name="Predicted against true age of").wait_for()
     page.locator("#report .gallery img:visible").first.wait_for()
     with page.expect_download() as download:
