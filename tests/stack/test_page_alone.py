@@ -75,21 +75,24 @@ def upload(human_system: Stack, tmp_path: Path) -> Path:
 def page(human_system: Stack) -> Iterator["Page"]:
     """Yield a page on a telephone's screen, and leave the shared system as it was."""
     data_dir = human_system.data_dir
-    served = {path: path.read_bytes() for path in data_dir.glob("models/*/*/current.json")}
     with client_of(human_system) as client:
         models = dict(predict(client).models)
     with chromium() as browser:
         yield browser.new_page(viewport={"width": 390, "height": 800})
-    for path in data_dir.glob("models/*/*/current.json"):
-        path.write_bytes(served[path]) if path in served else path.unlink()
-    with httpx.Client(base_url=human_system.url("trainer"), timeout=60) as http:
-        for run in http.get("/experiments").json():
-            if run["datasets"] == [NAME]:
-                assert http.post(f"/experiments/{run['id']}/cancel").status_code == 200
-                assert http.delete(f"/experiments/{run['id']}").status_code == 200
+    with (
+        httpx.Client(base_url=human_system.url("trainer"), timeout=60) as trainer,
+        httpx.Client(base_url=human_system.url("predictor"), timeout=60) as predictor,
+        client_of(human_system) as client,
+    ):
+        own = [run["id"] for run in trainer.get("/experiments").json() if run["datasets"] == [NAME]]
+        for run in own:
+            trainer.post(f"/experiments/{run}/cancel").raise_for_status()
+        for task, version in models.items():
+            while dict(predict(client).models)[task] != version:
+                predictor.post(f"/models/{task}/rollback").raise_for_status()
+        for run in own:
+            trainer.delete(f"/experiments/{run}").raise_for_status()
     shutil.rmtree(data_dir / NAME)
-    with client_of(human_system) as client:
-        until(lambda: dict(predict(client).models) == models, "the heads of before are served", 60)
 
 
 def test_page_alone_leads_from_a_zip_to_served_heads_and_a_csv(
