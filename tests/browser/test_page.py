@@ -1,5 +1,6 @@
 """The predictor's page in a real browser: a real photograph, a webcam, the keyboard, a phone, the dark."""
 
+import csv
 import io
 import json
 import os
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agegender import display
+from agegender_client.cli.image_files import FACE_COLUMNS
 from PIL import Image
 
 from tests.support import packs
@@ -18,8 +20,7 @@ from tests.support.chromium import chromium
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# Set to a folder, the astronaut's screenshots are written there (docs/images).
-SCREENSHOTS = os.environ.get("AGEGENDER_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("AGEGENDER_SCREENSHOTS")  # a folder for those of docs/images
 
 NewPage = Callable[..., "Page"]
 
@@ -27,9 +28,7 @@ NewPage = Callable[..., "Page"]
 @pytest.fixture(scope="module")
 def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NASA's portrait of Eileen Collins, in the public domain."""
-    data = pytest.importorskip(
-        "skimage.data", reason="no scikit-image, which has the photograph: pip install scikit-image"
-    )
+    data = pytest.importorskip("skimage.data", reason="no photograph: pip install scikit-image")
     path = tmp_path_factory.mktemp("pictures") / "astronaut.png"
     Image.fromarray(data.astronaut()).save(path)
     return path
@@ -158,7 +157,13 @@ def test_labels_are_whole_on_the_picture(new_page: NewPage, close_up: Path, size
     until_labels_are_whole(page, 1)
 
 
-def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path, tmp_path: Path) -> None:
+def downloaded(page: "Page", button: str) -> tuple[str, bytes]:
+    with page.expect_download() as download:
+        page.click(button)
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path) -> None:
     page = new_page(permissions=["clipboard-read", "clipboard-write"])
     choose(page, astronaut)
     page.wait_for_selector(".face")
@@ -166,16 +171,13 @@ def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path,
     page.wait_for_selector("#status:text-is('Copied.')")
     line = page.evaluate("navigator.clipboard.readText()")
     assert line.startswith("curl -F 'image=@astronaut.png' 'http://127.0.0.1:")
-    with page.expect_download() as download:
-        page.click("#json")
-    download.value.save_as(tmp_path / "answer.json")
-    answer = json.loads((tmp_path / "answer.json").read_text())
-    assert len(answer["images"][0]["faces"]) == 1
-    with page.expect_download() as download:
-        page.click("#annotated")
-    download.value.save_as(tmp_path / "annotated.png")
-    assert download.value.suggested_filename == "astronaut-annotated.png"
-    assert Image.open(tmp_path / "annotated.png").size == (512, 512)
+    (face,) = json.loads(downloaded(page, "#json")[1])["images"][0]["faces"]
+    name, table = downloaded(page, "#csv")
+    (row,) = csv.DictReader(io.StringIO(table.decode(), newline=""))
+    assert (name, tuple(row), row["file"]) == ("astronaut.csv", FACE_COLUMNS, "astronaut.png")
+    assert (float(row["interval_low"]), row["whole"]) == (face["age"]["interval"][0], "false")
+    name, picture = downloaded(page, "#annotated")
+    assert (name, Image.open(io.BytesIO(picture)).size) == ("astronaut-annotated.png", (512, 512))
     take_screenshot(page, "page-light")
 
 

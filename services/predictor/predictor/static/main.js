@@ -5,6 +5,7 @@ import { faceCard } from "./cards.js";
 import { element } from "/web/elements.js";
 import { annotatedPicture, curlLine, predict } from "./predict.js";
 import { Stage } from "./stage.js";
+import { facesTable } from "./table.js";
 import { whole } from "/web/display.js";
 
 const byId = (id) => document.getElementById(id);
@@ -77,7 +78,7 @@ async function showAnnotated(picture) {
 
 function drawAnswer(answer, error, source) {
   const image = answer?.images[0];
-  for (const id of ["json", "annotated"]) byId(id).disabled = !image;
+  for (const id of ["json", "csv", "annotated"]) byId(id).disabled = !image;
   if (!image) {
     stage.draw({ faces: [] });
     byId("faces").replaceChildren();
@@ -188,6 +189,10 @@ byId("copy").onclick = async () => {
 };
 byId("json").onclick = () => download(
   new Blob([JSON.stringify(shown.answer, null, 2)], { type: "application/json" }), `${stem(shown.file.name)}.json`);
+byId("csv").onclick = () => {
+  const table = pictures.includes(shown) ? pictures.filter(({ answer, error }) => answer || error) : [shown];
+  download(new Blob([facesTable(table)], { type: "text/csv" }), table.length > 1 ? "faces.csv" : `${stem(shown.file.name)}.csv`);
+};
 byId("annotated").onclick = async () => {
   try {
     const { file } = shown;
