@@ -1,5 +1,6 @@
 """The predictor before a proxy that answers, fails and misbehaves on purpose."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import httpx
 import pytest
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
+from trainer.app import create_trainer
+from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_heads import promoted_heads
+from tests.support.redis_server import redis_server
 from tests.support.serving import serving, until
 
 
@@ -64,3 +68,22 @@ def own_predictor(settings: PredictorSettings) -> Iterator[httpx.Client]:
     """A predictor of the test's own, whose heads it may change in `settings.models_dir`."""
     with serving(create_predictor(settings)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def data_dir(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the data folder that the test file's fixture `trained` makes; a test may change it."""
+    return Path(shutil.copytree(trained, tmp_path / "data"))
+
+
+@pytest.fixture
+def trainer(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A trainer for `data_dir` without shipped heads; its jobs find the same folders in this process."""
+    with redis_server(tmp_path) as server:
+        for name, value in {
+            "DATA_DIR": data_dir, "HEADS_DIR": tmp_path / "shipped", "REDIS_URL": server.url
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, str(value))
+        settings = TrainerSettings(reconcile_seconds=60)
+        with serving(create_trainer(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
+            yield http

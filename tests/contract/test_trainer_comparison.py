@@ -1,7 +1,5 @@
 """Experiments side by side: paired comparison, names and notes, folds of one's own, and misspelt options."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,6 @@ import httpx
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
-from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import experiment_dir, fold_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces_of
@@ -17,12 +14,9 @@ from trainer.experiments.fold import run_fold
 from trainer.reports.render import write_reports
 from trainer.reports.summary import summarise
 from trainer.runs.attempt import Attempt
-from trainer.settings import TrainerSettings
 from trainer.training.bank import prepare_device
 
 from tests.support.made_faces import made_faces
-from tests.support.redis_server import redis_server
-from tests.support.serving import serving
 from tests.support.trained_experiments import OPTIONS, trained_experiment
 
 SHORT = OPTIONS.model_copy(update={"optimizer": OPTIONS.optimizer.model_copy(update={"epochs": 1})})
@@ -37,19 +31,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained_experiment(data_dir, "short", "faces", faces, SHORT)
     trained_experiment(data_dir, "other", "others", made_faces(60, seed=3, folds=3), SHORT)
     return data_dir
-
-
-@pytest.fixture
-def data_dir(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "data"))
-
-
-@pytest.fixture
-def trainer(data_dir: Path, tmp_path: Path) -> Iterator[httpx.Client]:
-    with redis_server(tmp_path) as server:
-        settings = TrainerSettings(data_dir=data_dir, redis_url=server.url, reconcile_seconds=60)
-        with serving(create_trainer(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
-            yield http
 
 
 def errors(trainer: httpx.Client, name: str) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,13 @@ from agegender.heads.calibration import mean_years
 from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
 from prometheus_client.parser import text_string_to_metric_families
-from trainer.app import create_trainer
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.evaluations.evaluation import evaluation_dir
 from trainer.experiments.experiment import load_experiment
 from trainer.experiments.promote import promote
 from trainer.jobs import judge_heads
-from trainer.settings import TrainerSettings
 
 from tests.support.made_faces import SPACE, made_faces
-from tests.support.redis_server import redis_server
-from tests.support.serving import serving
 from tests.support.trained_experiments import trained_experiment
 
 
@@ -71,22 +66,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         write_embedding_set(data_dir, name, "images", faces, {"kind": "made up"})
     return data_dir
-
-
-@pytest.fixture
-def data_dir(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "data"))
-
-
-@pytest.fixture
-def trainer(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    monkeypatch.setenv("DATA_DIR", str(data_dir))
-    monkeypatch.setenv("HEADS_DIR", str(tmp_path / "shipped"))
-    with redis_server(tmp_path) as server:
-        monkeypatch.setenv("REDIS_URL", server.url)
-        settings = TrainerSettings(reconcile_seconds=60)
-        with serving(create_trainer(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
-            yield http
 
 
 def evaluated(trainer: httpx.Client, dataset: str, **options: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Promotion, deletion and cancelling: nothing good is replaced or deleted without a question."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,21 +11,17 @@ from agegender.files import read_json, write_json
 from agegender.heads.calibration import mean_years
 from agegender.heads.checkpoints import heads_directory, load_head, read_current, set_current
 from agegender.heads.head import Task
-from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import PROMOTED, experiment_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces
 from trainer.experiments.promote import promote
 from trainer.jobs import serve_better
 from trainer.searches.search import Search, save_search, search_dir
-from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import SPACE, made_faces
 from tests.support.made_heads import promoted_heads
-from tests.support.redis_server import redis_server
-from tests.support.serving import serving
 from tests.support.trained_experiments import trained_experiment, without_meaning
 
 
@@ -39,21 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained_experiment(data_dir, "few", "small", made_faces(34, seed=1, folds=3))
     trained_experiment(data_dir, "bad", "noise", without_meaning(made_faces(400, seed=2, folds=3)))
     return data_dir
-
-
-@pytest.fixture
-def data_dir(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "data"))
-
-
-@pytest.fixture
-def trainer(data_dir: Path, tmp_path: Path) -> Iterator[httpx.Client]:
-    with redis_server(tmp_path) as server:
-        settings = TrainerSettings(
-            data_dir=data_dir, redis_url=server.url, heads_dir=tmp_path / "shipped", reconcile_seconds=60
-        )
-        with serving(create_trainer(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
-            yield http
 
 
 def served(data_dir: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,7 +12,6 @@ from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Task
 from agegender.spaces import Space
 from safetensors.numpy import load_file
-from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import BANK, experiment_dir, fold_dir, load_experiment, save_experiment
 from trainer.experiments.fold import run_fold
@@ -21,15 +19,12 @@ from trainer.experiments.promote import promote
 from trainer.experiments.warm_start import WEIGHTS
 from trainer.runs.attempt import Attempt
 from trainer.runs.run import DELETED, TRASH
-from trainer.settings import TrainerSettings
 from trainer.training.bank import prepare_device
 from trainer.training.config import OptimizerOptions, TrainingOptions
 
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import SPACE, made_faces
 from tests.support.made_heads import made_head
-from tests.support.redis_server import redis_server
-from tests.support.serving import serving
 from tests.support.trained_experiments import trained_experiment
 from tools.stack import ROOT
 
@@ -52,19 +47,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (data_dir / "experiments").iterdir():
         grow_old(path, 40)
     return data_dir
-
-
-@pytest.fixture
-def data_dir(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "data"))
-
-
-@pytest.fixture
-def trainer(data_dir: Path, tmp_path: Path) -> Iterator[httpx.Client]:
-    with redis_server(tmp_path) as server:
-        settings = TrainerSettings(data_dir=data_dir, redis_url=server.url, reconcile_seconds=60)
-        with serving(create_trainer(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
-            yield http
 
 
 def grow_old(folder: Path, days: float) -> None:

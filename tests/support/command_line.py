@@ -10,6 +10,18 @@ from fastapi import Response
 
 Run = Callable[..., tuple[int, str, str]]
 
+# As the trainer answers.
+SPACE = {"id": "human-2", "dimension": 1024}
+EXPERIMENT = {
+    "id": "20261101-120000-abc",
+    "state": "finished",
+    "created": "2026-11-01T12:00:00Z",
+    "task": "age",
+    "datasets": ["Adience"],
+    "space": SPACE,
+    "folds": [{"fold": 0, "state": "finished", "epoch": 7, "epochs": 30}],
+}
+
 
 def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **urls: str) -> Run:
     """Return a function that runs the command and returns exit code, standard output and standard error.

@@ -7,10 +7,9 @@ from urllib.parse import parse_qsl
 import pytest
 from agegender.errors import Problem
 
-from tests.support.command_line import Run, events
+from tests.support.command_line import SPACE, Run, events
 from tests.support.service_double import Service, json_answer
 
-SPACE = {"id": "human-2", "dimension": 1024}
 DATASET = {
     "name": "Adience",
     "kind": "Adience",

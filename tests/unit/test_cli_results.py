@@ -8,19 +8,9 @@ import pytest
 from agegender.errors import Problem
 from fastapi import Response
 
-from tests.support.command_line import Run, events
+from tests.support.command_line import EXPERIMENT, SPACE, Run, events
 from tests.support.service_double import Service, json_answer
 
-SPACE = {"id": "human-2", "dimension": 1024}
-EXPERIMENT = {
-    "id": "20261101-120000-abc",
-    "state": "finished",
-    "created": "2026-11-01T12:00:00Z",
-    "task": "age",
-    "datasets": ["Adience"],
-    "space": SPACE,
-    "folds": [{"fold": 0, "state": "finished", "epoch": 7, "epochs": 30}],
-}
 SEARCH = {"id": "search-1", "state": "finished", "datasets": ["Adience"]}
 REFUSAL = Problem("promotion-needs-confirmation", 409, "The head that is served saw 19,701 faces.")
 EVALUATION = {

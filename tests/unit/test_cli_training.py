@@ -11,19 +11,9 @@ from agegender_client.cli.runs import sections
 from fastapi import Response
 from typer import BadParameter
 
-from tests.support.command_line import Run, events
+from tests.support.command_line import EXPERIMENT, Run, events
 from tests.support.service_double import Service, json_answer
 
-SPACE = {"id": "human-2", "dimension": 1024}
-EXPERIMENT = {
-    "id": "20261101-120000-abc",
-    "state": "finished",
-    "created": "2026-11-01T12:00:00Z",
-    "task": "age",
-    "datasets": ["Adience"],
-    "space": SPACE,
-    "folds": [{"fold": 0, "state": "finished", "epoch": 7, "epochs": 30}],
-}
 TABLE = "## Cross-validation: age\n\n| fold | test |\n| --- | --- |\n| 0 | 0.61 |\n"
 REPORT = f"# Experiment\n\n{TABLE}\n## Data\n\nmuch\n"
 
