@@ -24,7 +24,7 @@ def test_tests_are_as_far_from_a_change_as_their_imports() -> None:
     assert near["tests/unit/test_quick.py"] == 0
     assert near["tests/unit/test_predictor_quality.py"] == 1
     assert near["tests/contract/test_predictor_page.py"] > 1
-    assert "tests/unit/test_wire_pickle_arrays.py" not in near
+    assert "tests/unit/test_wire_arrays.py" not in near
 
 
 def test_tests_that_name_a_changed_file_run() -> None:

@@ -20,8 +20,15 @@ import numpy.typing as npt
 from agegender.errors import space_mismatch
 from agegender.faces import FaceGeometry
 from agegender.spaces import Space
-from agegender.wire.arrays import ArrayBuilder, ArrayCell, WireError, finished, symbol
-from agegender.wire.pickle_arrays import only_wire_errors, read_array
+from agegender.wire.arrays import (
+    ArrayBuilder,
+    ArrayCell,
+    WireError,
+    finished,
+    only_wire_errors,
+    read_array,
+    symbol,
+)
 
 DIMENSION = 512
 _MAX_DEPTH = 32

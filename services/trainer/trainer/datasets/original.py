@@ -15,8 +15,7 @@ from agegender.errors import Problem
 from agegender.files import read_bytes
 from agegender.labels import AGE_GROUPS, Gender
 from agegender.spaces import Space
-from agegender.wire.arrays import WireError, finished
-from agegender.wire.pickle_arrays import ArrayMachine, only_wire_errors, split_npy
+from agegender.wire.arrays import ArrayMachine, WireError, finished, only_wire_errors, split_npy
 
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.datasets.folds import face_counts, with_folds

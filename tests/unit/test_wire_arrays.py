@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agegender.wire.arrays import WireError
-from agegender.wire.pickle_arrays import read_array
+from agegender.wire.arrays import WireError, read_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
