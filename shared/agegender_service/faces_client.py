@@ -19,6 +19,7 @@ from agegender.faces import (
     FaceSelection,
     ImageFaces,
     ImageProblem,
+    checked_answer,
     parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
@@ -30,6 +31,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
 from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
+from agegender_service.packed_faces import ACCEPTED, JSON, PACKED, unpack_answer
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -162,10 +164,10 @@ class FacesClient:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
         response = await self._send("POST", "/faces", deadline, images, selection.parameters)
-        parsing = response.content, len(images), selection
+        parsing = response, len(images), selection
         try:
             at_once = len(response.content) <= _PARSED_AT_ONCE
-            answer = parse_answer(*parsing) if at_once else await asyncio.to_thread(parse_answer, *parsing)
+            answer = _answer(*parsing) if at_once else await asyncio.to_thread(_answer, *parsing)
         except ValueError as error:
             raise self._bad_answer(str(error)) from error
         self._remember(answer.space)
@@ -242,6 +244,7 @@ class FacesClient:
             self._url + path,
             params=params,
             headers={
+                "Accept": ACCEPTED if images else JSON,
                 **self._headers,
                 **deadline.headers,
                 **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
@@ -360,6 +363,12 @@ class BlockingFacesClient:
         if self._portal is None:
             raise RuntimeError("BlockingFacesClient is used outside of its `with` block")
         return self._portal.call(function, *arguments)
+
+
+def _answer(response: httpx.Response, count: int, selection: FaceSelection) -> FacesAnswer:
+    packed = response.headers.get("content-type", "").partition(";")[0] == PACKED
+    answer = unpack_answer(response.content) if packed else parse_answer(response.content)
+    return checked_answer(answer, count, selection)
 
 
 def _body(images: Sequence[bytes]) -> dict[str, Any]:
