@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import (
+    baseline,
     embedding,
     extraction,
     footprint,
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "embedding": embedding.rows,
     "graphs": graphs.rows,
     "serving": serving.rows,
+    "baseline": baseline.rows,
     "systems": other_systems.rows,
     "extraction": extraction.rows,
     "packages": packages.rows,
