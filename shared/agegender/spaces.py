@@ -1,10 +1,14 @@
 """Embedding spaces: embeddings of different models, or of different crops, cannot be mixed."""
 
 import re
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agegender.errors import space_mismatch
+
+# Spaces of packs that were the default, and the one that took their place.
+_FORMER = {"human-2": "human-3"}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -14,7 +18,7 @@ class Space(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = Field(description="pack, model and preprocessing version", examples=["human-2"])
+    id: str = Field(description="pack, model and preprocessing version", examples=["human-3"])
     dimension: int = Field(gt=0, le=65536)
 
     @field_validator("id")
@@ -31,3 +35,18 @@ class Space(BaseModel):
         """Raise ``space-mismatch`` 409, which names both spaces, unless `given` is this space."""
         if given != self:
             raise space_mismatch(str(self), str(given))
+
+
+def former_default(spaces: Iterable[str], what: str) -> str | None:
+    """Return what to do about something in the space of an earlier default pack; None for other spaces.
+
+    what : the subject of the sentence, such as a data set and "was extracted".
+    """
+    for old in spaces:
+        if (new := _FORMER.get(old)) is not None:
+            return (
+                f"{what} in {old}, the space of an earlier default pack. Faces are now embedded in {new}, "
+                f"for which heads of {old} are not used. Extract again, or keep the earlier pack for one "
+                f"release by EMBEDDER_PACK={old}."
+            )
+    return None

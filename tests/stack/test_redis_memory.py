@@ -102,7 +102,7 @@ def test_cached_faces_give_way_to_other_data(redis: RedisServer) -> None:
         assert refused(redis) == 0
 
 
-@pytest.mark.parametrize(("dimension", "kilobytes"), [(2304, 10), (512, 3)])
+@pytest.mark.parametrize(("dimension", "kilobytes"), [(3600, 15), (512, 3)])
 def test_memory_of_a_cached_face_is_what_the_docs_say(
     redis: RedisServer, dimension: int, kilobytes: int
 ) -> None:
