@@ -83,7 +83,7 @@ for i = 3, #KEYS do
     end
     if estimate <= most then
         redis.call('SET', KEYS[i], ARGV[i], 'PX', ARGV[2] * 1000)
-        local bytes = redis.call('MEMORY', 'USAGE', KEYS[i]) + 4 * #KEYS[i] + 256  -- index and sizes too
+        local bytes = redis.call('MEMORY', 'USAGE', KEYS[i]) + 2 * #KEYS[i] + 160  -- index and sizes too
         redis.call('HSET', sizes, KEYS[i], bytes)
         redis.call('HINCRBY', sizes, 'total', bytes)
         redis.call('ZADD', index, expires, KEYS[i])
