@@ -1,7 +1,11 @@
 """Embedding spaces: embeddings of different models, or of different crops, cannot be mixed."""
 
 import re
+from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agegender.errors import space_mismatch
@@ -31,3 +35,36 @@ class Space(BaseModel):
         """Raise ``space-mismatch`` 409, which names both spaces, unless `given` is this space."""
         if given != self:
             raise space_mismatch(str(self), str(given))
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """The columns of a space's embedding that identify a person.
+
+    columns : range of the embedding.
+    threshold : cosine of these columns from which two images, of any people, show one person.
+    same_person : cosine of the means of two tracks from which they show one person of a video.
+    """
+
+    name: str
+    columns: slice
+    threshold: float
+    same_person: float
+
+    def vectors(self, embedding: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Return the recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
+        own = np.array(embedding[:, self.columns], dtype=np.float32)
+        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        return own
+
+
+# By space id. Other spaces have no recogniser with a validated threshold.
+RECOGNISERS: Final = {
+    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8, 0.7),
+    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8, 0.7),
+}
+
+
+def recogniser_of(space: Space) -> Recogniser | None:
+    """Return the recogniser of a space, or None if it has none."""
+    return RECOGNISERS.get(space.id)

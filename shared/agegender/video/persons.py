@@ -1,0 +1,284 @@
+"""Combine the faces of a track into one answer, and join the tracks of one person within a video.
+
+Faces of one track are not independent. The error of face i is modelled as a part that all faces of the person
+share and a part that differs between looks (pose, light, expression). With weights a that sum to 1, the
+variance of the weighted mean is, relative to that of a single face,
+
+    share = rho + (1 - rho) * u,        u = sum over i, j of a_i a_j K(cosine of i and j),
+
+where K is 1 for faces that look the same and 0 for faces that look different (`Correlation`). So k copies of
+one face count as one face, and no number of faces counts for more than 1 / rho. This is the design effect of
+cluster sampling (Kish 1965) with a correlation that depends on the embeddings. If the faces of a track
+disagree more than rho implies, their own variance replaces 1 - rho.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+
+from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, MAX_AGE
+from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, entropy
+from agegender.spaces import Space
+
+Array = npt.NDArray[np.floating]
+
+MAX_LOG_ODDS: Final = 7.0  # of one face's gender; no head is more certain than 99.9 %
+MIN_WEIGHT: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How far the errors of two faces of one person agree.
+
+    age, gender : correlation of the errors of faces that look different; 1 means that more faces add nothing.
+    different, same : cosines at which two faces count as looking different (K = 0) and the same (K = 1);
+        linear in between.
+    """
+
+    age: float = 0.8
+    gender: float = 0.8
+    different: float = 0.6
+    same: float = 0.95
+
+    def likeness(self, cosines: Array) -> Array:
+        """Return K for cosines of any shape."""
+        return np.clip((cosines - self.different) / (self.same - self.different), 0.0, 1.0)
+
+
+# By space id. Measured by cross-validation on made tracks: `python -m benchmarks.video`.
+CORRELATIONS: Final[dict[str, Correlation]] = {}
+UNMEASURED: Final = Correlation()
+
+
+def correlation_of(space: Space) -> Correlation:
+    """Return the correlation that was measured for a space, else a cautious one."""
+    return CORRELATIONS.get(space.id, UNMEASURED)
+
+
+class Evidence(BaseModel):
+    """One face of a track, as its answer is combined. embedding : a point on the unit sphere."""
+
+    seconds: float
+    mean: float
+    below: float = Field(description="years from the low end of the interval to the mean")
+    above: float
+    groups: list[float] = Field(description="probability of each age group [8]")
+    p_female: float
+    quality: float
+    weight: float = Field(gt=0, description="of this face among those of its track")
+    bbox: tuple[float, float, float, float]
+    embedding: list[float] = Field(repr=False)
+
+    @classmethod
+    def of(cls, face: FaceAnswer, seconds: float) -> Self:
+        """Return the evidence that a face gives. Raises ValueError for a face without its embedding."""
+        if face.embedding is None:
+            raise ValueError("the face has no embedding; request it with embeddings=True")
+        return cls(
+            seconds=seconds,
+            mean=face.age.mean,
+            below=max(0.0, face.age.mean - face.age.interval[0]),
+            above=max(0.0, face.age.interval[1] - face.age.mean),
+            groups=[face.age.groups[name] for name in AGE_GROUP_NAMES],
+            p_female=face.gender.probability["female"],
+            quality=face.quality.score,
+            weight=max(MIN_WEIGHT, face.quality.score / face.quality.interval_scale**2),
+            bbox=face.bbox,
+            embedding=face.embedding,
+        )
+
+
+class Pool(BaseModel):
+    """What remains of a track's faces: enough to answer, and to be pooled with other tracks of the person.
+
+    Its size does not depend on the number of faces.
+    """
+
+    faces: int = Field(description="faces combined")
+    weight: float = Field(description="sum of their weights")
+    mean: float = Field(description="weighted mean age, years")
+    below: float = Field(description="mean distance of the interval's low end of single faces, years")
+    above: float
+    likeness: float = Field(description="u: weighted mean likeness of all pairs of faces, 0 to 1")
+    spread: float = Field(description="weighted variance of the faces' mean ages, years squared")
+    log_groups: list[float] = Field(description="weighted mean log probability of each age group [8]")
+    log_odds: float = Field(description="weighted mean log odds of female")
+    centroid: list[float] = Field(description="mean embedding, unit length", repr=False)
+
+    @classmethod
+    def of(cls, evidence: Sequence[Evidence], correlation: Correlation) -> Self:
+        """Pool at least one face."""
+        weights = np.array([one.weight for one in evidence])
+        shares = weights / weights.sum()
+        points = np.array([one.embedding for one in evidence], dtype=np.float64)
+        means = np.array([one.mean for one in evidence])
+        odds = np.array([_log_odds(one.p_female) for one in evidence])
+        groups = np.log(np.maximum([one.groups for one in evidence], 1e-6))
+        mean = float(shares @ means)
+        return cls(
+            faces=len(evidence),
+            weight=float(weights.sum()),
+            mean=mean,
+            below=float(shares @ [one.below for one in evidence]),
+            above=float(shares @ [one.above for one in evidence]),
+            likeness=float(shares @ correlation.likeness(points @ points.T) @ shares),
+            spread=float(shares @ (means - mean) ** 2),
+            log_groups=(shares @ groups).tolist(),
+            log_odds=float(shares @ odds),
+            centroid=_unit(shares @ points).tolist(),
+        )
+
+    def with_(self, other: "Pool", correlation: Correlation) -> "Pool":
+        """Return the pool of both tracks' faces."""
+        own, others = self.weight / (self.weight + other.weight), other.weight / (self.weight + other.weight)
+        points = np.array(self.centroid), np.array(other.centroid)
+        between = float(correlation.likeness(np.asarray(points[0] @ points[1])))
+        mean = own * self.mean + others * other.mean
+
+        def mixed(name: str) -> Any:
+            return own * np.array(getattr(self, name)) + others * np.array(getattr(other, name))
+
+        return Pool(
+            faces=self.faces + other.faces,
+            weight=self.weight + other.weight,
+            mean=mean,
+            below=float(mixed("below")),
+            above=float(mixed("above")),
+            likeness=own**2 * self.likeness + others**2 * other.likeness + 2 * own * others * between,
+            spread=float(mixed("spread")) + own * others * (self.mean - other.mean) ** 2,
+            log_groups=mixed("log_groups").tolist(),
+            log_odds=float(mixed("log_odds")),
+            centroid=_unit(mixed("centroid")).tolist(),
+        )
+
+    def share(self, rho: float, coverage: float) -> float:
+        """Return the variance of the combined answer as a share of that of a single face, rho to 1."""
+        single = ((self.below + self.above) / 2 / NormalDist().inv_cdf((1 + coverage) / 2)) ** 2
+        disagreement = self.spread / max(single * (1 - self.likeness), 1e-9) if self.likeness < 1 else 0.0
+        return min(1.0, rho + max(1 - rho, disagreement) * self.likeness)
+
+    def answer(self, correlation: Correlation, coverage: float) -> "Answer":
+        """Return age and gender. coverage : of the intervals that the faces were answered with."""
+        share = self.share(correlation.age, coverage)
+        scale = math.sqrt(share)
+        groups = _softmax(np.array(self.log_groups) / share)
+        gender_share = correlation.gender + (1 - correlation.gender) * self.likeness
+        female = 1 / (1 + math.exp(-max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, self.log_odds / gender_share))))
+        genders = np.array([female, 1 - female])
+        return Answer(
+            age=AgeAnswer(
+                mean=round(self.mean, 2),
+                interval=(
+                    round(max(0.0, self.mean - scale * self.below), 1),
+                    round(min(float(MAX_AGE), self.mean + scale * self.above), 1),
+                ),
+                coverage=coverage,
+                group=AGE_GROUP_NAMES[int(groups.argmax())],
+                groups={
+                    name: round(float(value), 5) for name, value in zip(AGE_GROUP_NAMES, groups, strict=True)
+                },
+                entropy=round(float(entropy(groups)), 4),
+            ),
+            gender=GenderAnswer(
+                label=GENDER_NAMES[int(genders.argmax())],
+                probability={
+                    name: round(float(value), 5) for name, value in zip(GENDER_NAMES, genders, strict=True)
+                },
+                entropy=round(float(entropy(genders)), 4),
+            ),
+            faces=self.faces,
+            effective_faces=round(1 / share, 2),
+        )
+
+
+class Answer(BaseModel):
+    """Age and gender of a track or person."""
+
+    age: AgeAnswer
+    gender: GenderAnswer
+    faces: int = Field(description="faces that the answer combines")
+    effective_faces: float = Field(
+        description="number of independent faces that would give an interval as narrow"
+    )
+
+
+class Appearance(BaseModel):
+    """A time during which a person is visible without interruption."""
+
+    track: int
+    first: float = Field(description="seconds")
+    last: float
+
+
+class Best(BaseModel):
+    """The best face of a person."""
+
+    seconds: float = Field(description="time of its frame")
+    bbox: tuple[float, float, float, float] = Field(description="x1, y1, x2, y2 in the upright frame")
+    quality: float
+
+
+class Track(BaseModel):
+    """A face followed from frame to frame, after it ended: of bounded size, and JSON.
+
+    path : (seconds, x1, y1, x2, y2) for each frame in which the face was found; for drawing only.
+    """
+
+    track: int
+    first: float
+    last: float
+    sightings: int = Field(description="frames in which the face was found")
+    pool: Pool
+    best: Best
+    path: list[tuple[float, float, float, float, float]] = Field(default_factory=list, repr=False)
+
+    @property
+    def visible(self) -> float:
+        return self.last - self.first
+
+
+class Person(Answer):
+    """A person of one video. Numbers do not carry over to another video."""
+
+    person: int = Field(description="1, 2, … in the order of first appearance")
+    first: float = Field(description="seconds of the first and last frame with this face")
+    last: float
+    seconds_visible: float
+    appearances: list[Appearance]
+    best: Best
+    embedding: list[float] | None = Field(
+        None, description="mean of its faces, only if requested; biometric data"
+    )
+
+
+def joined(
+    tracks: Iterable[Track], space: Space, coverage: float, *, embeddings: bool = False
+) -> list[Person]:
+    """Join the tracks of one person, and answer once per person.
+
+    Tracks with more evidence come first. Each is added to the most similar person whose appearances do not
+    overlap it in time, if the cosine of the recogniser's columns is at least its threshold for videos
+    (`Recogniser.same_person`); otherwise it starts a person. In a space without a recogniser nothing is
+    joined.
+    """
+    raise NotImplementedError
+
+
+def _log_odds(p_female: float) -> float:
+    odds = math.log(max(p_female, 1e-6) / max(1 - p_female, 1e-6))
+    return max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, odds))
+
+
+def _unit(point: Array) -> Array:
+    return point / max(float(np.linalg.norm(point)), 1e-12)
+
+
+def _softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max())
+    return np.asarray(powers / powers.sum())
