@@ -60,8 +60,8 @@ class Recogniser:
 
 # By space id. Other spaces have no recogniser with a validated threshold.
 RECOGNISERS: Final = {
-    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8, 0.7),
-    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8, 0.7),
+    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8, 0.65),
+    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8, 0.65),
 }
 
 

@@ -12,9 +12,10 @@ cluster sampling (Kish 1965) with a correlation that depends on the embeddings. 
 disagree more than rho implies, their own variance replaces 1 - rho.
 """
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Final, Self
 
@@ -24,12 +25,13 @@ from pydantic import BaseModel, Field
 
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, MAX_AGE
 from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, entropy
-from agegender.spaces import Space
+from agegender.spaces import Space, recogniser_of
 
 Array = npt.NDArray[np.floating]
 
 MAX_LOG_ODDS: Final = 7.0  # of one face's gender; no head is more certain than 99.9 %
 MIN_WEIGHT: Final = 1e-3
+MIN_LONE_QUALITY: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Correlation:
         linear in between.
     """
 
-    age: float = 0.8
-    gender: float = 0.8
-    different: float = 0.6
+    age: float = 0.75
+    gender: float = 0.9
+    different: float = 0.5
     same: float = 0.95
 
     def likeness(self, cosines: Array) -> Array:
         """Return K for cosines of any shape."""
-        return np.clip((cosines - self.different) / (self.same - self.different), 0.0, 1.0)
+        return np.asarray(np.clip((cosines - self.different) / (self.same - self.different), 0.0, 1.0))
 
 
 # By space id. Measured by cross-validation on made tracks: `python -m benchmarks.video`.
@@ -61,19 +63,22 @@ def correlation_of(space: Space) -> Correlation:
     return CORRELATIONS.get(space.id, UNMEASURED)
 
 
-class Evidence(BaseModel):
-    """One face of a track, as its answer is combined. embedding : a point on the unit sphere."""
+@dataclass(frozen=True)
+class Evidence:
+    """One face of a track, as its answer is combined.
+
+    below, above : years from the mean to the ends of the interval. groups : probability of each age group.
+    weight : of this face among those of its track. embedding : unit length.
+    """
 
     seconds: float
     mean: float
-    below: float = Field(description="years from the low end of the interval to the mean")
+    below: float
     above: float
-    groups: list[float] = Field(description="probability of each age group [8]")
+    groups: Array = field(repr=False)
     p_female: float
-    quality: float
-    weight: float = Field(gt=0, description="of this face among those of its track")
-    bbox: tuple[float, float, float, float]
-    embedding: list[float] = Field(repr=False)
+    weight: float
+    embedding: npt.NDArray[np.float32] = field(repr=False)
 
     @classmethod
     def of(cls, face: FaceAnswer, seconds: float) -> Self:
@@ -85,12 +90,10 @@ class Evidence(BaseModel):
             mean=face.age.mean,
             below=max(0.0, face.age.mean - face.age.interval[0]),
             above=max(0.0, face.age.interval[1] - face.age.mean),
-            groups=[face.age.groups[name] for name in AGE_GROUP_NAMES],
+            groups=np.array([face.age.groups[name] for name in AGE_GROUP_NAMES]),
             p_female=face.gender.probability["female"],
-            quality=face.quality.score,
             weight=max(MIN_WEIGHT, face.quality.score / face.quality.interval_scale**2),
-            bbox=face.bbox,
-            embedding=face.embedding,
+            embedding=np.array(face.embedding, dtype=np.float32),
         )
 
 
@@ -109,17 +112,22 @@ class Pool(BaseModel):
     spread: float = Field(description="weighted variance of the faces' mean ages, years squared")
     log_groups: list[float] = Field(description="weighted mean log probability of each age group [8]")
     log_odds: float = Field(description="weighted mean log odds of female")
-    centroid: list[float] = Field(description="mean embedding, unit length", repr=False)
+    centroid: str = Field(description="mean embedding, unit length: base64 of float16", repr=False)
+
+    @property
+    def mean_embedding(self) -> npt.NDArray[np.float32]:
+        """Return the mean embedding [dimension], of unit length."""
+        return np.frombuffer(base64.b64decode(self.centroid), dtype=np.float16).astype(np.float32)
 
     @classmethod
     def of(cls, evidence: Sequence[Evidence], correlation: Correlation) -> Self:
         """Pool at least one face."""
         weights = np.array([one.weight for one in evidence])
         shares = weights / weights.sum()
-        points = np.array([one.embedding for one in evidence], dtype=np.float64)
+        points = np.stack([one.embedding for one in evidence])
         means = np.array([one.mean for one in evidence])
         odds = np.array([_log_odds(one.p_female) for one in evidence])
-        groups = np.log(np.maximum([one.groups for one in evidence], 1e-6))
+        groups = np.log(np.maximum(np.stack([one.groups for one in evidence]), 1e-6))
         mean = float(shares @ means)
         return cls(
             faces=len(evidence),
@@ -131,13 +139,13 @@ class Pool(BaseModel):
             spread=float(shares @ (means - mean) ** 2),
             log_groups=(shares @ groups).tolist(),
             log_odds=float(shares @ odds),
-            centroid=_unit(shares @ points).tolist(),
+            centroid=_packed(shares @ points),
         )
 
     def with_(self, other: "Pool", correlation: Correlation) -> "Pool":
         """Return the pool of both tracks' faces."""
         own, others = self.weight / (self.weight + other.weight), other.weight / (self.weight + other.weight)
-        points = np.array(self.centroid), np.array(other.centroid)
+        points = self.mean_embedding, other.mean_embedding
         between = float(correlation.likeness(np.asarray(points[0] @ points[1])))
         mean = own * self.mean + others * other.mean
 
@@ -154,7 +162,7 @@ class Pool(BaseModel):
             spread=float(mixed("spread")) + own * others * (self.mean - other.mean) ** 2,
             log_groups=mixed("log_groups").tolist(),
             log_odds=float(mixed("log_odds")),
-            centroid=_unit(mixed("centroid")).tolist(),
+            centroid=_packed(own * points[0] + others * points[1]),
         )
 
     def share(self, rho: float, coverage: float) -> float:
@@ -238,10 +246,6 @@ class Track(BaseModel):
     best: Best
     path: list[tuple[float, float, float, float, float]] = Field(default_factory=list, repr=False)
 
-    @property
-    def visible(self) -> float:
-        return self.last - self.first
-
 
 class Person(Answer):
     """A person of one video. Numbers do not carry over to another video."""
@@ -257,17 +261,70 @@ class Person(Answer):
     )
 
 
+@dataclass
+class _Joined:
+    """The tracks of one person, as they are joined."""
+
+    pool: Pool
+    tracks: list[Track]
+    identity: Array
+
+    def overlaps(self, track: Track) -> bool:
+        return any(own.first <= track.last and track.first <= own.last for own in self.tracks)
+
+
 def joined(
     tracks: Iterable[Track], space: Space, coverage: float, *, embeddings: bool = False
 ) -> list[Person]:
-    """Join the tracks of one person, and answer once per person.
+    """Join the tracks of one person, and answer once per person, in the order of first appearance.
 
     Tracks with more evidence come first. Each is added to the most similar person whose appearances do not
-    overlap it in time, if the cosine of the recogniser's columns is at least its threshold for videos
-    (`Recogniser.same_person`); otherwise it starts a person. In a space without a recogniser nothing is
-    joined.
+    overlap it in time, if the cosine of the recogniser's vectors is at least `Recogniser.same_person`.
+    Otherwise it starts a person. In a space without a recogniser nothing is joined. Tracks with too little
+    evidence (`is_person`) are omitted.
+
+    coverage : of the intervals of the tracks' faces. embeddings : return each person's mean embedding.
     """
-    raise NotImplementedError
+    correlation, recogniser = correlation_of(space), recogniser_of(space)
+    persons: list[_Joined] = []
+    for track in sorted(filter(is_person, tracks), key=lambda one: -one.pool.weight):
+        point = track.pool.mean_embedding[None]
+        identity = (point if recogniser is None else recogniser.vectors(point))[0]
+        free = [one for one in persons if not one.overlaps(track)] if recogniser else []
+        cosines = [float(one.identity @ identity) for one in free]
+        if recogniser and cosines and max(cosines) >= recogniser.same_person:
+            same = free[int(np.argmax(cosines))]
+            same.pool = same.pool.with_(track.pool, correlation)
+            same.tracks.append(track)
+            same.identity = recogniser.vectors(same.pool.mean_embedding[None])[0]
+        else:
+            persons.append(_Joined(track.pool, [track], identity))
+    persons.sort(key=lambda one: min(track.first for track in one.tracks))
+    return [
+        _person(number, one, correlation, coverage, embeddings=embeddings)
+        for number, one in enumerate(persons, 1)
+    ]
+
+
+def is_person(track: Track) -> bool:
+    """Return whether a track has enough evidence: a face seen once counts if its quality is good."""
+    return track.sightings > 1 or track.best.quality >= MIN_LONE_QUALITY
+
+
+def _person(
+    number: int, one: _Joined, correlation: Correlation, coverage: float, *, embeddings: bool
+) -> Person:
+    tracks = sorted(one.tracks, key=lambda track: track.first)
+    return Person(
+        **dict(one.pool.answer(correlation, coverage)),
+        person=number,
+        first=tracks[0].first,
+        last=max(track.last for track in tracks),
+        seconds_visible=round(sum(track.last - track.first for track in tracks), 3),
+        appearances=[Appearance(track=track.track, first=track.first, last=track.last) for track in tracks],
+        best=max((track.best for track in tracks), key=lambda best: best.quality),
+        embedding=[float(value) for value in one.pool.mean_embedding] if embeddings else None,
+    )
 
 
 def _log_odds(p_female: float) -> float:
@@ -275,8 +332,9 @@ def _log_odds(p_female: float) -> float:
     return max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, odds))
 
 
-def _unit(point: Array) -> Array:
-    return point / max(float(np.linalg.norm(point)), 1e-12)
+def _packed(point: Array) -> str:
+    unit = point / max(float(np.linalg.norm(point)), 1e-12)
+    return base64.b64encode(unit.astype(np.float16).tobytes()).decode()
 
 
 def _softmax(logits: Array) -> Array:

@@ -11,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
 from agegender.display import certainty, interval, years
 from agegender.predictions import FaceAnswer
-from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[float, float, float, float]
 Boxes = npt.NDArray[np.float64]  # [count, 4]
