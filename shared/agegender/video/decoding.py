@@ -138,7 +138,7 @@ class Video:
     def __init__(self, container: Any, name: str, *, live: bool) -> None:
         self._container = container
         self._stream = container.streams.video[0]
-        self._name = name
+        self.name = name
         self.problem: Problem | None = None
         codec = self._stream.codec_context
         _require_size(codec.width, codec.height, name)
@@ -189,14 +189,14 @@ class Video:
         change = 0.0
         for decoded in self._decoded():
             if decoded.width * decoded.height > MAX_PIXELS:
-                self.problem = _too_large(decoded.width, decoded.height, self._name)
+                self.problem = _too_large(decoded.width, decoded.height, self.name)
                 return
             seconds = clock.of(decoded.time)
             if not self.info.live and seconds > MAX_SECONDS:
                 self.problem = Problem(
                     "video-too-large",
                     413,
-                    f"{self._name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read.",
+                    f"{self.name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read.",
                 )
                 return
             if end is not None and seconds >= end:
@@ -260,8 +260,14 @@ class Video:
         return Problem(
             "video-incomplete",
             422,
-            f"{self._name} is damaged or truncated: {what}. The answers are those of the frames before.",
+            f"{self.name} is damaged or truncated: {what}. The answers are those of the frames before.",
         )
+
+
+def is_live(source: str | Path) -> bool:
+    """Return whether a source is a camera or a stream, and not a file."""
+    text = str(source)
+    return text.isdigit() or text.startswith("/dev/video") or _ADDRESS.match(text) is not None
 
 
 def open_video(source: str | Path) -> Video:
