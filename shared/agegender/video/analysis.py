@@ -55,6 +55,17 @@ class Bin(BaseModel):
     genders: dict[str, int]
 
 
+class Progress(BaseModel):
+    """How far a video, or a part of it, was searched."""
+
+    space: Space | None = Field(None, description="of the embeddings; null if no frame was searched")
+    models: dict[str, str] = Field(default_factory=dict, description="versions of the heads used")
+    seconds: float = Field(0, description="time of the last searched frame")
+    frames: int = Field(0, description="searched frames")
+    complete: bool = False
+    problem: dict[str, object] | None = Field(None, description="why it is not complete, if that is an error")
+
+
 class VideoAnswer(BaseModel):
     """The persons of a video."""
 
@@ -152,42 +163,59 @@ class Analysis:
             self.space = answer.space
             self.models = {str(task): version for task, version in answer.models.items()}
             self._tracker = Tracker(answer.space, self.first_track)
-        self._tracker_space().require(answer.space)
+        assert self.space is not None
+        self.space.require(answer.space)
         self.seconds, self.searched = frame.seconds, self.searched + 1
         self._empty = None if image.faces else frame
         ended = self._tracker.update(frame.seconds, _in_frame(image, frame), cut=frame.cut)
         return Moment(frame.seconds, ended, self._tracker.live(self.coverage) if image.faces else [])
 
-    def _tracker_space(self) -> Space:
-        assert self.space is not None
-        return self.space
-
-    def answer(
-        self, file: str, tracks: Sequence[Track], *, problem: Problem | None = None, embeddings: bool = False
-    ) -> VideoAnswer:
-        """Return the answer for all tracks, whether the video was analysed completely or not.
-
-        problem : that ended the analysis; by default that of the video.
-        """
-        persons = (
-            [] if self.space is None else joined(tracks, self.space, self.coverage, embeddings=embeddings)
-        )
-        problem = problem or self.video.problem
-        width, bins = timeline(persons, self.seconds)
-        return VideoAnswer(
-            file=file,
-            video=self.video.info,
+    @property
+    def progress(self) -> "Progress":
+        """Return what was searched so far."""
+        problem = self.video.problem
+        return Progress(
             space=self.space,
             models=self.models,
-            analysed_seconds=round(self.seconds, 3),
-            searched_frames=self.searched,
+            seconds=round(self.seconds, 3),
+            frames=self.searched,
             complete=self.finished and problem is None,
             problem=None if problem is None else problem.document(),
-            omitted=sum(not is_person(track) for track in tracks),
-            persons=persons,
-            bin_seconds=width,
-            timeline=bins,
         )
+
+
+def video_answer(
+    file: str,
+    video: VideoInfo,
+    progress: Progress,
+    tracks: Sequence[Track],
+    coverage: float,
+    *,
+    embeddings: bool = False,
+) -> VideoAnswer:
+    """Join all tracks of a video, and return the answer, whether it was searched completely or not.
+
+    tracks : each with a number of its own. coverage : of the intervals of their faces.
+    embeddings : return each person's mean embedding.
+    """
+    persons = (
+        [] if progress.space is None else joined(tracks, progress.space, coverage, embeddings=embeddings)
+    )
+    width, bins = timeline(persons, progress.seconds)
+    return VideoAnswer(
+        file=file,
+        video=video,
+        space=progress.space,
+        models=progress.models,
+        analysed_seconds=progress.seconds,
+        searched_frames=progress.frames,
+        complete=progress.complete,
+        problem=progress.problem,
+        omitted=sum(not is_person(track) for track in tracks),
+        persons=persons,
+        bin_seconds=width,
+        timeline=bins,
+    )
 
 
 def _in_frame(image: ImageAnswer, frame: Frame) -> list[FaceAnswer]:

@@ -61,11 +61,11 @@ class Paths:
         if after == len(points):
             return None
         later = points[after]
-        if after == 0:
-            return _box(later) if seconds >= later[0] - 1e-3 else None
-        earlier = points[after - 1]
-        if later[0] - earlier[0] > MAX_GAP:
+        if seconds >= later[0] - 1e-3:
+            return _box(later)
+        if after == 0 or later[0] - points[after - 1][0] > MAX_GAP:
             return None
+        earlier = points[after - 1]
         share = (seconds - earlier[0]) / max(later[0] - earlier[0], 1e-6)
         return _box(earlier + np.float32(share) * (later - earlier))
 

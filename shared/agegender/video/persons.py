@@ -112,11 +112,16 @@ class Pool(BaseModel):
     spread: float = Field(description="weighted variance of the faces' mean ages, years squared")
     log_groups: list[float] = Field(description="weighted mean log probability of each age group [8]")
     log_odds: float = Field(description="weighted mean log odds of female")
-    centroid: str = Field(description="mean embedding, unit length: base64 of float16", repr=False)
+    centroid: str = Field(description="weighted mean embedding: base64 of float16", repr=False)
 
     @property
     def mean_embedding(self) -> npt.NDArray[np.float32]:
         """Return the mean embedding [dimension], of unit length."""
+        mean = self._mean
+        return mean / max(float(np.linalg.norm(mean)), 1e-12)
+
+    @property
+    def _mean(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(base64.b64decode(self.centroid), dtype=np.float16).astype(np.float32)
 
     @classmethod
@@ -142,7 +147,7 @@ class Pool(BaseModel):
             centroid=_packed(shares @ points),
         )
 
-    def with_(self, other: "Pool", correlation: Correlation) -> "Pool":
+    def merged(self, other: "Pool", correlation: Correlation) -> "Pool":
         """Return the pool of both tracks' faces."""
         own, others = self.weight / (self.weight + other.weight), other.weight / (self.weight + other.weight)
         points = self.mean_embedding, other.mean_embedding
@@ -162,7 +167,7 @@ class Pool(BaseModel):
             spread=float(mixed("spread")) + own * others * (self.mean - other.mean) ** 2,
             log_groups=mixed("log_groups").tolist(),
             log_odds=float(mixed("log_odds")),
-            centroid=_packed(own * points[0] + others * points[1]),
+            centroid=_packed(own * self._mean + others * other._mean),
         )
 
     def share(self, rho: float, coverage: float) -> float:
@@ -294,7 +299,7 @@ def joined(
         cosines = [float(one.identity @ identity) for one in free]
         if recogniser and cosines and max(cosines) >= recogniser.same_person:
             same = free[int(np.argmax(cosines))]
-            same.pool = same.pool.with_(track.pool, correlation)
+            same.pool = same.pool.merged(track.pool, correlation)
             same.tracks.append(track)
             same.identity = recogniser.vectors(same.pool.mean_embedding[None])[0]
         else:
@@ -333,8 +338,7 @@ def _log_odds(p_female: float) -> float:
 
 
 def _packed(point: Array) -> str:
-    unit = point / max(float(np.linalg.norm(point)), 1e-12)
-    return base64.b64encode(unit.astype(np.float16).tobytes()).decode()
+    return base64.b64encode(point.astype(np.float16).tobytes()).decode()
 
 
 def _softmax(logits: Array) -> Array:

@@ -132,6 +132,7 @@ class Tracker:
         self._recogniser = recogniser_of(space)
         self._live: list[_Live] = []
         self._next = first_number
+        self._seconds = 0.0  # of the last frame
 
     def update(self, seconds: float, faces: Sequence[FaceAnswer], *, cut: bool = False) -> list[Track]:
         """Assign the faces of a frame. Returns the tracks that ended.
@@ -141,7 +142,7 @@ class Tracker:
         Raises ValueError for a face without an embedding.
         """
         ended = self._end(lambda live: cut or self._is_over(live, seconds))
-        faces = faces[:MAX_LIVE]
+        self._seconds, faces = seconds, faces[:MAX_LIVE]
         identities = self._identities(faces)
         assigned = self._assign(seconds, faces, identities)
         for index, face in enumerate(faces):
@@ -157,7 +158,6 @@ class Tracker:
 
     def live(self, coverage: float) -> list[LiveFace]:
         """Return the faces of the last frame, with the answers of their tracks so far."""
-        now = max((live.seconds for live in self._live), default=0.0)
         return [
             LiveFace(
                 track=live.number,
@@ -165,7 +165,7 @@ class Tracker:
                 answer=live.pooled(self._correlation).answer(self._correlation, coverage),
             )
             for live in self._live
-            if live.seconds == now
+            if live.seconds == self._seconds
         ]
 
     def close(self) -> list[Track]:

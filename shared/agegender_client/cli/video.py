@@ -103,7 +103,7 @@ def video(
     a live source is one line, and the last line has the persons.
     """
     try:
-        from agegender.video.analysis import Analysis, persons_csv
+        from agegender.video.analysis import Analysis, persons_csv, video_answer
         from agegender.video.decoding import is_live, open_video
         from agegender.video.drawing import SUFFIXES, Paths, summary_svg
     except ModuleNotFoundError as error:
@@ -124,12 +124,12 @@ def video(
         )
         show = _show_live if reading.info.live else _show_progress
         watched = show(reading, analysis, paths if annotate else None, as_json=as_json)
-        answer = analysis.answer(
-            Path(source).name if not reading.info.live else reading.name,
-            watched.tracks,
-            problem=watched.problem,
-            embeddings=embeddings,
-        )
+        progress = analysis.progress
+        if watched.problem is not None:
+            stopped_by = {"complete": False, "problem": watched.problem.document()}
+            progress = progress.model_copy(update=stopped_by)
+        name = reading.name if reading.info.live else Path(source).name
+        answer = video_answer(name, reading.info, progress, watched.tracks, coverage, embeddings=embeddings)
     if csv_file is not None:
         _write(csv_file, persons_csv(answer.persons))
     if summary is not None:
