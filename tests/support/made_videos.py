@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -38,7 +39,7 @@ def write_video(
     """
     base = Fraction(1, 1000) if times else Fraction(1, rate)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = base
         for index, pixels in enumerate(frames):
@@ -56,7 +57,7 @@ def write_video(
 
 def write_sound(path: Path, seconds: float = 0.5) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        stream: Any = container.add_stream("aac", rate=16_000, layout="mono")
         samples = np.zeros((1, int(16_000 * seconds)), np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate = 16_000
