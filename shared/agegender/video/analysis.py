@@ -39,7 +39,10 @@ PERSON_COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Moment:
-    """What a searched frame added. live : the faces of this frame, with their answers so far."""
+    """A searched frame.
+
+    ended : the tracks that ended before it. live : the faces of this frame, with their answers so far.
+    """
 
     seconds: float
     ended: list[Track]
@@ -56,7 +59,7 @@ class Bin(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a video, or a part of it, was searched."""
+    """The part of a video that was searched."""
 
     space: Space | None = Field(None, description="of the embeddings; null if no frame was searched")
     models: dict[str, str] = Field(default_factory=dict, description="versions of the heads used")

@@ -42,7 +42,7 @@ _GROUP_COLOURS: Final = (
 
 
 class Paths:
-    """Where the face of each track is at any time: 20 bytes per sighting."""
+    """The position of each track's face at any time: 20 bytes per sighting."""
 
     def __init__(self, tracks: Iterable[Track] = ()) -> None:
         self._points: dict[int, npt.NDArray[np.float32]] = {}

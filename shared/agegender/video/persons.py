@@ -36,7 +36,7 @@ MIN_LONE_QUALITY: Final = 0.5
 
 @dataclass(frozen=True)
 class Correlation:
-    """How far the errors of two faces of one person agree.
+    """The correlation of the errors of two faces of one person.
 
     age, gender : correlation of the errors of faces that look different; 1 means that more faces add nothing.
     different, same : cosines at which two faces count as looking different (K = 0) and the same (K = 1);
@@ -98,7 +98,7 @@ class Evidence:
 
 
 class Pool(BaseModel):
-    """What remains of a track's faces: enough to answer, and to be pooled with other tracks of the person.
+    """A summary of a track's faces: enough to answer, and to be merged with other tracks of the person.
 
     Its size does not depend on the number of faces.
     """

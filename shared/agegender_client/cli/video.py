@@ -55,7 +55,7 @@ class _Outputs:
 
 @dataclass
 class _Watched:
-    """What a video contained so far."""
+    """The tracks of a video so far."""
 
     tracks: "list[Track]" = field(default_factory=list)
     problem: Problem | None = None
