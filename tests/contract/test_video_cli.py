@@ -125,6 +125,7 @@ def test_interrupted_video_prints_what_was_found(run: Run, clip: Path, proxy: Em
             os.kill(os.getpid(), signal.SIGINT)
         return False
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest runs in the background
     proxy.broken = interrupt
     code, out, _ = run("video", str(clip), "--json", "--every", "0.1")
     (answer,) = printed(out)
