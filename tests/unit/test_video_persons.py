@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from agegender.spaces import Space
 from agegender.video.analysis import PERSON_COLUMNS, Progress, persons_csv, timeline, video_answer
 from agegender.video.decoding import VideoInfo
 from agegender.video.drawing import Paths, summary_svg
@@ -33,10 +34,22 @@ def width(pool: Pool) -> float:
     return high - low
 
 
-def track(number: int, points: Array, first: float, last: float, quality: float = 0.9) -> Track:
+def track(
+    number: int, points: Array, first: float, last: float, quality: float = 0.9, *, continues: bool = False
+) -> Track:
     pool = Pool.of(evidence(points, [30.0] * len(points)), RHO)
     best = Best(seconds=first, bbox=(0, 0, 60, 60), quality=quality)
-    return Track(track=number, first=first, last=last, sightings=len(points), pool=pool, best=best)
+    return Track(
+        track=number,
+        first=first,
+        last=last,
+        sightings=len(points),
+        continues=continues,
+        first_bbox=best.bbox,
+        last_bbox=best.bbox,
+        pool=pool,
+        best=best,
+    )
 
 
 def test_copies_of_a_face_are_one_face() -> None:
@@ -85,7 +98,9 @@ def test_pool_of_two_tracks_is_that_of_all_their_faces() -> None:
     two = Pool.of(evidence(points[:2], ages[:2]), RHO).merged(
         Pool.of(evidence(points[2:], ages[2:]), RHO), RHO
     )
-    assert two.model_dump(exclude={"centroid"}) == pytest.approx(whole.model_dump(exclude={"centroid"}))
+    lists = {"centroid", "log_groups"}
+    assert two.model_dump(exclude=lists) == pytest.approx(whole.model_dump(exclude=lists))
+    assert two.log_groups == pytest.approx(whole.log_groups)
     assert two.mean_embedding == pytest.approx(whole.mean_embedding, abs=2e-3)
 
 
@@ -104,6 +119,17 @@ def test_tracks_of_one_person_are_joined_and_those_of_others_are_not() -> None:
     assert persons[0].faces == 12 and persons[0].embedding is None
     (with_embedding, _) = joined(tracks, SPACE, 0.9, embeddings=True)
     assert with_embedding.embedding is not None and len(with_embedding.embedding) == SPACE.dimension
+
+
+def test_track_that_continues_another_is_the_same_person_in_any_space() -> None:
+    """A space without a recogniser, and a face that stays longer than a track or a part of the video."""
+    space = Space(id="other-1", dimension=SPACE.dimension)
+    open_end, points = track(1, unlike(2), 0, 60, continues=True), unlike(2)
+    assert len(joined([open_end, track(2, points, 60.4, 90)], space, 0.9)) == 1
+    elsewhere = track(2, points, 60.4, 90).model_copy(update={"first_bbox": (300, 0, 360, 60)})
+    for other in (elsewhere, track(2, points, 70, 90), track(2, points, 60, 90)):
+        assert len(joined([open_end, other], space, 0.9)) == 2
+    assert len(joined([track(1, unlike(2), 0, 60), track(2, points, 60.4, 90)], space, 0.9)) == 2
 
 
 def test_faces_visible_at_the_same_time_are_never_one_person() -> None:

@@ -56,7 +56,7 @@ def test_track_ends_after_a_gap_and_at_a_cut() -> None:
     tracker, points = Tracker(SPACE), looks(1, 3)
     assert tracker.update(0.0, [made_face(points[0])]) == []
     (ended,) = tracker.update(MAX_GAP + 0.1, [made_face(points[1])])
-    assert (ended.first, ended.last) == (0, 0)
+    assert (ended.first, ended.last, ended.continues) == (0, 0, False)
     (ended,) = tracker.update(MAX_GAP + 0.5, [made_face(points[2])], cut=True)
     assert ended.track == 2
     assert [track.track for track in tracker.close()] == [3] and tracker.close() == []
@@ -70,6 +70,7 @@ def test_track_of_a_face_that_stays_is_divided_and_its_size_is_bounded() -> None
         ended += tracker.update(2.0 * step, [made_face(points[step % 40])])
     assert len(ended) == 1
     track = ended[0]
+    assert track.continues
     assert track.pool.faces <= MAX_EVIDENCE and len(track.path) <= MAX_TRACK / 2 + 1
     kept = len(track.model_copy(update={"path": []}).model_dump_json())
     assert kept < 4 * SPACE.dimension

@@ -33,7 +33,6 @@ MAX_PIXELS: Final = 8192 * 4320  # of one frame
 MAX_SECONDS: Final = 12 * 3600.0  # of one file
 MAX_SIDE: Final = 1280  # longest side of the frames in which faces are searched, in pixels
 _MAX_BROKEN: Final = 200  # packets in a row that cannot be decoded
-_MAX_RATE: Final = 1000  # frames per second; a time stamp in a faster video is damaged
 _LIVE_SECONDS: Final = (10.0, 10.0)  # to open a live source, and to wait for its next frame
 _THUMBNAIL: Final = (32, 18)
 # A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
@@ -148,7 +147,7 @@ class Video:
         aspect = self._stream.sample_aspect_ratio
         self._aspect = float(aspect) if aspect and 0.1 < aspect < 10 else 1.0
         rate = self._stream.average_rate
-        self._rate = float(rate) if rate and 0 < rate <= _MAX_RATE else None
+        self._rate = float(rate) if rate and 0 < rate <= 1000 else None
         self.info = VideoInfo(
             width=max(1, round(codec.width * self._aspect)),
             height=codec.height,
@@ -257,6 +256,9 @@ class Video:
         return self._incomplete(f"it ends at {last:.1f} s of {stated:.1f} s")
 
     def _incomplete(self, what: str) -> Problem:
+        if self.info.live:
+            what = f"{self.name} ended: {what}. Check the camera and its network."
+            return Problem("video-incomplete", 422, what)
         return Problem(
             "video-incomplete",
             422,
@@ -280,7 +282,7 @@ def open_video(source: str | Path) -> Video:
     address = _ADDRESS.match(text)
     name = Path(text).name if address is None else _without_user(text)
     if address is not None:
-        return _opened(text, name, *_stream_options(address[1].lower(), name), live=True)
+        return _opened(text, name, *_stream(address[1].lower(), name), live=True)
     if text.isdigit() or text.startswith("/dev/video"):
         return _opened(*_camera(text), live=True)
     path = Path(text)
@@ -295,7 +297,7 @@ def open_video(source: str | Path) -> Video:
     return _opened(f"file:{path.resolve()}", name, None, options, live=False)
 
 
-def _stream_options(scheme: str, name: str) -> tuple[str, dict[str, str]]:
+def _stream(scheme: str, name: str) -> tuple[str, dict[str, str]]:
     if scheme not in ("rtsp", "rtsps"):
         raise Problem(
             "bad-video",

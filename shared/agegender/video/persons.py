@@ -16,6 +16,7 @@ import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import NormalDist
 from typing import Any, Final, Self
 
@@ -28,10 +29,13 @@ from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, entropy
 from agegender.spaces import Space, recogniser_of
 
 Array = npt.NDArray[np.floating]
+Box = tuple[float, float, float, float]
 
 MAX_LOG_ODDS: Final = 7.0  # of one face's gender; no head is more certain than 99.9 %
 MIN_WEIGHT: Final = 1e-3
 MIN_LONE_QUALITY: Final = 0.5
+# A track continues one that ended so many seconds before, if their boxes overlap by this share.
+_CONTINUED_SECONDS, _CONTINUED_OVERLAP = 2.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ class Pool(BaseModel):
 
     def merged(self, other: "Pool", correlation: Correlation) -> "Pool":
         """Return the pool of both tracks' faces."""
-        own, others = self.weight / (self.weight + other.weight), other.weight / (self.weight + other.weight)
+        own = self.weight / (self.weight + other.weight)
+        others = 1 - own
         points = self.mean_embedding, other.mean_embedding
         between = float(correlation.likeness(np.asarray(points[0] @ points[1])))
         mean = own * self.mean + others * other.mean
@@ -193,16 +198,12 @@ class Pool(BaseModel):
                 ),
                 coverage=coverage,
                 group=AGE_GROUP_NAMES[int(groups.argmax())],
-                groups={
-                    name: round(float(value), 5) for name, value in zip(AGE_GROUP_NAMES, groups, strict=True)
-                },
+                groups=_rounded(AGE_GROUP_NAMES, groups),
                 entropy=round(float(entropy(groups)), 4),
             ),
             gender=GenderAnswer(
                 label=GENDER_NAMES[int(genders.argmax())],
-                probability={
-                    name: round(float(value), 5) for name, value in zip(GENDER_NAMES, genders, strict=True)
-                },
+                probability=_rounded(GENDER_NAMES, genders),
                 entropy=round(float(entropy(genders)), 4),
             ),
             faces=self.faces,
@@ -216,9 +217,7 @@ class Answer(BaseModel):
     age: AgeAnswer
     gender: GenderAnswer
     faces: int = Field(description="faces that the answer combines")
-    effective_faces: float = Field(
-        description="number of independent faces that would give an interval as narrow"
-    )
+    effective_faces: float = Field(description="independent faces that would give an interval as narrow")
 
 
 class Appearance(BaseModel):
@@ -233,7 +232,7 @@ class Best(BaseModel):
     """The best face of a person."""
 
     seconds: float = Field(description="time of its frame")
-    bbox: tuple[float, float, float, float] = Field(description="x1, y1, x2, y2 in the upright frame")
+    bbox: Box = Field(description="x1, y1, x2, y2 in the upright frame")
     quality: float
 
 
@@ -247,6 +246,11 @@ class Track(BaseModel):
     first: float
     last: float
     sightings: int = Field(description="frames in which the face was found")
+    continues: bool = Field(
+        False, description="whether its length or the end of the part of the video ended it, not the face"
+    )
+    first_bbox: Box
+    last_bbox: Box
     pool: Pool
     best: Best
     path: list[tuple[float, float, float, float, float]] = Field(default_factory=list, repr=False)
@@ -272,10 +276,14 @@ class _Joined:
 
     pool: Pool
     tracks: list[Track]
-    identity: Array
 
-    def overlaps(self, track: Track) -> bool:
-        return any(own.first <= track.last and track.first <= own.last for own in self.tracks)
+    def overlaps(self, other: "_Joined") -> bool:
+        pairs = product(self.tracks, other.tracks)
+        return any(one.first <= two.last and two.first <= one.last for one, two in pairs)
+
+    def add(self, other: "_Joined", correlation: Correlation) -> None:
+        self.pool = self.pool.merged(other.pool, correlation)
+        self.tracks += other.tracks
 
 
 def joined(
@@ -283,32 +291,71 @@ def joined(
 ) -> list[Person]:
     """Join the tracks of one person, and answer once per person, in the order of first appearance.
 
-    Tracks with more evidence come first. Each is added to the most similar person whose appearances do not
-    overlap it in time, if the cosine of the recogniser's vectors is at least `Recogniser.same_person`.
-    Otherwise it starts a person. In a space without a recogniser nothing is joined. Tracks with too little
-    evidence (`is_person`) are omitted.
+    A track that continues another one at its place, because that reached its greatest length or the end of a
+    part of the video, is joined to it. Then those with more evidence come first. Each is added to the most
+    similar person whose appearances do not overlap it in time, if the cosine of the recogniser's vectors is
+    at least `Recogniser.same_person`. Otherwise it starts a person. In a space without a recogniser nobody
+    is recognised. Tracks with too little evidence (`is_person`) are omitted.
 
     coverage : of the intervals of the tracks' faces. embeddings : return each person's mean embedding.
     """
     correlation, recogniser = correlation_of(space), recogniser_of(space)
+
+    def identity(one: _Joined) -> Array:
+        point = one.pool.mean_embedding[None]
+        return np.asarray((point if recogniser is None else recogniser.vectors(point))[0])
+
     persons: list[_Joined] = []
-    for track in sorted(filter(is_person, tracks), key=lambda one: -one.pool.weight):
-        point = track.pool.mean_embedding[None]
-        identity = (point if recogniser is None else recogniser.vectors(point))[0]
-        free = [one for one in persons if not one.overlaps(track)] if recogniser else []
-        cosines = [float(one.identity @ identity) for one in free]
+    identities: list[Array] = []
+    continued = _continued(filter(is_person, tracks), correlation)
+    for new in sorted(continued, key=lambda one: -one.pool.weight):
+        own = identity(new)
+        free = [index for index, one in enumerate(persons) if recogniser and not one.overlaps(new)]
+        cosines = [float(identities[index] @ own) for index in free]
         if recogniser and cosines and max(cosines) >= recogniser.same_person:
             same = free[int(np.argmax(cosines))]
-            same.pool = same.pool.merged(track.pool, correlation)
-            same.tracks.append(track)
-            same.identity = recogniser.vectors(same.pool.mean_embedding[None])[0]
+            persons[same].add(new, correlation)
+            identities[same] = identity(persons[same])
         else:
-            persons.append(_Joined(track.pool, [track], identity))
+            persons.append(new)
+            identities.append(own)
     persons.sort(key=lambda one: min(track.first for track in one.tracks))
     return [
         _person(number, one, correlation, coverage, embeddings=embeddings)
         for number, one in enumerate(persons, 1)
     ]
+
+
+def _continued(tracks: Iterable[Track], correlation: Correlation) -> list[_Joined]:
+    """Return all tracks, each together with those that continue it."""
+    found: list[_Joined] = []
+    open_ends: list[_Joined] = []
+    for track in sorted(tracks, key=lambda one: one.first):
+        new = _Joined(track.pool, [track])
+        open_ends = [one for one in open_ends if track.first - one.tracks[-1].last <= _CONTINUED_SECONDS]
+        shares = [
+            _overlap(one.tracks[-1].last_bbox, track.first_bbox) if one.tracks[-1].last < track.first else 0.0
+            for one in open_ends
+        ]
+        if shares and max(shares) >= _CONTINUED_OVERLAP:
+            before = open_ends.pop(int(np.argmax(shares)))
+            before.add(new, correlation)
+            new = before
+        else:
+            found.append(new)
+        if track.continues:
+            open_ends.append(new)
+    return found
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Return the intersection of two boxes as a share of their union."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / max(sum(areas) - width * height, 1e-9)
 
 
 def is_person(track: Track) -> bool:
@@ -335,6 +382,10 @@ def _person(
 def _log_odds(p_female: float) -> float:
     odds = math.log(max(p_female, 1e-6) / max(1 - p_female, 1e-6))
     return max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, odds))
+
+
+def _rounded(names: Sequence[str], probabilities: Array) -> dict[str, float]:
+    return {name: round(float(value), 5) for name, value in zip(names, probabilities, strict=True)}
 
 
 def _packed(point: Array) -> str:

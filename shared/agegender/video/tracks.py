@@ -46,7 +46,7 @@ class LiveFace(BaseModel):
     answer: Answer
 
 
-@dataclass
+@dataclass(eq=False)
 class _Live:
     """A track that has not ended."""
 
@@ -55,6 +55,7 @@ class _Live:
     box: Box
     identity: Array
     first: float
+    first_box: Box
     velocity: tuple[float, float] = (0.0, 0.0)  # pixels per second
     sightings: int = 0
     evidence: list[Evidence] = field(default_factory=list)
@@ -88,13 +89,16 @@ class _Live:
             self.pool = Pool.of(self.evidence, correlation)
         return self.pool
 
-    def ended(self, correlation: Correlation) -> Track:
+    def ended(self, correlation: Correlation, *, continues: bool) -> Track:
         assert self.best is not None  # since the first sighting
         return Track(
             track=self.number,
             first=round(self.first, 3),
             last=round(self.seconds, 3),
             sightings=self.sightings,
+            continues=continues,
+            first_bbox=self.first_box,
+            last_bbox=self.box,
             pool=self.pooled(correlation),
             best=self.best,
             path=self.path,
@@ -141,7 +145,8 @@ class Tracker:
 
         Raises ValueError for a face without an embedding.
         """
-        ended = self._end(lambda live: cut or self._is_over(live, seconds))
+        ended = self._end(lambda live: cut or seconds - live.seconds > MAX_GAP, continues=False)
+        ended += self._end(lambda live: seconds - live.first > MAX_TRACK, continues=True)
         self._seconds, faces = seconds, faces[:MAX_LIVE]
         identities = self._identities(faces)
         assigned = self._assign(seconds, faces, identities)
@@ -150,7 +155,7 @@ class Tracker:
             if live is None:
                 if len(self._live) >= MAX_LIVE:
                     continue
-                live = _Live(self._next, seconds, face.bbox, identities[index], seconds)
+                live = _Live(self._next, seconds, face.bbox, identities[index], seconds, face.bbox)
                 self._next += 1
                 self._live.append(live)
             live.see(face, seconds, identities[index], self._correlation)
@@ -169,16 +174,13 @@ class Tracker:
         ]
 
     def close(self) -> list[Track]:
-        """End all tracks, and return them."""
-        return self._end(lambda live: True)
+        """End all tracks, and return them. The next part of the video may continue them."""
+        return self._end(lambda live: True, continues=True)
 
-    def _is_over(self, live: _Live, seconds: float) -> bool:
-        return seconds - live.seconds > MAX_GAP or seconds - live.first > MAX_TRACK
-
-    def _end(self, over: Callable[[_Live], bool]) -> list[Track]:
+    def _end(self, over: Callable[[_Live], bool], *, continues: bool) -> list[Track]:
         ended = [live for live in self._live if over(live)]
         self._live = [live for live in self._live if live not in ended]
-        return [live.ended(self._correlation) for live in ended]
+        return [live.ended(self._correlation, continues=continues) for live in ended]
 
     def _identities(self, faces: Sequence[FaceAnswer]) -> Array:
         if any(face.embedding is None for face in faces):
