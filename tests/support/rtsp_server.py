@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 _PACKETS = 7 * 188  # bytes of a transport stream in one RTP packet
 _SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
@@ -47,7 +47,7 @@ def _serve(server: socket.socket, content: bytes, seconds: float) -> None:
         pass  # the viewer has left
 
 
-def _request(lines: BinaryIO) -> tuple[str, str] | None:
+def _request(lines: Any) -> tuple[str, str] | None:
     method = lines.readline().split(b" ")[0].decode()
     sequence = ""
     while line := lines.readline().strip():

@@ -26,6 +26,7 @@ Observe = Callable[[Sequence[bytes]], AgeGenderAnswer]
 EVERY: Final = 0.4  # seconds between two searched frames
 _EMPTY_EVERY: Final = 2.0  # the same while nobody is visible and nothing changes
 _UNCHANGED: Final = 3.0  # mean difference of two thumbnails (of 255) below which nothing changed
+_SOONER: Final = 0.75  # share of `every` by which a frame after a cut is searched earlier
 _IN_FLIGHT: Final = 3  # frames that are sent and not answered yet
 _WIDTHS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # of bins, in seconds
 _MOST_BINS: Final = 60
@@ -113,18 +114,19 @@ class Analysis:
     _tracker: Tracker | None = None
     _empty: Frame | None = None  # the last searched frame, if it has no face
     _next: float = 0.0
+    _cut: bool = False  # since the last searched frame
 
     def moments(self) -> Iterator[Moment]:
         """Yield what each searched frame added, in the order of time.
 
         Raises the problems of `observe`, and the problem of a frame that it rejects.
         """
-        waiting: deque[tuple[Frame, Future[AgeGenderAnswer]]] = deque()
+        waiting: deque[tuple[Frame, bool, Future[AgeGenderAnswer]]] = deque()
         most = 1 if self.video.info.live else _IN_FLIGHT
         with ThreadPoolExecutor(most) as pool:
             try:
                 for frame in self.video.frames(self.start, self.end):
-                    while waiting and waiting[0][1].done():
+                    while waiting and waiting[0][2].done():
                         yield self._seen(*waiting.popleft())
                     if not self._is_due(frame):
                         continue
@@ -133,7 +135,8 @@ class Analysis:
                             continue
                         yield self._seen(*waiting.popleft())
                     self._next = frame.seconds + self.every
-                    waiting.append((frame, pool.submit(self._observed, frame)))
+                    waiting.append((frame, self._cut, pool.submit(self._observed, frame)))
+                    self._cut = False
                 while waiting:
                     yield self._seen(*waiting.popleft())
                 self.finished = self.video.problem is None
@@ -145,11 +148,13 @@ class Analysis:
         return [] if self._tracker is None else self._tracker.close()
 
     def _is_due(self, frame: Frame) -> bool:
-        if frame.cut:
-            return True
-        if frame.seconds < self._next - 1e-6:
+        self._cut = self._cut or frame.cut
+        # A scene is searched soon, but a video that flickers not in each frame.
+        if frame.seconds < self._next - (_SOONER * self.every if self._cut else 0.0) - 1e-6:
             return False
-        if self._empty is None or frame.seconds >= self._empty.seconds + _EMPTY_EVERY:
+        if self._cut:
+            return True
+        if self._empty is None or frame.seconds >= self._next - self.every + _EMPTY_EVERY:
             return True
         change = np.abs(frame.thumbnail.astype(np.int16) - self._empty.thumbnail).mean()
         return bool(change > _UNCHANGED)
@@ -157,7 +162,7 @@ class Analysis:
     def _observed(self, frame: Frame) -> AgeGenderAnswer:
         return self.observe([frame.jpeg()])
 
-    def _seen(self, frame: Frame, future: "Future[AgeGenderAnswer]") -> Moment:
+    def _seen(self, frame: Frame, cut: bool, future: "Future[AgeGenderAnswer]") -> Moment:
         answer = future.result()
         (image,) = answer.images
         if isinstance(image, ImageProblem):
@@ -170,7 +175,7 @@ class Analysis:
         self.space.require(answer.space)
         self.seconds, self.searched = frame.seconds, self.searched + 1
         self._empty = None if image.faces else frame
-        ended = self._tracker.update(frame.seconds, _in_frame(image, frame), cut=frame.cut)
+        ended = self._tracker.update(frame.seconds, _in_frame(image, frame), cut=cut)
         return Moment(frame.seconds, ended, self._tracker.live(self.coverage) if image.faces else [])
 
     @property
