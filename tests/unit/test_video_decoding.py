@@ -55,6 +55,13 @@ def test_rotation_of_the_metadata_is_applied(tmp_path: Path, turn: int, red: tup
     assert is_red(frame.rgb()[red]) and frame.rgb().shape[:2] == frame.size[::-1]
 
 
+def test_frame_of_wide_pixels_is_shown_with_square_ones(tmp_path: Path) -> None:
+    """As on DVDs and in recordings of television."""
+    path = write_video(tmp_path / "anamorphic.mkv", [quartered()] * 2, options={"aspect": "3:1"})
+    (frame, _), _ = frames_of(path)
+    assert frame.size == (288, 64) and frame.rgb().shape == (64, 288, 3)
+
+
 def test_times_of_a_variable_frame_rate_are_those_of_the_file(tmp_path: Path) -> None:
     times = [0.0, 0.05, 0.5, 2.0, 2.04]
     path = write_video(tmp_path / "vfr.mp4", [quartered()] * 5, times=times)
