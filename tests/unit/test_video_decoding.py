@@ -50,7 +50,9 @@ def test_codec_is_decoded(tmp_path: Path, name: str, codec: str, pix_fmt: str, s
 def test_rotation_of_the_metadata_is_applied(tmp_path: Path, turn: int, red: tuple[int, int]) -> None:
     """`turn` is counterclockwise: by 90 degrees, the top left corner becomes the bottom left one."""
     path = write_video(tmp_path / "phone.mp4", [quartered()] * 2, turn=turn)
-    (frame, _), _ = frames_of(path)
+    with open_video(path) as video:
+        frame = list(video.frames())[1]
+        assert (video.info.width, video.info.height) == frame.size
     assert frame.size == ((96, 64) if turn == 180 else (64, 96))
     assert is_red(frame.rgb()[red]) and frame.rgb().shape[:2] == frame.size[::-1]
 

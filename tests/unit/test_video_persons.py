@@ -98,9 +98,9 @@ def test_pool_of_two_tracks_is_that_of_all_their_faces() -> None:
     two = Pool.of(evidence(points[:2], ages[:2]), RHO).merged(
         Pool.of(evidence(points[2:], ages[2:]), RHO), RHO
     )
-    lists = {"centroid", "log_groups"}
+    lists = {"centroid", "groups"}
     assert two.model_dump(exclude=lists) == pytest.approx(whole.model_dump(exclude=lists))
-    assert two.log_groups == pytest.approx(whole.log_groups)
+    assert two.groups == pytest.approx(whole.groups)
     assert two.mean_embedding == pytest.approx(whole.mean_embedding, abs=2e-3)
 
 

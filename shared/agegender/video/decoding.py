@@ -51,7 +51,7 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 class VideoInfo(BaseModel):
     """A video as its container describes it; None for what it does not state."""
 
-    width: int = Field(description="pixels, upright and with square pixels")
+    width: int = Field(description="square pixels, upright as soon as a frame was decoded")
     height: int
     codec: str = Field(examples=["h264"])
     container: str = Field(examples=["mov,mp4,m4a,3gp,3g2,mj2"])
@@ -140,7 +140,10 @@ class Video:
         self.name = name
         self.problem: Problem | None = None
         codec = self._stream.codec_context
-        _require_size(codec.width, codec.height, name)
+        if codec.width <= 0 or codec.height <= 0:
+            raise _bad(name, "it has no frame size")
+        if codec.width * codec.height > MAX_PIXELS:
+            raise _too_large(codec.width, codec.height, name)
         # One thread decodes 720p several times faster than real time, and the services need the others.
         codec.thread_count = 1
         codec.options = {**codec.options, "max_pixels": str(MAX_PIXELS)}
@@ -206,7 +209,9 @@ class Video:
             difference = 0.0 if last is None else _difference(thumbnail, last)
             cut = min(difference, difference - change) > _CUT
             last, change = thumbnail, difference
-            yield Frame(decoded, seconds, self._aspect, thumbnail, cut=cut)
+            frame = Frame(decoded, seconds, self._aspect, thumbnail, cut=cut)
+            self.info.width, self.info.height = frame.size  # upright: only frames have their rotation
+            yield frame
         self.problem = self.problem or self._why_incomplete(clock.last)
 
     def _origin(self) -> float | None:
@@ -354,13 +359,6 @@ def _bad(name: str, reason: str) -> Problem:
         f"{name} cannot be opened as a video ({reason}). Expected a complete file, such as MP4, MOV, WebM, "
         "MKV or AVI; a playlist is not accepted.",
     )
-
-
-def _require_size(width: int, height: int, name: str) -> None:
-    if width <= 0 or height <= 0:
-        raise _bad(name, "it has no frame size")
-    if width * height > MAX_PIXELS:
-        raise _too_large(width, height, name)
 
 
 def _too_large(width: int, height: int, name: str) -> Problem:

@@ -31,7 +31,7 @@ from agegender.spaces import Space, recogniser_of
 Array = npt.NDArray[np.floating]
 Box = tuple[float, float, float, float]
 
-MAX_LOG_ODDS: Final = 7.0  # of one face's gender; no head is more certain than 99.9 %
+MAX_LOG_ODDS: Final = 7.0  # of a gender; no head is more certain than 99.9 %
 MIN_WEIGHT: Final = 1e-3
 MIN_LONE_QUALITY: Final = 0.5
 # A track continues one that ended so many seconds before, if their boxes overlap by this share.
@@ -114,8 +114,8 @@ class Pool(BaseModel):
     above: float
     likeness: float = Field(description="u: weighted mean likeness of all pairs of faces, 0 to 1")
     spread: float = Field(description="weighted variance of the faces' mean ages, years squared")
-    log_groups: list[float] = Field(description="weighted mean log probability of each age group [8]")
-    log_odds: float = Field(description="weighted mean log odds of female")
+    groups: list[float] = Field(description="weighted mean probability of each age group [8]")
+    p_female: float = Field(description="weighted mean probability of female")
     centroid: str = Field(description="weighted mean embedding: base64 of float16", repr=False)
 
     @property
@@ -135,8 +135,6 @@ class Pool(BaseModel):
         shares = weights / weights.sum()
         points = np.stack([one.embedding for one in evidence])
         means = np.array([one.mean for one in evidence])
-        odds = np.array([_log_odds(one.p_female) for one in evidence])
-        groups = np.log(np.maximum(np.stack([one.groups for one in evidence]), 1e-6))
         mean = float(shares @ means)
         return cls(
             faces=len(evidence),
@@ -146,8 +144,8 @@ class Pool(BaseModel):
             above=float(shares @ [one.above for one in evidence]),
             likeness=float(shares @ correlation.likeness(points @ points.T) @ shares),
             spread=float(shares @ (means - mean) ** 2),
-            log_groups=(shares @ groups).tolist(),
-            log_odds=float(shares @ odds),
+            groups=(shares @ np.stack([one.groups for one in evidence])).tolist(),
+            p_female=float(shares @ [one.p_female for one in evidence]),
             centroid=_packed(shares @ points),
         )
 
@@ -170,8 +168,8 @@ class Pool(BaseModel):
             above=float(mixed("above")),
             likeness=own**2 * self.likeness + others**2 * other.likeness + 2 * own * others * between,
             spread=float(mixed("spread")) + own * others * (self.mean - other.mean) ** 2,
-            log_groups=mixed("log_groups").tolist(),
-            log_odds=float(mixed("log_odds")),
+            groups=mixed("groups").tolist(),
+            p_female=float(mixed("p_female")),
             centroid=_packed(own * self._mean + others * other._mean),
         )
 
@@ -185,9 +183,9 @@ class Pool(BaseModel):
         """Return age and gender. coverage : of the intervals that the faces were answered with."""
         share = self.share(correlation.age, coverage)
         scale = math.sqrt(share)
-        groups = _softmax(np.array(self.log_groups) / share)
+        groups = _softmax(np.log(np.maximum(self.groups, 1e-6)) / share)
         gender_share = correlation.gender + (1 - correlation.gender) * self.likeness
-        female = 1 / (1 + math.exp(-max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, self.log_odds / gender_share))))
+        female = _sigmoid(_log_odds(self.p_female) / gender_share)
         genders = np.array([female, 1 - female])
         return Answer(
             age=AgeAnswer(
@@ -380,8 +378,11 @@ def _person(
 
 
 def _log_odds(p_female: float) -> float:
-    odds = math.log(max(p_female, 1e-6) / max(1 - p_female, 1e-6))
-    return max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, odds))
+    return math.log(max(p_female, 1e-6) / max(1 - p_female, 1e-6))
+
+
+def _sigmoid(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, log_odds))))
 
 
 def _rounded(names: Sequence[str], probabilities: Array) -> dict[str, float]:
