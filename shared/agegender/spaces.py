@@ -2,7 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agegender.errors import space_mismatch
@@ -50,3 +54,36 @@ def former_default(spaces: Iterable[str], what: str) -> str | None:
                 f"release by EMBEDDER_PACK={old}."
             )
     return None
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """The columns of a space's embedding that identify a person.
+
+    columns : range of the embedding.
+    threshold : cosine of these columns from which two images, of any people, show one person.
+    same_person : cosine of the means of two tracks from which they show one person of a video.
+    """
+
+    name: str
+    columns: slice
+    threshold: float
+    same_person: float
+
+    def vectors(self, embedding: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Return the recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
+        own = np.array(embedding[:, self.columns], dtype=np.float32)
+        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        return own
+
+
+# By space id. Other spaces have no recogniser with a validated threshold.
+RECOGNISERS: Final = {
+    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8, 0.65),
+    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8, 0.65),
+}
+
+
+def recogniser_of(space: Space) -> Recogniser | None:
+    """Return the recogniser of a space, or None if it has none."""
+    return RECOGNISERS.get(space.id)

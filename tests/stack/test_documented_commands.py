@@ -38,6 +38,9 @@ HOW: dict[str, str] = {
     "WORKERS=4 make up": SERVED,
     "docker compose build": "tests/compose/conftest.py",
     "make setup": "tests/unit/test_doctor.py",
+    "agegender video film.mp4 --csv persons.csv --annotate labelled.mp4 --summary persons.svg": (
+        "tests/stack/test_video.py"
+    ),
     "tar -czf backup.tar.gz --exclude='.*.part' -C data . || [ $? -eq 1 ]": "tests/stack/test_backup.py",
     "mkdir -p data && tar -xzf backup.tar.gz -C data": "tests/stack/test_backup.py",
 }
