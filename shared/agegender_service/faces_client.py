@@ -1,4 +1,4 @@
-"""The one client of `POST /faces` and `GET /info`, which embedder-proxy and embedding containers serve.
+"""The services' client of `POST /faces` and `GET /info`, and of the predictor's `POST /age-gender`.
 
 Predictor, trainer and embedder-proxy share its time-outs, its retry policy, its checks of a response and its
 mapping of failures to problems.
@@ -22,6 +22,7 @@ from agegender.faces import (
     parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
+from agegender.predictions import AgeGenderAnswer
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel
@@ -171,6 +172,19 @@ class FacesClient:
         self._remember(answer.space)
         return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
 
+    async def age_gender(
+        self, images: Sequence[bytes], options: Mapping[str, str] | None = None
+    ) -> AgeGenderAnswer:
+        """Return a predictor's answer for images. options : parameters of `POST /age-gender`.
+
+        Raises what `faces` raises.
+        """
+        response = await self._send("POST", "/age-gender", None, images, options)
+        try:
+            return AgeGenderAnswer.model_validate_json(response.content)
+        except ValueError as error:
+            raise self._bad_answer("it is not that of POST /age-gender") from error
+
     async def space(self) -> Space:
         """Return the space that the service uses now, as of a few seconds ago. Raises what `info` raises."""
         if self._space is not None and time.monotonic() - self._space_known_at < _SPACE_SECONDS:
@@ -294,10 +308,13 @@ class FacesClient:
 
 
 class BlockingFacesClient:
-    """Ask an embedder-proxy for faces from the threads of a job; a context manager.
+    """Ask an embedder-proxy for faces, or a predictor for answers, from the threads of a job.
+
+    Use it as a context manager.
 
     Parameters
     ----------
+    service : its name in messages.
     patience : seconds to spend on pauses between the attempts of one request.
     http, sleep : see `FacesClient`.
     """
@@ -306,12 +323,15 @@ class BlockingFacesClient:
         self,
         url: str,
         *,
+        service: str = "embedder-proxy",
         headers: Mapping[str, str] | None = None,
         patience: float,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._client = FacesClient(url, headers=headers, patience=patience, http=http, sleep=sleep)
+        self._client = FacesClient(
+            url, service=service, headers=headers, patience=patience, http=http, sleep=sleep
+        )
         self._running = start_blocking_portal()
         self._portal: BlockingPortal | None = None
 
@@ -339,6 +359,10 @@ class BlockingFacesClient:
         `FacesClient.faces` raises.
         """
         return [entry for batch in _batches(images) for entry in self._entries(batch, space, selection)]
+
+    def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        """Return a predictor's answer for images, as `FacesClient.age_gender` does. Any thread may call."""
+        return self._call(self._client.age_gender, images, options)
 
     def _entries(
         self, images: Sequence[bytes], space: Space, selection: FaceSelection
