@@ -300,7 +300,7 @@ def test_video_is_answered_per_person_with_steady_labels(
         ).observe(document.querySelector("#boxes"), { childList: true, subtree: true, characterData: true });
     }""")
     choose(page, clip)
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('1 person in')")
+    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('1 person in')")
     labels = page.evaluate("[...window.labels]")
     assert len(single) >= 6 and len(set(single)) > 1  # single frames differ
     assert len(labels) < len(set(single)) and all(label.startswith("1: ") for label in labels)
@@ -310,7 +310,7 @@ def test_video_is_answered_per_person_with_steady_labels(
         page.click("#persons-csv")
     (person,) = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
     assert tuple(person) == PERSON_COLUMNS
-    assert int(person["faces"]) == len(single) and person["first"] == "0.000"
+    assert int(person["faces"]) == len(single) and float(person["first"]) < 1
     assert float(person["interval_low"]) < float(person["mean"]) < float(person["interval_high"])
 
 
