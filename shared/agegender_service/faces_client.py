@@ -1,7 +1,6 @@
 """The services' client of `POST /faces` and `GET /info`, and of the predictor's `POST /age-gender`.
 
-Predictor, trainer and embedder-proxy share its time-outs, its retry policy, its checks of a response and its
-mapping of failures to problems.
+Predictor, trainer and embedder-proxy share its time-outs, retry policy, checks and problems.
 """
 
 import asyncio
@@ -172,13 +171,8 @@ class FacesClient:
         self._remember(answer.space)
         return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
 
-    async def age_gender(
-        self, images: Sequence[bytes], options: Mapping[str, str] | None = None
-    ) -> AgeGenderAnswer:
-        """Return a predictor's answer for images. options : parameters of `POST /age-gender`.
-
-        Raises what `faces` raises.
-        """
+    async def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        """Return a predictor's answer for images. Raises what `faces` raises."""
         response = await self._send("POST", "/age-gender", None, images, options)
         try:
             return AgeGenderAnswer.model_validate_json(response.content)
@@ -308,15 +302,12 @@ class FacesClient:
 
 
 class BlockingFacesClient:
-    """Ask an embedder-proxy for faces, or a predictor for answers, from the threads of a job.
-
-    Use it as a context manager.
+    """Ask an embedder-proxy or a predictor from the threads of a job; a context manager.
 
     Parameters
     ----------
-    service : its name in messages.
     patience : seconds to spend on pauses between the attempts of one request.
-    http, sleep : see `FacesClient`.
+    service, http, sleep : see `FacesClient`.
     """
 
     def __init__(
@@ -329,9 +320,8 @@ class BlockingFacesClient:
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._client = FacesClient(
-            url, service=service, headers=headers, patience=patience, http=http, sleep=sleep
-        )
+        common: Any = {"service": service, "headers": headers, "patience": patience}
+        self._client = FacesClient(url, http=http, sleep=sleep, **common)
         self._running = start_blocking_portal()
         self._portal: BlockingPortal | None = None
 
@@ -360,10 +350,6 @@ class BlockingFacesClient:
         """
         return [entry for batch in _batches(images) for entry in self._entries(batch, space, selection)]
 
-    def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
-        """Return a predictor's answer for images, as `FacesClient.age_gender` does. Any thread may call."""
-        return self._call(self._client.age_gender, images, options)
-
     def _entries(
         self, images: Sequence[bytes], space: Space, selection: FaceSelection
     ) -> list[ImageFaces | Problem]:
@@ -379,6 +365,9 @@ class BlockingFacesClient:
             return [problem]
         space.require(result.space)
         return result.entries
+
+    def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        return self._call(self._client.age_gender, images, options)
 
     def _call(self, function: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
         if self._portal is None:

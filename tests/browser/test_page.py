@@ -4,86 +4,23 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from agegender import display
-from agegender.video.analysis import PERSON_COLUMNS
 from agegender_client.cli.image_files import FACE_COLUMNS
 from PIL import Image
 
-from tests.support import packs
-from tests.support.chain import SIX_ADULTS, served_chain
-from tests.support.chromium import chromium
-from tests.support.made_videos import write_video
+from tests.support.chain import SIX_ADULTS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 SCREENSHOTS = os.environ.get("AGEGENDER_SCREENSHOTS")  # a folder for those of docs/images
 
 NewPage = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """NASA's portrait of Eileen Collins, in the public domain."""
-    data = pytest.importorskip("skimage.data", reason="no photograph: pip install scikit-image")
-    path = tmp_path_factory.mktemp("pictures") / "astronaut.png"
-    Image.fromarray(data.astronaut()).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served_chain(tmp_path_factory.mktemp("data"), "human", packs.human_pack_dir()) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser(astronaut: Path) -> Iterator["Browser"]:
-    frame = io.BytesIO()
-    Image.open(astronaut).convert("RGB").resize((480, 480)).save(frame, "JPEG", quality=90)
-    webcam = astronaut.with_name("webcam.mjpeg")
-    webcam.write_bytes(frame.getvalue() * 10)
-    with chromium(webcam) as browser:
-        yield browser
-
-
-@pytest.fixture
-def new_page(browser: "Browser", url: str) -> Iterator[NewPage]:
-    """Opens the page; at the end nothing may have been logged, and nothing asked of another host."""
-    contexts: list[Any] = []
-    complaints: list[str] = []
-
-    def opened(**options: Any) -> "Page":
-        options.setdefault("viewport", {"width": 1280, "height": 860})
-        context = browser.new_context(accept_downloads=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on(
-            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
-        )
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((url, "blob:", "data:"))
-                else complaints.append(f"asked {request.url}")
-            ),
-        )
-        page.goto(url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if "status of 4" not in text] == []
 
 
 @pytest.fixture
@@ -273,54 +210,6 @@ def test_webcam_is_answered_live_and_stops(new_page: NewPage) -> None:
     count = len(answered)
     page.wait_for_timeout(500)
     assert len(answered) == count
-
-
-def test_video_is_answered_per_person_with_steady_labels(
-    new_page: NewPage, astronaut: Path, tmp_path: Path
-) -> None:
-    portrait = np.asarray(Image.open(astronaut).convert("RGB").resize((400, 400)), np.float32)
-    light = [0.75 + 0.5 * (step % 5) / 4 for step in range(16)]  # it flickers
-    frames = [
-        np.roll(np.clip(portrait * one, 0, 255), 3 * step, axis=1).astype(np.uint8)
-        for step, one in enumerate(light)
-    ]
-    clip = write_video(tmp_path / "clip.webm", frames, "libvpx", rate=5)
-    page = new_page()
-    single: list[int] = []
-
-    def remember(response: Any) -> None:
-        if "/age-gender" in response.url:
-            single.extend(round(face["age"]["mean"]) for face in response.json()["images"][0]["faces"])
-
-    page.on("response", remember)
-    page.evaluate("""() => {
-        window.labels = new Set();
-        new MutationObserver(() => document.querySelectorAll(".box span").forEach(
-            (label) => window.labels.add(label.textContent))
-        ).observe(document.querySelector("#boxes"), { childList: true, subtree: true, characterData: true });
-    }""")
-    choose(page, clip)
-    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('1 person in')")
-    labels = page.evaluate("[...window.labels]")
-    assert len(single) >= 6 and len(set(single)) > 1  # single frames differ
-    assert len(labels) < len(set(single)) and all(label.startswith("1: ") for label in labels)
-    row = page.locator("#persons tbody tr")
-    assert row.count() == 1 and row.locator("td").first.inner_text() == "1"
-    with page.expect_download() as saved:
-        page.click("#persons-csv")
-    (person,) = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
-    assert tuple(person) == PERSON_COLUMNS
-    assert int(person["faces"]) == len(single) and float(person["first"]) < 1
-    assert float(person["interval_low"]) < float(person["mean"]) < float(person["interval_high"])
-
-
-def test_video_that_the_browser_cannot_play_is_reported(new_page: NewPage, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
-    clip.write_bytes(b"not a video")
-    page = new_page()
-    choose(page, clip)
-    page.wait_for_selector("#status.error")
-    assert page.inner_text("#status").startswith("The browser cannot play clip.mp4")
 
 
 def test_pictures_are_back_when_the_webcam_stops(new_page: NewPage, astronaut: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_is_no_video_is_rejected_at_once(
         "two files": [clip, clip],
         "unknown option": [clip],
     }[what]
-    params = {"evry": "1"} if what == "unknown option" else {}
+    params = {"each": "1"} if what == "unknown option" else {}
     assert slug(send(trainer, *contents, **params)) == problem
     assert left_behind(data_dir) == []
 

@@ -170,7 +170,7 @@ class Trainer:
 def running_trainer(root: Path, **environment: str) -> Iterator[Trainer]:
     """With a Redis of its own, its API started, no worker yet."""
     with redis_server(root) as server:
-        trainer = Trainer(root, server.url, free_port(), **environment)
+        trainer = Trainer(root, server.url, free_port(), data_dir=None, **environment)
         try:
             trainer.start_api()
             yield trainer

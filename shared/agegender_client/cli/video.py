@@ -166,10 +166,12 @@ def _answer_on_server(source: str, outputs: _Outputs, options: dict[str, Any], *
             errors.print(f"Video [bold]{run.id}[/]")
         follow(client, run.id, quiet=as_json)
         answer = VideoAnswer.model_validate_json(client.video_answer(run.id))
-        files = ((outputs.csv_file, "csv"), (outputs.summary, "summary"), (outputs.annotate, "annotated"))
-        for path, kind in files:
-            if path is not None:
-                _write(path, client.video_answer(run.id, kind))
+        if outputs.csv_file is not None:
+            _write(outputs.csv_file, client.video_answer(run.id, "csv"))
+        if outputs.summary is not None:
+            _write(outputs.summary, client.video_answer(run.id, "summary"))
+        if outputs.annotate is not None:
+            _write(outputs.annotate, client.video_answer(run.id, "annotated"))
     _print(answer, as_json=as_json)
     if not as_json:
         errors.print(f"The server keeps the video until: agegender cancel {run.id} --delete")

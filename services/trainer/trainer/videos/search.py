@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from agegender.display import certainty, duration, interval, years
@@ -75,10 +74,9 @@ def search(settings: TrainerSettings, run: VideoRun, segment: int, attempt: Atte
 
             end = None if last else start + options.segment_seconds
             analysis = Analysis(video, observe, options.every, options.coverage, start, end)
-            with closing(analysis.moments()) as moments:  # its requests end before their client does
-                for moment in moments:
-                    tracks += moment.ended
-                    attempt.write({"seconds": round(moment.seconds - start, 1), "faces": len(moment.live)})
+            for moment in analysis.moments():
+                tracks += moment.ended
+                attempt.write({"seconds": round(moment.seconds - start, 1), "faces": len(moment.live)})
             tracks += analysis.close()
     except Problem as problem:
         if problem.retry_after is None:
