@@ -1,7 +1,4 @@
-"""The services' client of `POST /faces` and `GET /info`, and of the predictor's `POST /age-gender`.
-
-Predictor, trainer and embedder-proxy share its time-outs, retry policy, checks and problems.
-"""
+"""The services' client of `POST /faces`, `GET /info` and `POST /age-gender`: time-outs, retries, problems."""
 
 import asyncio
 import math
@@ -320,8 +317,8 @@ class BlockingFacesClient:
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        common: Any = {"service": service, "headers": headers, "patience": patience}
-        self._client = FacesClient(url, http=http, sleep=sleep, **common)
+        options: Any = {"service": service, "headers": headers, "patience": patience, "http": http}
+        self._client = FacesClient(url, sleep=sleep, **options)
         self._running = start_blocking_portal()
         self._portal: BlockingPortal | None = None
 

@@ -41,7 +41,7 @@ _UNUSUAL = re.compile(r"[^\w.()+ -]+")
 
 
 class VideoOptions(BaseModel):
-    """How a video is searched and answered."""
+    """Determine how a video is searched and answered."""
 
     model_config = ConfigDict(extra="forbid")
 
