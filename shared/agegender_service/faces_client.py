@@ -1,8 +1,4 @@
-"""The one client of `POST /faces` and `GET /info`, which embedder-proxy and embedding containers serve.
-
-Predictor, trainer and embedder-proxy share its time-outs, its retry policy, its checks of a response and its
-mapping of failures to problems.
-"""
+"""The services' client of `POST /faces`, `GET /info` and `POST /age-gender`: time-outs, retries, problems."""
 
 import asyncio
 import math
@@ -23,6 +19,7 @@ from agegender.faces import (
     parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
+from agegender.predictions import AgeGenderAnswer
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel
@@ -173,6 +170,14 @@ class FacesClient:
         self._remember(answer.space)
         return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
 
+    async def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        """Return a predictor's answer for images. Raises what `faces` raises."""
+        response = await self._send("POST", "/age-gender", None, images, options)
+        try:
+            return AgeGenderAnswer.model_validate_json(response.content)
+        except ValueError as error:
+            raise self._bad_answer("it is not that of POST /age-gender") from error
+
     async def space(self) -> Space:
         """Return the space that the service uses now, as of a few seconds ago. Raises what `info` raises."""
         if self._space is not None and time.monotonic() - self._space_known_at < _SPACE_SECONDS:
@@ -297,24 +302,26 @@ class FacesClient:
 
 
 class BlockingFacesClient:
-    """Ask an embedder-proxy for faces from the threads of a job; a context manager.
+    """Ask an embedder-proxy or a predictor from the threads of a job; a context manager.
 
     Parameters
     ----------
     patience : seconds to spend on pauses between the attempts of one request.
-    http, sleep : see `FacesClient`.
+    service, http, sleep : see `FacesClient`.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        service: str = "embedder-proxy",
         headers: Mapping[str, str] | None = None,
         patience: float,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._client = FacesClient(url, headers=headers, patience=patience, http=http, sleep=sleep)
+        options: Any = {"service": service, "headers": headers, "patience": patience, "http": http}
+        self._client = FacesClient(url, sleep=sleep, **options)
         self._running = start_blocking_portal()
         self._portal: BlockingPortal | None = None
 
@@ -358,6 +365,9 @@ class BlockingFacesClient:
             return [problem]
         space.require(result.space)
         return result.entries
+
+    def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        return self._call(self._client.age_gender, images, options)
 
     def _call(self, function: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
         if self._portal is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from agegender.display import certainty, duration, interval, score, years
 from agegender.errors import Problem
-from agegender.files import write_text
+from agegender.files import write_bytes
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress, TaskID
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from agegender_client import Client
 from agegender_client.cli import AsJson, console, errors, print_json, progress_bars, table
+from agegender_client.cli.runs import follow
 
 if TYPE_CHECKING:
     from agegender.video.analysis import Analysis, Moment, VideoAnswer
@@ -95,6 +96,10 @@ def video(
         bool,
         typer.Option("--embeddings", help="With --json: also each person's mean embedding, biometric data."),
     ] = False,
+    on_server: Annotated[
+        bool,
+        typer.Option("--on-server", help="Upload the file; the trainer's workers search it in parallel."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate age and gender of each person in a video. Ctrl-C stops, and prints what was found until then.
@@ -115,6 +120,14 @@ def video(
     options: dict[str, Any] = {"coverage": coverage, "min_face": min_face, "embeddings": True}
     if max_faces is not None:
         options["max_faces"] = max_faces
+    if on_server:
+        if is_live(source) or until is not None:
+            raise typer.BadParameter("--on-server answers whole video files; omit --until")
+        if annotate is not None and annotate.suffix.lower() != ".mp4":
+            raise typer.BadParameter(f"got --annotate {annotate.name}; --on-server writes .mp4")
+        request = {**options, "every": every, "annotated": annotate is not None, "embeddings": embeddings}
+        _answer_on_server(source, outputs, request, as_json=as_json)
+        return
     with ExitStack() as opened:
         paths = Paths()
         client = opened.enter_context(Client())
@@ -141,6 +154,28 @@ def video(
         if not as_json and path.exists():
             errors.print(f"Written to {escape(str(path))}.")
     _finish(answer, watched, as_json=as_json)
+
+
+def _answer_on_server(source: str, outputs: _Outputs, options: dict[str, Any], *, as_json: bool) -> None:
+    """Upload a file, follow its run, and write the outputs. Exits with 1 for an incomplete video."""
+    from agegender.video.analysis import VideoAnswer
+
+    with Client() as client:
+        run = client.create_video(source, **options)
+        if not as_json:
+            errors.print(f"Video [bold]{run.id}[/]")
+        follow(client, run.id, quiet=as_json)
+        answer = VideoAnswer.model_validate_json(client.video_answer(run.id))
+        if outputs.csv_file is not None:
+            _write(outputs.csv_file, client.video_answer(run.id, "csv"))
+        if outputs.summary is not None:
+            _write(outputs.summary, client.video_answer(run.id, "summary"))
+        if outputs.annotate is not None:
+            _write(outputs.annotate, client.video_answer(run.id, "annotated"))
+    _print(answer, as_json=as_json)
+    if not as_json:
+        errors.print(f"The server keeps the video until: agegender cancel {run.id} --delete")
+    _finish(answer, _Watched(), as_json=as_json)
 
 
 def _watch(analysis: "Analysis", paths: "Paths | None", seen: "Callable[[Moment, int], None]") -> _Watched:
@@ -213,9 +248,9 @@ def _cells(answer: "Answer") -> tuple[str, str, str]:
     return years(answer.age.mean), f"{low} to {high}", f"{answer.gender.label} {certainty(share)}"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     try:
-        write_text(path, text)
+        write_bytes(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise Problem("output-not-writable", 500, f"{path} cannot be written: {error.strerror}.") from error
 
