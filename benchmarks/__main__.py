@@ -24,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks.curves import Curve
 from benchmarks.table import Row
+from benchmarks.video import rows as video
 
 PARTS: dict[str, Callable[[], list[Row]]] = {
     "heads": heads.rows,
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "extraction": extraction.rows,
     "packages": packages.rows,
     "footprint": footprint.rows,
+    "video": video.rows,
     "gpu": gpu.rows,
 }
 CURVES = growth.CURVES
