@@ -13,8 +13,13 @@ from tenacity import AsyncRetrying
 
 from agegender_client import calls
 from agegender_client.calls import Call
-from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
-from agegender_client.settings import ClientSettings
+from agegender_client.settings import (
+    ClientSettings,
+    bad_answer,
+    problem_of,
+    problem_of_transport,
+    retry_options,
+)
 
 Answer = TypeVar("Answer")
 

@@ -15,8 +15,6 @@ from agegender.faces import (
     FaceSelection,
     ImageFaces,
     ImageProblem,
-    checked_answer,
-    parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
 from agegender.predictions import AgeGenderAnswer
@@ -28,7 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
 from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
-from agegender_service.packed_faces import ACCEPTED, JSON, PACKED, unpack_answer
+from agegender_service.packed_faces import ACCEPTED, JSON
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -36,7 +34,6 @@ Arguments = TypeVarTuple("Arguments")
 _INFO_SECONDS = 2.0  # for `GET /info` and `GET /health/ready`
 _FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
 _SPACE_SECONDS = 5.0  # for which the space is taken as known
-
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
 _MAX_PAUSE = 30.0  # seconds between two attempts
@@ -164,7 +161,7 @@ class FacesClient:
         parsing = response, len(images), selection
         try:
             at_once = len(response.content) <= _PARSED_AT_ONCE
-            answer = _answer(*parsing) if at_once else await asyncio.to_thread(_answer, *parsing)
+            answer = read_answer(*parsing) if at_once else await asyncio.to_thread(read_answer, *parsing)
         except ValueError as error:
             raise self._bad_answer(str(error)) from error
         self._remember(answer.space)
@@ -373,12 +370,6 @@ class BlockingFacesClient:
         if self._portal is None:
             raise RuntimeError("BlockingFacesClient is used outside of its `with` block")
         return self._portal.call(function, *arguments)
-
-
-def _answer(response: httpx.Response, count: int, selection: FaceSelection) -> FacesAnswer:
-    packed = response.headers.get("content-type", "").partition(";")[0] == PACKED
-    answer = unpack_answer(response.content) if packed else parse_answer(response.content)
-    return checked_answer(answer, count, selection)
 
 
 def _body(images: Sequence[bytes]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import msgpack
 from agegender.errors import Problem
-from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
+from agegender.faces import FacesAnswer, FaceSelection, ImageFaces, ImageProblem, checked_answer, parse_answer
 from agegender.spaces import Space
 from fastapi import Request
 from pydantic import ValidationError
@@ -51,6 +52,13 @@ def pack_answer(space: Space, entries: Sequence[bytes]) -> bytes:
     packer.pack("images")
     packer.pack_array_header(len(entries))
     return b"".join((packer.bytes(), *entries))
+
+
+def read_answer(response: httpx.Response, count: int, selection: FaceSelection) -> FacesAnswer:
+    """Return the faces of `count` images from a response in either format. Raises `ValueError`."""
+    packed = response.headers.get("content-type", "").partition(";")[0] == PACKED
+    answer = unpack_answer(response.content) if packed else parse_answer(response.content)
+    return checked_answer(answer, count, selection)
 
 
 def unpack_answer(content: bytes) -> FacesAnswer:

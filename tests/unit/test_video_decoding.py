@@ -58,7 +58,7 @@ def test_rotation_of_the_metadata_is_applied(tmp_path: Path, turn: int, red: tup
 
 
 def test_frame_of_wide_pixels_is_shown_with_square_ones(tmp_path: Path) -> None:
-    """As on DVDs and in recordings of television."""
+    """Scale pixels to squares, as for DVDs and recordings of television."""
     path = write_video(tmp_path / "anamorphic.mkv", [quartered()] * 2, options={"aspect": "3:1"})
     (frame, _), _ = frames_of(path)
     assert frame.size == (288, 64) and frame.rgb().shape == (64, 288, 3)
