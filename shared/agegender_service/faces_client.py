@@ -26,7 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
 from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
-from agegender_service.packed_faces import ACCEPTED, JSON
+from agegender_service.packed_faces import ACCEPTED, JSON, read_answer
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
