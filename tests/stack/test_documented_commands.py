@@ -46,6 +46,10 @@ HOW: dict[str, str] = {
 }
 NOT_RUN: dict[str, str] = {
     "make test": "runs this test",
+    "curl -F file=@film.mp4": "tests/stack/test_videos.py uploads a video and reads its answer",
+    "curl http://localhost:10004/videos/ID": "the same",
+    "curl 'http://localhost:10004/videos/ID": "the same",
+    "curl -X DELETE http://localhost:10004/videos/ID": "tests/contract/test_trainer_videos.py deletes one",
     ".venv/bin/agegender evaluate our-faces": "tests/contract/test_trainer_evaluations.py evaluates",
     ".venv/bin/agegender calibrate our-faces": "the same",
     ".venv/bin/agegender promote THE_EVALUATION_ID": "the same",
