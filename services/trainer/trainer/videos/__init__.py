@@ -1,1 +1,0 @@
-"""Videos: a file is searched in segments, and answered once per person."""
