@@ -55,6 +55,7 @@ def memory_of_data(redis: RedisServer) -> int:
 
     def unchanged() -> bool:
         found.append(int(redis.client.info("memory")["used_memory_dataset"]))
+        # `until` pauses longer each time: the last six of eleven are more than a second apart.
         return len(found) > 10 and max(found[-6:]) - min(found[-6:]) < 16 * 1024
 
     until(unchanged, "Redis is at rest for a second", 30)

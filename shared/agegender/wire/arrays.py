@@ -30,6 +30,18 @@ _NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 _OBJECT = re.compile(r"O[48]?")
 _MAX_DIMENSIONS = 8
 
+_NPY_MAGIC = b"\x93NUMPY"
+_MAX_OPCODES = 500  # NumPy needs about 60 for an array
+_MAX_MARKS = 32
+_MAX_STACK = 10_000  # the pickle module writes lists and dicts in batches of 1,000
+
+_INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"}
+_TEXTS = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_LITERALS = _INTEGERS | _TEXTS | _BYTES
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
 
 class WireError(Problem):
     """A message that is not in the original's format, or contains more than values and arrays of numbers."""
@@ -202,19 +214,6 @@ def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
     if len(sizes) != len(shape) or len(sizes) > _MAX_DIMENSIONS:
         raise WireError("An array's shape is not a short tuple of sizes.")
     return sizes
-
-
-_NPY_MAGIC = b"\x93NUMPY"
-_MAX_OPCODES = 500  # NumPy needs about 60 for an array
-_MAX_MARKS = 32
-_MAX_STACK = 10_000  # the pickle module writes lists and dicts in batches of 1,000
-
-_INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"}
-_TEXTS = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_LITERALS = _INTEGERS | _TEXTS | _BYTES
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_array(data: bytes) -> npt.NDArray[Any]:
