@@ -128,7 +128,8 @@ def test_redis_killed_and_back_from_its_log_loses_nothing(
         until(
             lambda: worker.poll() is not None or ended_folds(trainer, experiment) > 0, "it ends its fold", 240
         )
-    trainer.start_worker()
+    for _fold in range(2):  # so that no fold waits for the other
+        trainer.start_worker()
     back = time.monotonic()
     seen = witness_to_the_end(trainer, experiment)
     assert all(len(ends) == 1 for ends in seen.ends.values()) and len(seen.ends) == 2
