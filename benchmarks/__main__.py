@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import (
+    baseline,
     embedding,
     extraction,
     footprint,
@@ -23,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks.curves import Curve
 from benchmarks.table import Row
+from benchmarks.video import rows as video
 
 PARTS: dict[str, Callable[[], list[Row]]] = {
     "heads": heads.rows,
@@ -30,10 +32,12 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "embedding": embedding.rows,
     "graphs": graphs.rows,
     "serving": serving.rows,
+    "baseline": baseline.rows,
     "systems": other_systems.rows,
     "extraction": extraction.rows,
     "packages": packages.rows,
     "footprint": footprint.rows,
+    "video": video.rows,
     "gpu": gpu.rows,
 }
 CURVES = growth.CURVES

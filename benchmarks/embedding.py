@@ -29,7 +29,9 @@ def rows() -> list[Row]:
 def _batch() -> Iterator[Row]:
     embedder = human()._embedders[0]
     crops = np.random.default_rng(0).integers(0, 256, (BATCH, embedder.size, embedder.size, 3), np.uint8)
-    session = onnxruntime.InferenceSession(HUMAN / "faceres-deep.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        HUMAN / "faceres-deep-int8.onnx", providers=["CPUExecutionProvider"]
+    )
     images = crops[..., ::-1].astype(np.float32)
 
     def bare(step: int) -> list[Any]:
@@ -46,13 +48,13 @@ def _batch() -> Iterator[Row]:
             lambda: embedder.embed(crops),
             partial(bare, step),
             11,
-            "`faceres-deep`, 224 pixels",
+            "`faceres-deep` in INT8, 224 pixels",
         )
 
 
 def _human_3() -> Iterator[Row]:
     """Compare `human-3` with `human-2` on the photograph and on crops of its faces."""
-    new, old = human(name="human-3"), human(name="human-2")
+    new, old = human(), human(name="human-2")
     photograph = decode(PHOTOGRAPH.read_bytes(), ImageLimits())
     boxes = np.array([face.bbox for face in new.faces([photograph])[0]])
     margins = np.tile((boxes[:, 2:] - boxes[:, :2]) / 4, 2) * [-1, -1, 1, 1]

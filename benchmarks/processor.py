@@ -11,11 +11,6 @@ def described() -> str:
     return f"{names[0] if names else platform.machine()} ({', '.join(instructions) or 'plain'})"
 
 
-def has_vnni() -> bool:
-    """Return whether the processor has instructions that sum 8-bit products in 32 bits."""
-    return bool({"avx512_vnni", "avx_vnni"} & _flags())
-
-
 def _flags() -> set[str]:
     return {flag for flags in re.findall(r"flags\s*:\s*(.+)", _cpuinfo())[:1] for flag in flags.split()}
 

@@ -33,7 +33,7 @@ if [ "$(cat .venv/.complete 2>/dev/null)" != "$wanted" ]; then
   install torch
   say "3/4 installing the services and the tests' packages (about a minute)"
   install -r requirements-dev.txt \
-    -e "shared[images,service,cli]" -e services/insightface -e services/embedder-proxy \
+    -e "shared[images,service,cli,video]" -e services/insightface -e services/embedder-proxy \
     -e services/trainer -e services/predictor
   # It requires opencv-python, which needs libGL; the headless build is installed above.
   install --no-deps insightface

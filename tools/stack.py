@@ -232,6 +232,7 @@ class Stack:
             "EMBEDDER_HUMAN_DIR": human,
             "PROXY_EMBEDDER_URLS": self.url("embedder"),
             "PROXY_URL": self.url("embedder-proxy"),
+            "PREDICTOR_URL": self.url("predictor"),
             "SERVICE_KEY": os.environ.get("SERVICE_KEY") or secrets.token_urlsafe(32),
             "PYTHONUNBUFFERED": "1",
         }

@@ -9,12 +9,17 @@ from unasync import Rule, unasync_files  # type: ignore[import-untyped]
 
 from tools.stack import ROOT
 
-SOURCE = ROOT / "shared" / "agegender_client" / "asynchronous.py"
-GENERATED = SOURCE.with_name("synchronous.py")
-_HEADER = '"""The blocking client. Generated from asynchronous.py by `make reference`; do not edit."""'
+_CLIENT = ROOT / "shared" / "agegender_client"
+# Source → generated module and its docstring.
+MODULES = {
+    _CLIENT / "asynchronous.py": (_CLIENT / "synchronous.py", "The blocking client."),
+    _CLIENT / "async_transport.py": (_CLIENT / "transport.py", "Connections of the blocking client."),
+}
 # Names that unasync does not know. asyncio.to_thread becomes operator.call: the function is called at once.
 _NAMES = {
     "AsyncClient": "Client",
+    "AsyncTransport": "Transport",
+    "async_transport": "transport",
     "AsyncRetrying": "Retrying",
     "aconnect_sse": "connect_sse",
     "aiter_sse": "iter_sse",
@@ -27,23 +32,27 @@ _NAMES = {
 _DOCSTRINGS = {"async with AsyncClient()": "with Client()", "= await client.": "= client."}
 
 
-def generated() -> str:
-    """Return the source of the synchronous client."""
+def generated(source_path: Path) -> str:
+    """Return the source of the synchronous module."""
+    target, summary = MODULES[source_path]
     with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder, "async", SOURCE.name), Path(folder, "sync", SOURCE.name)
+        source, result = (Path(folder, kind, source_path.name) for kind in ("async", "sync"))
         source.parent.mkdir()
-        source.write_text(SOURCE.read_text())
+        source.write_text(source_path.read_text())
         unasync_files([str(source)], [Rule("/async/", "/sync/", _NAMES)])
         text = result.read_text()
     _, _, body = text.partition("\n")  # without the docstring of the module
     for old, new in _DOCSTRINGS.items():
         body = body.replace(old, new)
-    return _ruff(_ruff(f"{_HEADER}\n{body}", "check", "--fix", "--quiet", "--select", "I"), "format")
+    header = f'"""{summary} Generated from {source_path.name} by `make reference`; do not edit."""'
+    return _ruff(
+        _ruff(f"{header}\n{body}", target, "check", "--fix", "--quiet", "--select", "I"), target, "format"
+    )
 
 
-def _ruff(text: str, *command: str) -> str:
+def _ruff(text: str, target: Path, *command: str) -> str:
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(GENERATED), "-"],
+        [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(target), "-"],
         input=text,
         capture_output=True,
         text=True,
@@ -54,8 +63,9 @@ def _ruff(text: str, *command: str) -> str:
 
 
 def main() -> None:
-    GENERATED.write_text(generated())
-    print(GENERATED.relative_to(ROOT))
+    for source, (target, _) in MODULES.items():
+        target.write_text(generated(source))
+        print(target.relative_to(ROOT))
 
 
 if __name__ == "__main__":

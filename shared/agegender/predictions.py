@@ -179,7 +179,7 @@ class HeadStatus(BaseModel):
     """The head of one task and space."""
 
     task: Task
-    space: str = Field(examples=["human-2"])
+    space: str = Field(examples=["human-3"])
     version: str | None = Field(description="version that is served; null if none can be")
     source: Literal["promoted", "shipped"] | None = Field(
         description="promoted by the trainer, or shipped with the program"

@@ -1,23 +1,17 @@
 """The client for asyncio. synchronous.py is generated from this file."""
 
-import json
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from pathlib import Path
+from typing import Any, Literal, overload
 
-import httpx
 from agegender.display import ReportFormat, TableFormat
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
-from agegender.http_clients import direct_options, user_options
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
-from httpx_sse import aconnect_sse
-from pydantic import ValidationError
-from tenacity import AsyncRetrying
 
 from agegender_client import calls
-from agegender_client.calls import Call
+from agegender_client.async_transport import AsyncTransport
 from agegender_client.inputs import Image, SomeImage, is_one_image, read_image, read_images, sole
 from agegender_client.responses import (
     Dataset,
@@ -31,14 +25,11 @@ from agegender_client.responses import (
     PairedComparison,
     Pruning,
     Search,
+    VideoRun,
 )
-from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
-from agegender_client.settings import ClientSettings
-
-Answer = TypeVar("Answer")
 
 
-class AsyncClient:
+class AsyncClient(AsyncTransport):
     """Client of the predictor, the embedder-proxy and the trainer.
 
     Every method raises `agegender.errors.Problem` if a service cannot be reached or rejects the request.
@@ -53,34 +44,6 @@ class AsyncClient:
     ...     answer = await client.predict("photo.jpg")
     ...     answer.faces[0].age.mean
     """
-
-    def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = ClientSettings.checked(settings)
-        certificates = direct_options()["verify"]
-        self._https: dict[calls.Service, httpx.AsyncClient] = {
-            service: httpx.AsyncClient(
-                base_url=url,
-                headers=self._settings.headers(url),
-                timeout=self._settings.timeout,
-                **user_options(url, certificates),
-            )
-            for service, url in self._settings.urls.items()
-        }
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        for http in self._https.values():
-            await http.aclose()
 
     @overload
     async def predict(self, images: Image, **options: Any) -> ImageAnswer: ...
@@ -366,33 +329,46 @@ class AsyncClient:
         """Delete a search that has ended, with all its files."""
         return await self._send(calls.delete_search(identifier))
 
-    async def _send(self, call: Call[Answer]) -> Answer:
-        answer: Answer = await AsyncRetrying(**retry_options(call, self._settings))(self._send_once, call)
-        return answer
+    async def create_video(self, video: str | Path, key: str | None = None, **options: Any) -> VideoRun:
+        """Upload a video file, which workers answer once per person.
 
-    async def _send_once(self, call: Call[Answer]) -> Answer:
-        http = self._https[call.service]
-        try:
-            response = await http.send(call.request(http))
-        except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
-        if not response.is_success:
-            raise problem_of(response, str(http.base_url))
-        try:
-            return call.read(response)
-        except ValidationError as error:
-            raise bad_answer(response, call.service) from error
+        Parameters
+        ----------
+        video : path of the file.
+        key : idempotency key; the same key never creates two runs.
+        options : options of `POST /videos`, such as ``annotated=True``.
 
-    async def _events(self, path: str) -> AsyncIterator[Any]:
-        http = self._https["trainer"]
-        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
-        try:
-            async with aconnect_sse(http, "GET", path, timeout=no_read_limit) as source:
-                if not source.response.is_success:
-                    await source.response.aread()
-                    raise problem_of(source.response, str(http.base_url))
-                async for event in source.aiter_sse():
-                    if event.data:
-                        yield json.loads(event.data)
-        except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
+        Raises `OSError` for a file that cannot be read.
+        """
+        return await self._send(calls.create_video(video, options, key))
+
+    async def videos(self) -> list[VideoRun]:
+        """List the runs of videos, newest first."""
+        return await self._send(calls.videos())
+
+    async def video(self, identifier: str) -> VideoRun:
+        """Return how far a video is."""
+        return await self._send(calls.video(identifier))
+
+    async def watch_video(self, identifier: str) -> AsyncIterator[VideoRun]:
+        """Yield the state of a video at every change until it has ended."""
+        async for event in self._events(calls.run_path(identifier, "/events")):
+            yield VideoRun.model_validate(event)
+
+    async def resume_video(self, identifier: str) -> VideoRun:
+        """Resume a failed or cancelled video."""
+        return await self._send(calls.video(identifier, "/resume"))
+
+    async def cancel_video(self, identifier: str) -> VideoRun:
+        """Cancel a video. Segments that are searched stay."""
+        return await self._send(calls.video(identifier, "/cancel"))
+
+    async def delete_video(self, identifier: str) -> VideoRun:
+        """Delete a video that has ended, with the uploaded file. It cannot be restored."""
+        return await self._send(calls.delete_video(identifier))
+
+    async def video_answer(
+        self, identifier: str, kind: Literal["json", "csv", "summary", "annotated"] = "json"
+    ) -> bytes:
+        """Return the persons of a video as JSON or CSV, the plot as SVG, or the annotated copy as MP4."""
+        return await self._send(calls.video_answer(identifier, kind))

@@ -7,7 +7,8 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import IO, Any, Generic, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
@@ -30,8 +31,10 @@ from agegender_client.responses import (
     PairedComparison,
     Pruning,
     Search,
+    VideoRun,
     is_evaluation,
     is_search,
+    is_video,
 )
 
 Answer = TypeVar("Answer")
@@ -54,6 +57,7 @@ class Call(Generic[Answer]):
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
     images: Sequence[bytes] = ()
+    upload: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
 
@@ -63,9 +67,40 @@ class Call(Generic[Answer]):
             self.path,
             params={name: value for name, value in self.params.items() if value is not None},
             json=self.json,
-            files=[("image", ("image", image, "application/octet-stream")) for image in self.images] or None,
+            files=self._files(),
             headers=self.headers,
         )
+
+    def _files(self) -> list[tuple[str, tuple[str, bytes | IO[bytes], str]]] | None:
+        kind = "application/octet-stream"
+        if self.upload is not None:
+            return [("file", (self.upload.name, self.upload.open("rb"), kind))]
+        return [("image", ("image", image, kind)) for image in self.images] or None
+
+
+def create_video(video: str | Path, options: Mapping[str, Any], key: str | None) -> Call[VideoRun]:
+    path = Path(video)
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return Call("trainer", "POST", "/videos", _as(VideoRun), params=options, upload=path, headers=headers)
+
+
+def videos() -> Call[list[VideoRun]]:
+    return Call("trainer", "GET", "/videos", _list_of(VideoRun))
+
+
+def video(identifier: str, action: Literal["", "/resume", "/cancel"] = "") -> Call[VideoRun]:
+    """Return the call that shows a video, or that does something to it."""
+    return Call("trainer", "POST" if action else "GET", run_path(identifier, action), _as(VideoRun))
+
+
+def delete_video(identifier: str) -> Call[VideoRun]:
+    return Call("trainer", "DELETE", run_path(identifier), _as(VideoRun))
+
+
+def video_answer(identifier: str, kind: Literal["json", "csv", "summary", "annotated"]) -> Call[bytes]:
+    table = kind in ("json", "csv")
+    path = run_path(identifier, "/answer" if table else f"/{kind}")
+    return Call("trainer", "GET", path, _content, params={"format": kind} if table else {})
 
 
 def predict(images: Sequence[bytes], options: Mapping[str, Any]) -> Call[AgeGenderAnswer]:
@@ -269,6 +304,7 @@ def run_path(identifier: str, part: str = "") -> str:
     """Return the path of a run's route; its id shows its kind."""
     kind = "searches" if is_search(str(identifier)) else "experiments"
     kind = "evaluations" if is_evaluation(str(identifier)) else kind
+    kind = "videos" if is_video(str(identifier)) else kind
     return f"/{kind}/{_path_part(identifier, 'identifier')}{part}"
 
 

@@ -20,6 +20,11 @@ def is_search(identifier: str) -> bool:
     return identifier.startswith("search-")
 
 
+def is_video(identifier: str) -> bool:
+    """Return whether an id is that of a video."""
+    return identifier.startswith("video-")
+
+
 def is_evaluation(identifier: str) -> bool:
     """Return whether an id belongs to an evaluation, which may be a calibration."""
     return identifier.startswith("evaluation-")
@@ -220,6 +225,33 @@ class Evaluation(_Response):
     versions: dict[str, str] = Field(default_factory=dict)
     results: dict[str, EvaluationResult] = Field(default_factory=dict)
     recommendation: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    problem: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class VideoResult(_Response):
+    """The answer of a video in short."""
+
+    persons: int
+    analysed_seconds: float
+    complete: bool
+
+
+class VideoRun(_Response):
+    """A video that workers answer once per person."""
+
+    id: str
+    state: str
+    file: str
+    segments: int
+    segments_done: int
+    seconds: float
+    result: VideoResult | None = None
+    waiting_for: str | None = None
     warnings: list[str] = Field(default_factory=list)
     problem: str | None = None
 

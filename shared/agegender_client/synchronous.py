@@ -1,23 +1,16 @@
 """The blocking client. Generated from asynchronous.py by `make reference`; do not edit."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from operator import call
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from pathlib import Path
+from typing import Any, Literal, overload
 
-import httpx
 from agegender.display import ReportFormat, TableFormat
 from agegender.faces import FacesAnswer, ImageFaces
 from agegender.heads.head import Task
-from agegender.http_clients import direct_options, user_options
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
-from httpx_sse import connect_sse
-from pydantic import ValidationError
-from tenacity import Retrying
 
 from agegender_client import calls
-from agegender_client.calls import Call
 from agegender_client.inputs import Image, SomeImage, is_one_image, read_image, read_images, sole
 from agegender_client.responses import (
     Dataset,
@@ -31,14 +24,12 @@ from agegender_client.responses import (
     PairedComparison,
     Pruning,
     Search,
+    VideoRun,
 )
-from agegender_client.retries import bad_answer, problem_of, problem_of_transport, retry_options
-from agegender_client.settings import ClientSettings
-
-Answer = TypeVar("Answer")
+from agegender_client.transport import Transport
 
 
-class Client:
+class Client(Transport):
     """Client of the predictor, the embedder-proxy and the trainer.
 
     Every method raises `agegender.errors.Problem` if a service cannot be reached or rejects the request.
@@ -53,34 +44,6 @@ class Client:
     ...     answer = client.predict("photo.jpg")
     ...     answer.faces[0].age.mean
     """
-
-    def __init__(self, settings: ClientSettings | None = None) -> None:
-        self._settings = ClientSettings.checked(settings)
-        certificates = direct_options()["verify"]
-        self._https: dict[calls.Service, httpx.Client] = {
-            service: httpx.Client(
-                base_url=url,
-                headers=self._settings.headers(url),
-                timeout=self._settings.timeout,
-                **user_options(url, certificates),
-            )
-            for service, url in self._settings.urls.items()
-        }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for http in self._https.values():
-            http.close()
 
     @overload
     def predict(self, images: Image, **options: Any) -> ImageAnswer: ...
@@ -364,33 +327,46 @@ class Client:
         """Delete a search that has ended, with all its files."""
         return self._send(calls.delete_search(identifier))
 
-    def _send(self, call: Call[Answer]) -> Answer:
-        answer: Answer = Retrying(**retry_options(call, self._settings))(self._send_once, call)
-        return answer
+    def create_video(self, video: str | Path, key: str | None = None, **options: Any) -> VideoRun:
+        """Upload a video file, which workers answer once per person.
 
-    def _send_once(self, call: Call[Answer]) -> Answer:
-        http = self._https[call.service]
-        try:
-            response = http.send(call.request(http))
-        except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
-        if not response.is_success:
-            raise problem_of(response, str(http.base_url))
-        try:
-            return call.read(response)
-        except ValidationError as error:
-            raise bad_answer(response, call.service) from error
+        Parameters
+        ----------
+        video : path of the file.
+        key : idempotency key; the same key never creates two runs.
+        options : options of `POST /videos`, such as ``annotated=True``.
 
-    def _events(self, path: str) -> Iterator[Any]:
-        http = self._https["trainer"]
-        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
-        try:
-            with connect_sse(http, "GET", path, timeout=no_read_limit) as source:
-                if not source.response.is_success:
-                    source.response.read()
-                    raise problem_of(source.response, str(http.base_url))
-                for event in source.iter_sse():
-                    if event.data:
-                        yield json.loads(event.data)
-        except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
+        Raises `OSError` for a file that cannot be read.
+        """
+        return self._send(calls.create_video(video, options, key))
+
+    def videos(self) -> list[VideoRun]:
+        """List the runs of videos, newest first."""
+        return self._send(calls.videos())
+
+    def video(self, identifier: str) -> VideoRun:
+        """Return how far a video is."""
+        return self._send(calls.video(identifier))
+
+    def watch_video(self, identifier: str) -> Iterator[VideoRun]:
+        """Yield the state of a video at every change until it has ended."""
+        for event in self._events(calls.run_path(identifier, "/events")):
+            yield VideoRun.model_validate(event)
+
+    def resume_video(self, identifier: str) -> VideoRun:
+        """Resume a failed or cancelled video."""
+        return self._send(calls.video(identifier, "/resume"))
+
+    def cancel_video(self, identifier: str) -> VideoRun:
+        """Cancel a video. Segments that are searched stay."""
+        return self._send(calls.video(identifier, "/cancel"))
+
+    def delete_video(self, identifier: str) -> VideoRun:
+        """Delete a video that has ended, with the uploaded file. It cannot be restored."""
+        return self._send(calls.delete_video(identifier))
+
+    def video_answer(
+        self, identifier: str, kind: Literal["json", "csv", "summary", "annotated"] = "json"
+    ) -> bytes:
+        """Return the persons of a video as JSON or CSV, the plot as SVG, or the annotated copy as MP4."""
+        return self._send(calls.video_answer(identifier, kind))

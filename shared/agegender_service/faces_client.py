@@ -1,8 +1,4 @@
-"""The one client of `POST /faces` and `GET /info`, which embedder-proxy and embedding containers serve.
-
-Predictor, trainer and embedder-proxy share its time-outs, its retry policy, its checks of a response and its
-mapping of failures to problems.
-"""
+"""The services' client of `POST /faces`, `GET /info` and `POST /age-gender`: time-outs, retries, problems."""
 
 import asyncio
 import math
@@ -19,9 +15,9 @@ from agegender.faces import (
     FaceSelection,
     ImageFaces,
     ImageProblem,
-    parse_answer,
 )
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
+from agegender.predictions import AgeGenderAnswer
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel
@@ -30,6 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
 from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
+from agegender_service.packed_faces import ACCEPTED, JSON, read_answer
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -37,7 +34,6 @@ Arguments = TypeVarTuple("Arguments")
 _INFO_SECONDS = 2.0  # for `GET /info` and `GET /health/ready`
 _FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
 _SPACE_SECONDS = 5.0  # for which the space is taken as known
-
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
 _MAX_PAUSE = 30.0  # seconds between two attempts
@@ -162,14 +158,22 @@ class FacesClient:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
         response = await self._send("POST", "/faces", deadline, images, selection.parameters)
-        parsing = response.content, len(images), selection
+        parsing = response, len(images), selection
         try:
             at_once = len(response.content) <= _PARSED_AT_ONCE
-            answer = parse_answer(*parsing) if at_once else await asyncio.to_thread(parse_answer, *parsing)
+            answer = read_answer(*parsing) if at_once else await asyncio.to_thread(read_answer, *parsing)
         except ValueError as error:
             raise self._bad_answer(str(error)) from error
         self._remember(answer.space)
         return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
+
+    async def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        """Return a predictor's answer for images. Raises what `faces` raises."""
+        response = await self._send("POST", "/age-gender", None, images, options)
+        try:
+            return AgeGenderAnswer.model_validate_json(response.content)
+        except ValueError as error:
+            raise self._bad_answer("it is not that of POST /age-gender") from error
 
     async def space(self) -> Space:
         """Return the space that the service uses now, as of a few seconds ago. Raises what `info` raises."""
@@ -242,6 +246,7 @@ class FacesClient:
             self._url + path,
             params=params,
             headers={
+                "Accept": ACCEPTED if images else JSON,
                 **self._headers,
                 **deadline.headers,
                 **({} if identifier is None else {REQUEST_ID_HEADER: identifier}),
@@ -294,24 +299,26 @@ class FacesClient:
 
 
 class BlockingFacesClient:
-    """Ask an embedder-proxy for faces from the threads of a job; a context manager.
+    """Ask an embedder-proxy or a predictor from the threads of a job; a context manager.
 
     Parameters
     ----------
     patience : seconds to spend on pauses between the attempts of one request.
-    http, sleep : see `FacesClient`.
+    service, http, sleep : see `FacesClient`.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        service: str = "embedder-proxy",
         headers: Mapping[str, str] | None = None,
         patience: float,
         http: httpx.AsyncClient | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._client = FacesClient(url, headers=headers, patience=patience, http=http, sleep=sleep)
+        options: Any = {"service": service, "headers": headers, "patience": patience, "http": http}
+        self._client = FacesClient(url, sleep=sleep, **options)
         self._running = start_blocking_portal()
         self._portal: BlockingPortal | None = None
 
@@ -355,6 +362,9 @@ class BlockingFacesClient:
             return [problem]
         space.require(result.space)
         return result.entries
+
+    def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
+        return self._call(self._client.age_gender, images, options)
 
     def _call(self, function: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
         if self._portal is None:

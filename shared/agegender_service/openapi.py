@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from agegender.errors import PROBLEM_MEDIA_TYPE, busy
@@ -40,13 +41,15 @@ def route_examples(*files: Path) -> dict[str, RouteExample]:
 
 
 def complete_openapi(app: FastAPI, examples: Mapping[str, RouteExample]) -> None:
-    """Complete the document when it is first requested."""
+    """Complete the document when it is first requested, by several threads or not."""
     generated = app.openapi
+    lock = Lock()  # FastAPI fails with KeyError if two threads generate it at once
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _complete(generated(), examples)
-        return generated()
+        with lock:
+            if app.openapi_schema is None:
+                _complete(generated(), examples)
+            return generated()
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation describes
 

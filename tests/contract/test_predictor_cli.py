@@ -1,7 +1,6 @@
 """`agegender predict` and `models` against a predictor that runs."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,20 +123,20 @@ def test_skipped_files_are_named_and_only_skipped_files_end_with_one(run: Run, i
     code, out, err = run("predict", str(images))
     (line,) = [line for line in err.splitlines() if line.startswith("Skipped")]
     assert code == 0 and "one.png" in out
-    assert "2 files" in line and "video; use --webcam" in line and "notes.txt" in line
+    assert "2 files" in line and "video; use agegender video" in line and "notes.txt" in line
     (images / "only").mkdir()
     (images / "only" / "phone.mp4").write_bytes(video)
     code, out, err = run("predict", str(images / "only"), "--json")
-    assert (code, printed(out)) == (1, []) and "video; use --webcam" in err
+    assert (code, printed(out)) == (1, []) and "video; use agegender video" in err
     code, out, _ = run("predict", str(images / "one.png"), str(images / "phone.MP4"))
     assert code == 1 and "one.png" in out  # what was named itself is missed
     (images / "nothing").mkdir()
     assert run("predict", str(images / "nothing"))[0] == 1
 
 
-def test_options_that_a_webcam_ignores_are_refused(run: Run, images: Path, tmp_path: Path) -> None:
-    assert run("predict", str(images), "--webcam", "0")[0] == 2
-    assert run("predict", "--webcam", "0", "--annotate", str(tmp_path / "out"))[0] == 2
+def test_removed_option_names_the_command_that_replaced_it(run: Run) -> None:
+    code, _, err = run("predict", "--webcam", "0")
+    assert code == 2 and "agegender video 0" in err
 
 
 def test_output_that_cannot_be_written_is_reported(run: Run, images: Path, tmp_path: Path) -> None:
@@ -158,17 +157,6 @@ def test_bad_image_is_printed_with_the_good_ones_and_ends_with_one(
     entries = {Path(line["file"]).name: line for line in printed(out)}
     assert code == 1
     assert entries["bad.jpg"]["problem"]["status"] == 422 and len(entries["one.png"]["faces"]) == 2
-
-
-def test_video_is_answered_frame_by_frame(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("cv2", reason="no OpenCV, which reads webcams: pip install opencv-python-headless")
-    frame = io.BytesIO()
-    Image.new("RGB", (64, 48), "grey").save(frame, "JPEG")
-    video = tmp_path / "video.mjpeg"
-    video.write_bytes(frame.getvalue() * 3)
-    code, out, _ = run("predict", "--webcam", str(video), "--json")
-    assert code == 0 and [len(image["faces"]) for image in printed(out)] == [2, 2, 2]
-    assert run("predict", "--webcam", str(tmp_path / "nothing.mp4"))[0] == 2
 
 
 def test_models_are_listed_and_rolled_back(run: Run, tmp_path: Path) -> None:

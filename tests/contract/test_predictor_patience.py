@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from agegender.drawing import annotated
 from agegender.heads.networks import bank_logits
 from predictor import batching
 from predictor.app import create_predictor
-from predictor.drawing import annotated
 from predictor.settings import PredictorSettings
 
 from tests.support.predictor_requests import embedding, original_request, png, slug

@@ -38,11 +38,18 @@ HOW: dict[str, str] = {
     "WORKERS=4 make up": SERVED,
     "docker compose build": "tests/compose/conftest.py",
     "make setup": "tests/unit/test_doctor.py",
+    "agegender video film.mp4 --csv persons.csv --annotate labelled.mp4 --summary persons.svg": (
+        "tests/stack/test_video.py"
+    ),
     "tar -czf backup.tar.gz --exclude='.*.part' -C data . || [ $? -eq 1 ]": "tests/stack/test_backup.py",
     "mkdir -p data && tar -xzf backup.tar.gz -C data": "tests/stack/test_backup.py",
 }
 NOT_RUN: dict[str, str] = {
     "make test": "runs this test",
+    "curl -F file=@film.mp4": "tests/stack/test_videos.py uploads a video and reads its answer",
+    "curl http://localhost:10004/videos/ID": "the same",
+    "curl 'http://localhost:10004/videos/ID": "the same",
+    "curl -X DELETE http://localhost:10004/videos/ID": "tests/contract/test_trainer_videos.py deletes one",
     ".venv/bin/agegender evaluate our-faces": "tests/contract/test_trainer_evaluations.py evaluates",
     ".venv/bin/agegender calibrate our-faces": "the same",
     ".venv/bin/agegender promote THE_EVALUATION_ID": "the same",

@@ -180,7 +180,7 @@ def test_clients_of_insightface_rest_get_six_faces(human_system: Stack, tmp_path
         assert [entry["status"] for entry in answer["data"]] == ["ok", "failed", "failed"]
         faces = sorted(answer["data"][0]["faces"], key=lambda face: face["bbox"][0])
         assert [["Female", "Male"][face["gender"]] for face in faces] == FROM_LEFT
-        assert all(18 <= face["age"] <= 50 and len(face["vec"]) == 2304 for face in faces)
+        assert all(18 <= face["age"] <= 50 and len(face["vec"]) == 3600 for face in faces)
 
 
 def test_crops_of_faces_are_answered_without_detection(human_system: Stack) -> None:
@@ -202,7 +202,7 @@ def test_crops_of_faces_are_answered_without_detection(human_system: Stack) -> N
     assert [["Female", "Male"][face["gender"]] for face in faces] == FROM_LEFT
     assert all(face["prob"] == 1 for face in faces)
     about = requests.get(f"{url}/insightface-rest/info", timeout=60).json()
-    assert about["models"]["det_name"] == "human-2"
+    assert about["models"]["det_name"] == "human-3"
 
 
 def cropped(photograph: bytes, box: list[float]) -> bytes:

@@ -19,7 +19,7 @@ from tools.stack import ROOT, Stack
 # Redis 6.2 allocates blocks of 10 MB while it rewrites its log. They must fit into the tenth that stays free.
 MEGABYTE = 1024 * 1024
 LIMIT = 160 * MEGABYTE
-HUMAN = Space(id="human-2", dimension=2304)
+LARGE = Space(id="large-1", dimension=12000)  # 50 kB per face, which fill the cache with few requests
 BATCH = 32
 
 
@@ -64,7 +64,7 @@ def memory_of_data(redis: RedisServer) -> int:
 
 def test_a_full_cache_never_stops_a_job(redis: RedisServer, tmp_path: Path) -> None:
     trainer = Trainer(tmp_path, redis.url, free_port())
-    double = EmbedderDouble(space=HUMAN)
+    double = EmbedderDouble(space=LARGE)
     try:
         trainer.start_api()
         trainer.start_worker()
@@ -90,7 +90,7 @@ def test_a_full_cache_never_stops_a_job(redis: RedisServer, tmp_path: Path) -> N
 
 
 def test_cached_faces_give_way_to_other_data(redis: RedisServer) -> None:
-    double = EmbedderDouble(space=HUMAN)
+    double = EmbedderDouble(space=LARGE)
     with double.served(), proxy(double, redis_url=redis.url, cache_ttl=3600, cache_timeout=20) as client:
         following = fill(client, 55)
         before = metric(client, "proxy_cache_bytes")
@@ -103,7 +103,7 @@ def test_cached_faces_give_way_to_other_data(redis: RedisServer) -> None:
         assert refused(redis) == 0
 
 
-@pytest.mark.parametrize(("dimension", "kilobytes"), [(2304, 50), (512, 12)])
+@pytest.mark.parametrize(("dimension", "kilobytes"), [(3600, 15), (512, 3)])
 def test_memory_of_a_cached_face_is_what_the_docs_say(
     redis: RedisServer, dimension: int, kilobytes: int
 ) -> None:

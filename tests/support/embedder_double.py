@@ -197,13 +197,13 @@ class EmbedderDouble:
                 answer.images.pop()
                 text = answer.model_dump_json()
             case "nan":
-                entries[0].faces[0].embedding[0] = float("nan")
+                entries[0].faces[0].embedding = [float("nan"), *entries[0].faces[0].embedding[1:]]
                 text = answer.model_dump_json().replace("null,", "NaN,", 1)
             case "short":
-                entries[0].faces[0].embedding.pop()
+                entries[0].faces[0].embedding = entries[0].faces[0].embedding[:-1]
                 text = answer.model_dump_json()
             case "long vectors":
-                entries[0].faces[0].embedding[:] = [1.0] * self.space.dimension
+                entries[0].faces[0].embedding = [1.0] * self.space.dimension
                 text = answer.model_dump_json()
             case "another space":
                 text = text.replace(self.space.id, "surprise-9")

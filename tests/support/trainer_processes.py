@@ -167,10 +167,10 @@ class Trainer:
 
 
 @contextmanager
-def running_trainer(root: Path) -> Iterator[Trainer]:
+def running_trainer(root: Path, **environment: str) -> Iterator[Trainer]:
     """With a Redis of its own, its API started, no worker yet."""
     with redis_server(root) as server:
-        trainer = Trainer(root, server.url, free_port())
+        trainer = Trainer(root, server.url, free_port(), data_dir=None, **environment)
         try:
             trainer.start_api()
             yield trainer

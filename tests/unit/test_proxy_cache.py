@@ -7,11 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.faces import FacesAnswer, ImageFaces
+from agegender.faces import FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender.wire import encode_image_request
 from agegender_service.observability import stage_seconds
-from embedder_proxy.cache import EncodedFaces, sign
+from agegender_service.packed_faces import PACKED, pack_image, unpack_answer
+from embedder_proxy.cache import sign
 
 from tests.support.embedder_double import SPACE, EmbedderDouble, faces_of
 from tests.support.proxies import entry_problem, picture, post, proxy
@@ -39,7 +40,7 @@ def metric_value(client: httpx.Client, metric: str) -> float:
 
 def entries(server: RedisServer) -> list[str]:
     """Return the keys of the cached faces, without those that account for their memory."""
-    return [str(key, "ascii") for key in server.client.scan_iter("agegender:faces:4:*")]
+    return [str(key, "ascii") for key in server.client.scan_iter("agegender:faces:5:*")]
 
 
 def test_the_same_picture_is_embedded_once(double: EmbedderDouble, redis: RedisServer) -> None:
@@ -92,20 +93,25 @@ def test_a_damaged_picture_is_not_remembered(double: EmbedderDouble, redis: Redi
 def test_an_entry_that_was_not_written_for_this_picture_and_space_is_no_hit(
     double: EmbedderDouble, redis: RedisServer
 ) -> None:
-    other = EncodedFaces.of(faces_of(b"another picture", count=2))
+    other = pack_image(faces_of(b"another picture", count=2))
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
         post(client, picture())
         (key,) = entries(redis)
         entry = bytes(redis.client.get(key) or b"")  # type: ignore[arg-type]
         wrong = {
             "empty": b"",
-            "no seal": other.json,
+            "no seal": other,
             "cut short": entry[:-1],
             "a bit turned": entry[:-9] + bytes([entry[-9] ^ 1]) + entry[-8:],
-            "another count": entry[:35] + b"\x02" + entry[36:],
             "for another image": sign(f"{key[:-1]}x", other, b""),
             "for another space": sign(key.replace("double-1", "double-2"), other, b""),
             "with another secret": sign(key, other, b"x" * 32),
+            "no faces": sign(key, b"\xc1", b""),
+            "another list": sign(key, b"\x91\x01", b""),
+            "an endless list": sign(key, b"\xdd\xff\xff\xff\xff", b""),
+            "lists in lists": sign(key, b"\x91" * 5000, b""),
+            "an odd embedding": sign(key, other.replace(b"\xc5\x08\x00", b"\xc5\x07\xff"), b""),
+            "not a number": sign(key, other[:-400] + b"\xff" * 20 + other[-380:], b""),
         }
         for what, content in wrong.items():
             redis.client.set(key, content)
@@ -116,9 +122,11 @@ def test_an_entry_that_was_not_written_for_this_picture_and_space_is_no_hit(
 
 def test_an_entry_of_an_earlier_version_is_no_hit(double: EmbedderDouble, redis: RedisServer) -> None:
     digest = hashlib.sha256(picture()).hexdigest()
-    old = faces_of(b"an earlier answer").model_dump_json()
+    old = faces_of(b"an earlier answer").model_dump_json().encode()
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
-        redis.client.set(f"agegender:faces:1:{SPACE.id}:{SPACE.dimension}:{digest}", old)
+        for version in (1, 4, 5):
+            key = f"agegender:faces:{version}:{SPACE.id}:{SPACE.dimension}:{digest}"
+            redis.client.set(key, sign(key, old, b""))
         answer = post(client, picture()).json()
     assert answer["images"] == [faces_of(picture()).model_dump(mode="json")]
 
@@ -185,18 +193,35 @@ def test_a_redis_that_comes_back_without_its_data_is_used_again(
         assert len(double.batches) == batches
 
 
-def test_a_hit_is_answered_as_it_lies_in_redis_and_none_of_it_is_parsed(
+def test_a_hit_in_memory_ends_when_redis_loses_or_changes_the_entry(
     double: EmbedderDouble, redis: RedisServer
 ) -> None:
     with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
-        post(client, picture())
+        first = post(client, picture())
+        assert post(client, picture()).content == post(client, picture()).content == first.content
+        assert double.batches == [1]
         (key,) = entries(redis)
-        redis.client.set(key, sign(key, EncodedFaces(b"no JSON", count=3), b""))
-        faces = metric_value(client, "proxy_faces_total")
-        answer = post(client, picture())
-        assert answer.content == b'{"space":%b,"images":[no JSON]}' % SPACE.model_dump_json().encode()
-        assert metric_value(client, "proxy_faces_total") - faces == 3
-    assert double.batches == [1]
+        redis.client.set(key, sign(key, pack_image(faces_of(b"newer")), b""))
+        assert post(client, picture()).json()["images"] == [faces_of(b"newer").model_dump(mode="json")]
+        redis.client.delete(key)
+        assert post(client, picture()).content == first.content
+        assert double.batches == [1, 1]
+
+
+def test_packed_and_json_clients_share_entries(double: EmbedderDouble, redis: RedisServer) -> None:
+    double.faces = 3
+    packed = {"Accept": PACKED}
+    with proxy(double, redis_url=redis.url, cache_ttl=60) as client:
+        as_json = post(client, picture(), picture(1))
+        small = post(client, picture(1), picture(), headers=packed)
+        assert double.batches == [2]
+        assert (small.headers["content-type"], small.headers["vary"]) == (PACKED, "Accept")
+        assert len(small.content) < len(as_json.content) / 4
+        shown = unpack_answer(small.content).model_dump(mode="json")
+        assert shown == {**as_json.json(), "images": as_json.json()["images"][::-1]}
+        mixed = unpack_answer(post(client, b"no image", picture(), headers=packed).content)
+        assert isinstance(mixed.images[0], ImageProblem) and mixed.images[0].problem["status"] == 415
+        assert mixed.images[1].model_dump(mode="json") == as_json.json()["images"][0]
 
 
 def test_the_original_s_clients_are_answered_the_same_from_the_cache(

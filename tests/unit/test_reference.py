@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from agegender.environment import EnvironmentSettings, variables
@@ -21,10 +22,12 @@ def test_api_page_is_up_to_date() -> None:
     assert api_reference.PAGE.read_text() == api_reference.page(), "run `make reference` and commit it"
 
 
-def test_blocking_client_is_generated_from_the_asynchronous_one() -> None:
-    generated = unasync_client.generated()
-    assert unasync_client.GENERATED.read_text() == generated, "run `make reference` and commit it"
-    assert "async" not in generated.replace("asynchronous", "").lower() and "await" not in generated
+@pytest.mark.parametrize("source", unasync_client.MODULES, ids=lambda path: path.stem)
+def test_blocking_client_is_generated_from_the_asynchronous_one(source: Path) -> None:
+    generated = unasync_client.generated(source)
+    target, _ = unasync_client.MODULES[source]
+    assert target.read_text() == generated, "run `make reference` and commit it"
+    assert "async" not in generated.replace(source.stem, "").lower() and "await" not in generated
 
 
 def test_every_settings_class_is_on_the_page() -> None:

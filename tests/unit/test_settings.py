@@ -39,6 +39,7 @@ PLAUSIBLE: dict[str, tuple[str, Any]] = {
     "PROXY_EMBEDDER_SPACE": ("buffalo_sc-5", "buffalo_sc-5"),
     "REKOGNITION_CREDENTIALS": (f"AKID:{SECRET}:camera", (AwsCredential("AKID", SECRET, "camera"),)),
     "PROXY_URL": ("https://proxy.example/faces/", "https://proxy.example/faces"),
+    "PREDICTOR_URL": ("https://predictor.example/", "https://predictor.example"),
     "AGEGENDER_API_KEY": ("a-key-of-this-user", "a-key-of-this-user"),
     "AGEGENDER_PREDICTOR_URL": ("https://faces.example", "https://faces.example"),
     "AGEGENDER_TRAINER_URL": ("https://train.example", "https://train.example"),
@@ -183,7 +184,7 @@ def test_variable_that_is_not_documented_is_not_read(bare: pytest.MonkeyPatch) -
 
 
 def test_few_enough_variables_are_documented() -> None:
-    assert len(configuration.documented_variables()) <= 61
+    assert len(configuration.documented_variables()) <= 62
 
 
 def test_no_settings_class_replaces_a_validator_of_its_parent() -> None:
@@ -272,7 +273,7 @@ def test_password_in_an_address_is_never_shown(
 OF_COMPOSE = {
     "HOST", "PORT", "EMBEDDER_PORT", "PROXY_PORT", "PREDICTOR_PORT", "TRAINER_PORT", "PUBLISHED_ON",
     "DATA_DIR", "REDIS_URL", "REDIS_PASSWORD_FILE", "EMBEDDER_HUMAN_DIR", "HEADS_DIR", "PROXY_URL",
-    "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL", "TRAINER_HEADS_DIR", "TRAINER_PROXY_URL",
+    "PREDICTOR_URL", "PREDICTOR_HEADS_DIR", "PREDICTOR_PROXY_URL", "TRAINER_HEADS_DIR", "TRAINER_PROXY_URL",
 }  # fmt: skip
 
 

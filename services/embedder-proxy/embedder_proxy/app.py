@@ -9,25 +9,27 @@ from typing import Annotated, Any
 
 import httpx
 from agegender.errors import Problem
-from agegender.faces import EVERY_FACE, FacesAnswer
+from agegender.faces import EVERY_FACE, FacesAnswer, ImageProblem
 from agegender.http_clients import direct_client
 from agegender.keys import Scope
 from agegender.wire import decode_image_request, encode_faces_answer, require_original_dimension
 from agegender_service.app import create_app, running
 from agegender_service.observability import SERVER_TIMING_HEADER, server_timing
+from agegender_service.packed_faces import PACKED, pack_answer, pack_image
 from agegender_service.request_body import (
     FACES_REQUEST_IN_OPENAPI,
     JSON_STRING_IN_OPENAPI,
     BodyReader,
     FacesRequestIn,
+    FacesRoute,
     Received,
     RequestBodies,
 )
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from embedder_proxy.cache import EncodedFaces, FaceCache, faces_answer_json
+from embedder_proxy.cache import FaceCache, PackedFaces
 from embedder_proxy.embedders import AgegenderWire, Wire
-from embedder_proxy.faces import FaceFinder
+from embedder_proxy.faces import FaceFinder, FoundFaces
 from embedder_proxy.original_wire import OriginalWire
 from embedder_proxy.pool import Pool
 from embedder_proxy.settings import ProxySettings
@@ -45,7 +47,10 @@ _LIMITS = (
     "cache_ttl",
 )
 
+_FEW_FACES = 4  # whose JSON takes less time than a change of threads costs
+
 router = APIRouter()
+faces_router = APIRouter(route_class=FacesRoute)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def create_proxy(settings: ProxySettings) -> FastAPI:
         lifespan=lifespan,
         why_not_ready=why_not_ready,
         info=info,
-        routers=[router],
+        routers=[faces_router, router],
         services=services,
         bodies=services.bodies,
         examples=Path(__file__).with_name("examples.json"),
@@ -144,7 +149,7 @@ async def _original_body(request: Request, services: ServicesIn) -> AsyncIterato
         yield received
 
 
-@router.post(
+@faces_router.post(
     "/faces",
     tags=["faces"],
     summary="Detect faces and embed them",
@@ -158,11 +163,15 @@ async def faces(request: FacesRequestIn, services: ServicesIn) -> Response:
     `Server-Timing` lists the milliseconds in queue, decode, detect and embed; 0 for cached images.
     """
     found = await services.finder.find(request.images, request.selection, request.deadline)
-    return Response(
-        faces_answer_json(found.space, found.images),
-        media_type="application/json",
-        headers={SERVER_TIMING_HEADER: server_timing(found.seconds)},
-    )
+    if request.media_type == PACKED:
+        entries = [one.packed if isinstance(one, PackedFaces) else pack_image(one) for one in found.images]
+        content = pack_answer(found.space, entries)
+    elif sum(one.count for one in found.images if isinstance(one, PackedFaces)) <= _FEW_FACES:
+        content = _faces_json(found)
+    else:
+        content = await asyncio.to_thread(_faces_json, found)
+    headers = {SERVER_TIMING_HEADER: server_timing(found.seconds), "Vary": "Accept"}
+    return Response(content, media_type=request.media_type, headers=headers)
 
 
 @router.post(
@@ -186,8 +195,19 @@ async def original(
     return Response(await asyncio.to_thread(_original_json, entry), media_type="application/json")
 
 
-def _original_json(entry: EncodedFaces) -> bytes:
-    return encode_faces_answer([(face, face.embedding) for face in entry.decoded().faces])
+def _faces_json(found: FoundFaces) -> bytes:
+    """Return the JSON of an `agegender.faces.FacesAnswer`."""
+    entries = [
+        ImageProblem(problem=one.document()).model_dump_json().encode()
+        if isinstance(one, Problem)
+        else one.json
+        for one in found.images
+    ]
+    return b'{"space":%b,"images":[%b]}' % (found.space.model_dump_json().encode(), b",".join(entries))
+
+
+def _original_json(entry: PackedFaces) -> bytes:
+    return encode_faces_answer([(face, face.embedding) for face in entry.image.faces])
 
 
 def _info(services: Services) -> dict[str, Any]:

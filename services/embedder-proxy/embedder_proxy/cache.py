@@ -6,14 +6,15 @@ queue lives in the same Redis, so the cache is bounded by bytes (`_WRITE`) and l
 
 import asyncio
 import hmac
-import struct
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import structlog
-from agegender.errors import Problem
-from agegender.faces import ImageFaces, ImageProblem
+from agegender.faces import ImageFaces
 from agegender.spaces import Space
+from agegender_service.packed_faces import pack_image, unpack_image
 from agegender_service.redis_breaker import RedisBreaker
 from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
@@ -30,10 +31,8 @@ EVICTIONS = Counter("proxy_cache_evictions_total", "Cache entries removed early 
 _MAX_ENTRY = 4 * 1024 * 1024
 _MAX_BYTES = 256 * 1024 * 1024  # of all entries, if Redis has no `maxmemory`; else half of that
 _VERIFIED_AT_ONCE = 128 * 1024  # bytes; a thread costs more, and verifying more blocks the event loop
+_RECENT_BYTES, _RECENT_SECONDS = 1024 * 1024, 60.0  # of entries in memory, whose JSON has five times that
 _SIGNATURE_BYTES = 32  # SHA-256
-_COUNT = struct.Struct(">I")
-_HEADER_BYTES = _SIGNATURE_BYTES + _COUNT.size
-
 
 # Store entries for ARGV[2] seconds and return the bytes of all entries and how many were evicted. The oldest
 # entries are evicted until all fit into half of Redis's `maxmemory`, or into ARGV[1] bytes if it has none. If
@@ -84,7 +83,7 @@ for i = 3, #KEYS do
     end
     if estimate <= most then
         redis.call('SET', KEYS[i], ARGV[i], 'PX', ARGV[2] * 1000)
-        local bytes = redis.call('MEMORY', 'USAGE', KEYS[i]) + 4 * #KEYS[i] + 256  -- index and sizes too
+        local bytes = redis.call('MEMORY', 'USAGE', KEYS[i]) + 2 * #KEYS[i] + 160  -- index and sizes too
         redis.call('HSET', sizes, KEYS[i], bytes)
         redis.call('HINCRBY', sizes, 'total', bytes)
         redis.call('ZADD', index, expires, KEYS[i])
@@ -99,67 +98,90 @@ _INDEX = ("agegender:faces:index", "agegender:faces:sizes")
 
 
 @dataclass(frozen=True)
-class EncodedFaces:
-    """The JSON of an `agegender.faces.ImageFaces` with `count` faces, encoded once for cache and response.
+class PackedFaces:
+    """The faces of an image, and their packed entry, which cache and response share."""
 
-    complete : whether these are all faces that were found, and no others; False for cache entries.
-    """
-
-    json: bytes
-    count: int
-    complete: bool = False
+    image: ImageFaces
+    packed: bytes
 
     @classmethod
-    def of(cls, image: ImageFaces) -> "EncodedFaces":
-        whole = any(face.whole for face in image.faces)
-        complete = len(image.faces) == image.faces_found and not whole
-        return cls(image.model_dump_json().encode(), len(image.faces), complete)
+    def of(cls, image: ImageFaces) -> "PackedFaces":
+        return cls(image, pack_image(image))
 
-    def decoded(self) -> ImageFaces:
-        return ImageFaces.model_validate_json(self.json)
+    @cached_property
+    def json(self) -> bytes:
+        return self.image.model_dump_json().encode()
 
+    @property
+    def count(self) -> int:
+        return len(self.image.faces)
 
-def encode_each(images: Mapping[str, ImageFaces | Problem]) -> dict[str, EncodedFaces | Problem]:
-    """Encode the images that have faces; keep the problems."""
-    return {
-        key: image if isinstance(image, Problem) else EncodedFaces.of(image) for key, image in images.items()
-    }
-
-
-def faces_answer_json(space: Space, images: Sequence[EncodedFaces | Problem]) -> bytes:
-    """Return the JSON of an `agegender.faces.FacesAnswer`."""
-    entries = [
-        ImageProblem(problem=image.document()).model_dump_json().encode()
-        if isinstance(image, Problem)
-        else image.json
-        for image in images
-    ]
-    return b'{"space":%b,"images":[%b]}' % (space.model_dump_json().encode(), b",".join(entries))
+    @property
+    def complete(self) -> bool:
+        """Return whether these are all faces that were found, and no others."""
+        return self.count == self.image.faces_found and not any(face.whole for face in self.image.faces)
 
 
-def sign(key: str, faces: EncodedFaces, secret: bytes) -> bytes:
-    """Return the cache entry for `key`: a signature, the number of faces, and their JSON.
+def sign(key: str, packed: bytes, secret: bytes) -> bytes:
+    """Return the cache entry for `key`: a signature, and packed faces.
 
     The signature is an HMAC of key and entry, which detects entries that are damaged, copied from another key
-    or written with another secret, without parsing their JSON.
+    or written with another secret.
     """
-    count = _COUNT.pack(faces.count)
-    return b"".join((_signature(key, count, faces.json, secret), count, faces.json))
+    return _signature(key, packed, secret) + packed
 
 
-def verify(key: str, entry: bytes, secret: bytes) -> EncodedFaces | None:
-    """Return the faces of an entry, or None unless `sign` created it with this key and secret."""
-    signature, count = entry[:_SIGNATURE_BYTES], entry[_SIGNATURE_BYTES:_HEADER_BYTES]
-    json = entry[_HEADER_BYTES:]
-    if not hmac.compare_digest(signature, _signature(key, count, json, secret)):
+def verify(key: str, entry: bytes, secret: bytes) -> PackedFaces | None:
+    """Return the faces of an entry, or None unless `sign` created it of faces, with this key and secret."""
+    signature, packed = entry[:_SIGNATURE_BYTES], entry[_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _signature(key, packed, secret)):
         return None
-    return EncodedFaces(json, *_COUNT.unpack(count))
+    try:
+        return PackedFaces(unpack_image(packed), packed)
+    except ValueError:  # of a program that has the secret
+        return None
 
 
-def _signature(key: str, count: bytes, json: bytes, secret: bytes) -> bytes:
-    signature = hmac.new(secret, b"%b\0%b" % (key.encode(), count), "sha256")
-    signature.update(json)
-    return signature.digest()
+def _signature(key: str, packed: bytes, secret: bytes) -> bytes:
+    return hmac.digest(secret, b"%b\0%b" % (key.encode(), packed), "sha256")
+
+
+class _Recent:
+    """The last entries read, with their JSON; a minute later all are forgotten.
+
+    An entry counts only while Redis has the very same bytes, which then need no second check.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, tuple[bytes, PackedFaces]] = OrderedDict()
+        self._bytes = 0
+        self._forgetting: asyncio.TimerHandle | None = None
+
+    def get(self, key: str, entry: bytes) -> PackedFaces | None:
+        known = self._entries.get(key)
+        return known[1] if known is not None and known[0] == entry else None
+
+    def add(self, key: str, entry: bytes, faces: PackedFaces) -> None:
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = entry, faces
+        self._bytes += len(entry)
+        while self._bytes > _RECENT_BYTES:
+            self._drop(next(iter(self._entries)))
+        if self._forgetting is None:
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(_RECENT_SECONDS, self.forget)
+
+    def forget(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+
+    def _drop(self, key: str) -> None:
+        entry, _ = self._entries.pop(key)
+        self._bytes -= len(entry)
 
 
 class FaceCache:
@@ -175,6 +197,7 @@ class FaceCache:
     def __init__(self, url: str, *, ttl: int, timeout: float, secret: bytes) -> None:
         self._ttl = ttl
         self._secret = secret
+        self._recent = _Recent()
         self._breaker = RedisBreaker("cache", CACHE_ERRORS, timeout)
         self._redis = Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
@@ -185,7 +208,7 @@ class FaceCache:
     def in_use(self) -> bool:
         return self._ttl > 0 and not self._breaker.is_open
 
-    async def read(self, space: Space, digests: Sequence[str]) -> dict[str, EncodedFaces]:
+    async def read(self, space: Space, digests: Sequence[str]) -> dict[str, PackedFaces]:
         """Return the cached faces by digest; images that are not cached are missing."""
         if not self.in_use or not digests:
             return {}
@@ -195,18 +218,31 @@ class FaceCache:
             entries = await self._redis.mget(keys)
         if not entries:
             return {}
-        if sum(len(entry) for entry in entries if entry is not None) > _VERIFIED_AT_ONCE:
-            found = await asyncio.to_thread(self._verified, keys, entries)
+        found: dict[str, PackedFaces] = {}
+        unknown: list[tuple[str, str, bytes]] = []
+        for digest, key, entry in zip(digests, keys, entries, strict=True):
+            if not isinstance(entry, bytes):
+                continue
+            if (known := self._recent.get(key, entry)) is not None:
+                found[digest] = known
+            else:
+                unknown.append((digest, key, entry))
+        if sum(len(entry) for *_, entry in unknown) > _VERIFIED_AT_ONCE:
+            verified = await asyncio.to_thread(self._verified, unknown)
         else:
-            found = self._verified(keys, entries)
-        return {digest: faces for digest, faces in zip(digests, found, strict=True) if faces is not None}
+            verified = self._verified(unknown)
+        for (digest, key, entry), faces in zip(unknown, verified, strict=True):
+            if faces is not None:
+                found[digest] = faces
+                self._recent.add(key, entry, faces)
+        return found
 
-    async def write(self, space: Space, faces: Mapping[str, EncodedFaces]) -> None:
+    async def write(self, space: Space, faces: Mapping[str, PackedFaces]) -> None:
         """Store faces by digest."""
-        entries = {_key(space, digest): one for digest, one in faces.items() if len(one.json) <= _MAX_ENTRY}
+        entries = {_key(space, digest): one for digest, one in faces.items() if len(one.packed) <= _MAX_ENTRY}
         if not self.in_use or not entries:
             return
-        signed = [sign(key, encoded, self._secret) for key, encoded in entries.items()]
+        signed = [sign(key, one.packed, self._secret) for key, one in entries.items()]
         async with self._breaker.guard():
             try:
                 occupied, evicted = await self._write([*_INDEX, *entries], [_MAX_BYTES, self._ttl, *signed])
@@ -218,16 +254,12 @@ class FaceCache:
                 EVICTIONS.inc(evicted)
 
     async def close(self) -> None:
+        self._recent.forget()
         await self._redis.aclose()
 
-    def _verified(
-        self, keys: Sequence[str], entries: Sequence[bytes | str | None]
-    ) -> list[EncodedFaces | None]:
-        return [
-            verify(key, entry, self._secret) if isinstance(entry, bytes) else None
-            for key, entry in zip(keys, entries, strict=True)
-        ]
+    def _verified(self, entries: Sequence[tuple[str, str, bytes]]) -> list[PackedFaces | None]:
+        return [verify(key, entry, self._secret) for _, key, entry in entries]
 
 
 def _key(space: Space, digest: str) -> str:
-    return f"agegender:faces:4:{space.id}:{space.dimension}:{digest}"
+    return f"agegender:faces:5:{space.id}:{space.dimension}:{digest}"

@@ -2,23 +2,28 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
 
 from agegender.errors import Problem, not_ready
-from agegender.faces import EVERY_FACE, FaceSelection
+from agegender.faces import EVERY_FACE, FaceSelection, ImageFaces
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
 from prometheus_client import Counter
 
-from embedder_proxy.cache import EncodedFaces, FaceCache, encode_each
+from embedder_proxy.cache import FaceCache, PackedFaces
 from embedder_proxy.pool import Pool
 from embedder_proxy.slots import Slots
 
 IMAGES = Counter("proxy_images_total", "Images answered, by source", ["source"])
 FACES = Counter("proxy_faces_total", "Faces answered")
 
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+_EXAMINED_AT_ONCE = 256 * 1024  # bytes of images; a thread costs more, and more blocks the event loop
 _STAGES = ("queue", "decode", "detect", "embed")
 
 
@@ -27,7 +32,7 @@ class FoundFaces:
     """One entry per image, in the order sent, and the seconds spent by stage, as far as they are known."""
 
     space: Space
-    images: list[EncodedFaces | Problem]
+    images: list[PackedFaces | Problem]
     seconds: Mapping[str, float]
 
 
@@ -51,26 +56,33 @@ class FaceFinder:
         Raises problems of the whole request: ``busy`` 429, ``not-ready`` or ``embedder-unavailable`` 503,
         ``deadline-exceeded`` 504.
         """
-        keys = await asyncio.to_thread(_examine, images, self._limits)
-        valid = {key: image for key, image in zip(keys, images, strict=True) if isinstance(key, str)}
+        keys = await _for_bytes(images, _digests, images, self._limits)
+        files = dict(zip(keys, images, strict=True))
         space = self._pool.space
-        cached = {} if space is None else await self._cached(space, list(valid), selection)
-        missing = {key: image for key, image in valid.items() if key not in cached}
-        answers: dict[str, EncodedFaces | Problem] = {**cached}
+        cached = {} if space is None else await self._cached(space, list(files), selection)
+        answers: dict[str, PackedFaces | Problem] = {**cached}
         seconds = dict.fromkeys(_STAGES, 0.0)  # for a cache hit
+        asked = 0
+        if missing := {key: image for key, image in files.items() if key not in cached}:
+            # A cached file passed these checks before, so only the others are examined.
+            problems = await _for_bytes(list(missing.values()), _problems, missing, self._limits)
+            answers |= problems
+            missing = {key: image for key, image in missing.items() if key not in problems}
+            asked = len(missing)
         if missing:
-            new_space, asked, seconds = await self._ask(missing, selection, deadline)
+            new_space, found, seconds = await self._ask(missing, selection, deadline)
             if cached and new_space != space:  # the embedders were replaced meanwhile
-                new_space, asked, seconds = await self._ask(valid, selection, deadline)
+                valid = {key: image for key, image in files.items() if key not in problems}
+                new_space, found, seconds = await self._ask(valid, selection, deadline)
             space = new_space
-            answers |= asked
-        entries = [answers[key] if isinstance(key, str) else key for key in keys]
-        _count(entries, cached=len(cached), asked=len(missing))
+            answers |= found
+        entries = [answers[key] for key in keys]
+        _count(entries, cached=len(cached), asked=asked)
         return FoundFaces(space or self._any_space(), entries, seconds)
 
     async def _cached(
         self, space: Space, digests: Sequence[str], selection: FaceSelection
-    ) -> dict[str, EncodedFaces]:
+    ) -> dict[str, PackedFaces]:
         """Return cache entries of this selection, or selected from an entry of all faces, by digest."""
         if selection == EVERY_FACE:
             return await self._cache.read(space, digests)
@@ -80,7 +92,7 @@ class FaceFinder:
         for digest in digests:
             found = entries.get(digest)
             if digest not in cached and found is not None and not selection.takes_whole(found.count):
-                selected = await asyncio.to_thread(_selected, found, selection)
+                selected = _selected(found, selection)
                 if selected is not None:
                     cached[digest] = selected
         return cached
@@ -90,15 +102,15 @@ class FaceFinder:
         images: Mapping[str, bytes],
         selection: FaceSelection,
         deadline: Deadline,
-    ) -> tuple[Space, dict[str, EncodedFaces | Problem], dict[str, float]]:
+    ) -> tuple[Space, dict[str, PackedFaces | Problem], dict[str, float]]:
         async with self._slots.slot(deadline) as waited:
             embedded = await self._pool.embed(list(images.values()), selection, deadline)
         space = embedded.space
-        answers = await asyncio.to_thread(encode_each, dict(zip(images, embedded.images, strict=True)))
+        answers = await asyncio.to_thread(_packed, dict(zip(images, embedded.images, strict=True)))
         entries = {
             key if answer.complete else _entry_name(key, selection): answer
             for key, answer in answers.items()
-            if isinstance(answer, EncodedFaces)
+            if isinstance(answer, PackedFaces)
         }
         await self._cache.write(space, entries)
         seconds = {**embedded.seconds, "queue": waited + embedded.seconds.get("queue", 0.0)}
@@ -116,30 +128,52 @@ def _entry_name(digest: str, selection: FaceSelection) -> str:
     return f"{digest}?{options}" if options else digest
 
 
-def _selected(entry: EncodedFaces, selection: FaceSelection) -> EncodedFaces | None:
+def _selected(entry: PackedFaces, selection: FaceSelection) -> PackedFaces | None:
     """Select from an entry of all faces; None if the container's limit omitted faces that are selected."""
-    image = entry.decoded()
-    selected = selection.apply(image)
-    if image.truncated and len(selected.faces) != selection.max_faces:
+    selected = selection.apply(entry.image)
+    if entry.image.truncated and len(selected.faces) != selection.max_faces:
         return None
-    return EncodedFaces.of(selected)
+    return PackedFaces.of(selected)
 
 
-def _examine(images: Sequence[bytes], limits: ImageLimits) -> list[str | Problem]:
-    """Return the SHA-256 of each image, or the problem that its header shows."""
-    return [_digest(image, limits) for image in images]
+def _packed(images: Mapping[str, ImageFaces | Problem]) -> dict[str, PackedFaces | Problem]:
+    return {
+        key: image if isinstance(image, Problem) else PackedFaces.of(image) for key, image in images.items()
+    }
 
 
-def _digest(image: bytes, limits: ImageLimits) -> str | Problem:
-    try:
-        read_header(image, limits)
-    except Problem as problem:
-        return problem
-    return hashlib.sha256(image).hexdigest()
+async def _for_bytes(
+    images: Sequence[bytes], function: Callable[[*Arguments], Result], *arguments: *Arguments
+) -> Result:
+    """Call a function whose time grows with the images' bytes: at once for few, in a thread for many."""
+    if sum(map(len, images)) <= _EXAMINED_AT_ONCE:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
 
 
-def _count(entries: Sequence[EncodedFaces | Problem], *, cached: int, asked: int) -> None:
+def _digests(images: Sequence[bytes], limits: ImageLimits) -> list[str]:
+    """Return the SHA-256 of each image; of one that is too large, that of its beginning and its length."""
+    return [
+        hashlib.sha256(image).hexdigest()
+        if len(image) <= limits.max_bytes
+        else f"{hashlib.sha256(image[:_EXAMINED_AT_ONCE]).hexdigest()}+{len(image)}"
+        for image in images
+    ]
+
+
+def _problems(images: Mapping[str, bytes], limits: ImageLimits) -> dict[str, Problem]:
+    """Return the problems that the headers of images show."""
+    found = {}
+    for key, image in images.items():
+        try:
+            read_header(image, limits)
+        except Problem as problem:
+            found[key] = problem
+    return found
+
+
+def _count(entries: Sequence[PackedFaces | Problem], *, cached: int, asked: int) -> None:
     IMAGES.labels("cache").inc(cached)
     IMAGES.labels("embedder").inc(asked)
     IMAGES.labels("refused").inc(sum(isinstance(entry, Problem) for entry in entries))
-    FACES.inc(sum(entry.count for entry in entries if isinstance(entry, EncodedFaces)))
+    FACES.inc(sum(entry.count for entry in entries if isinstance(entry, PackedFaces)))

@@ -9,9 +9,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m embedder", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     fetching = commands.add_parser("fetch", help="fetch a pack ahead of time")
-    fetching.add_argument(
-        "pack", help="human (also human-2 and human-3), or a pack of InsightFace such as buffalo_l"
-    )
+    fetching.add_argument("pack", help="human (with human-2), or a pack of InsightFace such as buffalo_l")
     fetching.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for the pack's files")
     fetching.add_argument(
         "--from",

@@ -17,7 +17,13 @@ from agegender.keys import Scope
 from agegender_service.app import create_app, running
 from agegender_service.deadlines import Deadline
 from agegender_service.observability import SERVER_TIMING_HEADER, Stopwatch, server_timing
-from agegender_service.request_body import FACES_REQUEST_IN_OPENAPI, FacesRequestIn, RequestBodies
+from agegender_service.packed_faces import PACKED, pack_answer, pack_image
+from agegender_service.request_body import (
+    FACES_REQUEST_IN_OPENAPI,
+    FacesRequestIn,
+    FacesRoute,
+    RequestBodies,
+)
 from agegender_service.settings import UNUSABLE_SETTINGS
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import Histogram
@@ -37,7 +43,7 @@ _STAGES = ("decode", "detect", "embed")
 INFERENCE = Histogram("embedder_inference_seconds", "Decoding, detecting and embedding")
 STAGES = Histogram("embedder_stage_seconds", "Time that one request spends in a stage", ["stage"])
 
-router = APIRouter(tags=["faces"])
+router = APIRouter(tags=["faces"], route_class=FacesRoute)
 
 
 class EmbeddingService:
@@ -183,11 +189,14 @@ async def faces(request: FacesRequestIn, service: Annotated[EmbeddingService, De
     `Server-Timing` reports the milliseconds in queue, decode, detect and embed.
     """
     answer, seconds = await service.faces(request.images, request.deadline, request.selection)
-    return Response(
-        await asyncio.to_thread(answer.model_dump_json),
-        media_type="application/json",
-        headers={SERVER_TIMING_HEADER: server_timing(seconds)},
-    )
+    encode = _packed if request.media_type == PACKED else FacesAnswer.model_dump_json
+    content = await asyncio.to_thread(encode, answer)
+    headers = {SERVER_TIMING_HEADER: server_timing(seconds), "Vary": "Accept"}
+    return Response(content, media_type=request.media_type, headers=headers)
+
+
+def _packed(answer: FacesAnswer) -> bytes:
+    return pack_answer(answer.space, [pack_image(image) for image in answer.images])
 
 
 def create_embedder(settings: EmbedderSettings) -> FastAPI:

@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.floating]
 
 _BROADCASTS_SINCE = 7  # opset in which Mul and Add adopted numpy's rules
+_SPIN_MICROSECONDS = "50"
 _STEEPEST = 0.99  # a slope near 1 leaves nothing to fold
 
 
@@ -45,8 +46,12 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Each model has its own threads, which would keep spinning after its run on the next model's cores.
+    # Each model has its own threads, which would keep spinning after its run on the next model's cores. In a
+    # run they spin briefly: more takes the cores from other requests, and sleeping at once delays this one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    # The arena of each model keeps its largest run's memory, which malloc shares between models.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     model = without_prelu(model)
     available = onnxruntime.get_available_providers()

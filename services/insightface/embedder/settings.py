@@ -25,9 +25,10 @@ class EmbedderSettings(ImageSettings):
     pack: str = Field(
         "human",
         pattern=r"^(human(-[23])?|(human\+)?[a-z0-9_]+)$",
-        description="Pack of models: human or human-2 (MIT); human-3 (MIT, CC0 and, for SFace, Apache-2.0; "
-        "the training data of SFace are not documented); buffalo_l, buffalo_s, antelopev2, … (non-commercial "
-        "research); human+buffalo_l runs both (non-commercial research).",
+        description="Pack of models: human or human-3 (MIT, CC0 and, for SFace, Apache-2.0; the training "
+        "data of SFace are not documented); human-2 (MIT), the default of earlier releases; buffalo_l, "
+        "buffalo_s, antelopev2, … (non-commercial research); human+buffalo_l, the embedders of "
+        "human-2 and of buffalo_l (non-commercial research).",
     )
     pack_dir: Path | None = Field(
         None, description="Folder with the models of the pack. Without it they are downloaded."

@@ -91,7 +91,7 @@ class ImagesRequest(FaceOptions):
 class EmbeddingsRequest(HeadOptions):
     """Body of `POST /age-gender/embeddings`."""
 
-    space: str = Field(description="id of the space of the embeddings", examples=["human-2"])
+    space: str = Field(description="id of the space of the embeddings", examples=["human-3"])
     embeddings: list[list[Number]] = Field(description="points on the unit sphere, one per face")
 
 

@@ -1,4 +1,4 @@
-"""The trainer's HTTP API: data sets, experiments, searches, and a page to follow them."""
+"""The trainer's HTTP API: data sets, experiments, searches, videos, and a page to follow them."""
 
 import asyncio
 import importlib
@@ -29,9 +29,10 @@ from trainer.runs.queue import connect_for_requests, queue_away, watch_queue
 from trainer.runs.scheduler import keep_scheduling
 from trainer.runs.store import unreadable_records
 from trainer.settings import TrainerSettings
+from trainer.videos.video import delete_stale_videos
 
 _MAX_BODY = 1024 * 1024  # bytes; requests name data and do not carry it
-_UPLOADS = re.compile(r"/datasets/[^/]+/files")  # but for these, which store what they receive
+_UPLOADS = re.compile(r"/datasets/[^/]+/files|/videos")  # but for these, which store what they receive
 _PAGE = Path(__file__).with_name("page")
 _PAGE_FILES = frozenset(path.name for path in _PAGE.iterdir())
 
@@ -60,6 +61,7 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         delete_stale_uploads(settings.data_dir)
+        delete_stale_videos(settings.data_dir)
         metrics = [
             watch_queue(redis, settings.data_dir),
             watch_coverage(EVALUATIONS, settings.data_dir, settings.heads_dir),
@@ -80,7 +82,8 @@ def create_trainer(settings: TrainerSettings) -> FastAPI:
         return None
 
     async def info() -> dict[str, Any]:
-        return {"data_dir": str(settings.data_dir), "proxy_url": settings.proxy_url}
+        urls = {"proxy_url": settings.proxy_url, "predictor_url": settings.predictor_url}
+        return {"data_dir": str(settings.data_dir), **urls}
 
     def warnings() -> list[str]:
         reason = why_not_writable(settings.data_dir)

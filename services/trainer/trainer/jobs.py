@@ -29,10 +29,11 @@ from trainer.runs.attempt import Attempt, Cancelled, carry_out, store_failure
 from trainer.runs.queue import connect, job_queue
 from trainer.runs.run import Kind, R, S
 from trainer.runs.scheduler import schedule
-from trainer.runs.store import REPORT
+from trainer.runs.store import FAILURE, REPORT
 from trainer.searches.search import RESULT, merged_search_subjects, search_dir, trial_dir
 from trainer.searches.steps import Searches
 from trainer.settings import TrainerSettings
+from trainer.videos.video import ANSWER, JOIN, VideoRun, Videos, segment_path, step_dir, video_dir
 
 if TYPE_CHECKING:
     from trainer.training.bank import TrainingDevice
@@ -55,7 +56,8 @@ def preload() -> None:
     import trainer.experiments.fold
     import trainer.reports.render
     import trainer.reports.summary
-    import trainer.searches.trial  # noqa: F401
+    import trainer.searches.trial
+    import trainer.videos.search  # noqa: F401
 
     gc.freeze()  # jobs share the memory of what they do not touch, and the collector would touch it
     gc.enable()
@@ -212,6 +214,33 @@ def judge_heads(evaluation_id: str) -> None:
     carry_out(work, store_failure(directory), evaluation=evaluation_id)
 
 
+def search_segment(run_id: str, segment: int) -> None:
+    """Track the faces in a segment of a video."""
+    from trainer.videos.search import search
+
+    settings = TrainerSettings()
+    directory = video_dir(settings.data_dir, run_id)
+    if segment_path(directory, segment).exists() or (directory / ANSWER).exists():
+        return
+
+    def work(run: VideoRun, attempt: Attempt) -> None:
+        search(settings, run, segment, attempt)
+
+    _video_step(settings, run_id, f"segment-{segment}", work)
+
+
+def answer_video(run_id: str) -> None:
+    """Join the tracks of a video, and write its answer."""
+    from trainer.videos.search import write_answer
+
+    settings = TrainerSettings()
+
+    def work(run: VideoRun, attempt: Attempt) -> None:
+        write_answer(settings.data_dir, run, attempt)
+
+    _video_step(settings, run_id, JOIN, work)
+
+
 EXPERIMENTS = Experiments(
     train_fold=train_fold,
     refit_fold=refit_fold,
@@ -228,7 +257,8 @@ EXTRACTIONS = Extractions(
     import_original=import_original_faces,
 )
 EVALUATIONS = Evaluations(judge=judge_heads)
-KINDS: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES, EXTRACTIONS, EVALUATIONS)
+VIDEOS = Videos(search_segment=search_segment, answer=answer_video)
+KINDS: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES, EXTRACTIONS, EVALUATIONS, VIDEOS)
 
 
 class _Training(Protocol):
@@ -288,6 +318,28 @@ def _extract(
 
     if carry_out(attempted, fail_run, extraction=name, step=step).is_over:
         _schedule(EXTRACTIONS, settings, name)
+
+
+def _video_step(
+    settings: TrainerSettings, run_id: str, step: str, work: Callable[[VideoRun, Attempt], None]
+) -> None:
+    """Do one step of a video, unless the run is over; then enqueue what follows."""
+    data_dir = settings.data_dir
+    directory = video_dir(data_dir, run_id)
+
+    def needed() -> VideoRun | None:
+        over = (directory / FAILURE).exists() or (directory / REPORT).exists()
+        return None if over else VIDEOS.active_run(data_dir, run_id)
+
+    run = needed()
+    if run is None:
+        return
+
+    def attempted() -> None:
+        work(run, Attempt(step_dir(directory, step), lambda: needed() is not None))
+
+    if carry_out(attempted, store_failure(directory), video=run_id, step=step).is_over:
+        _schedule(VIDEOS, settings, run_id)
 
 
 def _device(settings: TrainerSettings) -> "TrainingDevice":

@@ -25,6 +25,11 @@ class TrainerSettings(ServiceSettings):
         validation_alias=AliasChoices("PROXY_URL"),
         description="URL of the embedder-proxy.",
     )
+    predictor_url: ServiceUrl = Field(
+        "http://127.0.0.1:10003",
+        validation_alias=AliasChoices("PREDICTOR_URL"),
+        description="URL of the predictor, which answers the frames of videos.",
+    )
     extract_in_flight: int = Field(
         2,
         gt=0,

@@ -12,7 +12,7 @@ import typer
 from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
 
-from agegender_client.cli import AsJson, datasets, errors, print_json, results, runs, serving
+from agegender_client.cli import AsJson, datasets, errors, print_json, results, runs, serving, video
 
 app = typer.Typer(
     name="agegender",
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (serving, datasets, runs, results):
+for module in (serving, video, datasets, runs, results):
     module.add_commands(app)
 
 _NEXT_STEPS = {

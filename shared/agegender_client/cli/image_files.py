@@ -22,7 +22,7 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00
 _IMAGE_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
 _HEAD_BYTES = 32
 
-VIDEO = "video; use --webcam FILE"
+VIDEO = "video; use agegender video FILE"
 OTHER = "not an image"
 EMPTY = "empty file"
 HIDDEN = "hidden"

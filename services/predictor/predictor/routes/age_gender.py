@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
+from agegender.drawing import ImageFormat, annotated
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
@@ -12,7 +13,6 @@ from agegender_service.openapi import body_schema
 from agegender_service.request_body import Received, body_in_openapi
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from predictor.drawing import ImageFormat, annotated
 from predictor.prediction import for_faces, raise_problem_of_lone_image
 from predictor.prediction_request import (
     IMAGES_IN_OPENAPI,

@@ -227,8 +227,8 @@ class InfoModels(BaseModel):
     """Configuration of the models. Null for what this system does not have."""
 
     inference_backend: Literal["onnx"] = "onnx"
-    det_name: str = Field(description="id of the space, which names the pack", examples=["human-2"])
-    rec_name: str = Field(description="the same", examples=["human-2"])
+    det_name: str = Field(description="id of the space, which names the pack", examples=["human-3"])
+    rec_name: str = Field(description="the same", examples=["human-3"])
     ga_name: str = Field(description="version of the head that estimates the age")
     mask_detector: None = None
     max_size: None = Field(None, description="null: images are not resized to one size")

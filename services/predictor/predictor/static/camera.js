@@ -1,15 +1,24 @@
-// The webcam. One frame is in flight; the next one is taken when its result has arrived.
+// The webcam, or a video file. One frame is in flight; the next one is taken when its result has arrived.
 
 const MAX_WIDTH = 960;
+const EVERY = 0.4; // seconds between two frames of a file
 
 export class Camera {
+  #began = 0;
+
   constructor(video) {
     this.video = video;
     this.stream = null;
+    this.file = null;
   }
 
   get running() {
-    return this.stream !== null;
+    return this.stream !== null || this.file !== null;
+  }
+
+  // Seconds of the video, or since the webcam was started.
+  get seconds() {
+    return this.file ? this.video.currentTime : (performance.now() - this.#began) / 1000;
   }
 
   async start() {
@@ -23,14 +32,43 @@ export class Camera {
     } catch (error) {
       throw new Error(error.name === "NotFoundError" ? "No webcam was found." : "Access to the webcam was denied. Allow it in the browser's settings.");
     }
+    this.#began = performance.now();
     this.video.srcObject = this.stream;
     await this.video.play();
   }
 
+  // Open a video file. The browser reads it; only the frames are sent.
+  async open(file) {
+    this.stop();
+    this.file = file;
+    if (this.url) URL.revokeObjectURL(this.url);
+    this.url = URL.createObjectURL(file);
+    const opened = new Promise((done, fail) => {
+      this.video.onloadeddata = done;
+      this.video.onerror = () => fail(new Error(
+        `The browser cannot play ${file.name}. The command "agegender video" reads more formats.`));
+    });
+    this.video.src = this.url;
+    await opened;
+    if (!this.video.videoWidth) throw new Error(`${file.name} has sound, but no moving pictures.`);
+  }
+
+  // Move a file on to its next frame. Returns whether there is one.
+  async advance() {
+    const before = this.video.currentTime;
+    if (before + EVERY > this.video.duration) return false;
+    const moved = new Promise((done) => { this.video.onseeked = done; });
+    this.video.currentTime = before + EVERY;
+    await moved;
+    return this.running && this.video.currentTime > before + EVERY / 4;
+  }
+
+  // Release the source. The last frame of a file stays until another source is opened.
   stop() {
     this.stream?.getTracks().forEach((track) => track.stop());
-    this.stream = null;
-    this.video.srcObject = null;
+    if (this.stream) this.video.srcObject = null;
+    this.stream = this.file = null;
+    this.video.onerror = null;
   }
 
   // Returns the current frame as a canvas, for crops of faces, and as JPEG.

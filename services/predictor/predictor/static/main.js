@@ -1,12 +1,15 @@
-// The page: accepts pictures from files, drops, the clipboard or the webcam, and shows the results.
+// The page: accepts pictures and videos from files, drops, the clipboard or the webcam, and shows the results.
 
 import { Camera } from "./camera.js";
 import { faceCard } from "./cards.js";
 import { element } from "/web/elements.js";
+import { Persons } from "./persons.js";
 import { annotatedPicture, curlLine, predict } from "./predict.js";
 import { Stage } from "./stage.js";
 import { facesTable } from "./table.js";
-import { whole } from "/web/display.js";
+import { duration, whole } from "/web/display.js";
+
+const MOST_FAILURES = 3; // attempts at one frame of a video
 
 const byId = (id) => document.getElementById(id);
 const camera = new Camera(byId("video"));
@@ -14,6 +17,7 @@ const stage = new Stage(byId("boxes"), select);
 const pictures = []; // { file, url, answer, error }
 let shown = null; // the picture or webcam frame whose result is shown
 let last = null; // the picture that was shown before the webcam
+let persons = new Persons(); // of the webcam or the video
 
 function showStatus(text, isError = false) {
   byId("status").textContent = text;
@@ -21,10 +25,12 @@ function showStatus(text, isError = false) {
 }
 
 async function addFiles(files) {
+  const video = [...files].find((file) => file.type.startsWith("video/"));
+  if (video) return playVideo(video, files.length - 1);
   const isImage = (file) => file.type.startsWith("image/") || !file.type;
   const images = [...files].filter(isImage);
   const others = [...files].filter((file) => !isImage(file)).map((file) => file.name).join(", ");
-  if (!images.length) return showStatus(`Not an image: ${others}.`, true);
+  if (!images.length) return showStatus(`Not an image or a video: ${others}.`, true);
   stopCamera();
   const added = images.map((file) => ({ file, url: URL.createObjectURL(file) }));
   pictures.push(...added);
@@ -50,7 +56,7 @@ async function show(picture) {
   if (picture !== shown) stage.forget();
   shown = last = picture;
   document.body.classList.add("answered");
-  byId("video").hidden = true;
+  byId("video").hidden = byId("persons").hidden = true;
   byId("picture").hidden = false;
   byId("picture").src = picture.url;
   byId("picture").alt = picture.file.name;
@@ -122,38 +128,83 @@ const thumbnail = (picture) => element(
   "button", { type: "button", ariaLabel: picture.file.name, onclick: () => show(picture) }, element("img", { alt: "" }));
 
 async function startCamera() {
+  stopCamera();
   try {
     await camera.start();
   } catch (error) {
     camera.stop();
     return showStatus(error.message, true);
   }
-  stage.forget();
-  document.body.classList.add("answered");
   byId("camera").textContent = "Stop the webcam";
-  byId("gallery").hidden = byId("picture").hidden = true;
-  byId("video").hidden = byId("result").hidden = false;
-  while (camera.running) {
+  showVideo();
+  const { stream } = camera;
+  while (stream && camera.stream === stream) {
     if (document.hidden) await new Promise((done) => setTimeout(done, 250));
-    else await predictFrame();
+    else await predictFrame("webcam.jpg");
   }
 }
 
-async function predictFrame() {
+// Analyse a video frame by frame, as fast as the server answers, without sending it whole.
+async function playVideo(file, skipped) {
+  stopCamera();
+  showStatus(`Opening ${file.name} …`);
+  try {
+    await camera.open(file);
+  } catch (error) {
+    camera.stop();
+    return showStatus(error.message, true);
+  }
+  showVideo();
+  let failures = 0;
+  while (camera.file === file) {
+    failures = (await predictFrame(`${stem(file.name)}.jpg`)) ? 0 : failures + 1;
+    if (camera.file !== file) return;
+    if (failures === MOST_FAILURES) return camera.stop(); // the status states the error
+    if (!failures && !(await camera.advance())) break;
+  }
+  if (camera.file !== file) return;
+  const seconds = camera.seconds;
+  camera.stop();
+  showStatus(`${persons.count} ${persons.count === 1 ? "person" : "persons"} in ${duration(seconds)} of ${file.name}`
+    + (skipped ? ". One video at a time: the other files were skipped." : ""));
+}
+
+function showVideo() {
+  stage.forget();
+  persons = new Persons();
+  drawPersons();
+  document.body.classList.add("answered");
+  byId("gallery").hidden = byId("picture").hidden = true;
+  byId("video").hidden = byId("result").hidden = false;
+}
+
+// Returns whether the frame was answered.
+async function predictFrame(name) {
+  const { stream, file, seconds } = camera;
   const { canvas, jpeg } = await camera.frame();
-  const frame = { file: new File([jpeg], "webcam.jpg", { type: "image/jpeg" }) };
+  const frame = { file: new File([jpeg], name, { type: "image/jpeg" }) };
   await requestPrediction(frame);
-  if (!camera.running) return;
+  if (camera.stream !== stream || camera.file !== file) return false;
+  const image = frame.answer?.images[0];
+  if (image) frame.answer = { ...frame.answer, images: [persons.update(seconds, image)] };
   shown = frame;
   drawAnswer(frame.answer, frame.error, canvas);
+  drawPersons();
   if (frame.error) await new Promise((done) => setTimeout(done, 1000));
+  return !frame.error;
+}
+
+function drawPersons() {
+  byId("persons").hidden = !persons.count;
+  const table = byId("persons").querySelector("table");
+  table.replaceChildren(table.caption, ...persons.table());
 }
 
 function stopCamera() {
   if (!camera.running) return;
   camera.stop();
   byId("camera").textContent = "Use the webcam";
-  byId("result").hidden = true;
+  byId("result").hidden = byId("persons").hidden = true;
   showStatus("");
 }
 
@@ -176,7 +227,7 @@ byId("files").onchange = () => {
   addFiles(byId("files").files);
   byId("files").value = "";
 };
-byId("camera").onclick = () => (camera.running ? leaveCamera() : startCamera());
+byId("camera").onclick = () => (camera.stream ? leaveCamera() : startCamera());
 
 byId("copy").onclick = async () => {
   const line = curlLine(shown.file.name, byId("coverage").value);
@@ -193,6 +244,7 @@ byId("csv").onclick = () => {
   const table = pictures.includes(shown) ? pictures.filter(({ answer, error }) => answer || error) : [shown];
   download(new Blob([facesTable(table)], { type: "text/csv" }), table.length > 1 ? "faces.csv" : `${stem(shown.file.name)}.csv`);
 };
+byId("persons-csv").onclick = () => download(new Blob([persons.csv()], { type: "text/csv" }), "persons.csv");
 byId("annotated").onclick = async () => {
   try {
     const { file } = shown;
@@ -202,7 +254,8 @@ byId("annotated").onclick = async () => {
   }
 };
 byId("coverage").onchange = async () => {
-  if (camera.running || !shown) return;
+  if (camera.running) persons = new Persons(); // intervals of two coverages do not mix
+  if (!pictures.includes(shown)) return;
   await requestPrediction(shown);
   show(shown);
 };

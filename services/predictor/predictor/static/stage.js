@@ -69,8 +69,8 @@ function describe(box, face, index, width, height) {
   const [x1, y1, x2, y2] = face.bbox;
   const age = years(face.age.mean);
   box.className = `box ${face.gender.label}`;
-  box.ariaLabel = `Face ${index + 1}: about ${age} years, ${face.gender.label}`;
-  box.firstChild.textContent = `${age} · ${face.gender.label}`;
+  box.ariaLabel = `${face.person ? `Person ${face.person}` : `Face ${index + 1}`}: about ${age} years, ${face.gender.label}`;
+  box.firstChild.textContent = `${face.person ? `${face.person}: ` : ""}${age} · ${face.gender.label}`;
   Object.assign(box.style, {
     left: cssShare(x1 / width),
     top: cssShare(y1 / height),
@@ -108,7 +108,7 @@ function sameFace(bbox, faces) {
 }
 
 // Intersection over union.
-function overlap(one, other) {
+export function overlap(one, other) {
   const width = Math.min(one[2], other[2]) - Math.max(one[0], other[0]);
   const height = Math.min(one[3], other[3]) - Math.max(one[1], other[1]);
   if (width <= 0 || height <= 0) return 0;

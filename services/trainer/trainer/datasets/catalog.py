@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 # Folders of the data folder that hold something else, beside those whose name begins with a dot.
 RESERVED = frozenset(
-    {"experiments", "searches", "evaluations", "models", "packs", "trash", "redis", "lost+found"}
+    {"experiments", "searches", "evaluations", "videos", "models", "packs", "trash", "redis", "lost+found"}
 )
 
 _FORMER_NAME: dict[str, JsonValue] = {"deprecated": True}

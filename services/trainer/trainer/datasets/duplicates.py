@@ -20,7 +20,6 @@ import numpy.typing as npt
 from agegender.environment import available_cpus
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode
-from agegender.spaces import Space
 from PIL import Image, ImageOps
 
 from trainer.datasets.embedding_set import IMAGE_HASH_BYTES, SHA256_BYTES
@@ -40,36 +39,6 @@ _MAX_PAIRS = 1_000_000
 # Longer chains of similar faces are divided, so that look-alikes do not merge into one group.
 _LONGEST_CHAIN = 30
 _MOST_LINKED = 2000
-
-
-@dataclass(frozen=True)
-class Recogniser:
-    """The columns of a space's embedding that identify a person.
-
-    columns : range of the embedding. threshold : cosine of these columns from which two faces are one person.
-    """
-
-    name: str
-    columns: slice
-    threshold: float
-
-    def vectors(self, embedding: Embeddings) -> Embeddings:
-        """Return the recogniser's unit vectors [faces, columns]; `embedding` may be a mapped file."""
-        own = np.array(embedding[:, self.columns], dtype=np.float32)
-        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
-        return own
-
-
-# By space id. Other spaces have no recogniser with a validated threshold.
-RECOGNISERS = {
-    "human-2": Recogniser("mobileface", slice(2048, 2304), 0.8),
-    "human-3": Recogniser("mobileface", slice(3344, 3600), 0.8),
-}
-
-
-def recogniser_of(space: Space) -> Recogniser | None:
-    """Return the recogniser of a space, or None if it has none."""
-    return RECOGNISERS.get(space.id)
 
 
 def photograph_groups(file_sha256: npt.NDArray[np.uint8], image_hash: npt.NDArray[np.uint8]) -> Groups:

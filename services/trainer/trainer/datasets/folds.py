@@ -13,17 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, age_groups_of
-from agegender.spaces import Space
+from agegender.spaces import RECOGNISERS, Space, recogniser_of
 
 from trainer.datasets.duplicates import (
     HASH_BITS,
     MAX_HASH_DISTANCE,
-    RECOGNISERS,
     Groups,
     join,
     person_groups,
     photograph_groups,
-    recogniser_of,
 )
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels
 from trainer.datasets.labels import NO_FOLD

@@ -16,10 +16,10 @@ import numpy as np
 from agegender.errors import Problem
 from agegender.files import atomic_file
 from agegender.images import ImageLimits, decode
-from agegender.spaces import Space
+from agegender.spaces import Space, recogniser_of
 from PIL import Image, ImageDraw
 
-from trainer.datasets.duplicates import hash_files, recogniser_of
+from trainer.datasets.duplicates import hash_files
 from trainer.datasets.embedding_set import (
     BadDataset,
     EmbeddingSet,

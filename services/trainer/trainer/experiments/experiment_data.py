@@ -10,7 +10,7 @@ import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.files import read_npz, write_npz
 from agegender.heads.head import Task
-from agegender.spaces import Space
+from agegender.spaces import Space, former_default
 
 from trainer.datasets.catalog import ExtractedSet, dataset_folder, dataset_in
 from trainer.datasets.embedding_set import (
@@ -54,7 +54,11 @@ def choose_extraction(data_dir: Path, request: TrainingRequest) -> tuple[Space, 
         where = f" in space {request.space!r}" if request.space else ""
         first = next((name for name, sets in extracted.items() if not sets), request.datasets[0])
         message = f"{names} has not been extracted{where}; POST /datasets/{first}/extract first."
-        raise refused("dataset", message)
+        own = {name: sorted({one.space.id for one in sets}) for name, sets in extracted.items() if sets}
+        known = "; ".join(f"{name} was extracted in {', '.join(spaces)}" for name, spaces in own.items())
+        old = [f"{message} {known}."] if known else [message]
+        former = [former_default(spaces, f"{name} was extracted") for name, spaces in own.items()]
+        raise refused("dataset", " ".join([*old, *(one for one in former[:1] if one)]))
     if len(choices) > 1:
         message = f"{names} was extracted in several spaces; choose one of {', '.join(choices)}."
         raise refused("space", message)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from agegender.display import TableFormat
 from agegender.keys import Scope
+from agegender.spaces import former_default
 from agegender_service.access import needs
 from fastapi import Depends, Header, Path, Query, Request, Response
 
@@ -231,6 +232,8 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
     )
     sets = load_label_sets(data_dir, request.datasets, space, image_set)
     warnings = exclusiveness_warnings(exclusiveness)
+    if former := former_default([space.id], f"{' and '.join(request.datasets)} was extracted"):
+        warnings.append(former)
     if request.warm_start is not None:
         require_warm_start(data_dir, request.warm_start, request.datasets, space, options)
         warnings += require_unseen(data_dir, request.warm_start, sets, request.overlap)

@@ -22,6 +22,11 @@ from trainer.runs.store import REPORT, statuses, unreadable_names
 from trainer.settings import TrainerSettings
 
 UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
+_TO_TRASH = (
+    "Moves its files to the trash, from which `restore` brings them back; `POST /prune` empties it.\n\n"
+    "Heads that were promoted from it, and options taken from it, stay."
+)
+_AT_ONCE = "Removes all its files, with what was uploaded for it. They cannot be restored."
 _EVENT_SECONDS = 0.5  # between two reads of a status
 _MEDIA_TYPES: dict[str, ReportFormat] = {
     "application/json": "json",
@@ -148,14 +153,14 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     @router.delete(
         f"/{{{kind.name}_id}}",
         summary=f"Delete {run} that is over and not in use",
+        description=_TO_TRASH if kind.has_trash else _AT_ONCE,
         response_model=status,
     )
     def delete(run_id: RunId, settings: Settings, redis: Connection) -> S:
-        """Moves its files to the trash, from which `restore` brings them back; `POST /prune` empties it.
-
-        Heads that were promoted from it, and options taken from it, stay.
-        """
         return delete_run(kind, settings, run_id, f"/{kind.path}/{run_id}")
+
+    if not kind.has_trash:
+        return router
 
     @router.post(
         f"/{{{kind.name}_id}}/restore",

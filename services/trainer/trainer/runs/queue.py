@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 QUEUE = "trainer"
 # Folders that training fills. Data sets are not measured: they have too many files to list at a scrape.
-_FOLDERS = ("experiments", "searches", "evaluations", "models", TRASH)
+_FOLDERS = ("experiments", "searches", "evaluations", "videos", "models", TRASH)
 _SIZES_SECONDS = 60.0  # for which the sizes of these are kept
 _REQUEST_SECONDS = 3
 _RETRY_AFTER_SECONDS = 5

@@ -7,20 +7,21 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from agegender.display import certainty, interval, years
-from agegender.predictions import FaceAnswer
 from PIL import Image, ImageDraw, ImageFont
+
+from agegender.display import certainty, interval, years
+from agegender.predictions import AgeAnswer, FaceAnswer, GenderAnswer
 
 Box = tuple[float, float, float, float]
 Boxes = npt.NDArray[np.float64]  # [count, 4]
 ImageFormat = Literal["PNG", "JPEG"]
 
-_COLOURS = {"female": "#ffb454", "male": "#5cc8ff"}  # distinguishable with colour vision deficiency
-_TEXT, _BACKGROUND = "#ffffff", (16, 18, 24, 225)
+COLOURS = {"female": "#ffb454", "male": "#5cc8ff"}  # distinguishable with colour vision deficiency
+TEXT, BACKGROUND = "#ffffff", (16, 18, 24, 225)
 _JPEG_QUALITY = 90
 _SMALLEST = 11  # pixels; letters below it are hard to read
 _MEASURE = ImageDraw.Draw(Image.new("L", (1, 1)))
@@ -36,11 +37,11 @@ def annotated(pixels: npt.NDArray[np.uint8], faces: Sequence[FaceAnswer], image_
     draw = ImageDraw.Draw(image, "RGBA")
     boxes = [_inside(face.bbox, image.size) for face in faces]
     for face, box in zip(faces, boxes, strict=True):
-        _frame(draw, box, _COLOURS.get(face.gender.label, _TEXT), image.size)
+        draw_box(draw, box, COLOURS.get(face.gender.label, TEXT), image.size)
     texts = ["\n".join(label_lines(face)) for face in faces]
     for label in reversed(label_boxes(boxes, texts, image.size)):  # the largest face's label ends on top
-        draw.rounded_rectangle(label.box, radius=label.spacing * 1.5, fill=_BACKGROUND)
-        draw.multiline_text(label.corner, label.text, fill=_TEXT, font=label.font, spacing=label.spacing)
+        draw.rounded_rectangle(label.box, radius=label.spacing * 1.5, fill=BACKGROUND)
+        draw.multiline_text(label.corner, label.text, fill=TEXT, font=label.font, spacing=label.spacing)
     file = io.BytesIO()
     if image_format == "JPEG":
         image.save(file, "JPEG", quality=_JPEG_QUALITY)
@@ -49,14 +50,25 @@ def annotated(pixels: npt.NDArray[np.uint8], faces: Sequence[FaceAnswer], image_
     return file.getvalue()
 
 
-def label_lines(face: FaceAnswer) -> tuple[str, str]:
+class Estimated(Protocol):
+    """Anything with an age and a gender: a face, or a person of a video."""
+
+    @property
+    def age(self) -> AgeAnswer: ...
+
+    @property
+    def gender(self) -> GenderAnswer: ...
+
+
+def label_lines(face: Estimated) -> tuple[str, str]:
     """Return the label's lines: age with its interval, and the likelier gender."""
     low, high = interval(face.age.interval)
     share = face.gender.probability[face.gender.label]
     return f"{years(face.age.mean)} ({low}-{high})", f"{face.gender.label} {certainty(share)}"
 
 
-def _frame(draw: ImageDraw.ImageDraw, box: Box, colour: str, size: tuple[int, int]) -> None:
+def draw_box(draw: ImageDraw.ImageDraw, box: Box, colour: str, size: tuple[int, int]) -> None:
+    """Draw the outline of a face, visible on any background, on an image of `size` (width, height)."""
     side = min(box[2] - box[0], box[3] - box[1])
     line = max(1, round(min(min(size) / 300, side / 24)))
     draw.rectangle(_grown(box, line), outline=(0, 0, 0, 140), width=line * 3)  # for light images

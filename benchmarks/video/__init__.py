@@ -1,0 +1,1 @@
+"""Made videos of real labelled faces, and what they measure: `python -m benchmarks.video`."""

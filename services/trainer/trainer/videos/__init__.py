@@ -1,0 +1,1 @@
+"""Videos: a file is searched in segments, and answered once per person."""

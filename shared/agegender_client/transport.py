@@ -1,0 +1,90 @@
+"""Connections of the blocking client. Generated from async_transport.py by `make reference`; do not edit."""
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from agegender.http_clients import direct_options, user_options
+from httpx_sse import connect_sse
+from pydantic import ValidationError
+from tenacity import Retrying
+
+from agegender_client import calls
+from agegender_client.calls import Call
+from agegender_client.settings import (
+    ClientSettings,
+    bad_answer,
+    problem_of,
+    problem_of_transport,
+    retry_options,
+)
+
+Answer = TypeVar("Answer")
+
+
+class Transport:
+    """Send calls to the three services, and read streams of events.
+
+    settings : by default those of the environment. Invalid ones raise the problem ``bad-settings``.
+    """
+
+    def __init__(self, settings: ClientSettings | None = None) -> None:
+        self._settings = ClientSettings.checked(settings)
+        certificates = direct_options()["verify"]
+        self._https: dict[calls.Service, httpx.Client] = {
+            service: httpx.Client(
+                base_url=url,
+                headers=self._settings.headers(url),
+                timeout=self._settings.timeout,
+                **user_options(url, certificates),
+            )
+            for service, url in self._settings.urls.items()
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for http in self._https.values():
+            http.close()
+
+    def _send(self, call: Call[Answer]) -> Answer:
+        answer: Answer = Retrying(**retry_options(call, self._settings))(self._send_once, call)
+        return answer
+
+    def _send_once(self, call: Call[Answer]) -> Answer:
+        http = self._https[call.service]
+        try:
+            response = http.send(call.request(http))
+        except httpx.TransportError as error:
+            raise problem_of_transport(error, str(http.base_url)) from error
+        if not response.is_success:
+            raise problem_of(response, str(http.base_url))
+        try:
+            return call.read(response)
+        except ValidationError as error:
+            raise bad_answer(response, call.service) from error
+
+    def _events(self, path: str) -> Iterator[Any]:
+        http = self._https["trainer"]
+        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
+        try:
+            with connect_sse(http, "GET", path, timeout=no_read_limit) as source:
+                if not source.response.is_success:
+                    source.response.read()
+                    raise problem_of(source.response, str(http.base_url))
+                for event in source.iter_sse():
+                    if event.data:
+                        yield json.loads(event.data)
+        except httpx.TransportError as error:
+            raise problem_of_transport(error, str(http.base_url)) from error

@@ -1,0 +1,66 @@
+"""Videos on the predictor's page: labels that do not flicker, and a table of persons."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from agegender.video.analysis import PERSON_COLUMNS
+from PIL import Image
+
+from tests.support.made_videos import write_video
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NewPage = Callable[..., "Page"]
+
+
+def test_video_is_answered_per_person_with_steady_labels(
+    new_page: NewPage, astronaut: Path, tmp_path: Path
+) -> None:
+    portrait = np.asarray(Image.open(astronaut).convert("RGB").resize((400, 400)), np.float32)
+    light = [0.75 + 0.5 * (step % 5) / 4 for step in range(16)]  # it flickers
+    frames = [
+        np.roll(np.clip(portrait * one, 0, 255), 3 * step, axis=1).astype(np.uint8)
+        for step, one in enumerate(light)
+    ]
+    clip = write_video(tmp_path / "clip.webm", frames, "libvpx", rate=5)
+    page = new_page()
+    single: list[int] = []
+
+    def remember(response: Any) -> None:
+        if "/age-gender" in response.url:
+            single.extend(round(face["age"]["mean"]) for face in response.json()["images"][0]["faces"])
+
+    page.on("response", remember)
+    page.evaluate("""() => {
+        window.labels = new Set();
+        new MutationObserver(() => document.querySelectorAll(".box span").forEach(
+            (label) => window.labels.add(label.textContent))
+        ).observe(document.querySelector("#boxes"), { childList: true, subtree: true, characterData: true });
+    }""")
+    page.set_input_files("#files", [clip])
+    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('1 person in')")
+    labels = page.evaluate("[...window.labels]")
+    assert len(single) >= 6 and len(set(single)) > 1  # single frames differ
+    assert len(labels) < len(set(single)) and all(label.startswith("1: ") for label in labels)
+    row = page.locator("#persons tbody tr")
+    assert row.count() == 1 and row.locator("td").first.inner_text() == "1"
+    with page.expect_download() as saved:
+        page.click("#persons-csv")
+    (person,) = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
+    assert tuple(person) == PERSON_COLUMNS
+    assert int(person["faces"]) == len(single) and float(person["first"]) < 1
+    assert float(person["interval_low"]) < float(person["mean"]) < float(person["interval_high"])
+
+
+def test_video_that_the_browser_cannot_play_is_reported(new_page: NewPage, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"not a video")
+    page = new_page()
+    page.set_input_files("#files", [clip])
+    page.wait_for_selector("#status.error")
+    assert page.inner_text("#status").startswith("The browser cannot play clip.mp4")
