@@ -31,7 +31,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a process may have one Playwright at a time, and other files start theirs
 def browser(astronaut: Path) -> Iterator["Browser"]:
     frame = io.BytesIO()
     Image.open(astronaut).convert("RGB").resize((480, 480)).save(frame, "JPEG", quality=90)
