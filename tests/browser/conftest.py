@@ -25,7 +25,7 @@ def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its log lines would be in what later tests capture
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served_chain(tmp_path_factory.mktemp("data"), "human", packs.human_pack_dir()) as url:
         yield url
