@@ -7,7 +7,6 @@ Only the start and the memory are measured with one system alone.
 import io
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import httpx
 import psutil
 from PIL import Image
 
-from benchmarks.packs import HUMAN, human
+from benchmarks.packs import human
 from benchmarks.photographs import one_face, photographs_by_faces
 from benchmarks.serving import PATIENT, UNCACHED, at_once
 from benchmarks.table import Goal, Row, compared
@@ -85,7 +84,6 @@ def _set_up() -> str:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
         tar.extractall(FOLDER, filter="data")
-    shutil.copytree(HUMAN, FOLDER / "data" / "packs" / "human", dirs_exist_ok=True)
     if subprocess.run(["make", "-s", "setup"], cwd=FOLDER).returncode:
         return f"not measured: `make setup` failed in {FOLDER}"
     (FOLDER / ".ready").touch()
