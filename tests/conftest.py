@@ -1,10 +1,12 @@
 """Share one machine between tests: grouping, threads, the list of skipped tests, and recorded durations."""
 
+import asyncio
 import gc
 import json
 import os
 import ssl
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid}: only tests in tests/stack may be marked `alone`.")
         shared = SHARED_SYSTEMS.intersection(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group(min(shared, default=item.nodeid.partition("::")[0])))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_event_loop_left_running() -> Iterator[None]:
+    """Playwright's counts as running until it is closed; whatever calls asyncio.run after it would fail."""
+    yield
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
 
 
 def pytest_collection_finish() -> None:

@@ -34,7 +34,7 @@ class RateLimiter:
     def __init__(self, service: str, limit: str, redis_url: str) -> None:
         self._service = service
         self._limits = parse_many(limit)
-        self._breaker = RedisBreaker("rate limits", ERRORS)
+        self._breaker = RedisBreaker("rate limits", ERRORS, TIMEOUT)
         self._counts = SlidingWindowCounterRateLimiter(
             RedisStorage(
                 f"async+{redis_url}",

@@ -17,9 +17,13 @@ from tests.support.serving import serving, until
 
 @contextmanager
 def proxy(*doubles: EmbedderDouble, **changes: Any) -> Iterator[httpx.Client]:
-    """A client of a proxy without cache that has found every double that is ready."""
+    """A client of a proxy without cache that has found every double that is ready.
+
+    It waits long for a Redis that is slow on a busy machine, unless told otherwise.
+    """
     urls = ",".join(double.url for double in doubles) or "http://127.0.0.1:9"
-    settings = ProxySettings(**{"embedder_urls": urls, "cache_ttl": 0, "probe_interval": 0.1, **changes})
+    defaults = {"embedder_urls": urls, "cache_ttl": 0, "probe_interval": 0.1, "cache_timeout": 10}
+    settings = ProxySettings(**{**defaults, **changes})
     with (
         serving(create_proxy(settings)) as url,
         httpx.Client(base_url=url, timeout=20, limits=httpx.Limits(max_connections=None)) as client,

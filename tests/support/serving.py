@@ -38,7 +38,7 @@ def free_port() -> int:
     return machine.free_port()
 
 
-def until(holds: Any, what: str, seconds: float = 10, every: float = 0.25) -> None:
+def until(holds: Any, what: str, seconds: float = 60, every: float = 0.25) -> None:
     """Wait until `holds()`; fail with `what` after that many seconds.
 
     every : the longest pause between two questions, in seconds; the first pauses are shorter.
