@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
 from agegender.video.analysis import VideoAnswer
 from agegender_client import Client, ClientSettings
@@ -19,6 +21,7 @@ from pydantic import SecretStr
 from trainer.app import create_trainer
 from trainer.datasets.uploads import STALE_SECONDS
 from trainer.settings import TrainerSettings
+from trainer.videos import video
 from trainer.videos.video import delete_stale_videos, uploaded_name
 
 from tests.support.command_line import Run, command_line
@@ -108,6 +111,33 @@ def test_what_is_no_video_is_rejected_at_once(
     params = {"each": "1"} if what == "unknown option" else {}
     assert slug(send(trainer, *contents, **params)) == problem
     assert left_behind(data_dir) == []
+
+
+def test_file_that_crashes_the_decoder_is_rejected_and_the_trainer_goes_on(
+    trainer: httpx.Client, data_dir: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(video, "OPENING_PROGRAM", (sys.executable, "-c", crash))
+    answer = send(trainer, clip)
+    assert slug(answer) == (415, "bad-video") and "SIGKILL" in answer.json()["detail"]
+    assert left_behind(data_dir) == []
+    monkeypatch.undo()
+    assert trainer.get("/health/ready").status_code == 200
+
+
+def test_file_that_takes_the_decoder_too_long_or_too_much_memory_is_rejected(
+    clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip)
+    assert video.described(path).codec == "h264"
+    with pytest.raises(Problem) as raised:
+        video.described(path, memory=1 << 20)
+    assert raised.value.slug == "bad-video"
+    monkeypatch.setattr(video, "OPENING_PROGRAM", (sys.executable, "-c", "import time; time.sleep(600)"))
+    with pytest.raises(Problem, match=r"clip\.mp4 has no frame .* longer than 0\.1 seconds") as raised:
+        video.described(path, seconds=0.1)
+    assert raised.value.slug == "bad-video"
 
 
 @pytest.mark.parametrize("name", ["../models/x.mp4", "/etc/passwd", "..", "absent.mp4", "a\x00b", "link.mp4"])
@@ -218,19 +248,19 @@ def test_command_answers_a_file_on_the_server(
     with av.open(str(copy)) as annotated:
         assert len(list(annotated.decode(video=0))) == 30
     assert "1 person in" in (tmp_path / "plot.svg").read_text()
-    (video,) = re.findall(r"agegender cancel (\S+) --delete", err)
+    (run_id,) = re.findall(r"agegender cancel (\S+) --delete", err)
 
     listed = run("videos")[1]
-    assert video in listed and "film.mp4" in listed and "finished" in listed
+    assert run_id in listed and "film.mp4" in listed and "finished" in listed
     (shown,) = json.loads(run("videos", "--json")[1])
-    assert shown == json.loads(run("show", video, "--json")[1])
+    assert shown == json.loads(run("show", run_id, "--json")[1])
     assert (shown["segments_done"], shown["result"]["persons"]) == (1, 1)
     with Client(ClientSettings(trainer_url=with_worker.url)) as client:
-        answer = VideoAnswer.model_validate_json(client.video_answer(video))
+        answer = VideoAnswer.model_validate_json(client.video_answer(run_id))
     assert answer.complete and [str(one.age.mean) for one in answer.persons] == [row["mean"]]
-    code, _, err = run("cancel", video)
+    code, _, err = run("cancel", run_id)
     assert code == 1 and "has ended already" in err
-    assert run("cancel", video, "--delete")[0] == 0
+    assert run("cancel", run_id, "--delete")[0] == 0
     assert json.loads(run("videos", "--json")[1]) == []
 
 
@@ -239,24 +269,24 @@ def test_video_is_cancelled_and_resumed_by_the_command(
 ) -> None:
     proxy.fault = "hang"
     with Client(ClientSettings(trainer_url=with_worker.url)) as client:
-        video = client.create_video(film, segment_seconds=2).id
-        until(lambda: client.video(video).state == "running" and proxy.working, "a frame is sent", 240)
+        run_id = client.create_video(film, segment_seconds=2).id
+        until(lambda: client.video(run_id).state == "running" and proxy.working, "a frame is sent", 240)
         assert "running" in run("videos")[1]
-        assert run("cancel", video)[0] == 0
-        shown = json.loads(run("show", video, "--json")[1])
+        assert run("cancel", run_id)[0] == 0
+        shown = json.loads(run("show", run_id, "--json")[1])
         assert (shown["state"], shown["segments_done"], shown["segments"]) == ("cancelled", 0, 2)
         proxy.fault = None
         proxy.released.set()
-        client.resume_video(video)
-        states = list(client.watch_video(video))
+        client.resume_video(run_id)
+        states = list(client.watch_video(run_id))
         assert states[-1].state == "finished", states[-1]
         done = [one.segments_done for one in states]
         assert done == sorted(done) and done[-1] == 2
         seconds = [one.seconds for one in states]
         assert seconds[-1] == pytest.approx(2.8, abs=0.3)  # the last searched frame
-        (person,) = VideoAnswer.model_validate_json(client.video_answer(video)).persons
+        (person,) = VideoAnswer.model_validate_json(client.video_answer(run_id)).persons
         assert len(person.appearances) == 1  # the border of the segments does not divide it
-        client.delete_video(video)
+        client.delete_video(run_id)
 
 
 def test_command_reports_what_the_server_rejects_and_what_is_incomplete(
