@@ -45,7 +45,7 @@ def test_video_is_answered_per_person_with_steady_labels(
     page.set_input_files("#files", [clip])
     page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('1 person in')")
     labels = page.evaluate("[...window.labels]")
-    assert len(single) >= 6 and len(set(single)) > 1  # single frames differ
+    assert len(single) == 9 and len(set(single)) > 1  # single frames differ
     assert len(labels) < len(set(single)) and all(label.startswith("1: ") for label in labels)
     row = page.locator("#persons tbody tr")
     assert row.count() == 1 and row.locator("td").first.inner_text() == "1"
@@ -53,7 +53,8 @@ def test_video_is_answered_per_person_with_steady_labels(
         page.click("#persons-csv")
     (person,) = csv.DictReader(io.StringIO(Path(saved.value.path()).read_text()))
     assert tuple(person) == PERSON_COLUMNS
-    assert int(person["faces"]) == len(single) and float(person["first"]) < 1
+    # The page seeks from frame to frame, so it is the same frames on every machine: 0, 0.4, …, 3.2 s.
+    assert (person["first"], person["last"], person["faces"]) == ("0.000", "3.200", "9")
     assert float(person["interval_low"]) < float(person["mean"]) < float(person["interval_high"])
 
 
