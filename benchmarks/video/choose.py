@@ -5,6 +5,7 @@ track. What is fitted to persons is judged on other persons (five folds).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ Floats = npt.NDArray[np.float64]
 FOLDS: Final = 5
 RHOS: Final = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 COSINES: Final = tuple(product((0.3, 0.5, 0.7), (0.9, 0.95)))
+SCORES: Final = (0.0, 0.7, 0.75, 0.8, 0.85, 0.9)
 THRESHOLDS: Final = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 
 
@@ -168,6 +170,22 @@ def faces_per_track(found: Sequence[Case], correlation: Correlation) -> Table:
         one = Score.of(ages, low, high)
         values = [error, one.coverage, one.width, one.score]
         table.rows.append([str(most), *(f"{value:.3f}" for value in values)])
+    return table
+
+
+def certain(measured: Sequence[Measured]) -> Table:
+    """Return how many tracks of several faces reach each score of the detector, and whose they are."""
+    genuine: list[float] = []
+    false: list[float] = []
+    for one in measured:
+        for track in one.tracks:
+            if track.sightings > 1:
+                whose = Counter(seen.person for seen in one.seen if seen.track == track.track)
+                (false if whose.most_common(1)[0][0] is None else genuine).append(track.det_score)
+    table = Table("Best detection score of tracks of several faces", ["score", "of persons", "false"], [])
+    for score in SCORES:
+        counts = [sum(value >= score for value in values) for values in (genuine, false)]
+        table.rows.append([str(score), *map(str, counts)])
     return table
 
 
