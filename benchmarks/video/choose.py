@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.spaces import RECOGNISERS, Space
 from agegender.video.persons import Correlation, Evidence, Pool, joined
-from agegender.video.tracks import keep
+from agegender.video.tracks import MAX_EVIDENCE, keep
 
 from benchmarks.accuracy.tables import Table
 from benchmarks.video.measured import Following, Measured
@@ -57,6 +57,21 @@ def kept(faces: Sequence[Evidence], correlation: Correlation) -> list[Evidence]:
     for face in faces:
         keep(evidence, face, correlation)
     return evidence
+
+
+def evidence_changes(found: Sequence[Case], correlation: Correlation) -> Table:
+    """Return how many faces, embedded like all, did not change the evidence of their person."""
+    kept_already = full = 0
+    for case in found:
+        evidence: list[Evidence] = []
+        for face in case.faces:
+            was_full = len(evidence) == MAX_EVIDENCE
+            if not keep(evidence, face, correlation):
+                kept_already += 1
+                full += was_full
+    table = Table("Faces that did not change the evidence", ["faces", "unchanged", "with 12 faces"], [])
+    table.rows.append([str(sum(len(case.faces) for case in found)), str(kept_already), str(full)])
+    return table
 
 
 def error_correlation(found: Sequence[Case]) -> Table:
