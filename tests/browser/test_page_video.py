@@ -58,6 +58,27 @@ def test_video_is_answered_per_person_with_steady_labels(
     assert float(person["interval_low"]) < float(person["mean"]) < float(person["interval_high"])
 
 
+def test_table_has_no_tracks_of_which_the_detector_is_never_certain(new_page: NewPage) -> None:
+    """Apply the rule of `is_person` in `agegender.video.persons`."""
+    rows = new_page().evaluate(
+        """async () => {
+            const { Persons } = await import("/static/persons.js");
+            const face = (x, score, quality) => ({
+                bbox: [x, 0, x + 40, 40], det_score: score, quality: { score: quality },
+                age: { mean: 30, interval: [20, 40], coverage: 0.9, groups: { "25-32": 1 } },
+                gender: { label: "male", probability: { female: 0.2, male: 0.8 } },
+            });
+            const persons = new Persons();
+            const [hand, small, lone] = [face(0, 0.76, 0.41), face(100, 0.9, 0.16), face(200, 0.7, 0.6)];
+            persons.update(0, { faces: [hand, small, lone] });
+            persons.update(0.4, { faces: [hand, small] });
+            const numbers = persons.csv().trim().split("\\n").slice(1).map((line) => line.split(",")[0]);
+            return [persons.count, persons.table()[1].rows.length, numbers];
+        }"""
+    )
+    assert rows == [2, 2, ["2", "3"]]
+
+
 def test_video_that_the_browser_cannot_play_is_reported(new_page: NewPage, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"not a video")
