@@ -46,7 +46,7 @@ _SEGMENT_SECONDS, _JOIN_SECONDS = 3600, 12 * 3600  # time limits of the jobs
 _MAX_NAME = 100
 OPENING_SECONDS: Final = 60.0  # to open a file on a slow volume, and to decode its first frame
 OPENING_MEMORY: Final = 3 * 1024**3 // 2  # of address space; 8,192 x 4,320 pixels in H.265 need half
-OPENING_PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "trainer.videos.video")
+OPENING_PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", __name__)
 _UNUSUAL = re.compile(r"[^\w.()+ -]+")
 
 
