@@ -29,7 +29,7 @@ def loaded(run: Run) -> Run:
 
 def test_every_record_is_read_as_format_1(data_dir: Path) -> None:
     counts = {kind.path: len(list(each(kind, data_dir, loaded))) for kind in KINDS}
-    assert counts == {"experiments": 2, "searches": 1, "extractions": 3, "evaluations": 0}
+    assert counts == {"experiments": 2, "searches": 1, "extractions": 3, "evaluations": 0, "videos": 0}
     for kind in KINDS:
         assert unreadable_names(kind, data_dir) == []
         assert {run.format for run in each(kind, data_dir, loaded)} <= {1}
