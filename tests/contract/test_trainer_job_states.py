@@ -44,7 +44,7 @@ def test_job_takes_names_and_returns_nothing(job: Callable[..., None]) -> None:
 
 
 def test_queue_finds_each_job_by_the_name_that_it_stores() -> None:
-    assert len(ENTRY_POINTS) == 13
+    assert len(ENTRY_POINTS) == 15
     for job in ENTRY_POINTS:
         assert (job.__module__, getattr(jobs, job.__qualname__)) == ("trainer.jobs", job)
 

@@ -13,12 +13,14 @@ from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.evaluations.evaluation import Evaluation
 from trainer.experiments.experiment import Experiment, load_experiment, save_experiment
-from trainer.jobs import EVALUATIONS
+from trainer.jobs import EVALUATIONS, VIDEOS
 from trainer.searches.search import Search, load_search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions
+from trainer.videos.video import VideoOptions, new_video
 
 from tests.support.made_faces import SPACE, made_faces
+from tests.support.made_videos import quartered, write_video
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.serving import serving, until
 
@@ -28,7 +30,7 @@ BODIES = {
     "PATCH /experiments/{experiment_id}": {"name": "first"},
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
-FILES = {"POST /datasets/{name}/files": {"file": b"a file"}}
+FILES = {route: {"file": b"a file"} for route in ("POST /datasets/{name}/files", "POST /videos")}
 QUERIES: dict[str, dict[str, str | int]] = {
     "POST /prune": {"older_than_days": 1},
     "GET /experiments/{experiment_id}/paired-comparison": {"with": "other"},
@@ -53,6 +55,10 @@ NEED_REDIS = {
     "POST /searches/{search_id}/cancel",
     "POST /searches/{search_id}/resume",
     "DELETE /searches/{search_id}",
+    "POST /videos",
+    "POST /videos/{video_id}/cancel",
+    "POST /videos/{video_id}/resume",
+    "DELETE /videos/{video_id}",
     "GET /health/ready",
 }
 
@@ -89,6 +95,11 @@ def made_work(data_dir: Path) -> None:
     evaluation = {"dataset": "made", "image_set": "images", "space": SPACE, "head": "served", "versions": {}}
     evaluation |= {"id": "evaluation-known", "created": known["created"]}
     EVALUATIONS.save(data_dir, Evaluation.model_validate(evaluation))
+    (data_dir / "videos").mkdir()
+    clip = write_video(data_dir / "videos" / "clip.mp4", [quartered()] * 2)
+    VIDEOS.create(
+        data_dir, "video-known", lambda: new_video("video-known", clip, VideoOptions(), uploaded=False)
+    )
 
 
 def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
@@ -106,6 +117,7 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
             "experiment_id": "known",
             "search_id": "search-known",
             "evaluation_id": "evaluation-known",
+            "video_id": "video-known",
         }
         refused = set()
         with httpx.Client(base_url=url, timeout=30) as http:
@@ -132,6 +144,8 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
     assert not load_search(settings.data_dir, "search-known").cancelled
     assert len(list((settings.data_dir / "experiments").iterdir())) == 1
     assert len(list((settings.data_dir / "searches").iterdir())) == 1
+    assert not VIDEOS.load(settings.data_dir, "video-known").cancelled
+    assert {path.name for path in (settings.data_dir / "videos").iterdir()} == {"clip.mp4", "video-known"}
 
 
 def test_redis_that_hangs_is_reported_within_seconds(tmp_path: Path, server: RedisServer) -> None:
