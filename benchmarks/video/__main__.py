@@ -47,6 +47,8 @@ def tables(arguments: argparse.Namespace) -> Iterator[Table]:
         yield choose.age_choices(cases)
         yield choose.gender_choices(cases)
         yield choose.faces_per_track(cases, correlation_of(measured[0].space))
+        yield choose.evidence_changes(cases, correlation_of(measured[0].space))
+        yield choose.certain(measured)
         yield from choose.joining(measured)
         yield choose.periods(clips, PERIODS)
 

@@ -5,6 +5,7 @@ track. What is fitted to persons is judged on other persons (five folds).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.spaces import RECOGNISERS, Space
 from agegender.video.persons import Correlation, Evidence, Pool, joined
-from agegender.video.tracks import keep
+from agegender.video.tracks import MAX_EVIDENCE, keep
 
 from benchmarks.accuracy.tables import Table
 from benchmarks.video.measured import Following, Measured
@@ -26,6 +27,7 @@ Floats = npt.NDArray[np.float64]
 FOLDS: Final = 5
 RHOS: Final = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 COSINES: Final = tuple(product((0.3, 0.5, 0.7), (0.9, 0.95)))
+SCORES: Final = (0.0, 0.7, 0.75, 0.8, 0.85, 0.9)
 THRESHOLDS: Final = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 
 
@@ -55,6 +57,21 @@ def kept(faces: Sequence[Evidence], correlation: Correlation) -> list[Evidence]:
     for face in faces:
         keep(evidence, face, correlation)
     return evidence
+
+
+def evidence_changes(found: Sequence[Case], correlation: Correlation) -> Table:
+    """Return how many faces, embedded like all, did not change the evidence of their person."""
+    kept_already = full = 0
+    for case in found:
+        evidence: list[Evidence] = []
+        for face in case.faces:
+            was_full = len(evidence) == MAX_EVIDENCE
+            if not keep(evidence, face, correlation):
+                kept_already += 1
+                full += was_full
+    table = Table("Faces that did not change the evidence", ["faces", "unchanged", "with 12 faces"], [])
+    table.rows.append([str(sum(len(case.faces) for case in found)), str(kept_already), str(full)])
+    return table
 
 
 def error_correlation(found: Sequence[Case]) -> Table:
@@ -168,6 +185,22 @@ def faces_per_track(found: Sequence[Case], correlation: Correlation) -> Table:
         one = Score.of(ages, low, high)
         values = [error, one.coverage, one.width, one.score]
         table.rows.append([str(most), *(f"{value:.3f}" for value in values)])
+    return table
+
+
+def certain(measured: Sequence[Measured]) -> Table:
+    """Return how many tracks of several faces reach each score of the detector, and whose they are."""
+    genuine: list[float] = []
+    false: list[float] = []
+    for one in measured:
+        for track in one.tracks:
+            if track.sightings > 1:
+                whose = Counter(seen.person for seen in one.seen if seen.track == track.track)
+                (false if whose.most_common(1)[0][0] is None else genuine).append(track.det_score)
+    table = Table("Best detection score of tracks of several faces", ["score", "of persons", "false"], [])
+    for score in SCORES:
+        counts = [sum(value >= score for value in values) for values in (genuine, false)]
+        table.rows.append([str(score), *map(str, counts)])
     return table
 
 

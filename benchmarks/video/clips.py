@@ -34,7 +34,8 @@ class Encoding:
     variable: bool = False
 
 
-_H264 = (("crf", "23"), ("preset", "veryfast"))
+# Without MB-tree, whose assembly for some processors makes another file each time.
+_H264 = (("crf", "23"), ("preset", "veryfast"), ("x264-params", "mbtree=0"))
 _VP9 = (("crf", "34"), ("b", "0"), ("deadline", "realtime"), ("cpu-used", "8"))
 ENCODINGS: Final = {
     "h264": Encoding(".mp4", "libx264", options=_H264),

@@ -23,6 +23,7 @@ from agegender_client import Client, ClientSettings
 from benchmarks.packs import human
 from benchmarks.serving import UNCACHED, local_heads, running
 from benchmarks.table import Goal, Row, seconds_of
+from benchmarks.video import memory
 from benchmarks.video.clips import ENCODINGS, write_clip
 from benchmarks.video.collection import measured_clips
 from benchmarks.video.comparison import label_changes, maes
@@ -48,7 +49,7 @@ def rows() -> list[Row]:
                 return client.predict(list(images), embeddings=True)
 
             found = [*_speed(clip, observe), *_memory(stack, clip, observe)]
-    return [*found, _labels(), *_errors()]
+    return [*found, *memory.rows(), _labels(), *_errors()]
 
 
 def four_faces(width: int, height: int) -> Scene:

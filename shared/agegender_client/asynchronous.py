@@ -260,7 +260,7 @@ class AsyncClient(AsyncTransport):
         return await self._send(calls.restore(identifier))
 
     async def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
-        """Delete experiments, searches and heads unchanged for so long that nothing needs any more.
+        """Delete runs, videos included, and heads unchanged for so long that nothing needs any more.
 
         dry_run : only return what would be deleted.
         """

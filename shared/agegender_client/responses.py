@@ -35,7 +35,7 @@ class _Response(BaseModel):
 
 
 class Pruned(_Response):
-    """An experiment, a search or a head that is old. `kept` is the reason why it was not deleted."""
+    """A run or a head that is old. `kept` is the reason why it was not deleted."""
 
     kind: str
     id: str

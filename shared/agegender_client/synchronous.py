@@ -258,7 +258,7 @@ class Client(Transport):
         return self._send(calls.restore(identifier))
 
     def prune(self, older_than_days: int, dry_run: bool = False) -> Pruning:
-        """Delete experiments, searches and heads unchanged for so long that nothing needs any more.
+        """Delete runs, videos included, and heads unchanged for so long that nothing needs any more.
 
         dry_run : only return what would be deleted.
         """

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 from trainer.app import create_trainer
+from trainer.jobs import VIDEOS
 from trainer.settings import TrainerSettings
+from trainer.videos.video import VideoOptions, new_video
 
 from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces
+from tests.support.made_videos import quartered, write_video
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
 from tests.support.trained_experiments import OPTIONS, trained_experiment, without_meaning
@@ -61,7 +64,7 @@ def jpeg() -> bytes:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data folder with finished experiments, a labelled data set, and another folder."""
+    """Return a data folder with finished experiments, a video, a labelled data set, and another folder."""
     folder = tmp_path_factory.mktemp("data")
     faces = made_faces(120, folds=3)
     trained_experiment(folder, "one", "made", faces)
@@ -71,6 +74,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "a.jpg").write_bytes(jpeg())
         (folder / name / ("labels.csv" if name == "own" else "notes.csv")).write_text(table)
+    (folder / "videos").mkdir()
+    clip = write_video(folder / "videos" / "clip.mp4", [quartered()] * 2)
+    VIDEOS.create(folder, "video-1", lambda: new_video("video-1", clip, VideoOptions(), uploaded=False))
     return folder
 
 
@@ -96,6 +102,7 @@ def page(browser: "Browser", url: str) -> Iterator["Page"]:
     page.goto(url)
     page.locator("#datasets article").nth(3).wait_for()
     page.locator("#experiments article").nth(1).wait_for(state="attached")
+    page.locator("#videos article").wait_for(state="attached")
     yield page
     page.close()
     assert complaints == []

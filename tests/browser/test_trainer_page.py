@@ -1,21 +1,29 @@
 """The trainer's page in a real browser, with a real worker: from the form to the served heads."""
 
+import csv
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from agegender.files import write_json
 from agegender.heads.checkpoints import set_current
 from agegender.spaces import Space
+from predictor.app import create_predictor
+from predictor.settings import PredictorSettings
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import save_experiment
 from trainer.training.config import TrainingOptions
 
 from tests.support.chromium import chromium
+from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces
+from tests.support.made_heads import promoted_heads
+from tests.support.made_videos import quartered, write_video
+from tests.support.serving import serving
 from tests.support.trainer_processes import running_trainer
 
 if TYPE_CHECKING:
@@ -156,6 +164,72 @@ def test_experiment_is_started_watched_and_served_from_the_page(tmp_path: Path) 
         judged.get_by_role("button", name="Serve calibrated heads").click()
         judged.get_by_text("Served: ").wait_for()
     complaints = [one for one in complaints if "409" not in one]  # the browser logs each refusal
+    assert complaints == []
+
+
+def test_video_is_followed_cancelled_and_resumed_and_its_answer_is_saved(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", [np.roll(quartered(), step, axis=1) for step in range(30)])
+    promoted_heads(tmp_path / "heads" / "models", SPACE)
+    with EmbedderDouble(fault="hang").served() as proxy:
+        settings = PredictorSettings(
+            data_dir=tmp_path / "heads", heads_dir=tmp_path / "none", proxy_url=proxy.url
+        )
+        with (
+            serving(create_predictor(settings)) as predictor,
+            running_trainer(tmp_path, PREDICTOR_URL=predictor) as trainer,
+            chromium() as browser,
+        ):
+            trainer.start_worker()
+            sent = trainer.http.post(
+                "/videos",
+                files={"file": ("my film.mp4", clip.read_bytes())},
+                params={"segment_seconds": 2, "annotated": True},
+            )
+            assert sent.status_code == 202, sent.text
+            page = browser.new_page(viewport={"width": 390, "height": 800})
+            page.set_default_timeout(60_000)
+            complaints: list[str] = []
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(f"{trainer.url}/#runs")
+            card = page.locator("#videos article")
+            page.wait_for_selector("#videos article[data-state=running]", timeout=_LONG)
+            assert card.get_by_role("heading").inner_text() == "my film.mp4"
+            assert "96 x 64 pixels, 3 s" in card.locator(".facts").inner_text()
+            assert card.get_by_role("progressbar").get_attribute("max") == "2"
+            assert card.locator(".progress span").inner_text().startswith("0 of 2 segments")
+            assert card.get_by_role("button").all_inner_texts() == ["Cancel"]
+            card.get_by_role("button", name="Cancel").click()
+            page.wait_for_selector("#videos article[data-state=cancelled]")
+            proxy.fault = None
+            proxy.released.set()
+            card.get_by_role("button", name="Resume").click()
+            page.wait_for_selector("#videos article[data-state=finished]", timeout=_LONG)
+            assert card.locator(".figures div").first.inner_text().split() == ["persons", "1"]
+            assert card.locator(".progress").is_hidden()
+            with page.expect_download() as download:
+                card.get_by_role("button", name="Persons as CSV").click()
+            assert download.value.suggested_filename == "my film-persons.csv"
+            (person,) = csv.DictReader(download.value.path().read_text().splitlines())
+            assert person["first"] == "0.0"
+            with page.expect_download() as download:
+                card.get_by_role("button", name="Labelled video").click()
+            assert download.value.path().read_bytes()[4:8] == b"ftyp"
+            with page.expect_download() as download:
+                card.get_by_role("button", name="Report").click()
+            assert "Persons over time" in download.value.path().read_text()
+            assert_fits(page)
+            questions: list[str] = []
+
+            def answer(dialog: "Dialog") -> None:
+                questions.append(dialog.message)
+                dialog.accept() if len(questions) == 2 else dialog.dismiss()
+
+            page.on("dialog", answer)
+            card.get_by_role("button", name="Delete").click()
+            assert card.count() == 1 and "and the uploaded video? It cannot be restored." in questions[0]
+            card.get_by_role("button", name="Delete").click()
+            card.wait_for(state="detached")
+            assert trainer.http.get("/videos").json() == []
     assert complaints == []
 
 

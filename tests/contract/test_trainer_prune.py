@@ -25,6 +25,7 @@ from trainer.training.config import OptimizerOptions, TrainingOptions
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import SPACE, made_faces
 from tests.support.made_heads import made_head
+from tests.support.made_videos import quartered, write_video
 from tests.support.trained_experiments import trained_experiment
 from tools.stack import ROOT
 
@@ -172,6 +173,32 @@ def test_prune_empties_the_trash_after_a_week_and_deletes_for_good(
     assert not list(trash.iterdir())
     assert "first" in prune(trainer)[0] and not list(trash.iterdir())
     assert trainer.post("/experiments/first/restore").status_code == 404
+
+
+def test_prune_deletes_videos_that_are_over_with_their_uploads(
+    trainer: httpx.Client, data_dir: Path, tmp_path: Path
+) -> None:
+    clip = write_video(tmp_path / "clip.mp4", [quartered()] * 3).read_bytes()
+    folder = data_dir / "videos"
+    folder.mkdir()
+    (folder / "stored.mp4").write_bytes(clip)
+    running, cancelled, new = (
+        trainer.post("/videos", files={"file": ("my clip.mp4", clip)}).json()["id"] for _ in range(3)
+    )
+    named = trainer.post("/videos", params={"file": "stored.mp4"}).json()["id"]
+    for video in (cancelled, new, named):
+        assert trainer.post(f"/videos/{video}/cancel").json()["state"] == "cancelled"
+    (folder / cancelled / "segments").mkdir()
+    (folder / cancelled / "segments" / "0.json").write_text("{}")
+    for video in (running, cancelled, named, "."):
+        grow_old(folder / video, 40)
+    grow_old(folder / new, 0)
+    deleted, kept = prune(trainer, dry_run="true")
+    assert {cancelled, named} <= deleted and running in kept and new not in deleted | kept
+    assert (folder / cancelled / "source" / "my clip.mp4").read_bytes() == clip
+    assert prune(trainer) == (deleted, kept)
+    assert {path.name for path in folder.iterdir()} == {running, new, "stored.mp4"}
+    assert trainer.get(f"/videos/{cancelled}").status_code == 404
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "soon"])

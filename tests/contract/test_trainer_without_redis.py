@@ -30,12 +30,11 @@ BODIES = {
     "PATCH /experiments/{experiment_id}": {"name": "first"},
     "POST /searches": {"dataset": "made", "parameters": {"optimizer.learning_rate": {"low": 0.1, "high": 1}}},
 }
-FILES = {"POST /datasets/{name}/files": {"file": b"a file"}}
+FILES = {route: {"file": b"a file"} for route in ("POST /datasets/{name}/files", "POST /videos")}
 QUERIES: dict[str, dict[str, str | int]] = {
     "POST /prune": {"older_than_days": 1},
     "GET /experiments/{experiment_id}/paired-comparison": {"with": "other"},
     "GET /datasets/{name}/images/thumbnail": {"file": "a.png"},
-    "POST /videos": {"file": "clip.mp4"},
 }
 NEED_REDIS = {
     "POST /datasets/{name}/extract",
@@ -97,8 +96,10 @@ def made_work(data_dir: Path) -> None:
     evaluation |= {"id": "evaluation-known", "created": known["created"]}
     EVALUATIONS.save(data_dir, Evaluation.model_validate(evaluation))
     (data_dir / "videos").mkdir()
-    clip = write_video(data_dir / "videos" / "clip.mp4", [quartered()] * 10)
-    VIDEOS.save(data_dir, new_video("video-known", clip, VideoOptions(), uploaded=False))
+    clip = write_video(data_dir / "videos" / "clip.mp4", [quartered()] * 2)
+    VIDEOS.create(
+        data_dir, "video-known", lambda: new_video("video-known", clip, VideoOptions(), uploaded=False)
+    )
 
 
 def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
@@ -143,6 +144,8 @@ def test_redis_that_is_stopped_is_reported_at_every_route_that_needs_it(
     assert not load_search(settings.data_dir, "search-known").cancelled
     assert len(list((settings.data_dir / "experiments").iterdir())) == 1
     assert len(list((settings.data_dir / "searches").iterdir())) == 1
+    assert not VIDEOS.load(settings.data_dir, "video-known").cancelled
+    assert {path.name for path in (settings.data_dir / "videos").iterdir()} == {"clip.mp4", "video-known"}
 
 
 def test_redis_that_hangs_is_reported_within_seconds(tmp_path: Path, server: RedisServer) -> None:

@@ -50,6 +50,6 @@ def test_video_of_six_adults_has_six_persons(human_system: Stack, tmp_path: Path
     for person in persons:
         low, high = person["age"]["interval"]
         assert low <= person["age"]["mean"] <= high and 15 <= person["age"]["mean"] <= 50
-        assert person["appearances"][0]["first"] == 0 and person["seconds_visible"] == 2
+        assert person["appearances"][0]["first"] == 0 and person["seconds_visible"] == 2.8
     assert len(table.read_text().splitlines()) == 7 and "6 persons" in plot.read_text()
     assert (tmp_path / "labelled.mp4").stat().st_size > 10_000

@@ -35,7 +35,14 @@ def width(pool: Pool) -> float:
 
 
 def track(
-    number: int, points: Array, first: float, last: float, quality: float = 0.9, *, continues: bool = False
+    number: int,
+    points: Array,
+    first: float,
+    last: float,
+    quality: float = 0.9,
+    *,
+    det_score: float = 0.9,
+    continues: bool = False,
 ) -> Track:
     pool = Pool.of(evidence(points, [30.0] * len(points)), RHO)
     best = Best(seconds=first, bbox=(0, 0, 60, 60), quality=quality)
@@ -45,6 +52,7 @@ def track(
         last=last,
         sightings=len(points),
         continues=continues,
+        det_score=det_score,
         first_bbox=best.bbox,
         last_bbox=best.bbox,
         pool=pool,
@@ -139,10 +147,23 @@ def test_faces_visible_at_the_same_time_are_never_one_person() -> None:
     assert len(persons) == 2
 
 
-def test_face_seen_once_in_bad_quality_is_no_person() -> None:
-    tracks = [track(1, looks(1, 1), 0, 0, quality=0.2), track(2, looks(2, 1), 0, 0, quality=0.8)]
-    answer = video_answer("a.mp4", INFO, Progress(space=SPACE, seconds=1, complete=True), tracks, 0.9)
-    assert len(answer.persons) == 1 and answer.omitted == 1
+@pytest.mark.parametrize(
+    ("sightings", "quality", "det_score", "person"),
+    [
+        (1, 0.2, 0.95, False),
+        (1, 0.8, 0.7, True),
+        (4, 0.41, 0.76, False),  # a hand or a pattern that the detector takes for a face for seconds
+        (2, 0.3, 0.85, True),  # in profile
+        (8, 0.16, 0.9, True),  # small
+        (3, 0.6, 0.7, True),
+    ],
+)
+def test_track_is_a_person_if_it_has_a_good_face_or_several_certain_ones(
+    sightings: int, quality: float, det_score: float, person: bool
+) -> None:
+    one = track(1, looks(1, sightings), 0, 0.4 * (sightings - 1), quality, det_score=det_score)
+    answer = video_answer("a.mp4", INFO, Progress(space=SPACE, seconds=1, complete=True), [one], 0.9)
+    assert (len(answer.persons), answer.omitted) == ((1, 0) if person else (0, 1))
 
 
 def test_timeline_counts_persons_and_has_few_bins() -> None:

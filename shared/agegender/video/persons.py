@@ -33,7 +33,7 @@ Box = tuple[float, float, float, float]
 
 MAX_LOG_ODDS: Final = 7.0  # of a gender; no head is more certain than 99.9 %
 MIN_WEIGHT: Final = 1e-3
-MIN_LONE_QUALITY: Final = 0.5
+MIN_LONE_QUALITY, MIN_DET_SCORE = 0.5, 0.8  # false faces reach a score of 0.76, all tracks of persons 0.84
 # A track continues one that ended so many seconds before, if their boxes overlap by this share.
 _CONTINUED_SECONDS, _CONTINUED_OVERLAP = 2.0, 0.2
 
@@ -248,6 +248,7 @@ class Track(BaseModel):
     continues: bool = Field(
         False, description="whether its length or the end of the part of the video ended it, not the face"
     )
+    det_score: float = Field(description="of the face that the detector is most certain of")
     first_bbox: Box
     last_bbox: Box
     pool: Pool
@@ -358,8 +359,9 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def is_person(track: Track) -> bool:
-    """Return whether a track has enough evidence: a face seen once counts if its quality is good."""
-    return track.sightings > 1 or track.best.quality >= MIN_LONE_QUALITY
+    """Return whether a track has enough evidence: a good face, or several that are certainly faces."""
+    several = track.sightings > 1 and track.det_score >= MIN_DET_SCORE
+    return several or track.best.quality >= MIN_LONE_QUALITY
 
 
 def _person(
@@ -395,5 +397,4 @@ def _packed(point: Array) -> str:
 
 
 def _softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max())
-    return np.asarray(powers / powers.sum())
+    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits)))

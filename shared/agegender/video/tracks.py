@@ -58,6 +58,7 @@ class _Live:
     first_box: Box
     velocity: tuple[float, float] = (0.0, 0.0)  # pixels per second
     sightings: int = 0
+    det_score: float = 0.0
     evidence: list[Evidence] = field(default_factory=list)
     path: list[tuple[float, float, float, float, float]] = field(default_factory=list)
     best: Best | None = None
@@ -77,6 +78,7 @@ class _Live:
             self.identity = mixed / max(float(np.linalg.norm(mixed)), 1e-12)
         self.seconds, self.box = seconds, face.bbox
         self.sightings += 1
+        self.det_score = max(self.det_score, face.det_score)
         x1, y1, x2, y2 = (round(value, 1) for value in face.bbox)
         self.path.append((round(seconds, 3), x1, y1, x2, y2))
         if self.best is None or face.quality.score > self.best.quality:
@@ -97,6 +99,7 @@ class _Live:
             last=round(self.seconds, 3),
             sightings=self.sightings,
             continues=continues,
+            det_score=self.det_score,
             first_bbox=self.first_box,
             last_bbox=self.box,
             pool=self.pooled(correlation),

@@ -351,7 +351,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old experiments, searches, evaluations and heads, and empty the trash.
+    """Delete old experiments, searches, evaluations, videos and heads, and empty the trash.
 
     Keeps, per task and space, the newest three heads. These are the served one and the two
     before it. What another experiment needs is kept too. Asks first.

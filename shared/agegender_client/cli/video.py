@@ -161,7 +161,10 @@ def _answer_on_server(source: str, outputs: _Outputs, options: dict[str, Any], *
     from agegender.video.analysis import VideoAnswer
 
     with Client() as client:
-        run = client.create_video(source, **options)
+        try:
+            run = client.create_video(source, **options)
+        except OSError as error:
+            raise Problem("no-such-video", 404, f"{source} cannot be read: {error.strerror}.") from error
         if not as_json:
             errors.print(f"Video [bold]{run.id}[/]")
         follow(client, run.id, quiet=as_json)

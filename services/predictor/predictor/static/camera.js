@@ -51,16 +51,21 @@ export class Camera {
     this.video.src = this.url;
     await opened;
     if (!this.video.videoWidth) throw new Error(`${file.name} has sound, but no moving pictures.`);
+    await this.#seek(0); // until then, Chromium draws the first frame black
   }
 
   // Move a file on to its next frame. Returns whether there is one.
   async advance() {
     const before = this.video.currentTime;
     if (before + EVERY > this.video.duration) return false;
-    const moved = new Promise((done) => { this.video.onseeked = done; });
-    this.video.currentTime = before + EVERY;
-    await moved;
+    await this.#seek(before + EVERY);
     return this.running && this.video.currentTime > before + EVERY / 4;
+  }
+
+  async #seek(seconds) {
+    const moved = new Promise((done) => { this.video.onseeked = done; });
+    this.video.currentTime = seconds;
+    await moved;
   }
 
   // Release the source. The last frame of a file stays until another source is opened.

@@ -14,6 +14,8 @@ const CORRELATION = 0.75; // of the errors of two faces of one person
 const LEAST_LIKENESS = 0.3; // faces of one person never count as all different
 const STEADY = 1; // years; a label changes only if the mean moves by more
 const MAX_LOG_ODDS = 7;
+// A person has a face of this quality, or several faces, in one of which the detector is this certain.
+const [GOOD, CERTAIN] = [0.5, 0.8];
 const COLUMNS = ["person", "first", "last", "seconds_visible", "mean", "interval_low", "interval_high", "coverage", "group",
   "p_female", "quality", "best_seconds", "faces", "effective_faces"];
 
@@ -21,7 +23,11 @@ export class Persons {
   #persons = [];
 
   get count() {
-    return this.#persons.length;
+    return this.#certain.length;
+  }
+
+  get #certain() {
+    return this.#persons.filter((person) => person.isCertain);
   }
 
   // Add the faces of a frame. Returns the image with each face's answer replaced by that of its person.
@@ -50,7 +56,7 @@ export class Persons {
 
   table() {
     const head = ["Person", "First seen", "Visible", "Age", "Interval", "Gender"];
-    const rows = this.#persons.map((person) => {
+    const rows = this.#certain.map((person) => {
       const { p_female: female, interval_low: low, interval_high: high } = person.row();
       const gender = female >= 0.5 ? "female" : "male";
       return [`${person.number}`, clock(person.first), duration(person.visible), years(person.shown),
@@ -62,7 +68,7 @@ export class Persons {
 
   // With the columns of `agegender video --csv` (docs/video.md).
   csv() {
-    const lines = this.#persons.map((person) => COLUMNS.map((name) => person.row()[name]).join(","));
+    const lines = this.#certain.map((person) => COLUMNS.map((name) => person.row()[name]).join(","));
     return [COLUMNS.join(","), ...lines, ""].join("\n");
   }
 }
@@ -78,13 +84,18 @@ class Person {
   #odds = 0;
   #groups = {};
   #best = { quality: -1, seconds: 0 };
+  #score = 0; // the detector's highest
 
   constructor(number, seconds) {
     this.number = number;
     this.first = this.last = seconds;
   }
 
-  add({ bbox, age, gender, quality }, seconds) {
+  get isCertain() {
+    return this.#best.quality >= GOOD || (this.faces > 1 && this.#score >= CERTAIN);
+  }
+
+  add({ bbox, age, gender, quality, det_score: score }, seconds) {
     const weight = Math.max(1e-3, quality.score / (quality.interval_scale ?? 1) ** 2);
     const share = weight / (this.#weight + weight);
     const toward = (from, to) => from + share * (to - from);
@@ -100,6 +111,7 @@ class Person {
     this.last = seconds;
     this.bbox = bbox;
     this.faces += 1;
+    this.#score = Math.max(this.#score, score);
     this.coverage = age.coverage;
     if (quality.score > this.#best.quality) this.#best = { quality: quality.score, seconds };
     const moved = this.shown === null || Math.abs(whole(this.#mean) - whole(this.shown)) > STEADY;

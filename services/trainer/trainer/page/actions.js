@@ -1,6 +1,24 @@
-// What the cards of runs can do: act on a click, ask before something is replaced or deleted, and undo that.
+// What the cards of runs can do: follow a run, act on a click, ask before something is replaced or deleted, undo that.
 import { element } from "/web/elements.js";
-import { ask, isProblem, report } from "./ask.js";
+import { eachEvent } from "/web/key.js";
+import { ask, isProblem, report, runs } from "./ask.js";
+
+// Draw each status of a run until it is over.
+// entry : { card, followed } of the run. path : of the run's routes.
+export async function follow(entry, path, draw) {
+  entry.followed = true;
+  while (entry.followed && entry.card.isConnected) {
+    try {
+      await eachEvent(`${path}/events`, (status) => {
+        entry.followed = runs(status);
+        draw(status);
+      });
+    } catch {
+      // the server is away; its own state is the truth, so ask again
+    }
+    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
+  }
+}
 
 // Call `call` on a click; the card shows why it failed.
 export function onClick(card, selector, call) {
@@ -27,6 +45,15 @@ export async function promote(path) {
     if (!confirm(`${metrics}\n\nServe the new heads all the same?`)) throw new Error("Nothing was changed.");
     return ask(`${path}/promote?force=true`, options);
   }
+}
+
+// Delete a run for good after a question, and its card.
+export function onDeleteForGood(card, path, title) {
+  onClick(card, ".remove", async () => {
+    if (!confirm(`Delete ${title}? It cannot be restored.`)) return;
+    await ask(path, { method: "DELETE" });
+    card.remove();
+  });
 }
 
 // Delete a run after a question. Its card becomes a line that restores it.

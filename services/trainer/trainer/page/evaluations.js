@@ -1,8 +1,7 @@
 // Judges heads on labelled faces that they never saw, and serves what a calibration on these faces made.
 import { decimals } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { eachEvent } from "/web/key.js";
-import { onClick, onDelete, promote } from "./actions.js";
+import { follow, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 
 const list = document.querySelector("#evaluations");
@@ -29,7 +28,7 @@ function show(status, first = false) {
     wire(card, status);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, status.id);
+  if (runs(status) && !entry.followed) follow(entry, `/evaluations/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, { id, dataset }) {
@@ -43,21 +42,6 @@ function wire(card, { id, dataset }) {
   onClick(card, ".save", () => save(`${path}/predictions?format=csv`, `predictions-${id}.csv`));
   onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
   onDelete(card, path, `the evaluation on ${dataset}`, (status) => show(status, true));
-}
-
-async function follow(entry, id) {
-  entry.followed = true;
-  while (entry.followed && entry.card.isConnected) {
-    try {
-      await eachEvent(`/evaluations/${id}/events`, (status) => {
-        entry.followed = runs(status);
-        draw(entry.card, status);
-      });
-    } catch {
-      // the server is away; its own state is the truth, so ask again
-    }
-    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
-  }
 }
 
 function draw(card, status) {

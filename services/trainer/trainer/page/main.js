@@ -8,6 +8,7 @@ import { chooseDataset, showDatasets, showRun, startRuns } from "./runs.js";
 import { listSearches } from "./searches.js";
 import { onOpen, openTab, startTabs } from "./tabs.js";
 import { startUploads } from "./upload.js";
+import { listVideos } from "./videos.js";
 
 // Records that the lists skipped because they cannot be read, and what else keeps the trainer from working.
 async function showWarnings() {
@@ -37,4 +38,5 @@ await startDatasets({
 await startRuns({ openReport: (id) => openTab("report", id) });
 await listSearches((status) => showRun(status, true));
 await listEvaluations();
+await listVideos();
 await showWarnings();

@@ -1,8 +1,7 @@
 // One card per experiment: its figures, live curves and folds, and what can be done with it.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { eachEvent } from "/web/key.js";
-import { onClick, onDelete, promote } from "./actions.js";
+import { follow, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
@@ -59,7 +58,7 @@ export function showRun(status, first = false) {
     wire(card, status.id);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, status.id);
+  if (runs(status) && !entry.followed) follow(entry, `/experiments/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, id) {
@@ -82,21 +81,6 @@ function wire(card, id) {
   onDelete(card, path, `experiment ${id}`, (status) => showRun(status, true));
   card.querySelector(".report").addEventListener("click", () => openReport(id));
   card.querySelector(".pick input").addEventListener("change", showPicked);
-}
-
-async function follow(entry, id) {
-  entry.followed = true;
-  while (entry.followed && entry.card.isConnected) {
-    try {
-      await eachEvent(`/experiments/${id}/events`, (status) => {
-        entry.followed = runs(status);
-        draw(entry.card, status);
-      });
-    } catch {
-      // the server is away; its own state is the truth, so ask again
-    }
-    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
-  }
 }
 
 const picked = () => [...cards].filter(([, { card }]) => card.querySelector(".pick input")?.checked).map(([id]) => id);

@@ -1,6 +1,5 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
-import { eachEvent } from "/web/key.js";
-import { onClick, onDelete } from "./actions.js";
+import { follow, onClick, onDelete } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 
 const TRIALS = 20;
@@ -27,7 +26,7 @@ function show(status, first = false) {
     wire(entry, status.id);
   }
   draw(entry, status);
-  if (runs(status) && !entry.followed) follow(entry, status.id);
+  if (runs(status) && !entry.followed) follow(entry, `/searches/${status.id}`, (latest) => draw(entry, latest));
 }
 
 function wire({ card }, id) {
@@ -40,21 +39,6 @@ function wire({ card }, id) {
     report(card.querySelector(".message"), "Started.");
   });
   onDelete(card, path, `search ${id}`, (status) => show(status, true));
-}
-
-async function follow(entry, id) {
-  entry.followed = true;
-  while (entry.followed && entry.card.isConnected) {
-    try {
-      await eachEvent(`/searches/${id}/events`, (status) => {
-        entry.followed = runs(status);
-        draw(entry, status);
-      });
-    } catch {
-      // the server is away; its own state is the truth, so ask again
-    }
-    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
-  }
 }
 
 function draw({ card }, status) {

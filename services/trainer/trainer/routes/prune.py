@@ -1,4 +1,4 @@
-"""`POST /prune`: delete old experiments, searches and heads that nothing needs any more."""
+"""`POST /prune`: delete old runs and heads that nothing needs any more."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,20 +15,20 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from trainer.experiments.promote import head_versions
-from trainer.jobs import EVALUATIONS, EXPERIMENTS, SEARCHES
+from trainer.jobs import EVALUATIONS, EXPERIMENTS, SEARCHES, VIDEOS
 from trainer.routes.runs import Settings, delete_run
 from trainer.runs.run import DELETED, TRASH, Kind, R, S
 from trainer.runs.store import each
 from trainer.settings import TrainerSettings
 
-_KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (EXPERIMENTS, SEARCHES, EVALUATIONS)}
+_KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (EXPERIMENTS, SEARCHES, EVALUATIONS, VIDEOS)}
 TRASH_DAYS = 7  # for which a deleted run can be restored
 KEPT_HEADS = 3  # of a task and space: the served one, and those that a rollback may want
 
 router = APIRouter(tags=["prune"])
 
 
-PrunedKind = Literal["experiment", "search", "evaluation", "head", "trash"]
+PrunedKind = Literal["experiment", "search", "evaluation", "video", "head", "trash"]
 
 
 class Pruned(BaseModel):
@@ -57,11 +57,12 @@ def prune(
     older_than_days: Annotated[int, Query(ge=1, le=10_000, description="days without a change")],
     dry_run: Annotated[bool, Query(description="only return what would be deleted")] = False,
 ) -> Pruning:
-    """Deletes experiments, searches and evaluations that are over, and heads.
+    """Deletes experiments, searches, evaluations and videos that are over, and heads.
 
     Empties the trash of what was deleted more than seven days ago. Keeps, per task and space, the served head
     and the two before it, the experiments that these come from, their evaluations, and experiments that
-    another one was trained from. Data sets are never deleted.
+    another one was trained from. With a video's answer goes the upload, but no file that the user put into
+    `videos`. Data sets are never deleted.
     """
     data_dir = settings.data_dir
     before = datetime.now(UTC) - timedelta(days=older_than_days)
@@ -127,6 +128,7 @@ def _old_runs(
             if directory.name == evaluation.space.id and (versions is None or judged & versions):
                 judging[evaluation.id] = f"it judged a head that is kept, for {evaluation.dataset}"
     yield from _old(EVALUATIONS, "evaluation", data_dir, before, judging)
+    yield from _old(VIDEOS, "video", data_dir, before, {})
 
 
 def _old(

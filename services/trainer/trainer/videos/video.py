@@ -1,5 +1,8 @@
 """A video as a kind of run: the request, its record `videos/<id>/video.json`, its files, its status.
 
+FFmpeg is a million lines of C, and a video comes from anybody. So the API does not open one in its own
+process: `described` does it in another, which is this module as a program.
+
 In videos/<id>/ beside the record:
 
 - source/NAME: the uploaded video. A video that the user put into videos/ stays there.
@@ -8,14 +11,18 @@ In videos/<id>/ beside the record:
 - answer.json, persons.csv, summary.svg, and annotated.mp4 if requested: the answer, then the report.
 """
 
+import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import structlog
 from agegender.errors import Problem, not_found
@@ -37,6 +44,9 @@ PREFIX = "video-"  # of the ids
 _AT_ONCE = 32  # segments in the queue, so that a long video does not fill it
 _SEGMENT_SECONDS, _JOIN_SECONDS = 3600, 12 * 3600  # time limits of the jobs
 _MAX_NAME = 100
+OPENING_SECONDS: Final = 60.0  # to open a file on a slow volume, and to decode its first frame
+OPENING_MEMORY: Final = 3 * 1024**3 // 2  # of address space; 8,192 x 4,320 pixels in H.265 need half
+OPENING_PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", __name__)
 _UNUSUAL = re.compile(r"[^\w.()+ -]+")
 
 
@@ -217,19 +227,8 @@ def uploaded_name(given: str) -> str:
 
 
 def new_video(run_id: str, path: Path, options: VideoOptions, *, uploaded: bool) -> VideoRun:
-    """Return the record for a video of which the first frame can be decoded.
-
-    Raises ``bad-video`` 415, ``no-video`` 415 and ``video-too-large`` 413.
-    """
-    with open_video(path) as video:
-        if next(video.frames(), None) is None:
-            raise video.problem or Problem(
-                "bad-video",
-                415,
-                f"{path.name} has no frame that can be decoded: it is damaged or truncated. Expected a "
-                "complete file, such as MP4, MOV, WebM, MKV or AVI.",
-            )
-        info = video.info
+    """Return the record for a video of which the first frame can be decoded. Raises as `described` does."""
+    info = described(path)
     segments = 1 if info.seconds is None else max(1, int(-(-info.seconds // options.segment_seconds)))
     return VideoRun(
         id=run_id,
@@ -240,6 +239,56 @@ def new_video(run_id: str, path: Path, options: VideoOptions, *, uploaded: bool)
         segments=segments,
         options=options,
     )
+
+
+def described(path: Path, seconds: float = OPENING_SECONDS, memory: int = OPENING_MEMORY) -> VideoInfo:
+    """Return the description of a video after its first frame was decoded, in a process of its own.
+
+    Raises ``no-video`` 415, ``video-too-large`` 413, and ``bad-video`` 415, also for a file that crashes the
+    decoder, or takes it longer than these seconds or more than this memory.
+    """
+    command = [*OPENING_PROGRAM, str(memory), str(path.resolve())]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise _undecodable(path, f"it took longer than {seconds:g} seconds") from None
+    if done.returncode == 0:
+        found = json.loads(done.stdout)
+        if "problem" in found:
+            raise Problem.from_document(found["problem"])
+        return VideoInfo.model_validate(found)
+    ended = f"exit code {done.returncode}"
+    if done.returncode < 0:
+        ended = signal.Signals(-done.returncode).name
+    log.warning(
+        "decoder failed", file=path.name, ended=ended, stderr=done.stderr[-500:].decode(errors="replace")
+    )
+    raise _undecodable(path, f"the decoder ended with {ended}")
+
+
+def _undecodable(path: Path, reason: str) -> Problem:
+    return Problem(
+        "bad-video",
+        415,
+        f"{path.name} has no frame that can be decoded: {reason}. Expected a complete file, such as MP4, "
+        "MOV, WebM, MKV or AVI.",
+    )
+
+
+def _describe(memory: int, path: Path) -> None:
+    """Print the description of a video as JSON, or `problem`."""
+    with suppress(ImportError, ValueError, OSError):  # systems without these limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        with open_video(path) as video:
+            if next(video.frames(), None) is None:
+                raise video.problem or _undecodable(path, "it is damaged or truncated")
+            print(video.info.model_dump_json())
+    except Problem as problem:
+        print(json.dumps({"problem": problem.document()}))
 
 
 def delete_stale_videos(data_dir: Path) -> None:
@@ -260,3 +309,7 @@ def _missing(directory: Path, run: VideoRun) -> Iterator[int]:
 def _progress(directory: Path, step: str) -> dict[str, Any]:
     found = read_optional(step_dir(directory, step) / PROGRESS)
     return found if isinstance(found, dict) else {}
+
+
+if __name__ == "__main__":
+    _describe(int(sys.argv[1]), Path(sys.argv[2]))
