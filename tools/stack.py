@@ -76,8 +76,9 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        own = f"redis://:{self.redis_password}@127.0.0.1:{self.ports['redis']}/0"
-        return os.environ.get("REDIS_URL") or own
+        if own := os.environ.get("REDIS_URL"):
+            return own
+        return f"redis://:{self.redis_password}@127.0.0.1:{self.ports['redis']}/0"
 
     def start(self) -> None:
         """Start supervisor. Raises `StackError` if a port is in use."""

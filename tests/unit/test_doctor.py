@@ -46,11 +46,13 @@ def test_make_up_refuses_a_port_in_use_with_the_same_sentence(listener: int, tmp
     assert not (tmp_path / "data").exists()
 
 
-def test_redis_of_ones_own_needs_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_of_ones_own_needs_no_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     assert "redis" in machine.chosen_ports()
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere/0")
-    assert "redis" not in machine.chosen_ports()
+    ports = machine.chosen_ports()
+    assert "redis" not in ports
+    assert Stack(tmp_path / "data", tmp_path / "run", ports).redis_url == "redis://elsewhere/0"
 
 
 def test_former_name_of_a_port_applies_until_the_new_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
