@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import psutil
@@ -24,7 +25,7 @@ from PIL import Image
 
 from benchmarks.packs import human
 from benchmarks.photographs import one_face, photographs_by_faces
-from benchmarks.serving import PATIENT, UNCACHED, at_once
+from benchmarks.serving import at_once
 from benchmarks.table import Goal, Row, compared
 from tools.stack import PHOTOGRAPH, ROOT
 
@@ -34,14 +35,16 @@ _AGAINST = f"commit {COMMIT[:7]}, by turns"
 _PHONE = (4000, 3000)  # pixels
 _LOAD = 32  # requests
 _STARTS = 2
+Environment = Literal["UNCACHED", "PATIENT"]  # of benchmarks.serving
 _STAGES = ("read", "queue", "decode", "detect", "embed", "heads")
 
-# Run by the Python of either checkout, in its folder: starts its system until standard input closes.
+# Run by the Python of either checkout, in its folder: starts its system until standard input closes. The
+# environment is the one that the checkout names, because settings have changed their names since.
 _PROGRAM = """
 import json, sys, time
-from benchmarks.serving import running
+from benchmarks import serving
 started = time.perf_counter()
-with running(**json.loads(sys.argv[1])) as stack:
+with serving.running(**getattr(serving, sys.argv[1])) as stack:
     urls = {name: stack.url(name) for name in ("embedder", "embedder-proxy", "predictor")}
     print(json.dumps([urls, time.perf_counter() - started]), flush=True)
     sys.stdin.read()
@@ -91,10 +94,10 @@ def _set_up() -> str:
 
 
 @contextmanager
-def _running(folder: Path, environment: Mapping[str, str]) -> Iterator[_System]:
+def _running(folder: Path, environment: Environment) -> Iterator[_System]:
     python = Path(sys.executable) if folder == ROOT else folder / ".venv" / "bin" / "python"
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(python), "-c", _PROGRAM, json.dumps(dict(environment))]
+    command = [str(python), "-c", _PROGRAM, environment]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=folder, env=clean, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
@@ -106,7 +109,7 @@ def _running(folder: Path, environment: Mapping[str, str]) -> Iterator[_System]:
 
 
 @contextmanager
-def _both(environment: Mapping[str, str]) -> Iterator[tuple[_System, _System, httpx.Client]]:
+def _both(environment: Environment) -> Iterator[tuple[_System, _System, httpx.Client]]:
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(_running(folder, environment)) for folder in (ROOT, FOLDER))
         yield ours, theirs, stack.enter_context(httpx.Client(timeout=120, trust_env=False))
@@ -116,7 +119,7 @@ def _latencies() -> list[Row]:
     shown = photographs_by_faces(human())
     crop, photograph, phone = one_face(), PHOTOGRAPH.read_bytes(), _phone_photograph(shown[3])
     mixed = [shown[1 + number % len(shown)] for number in range(_LOAD)]
-    with _both(UNCACHED) as (ours, theirs, http):
+    with _both("UNCACHED") as (ours, theirs, http):
 
         def answer(system: _System, image: bytes) -> httpx.Response:
             url = f"{system.urls['predictor']}/age-gender"
@@ -156,7 +159,7 @@ def _unaccounted(response: httpx.Response) -> float:
 
 def _cached() -> list[Row]:
     image = one_face()
-    with _both(PATIENT) as (ours, theirs, http):
+    with _both("PATIENT") as (ours, theirs, http):
         found = []
         for what, service, path, goal in (
             ("cache hit, seen by the client, one face", "embedder-proxy", "/faces", 2.0),
@@ -180,7 +183,7 @@ def _alone() -> list[Row]:
     memory: dict[Path, tuple[float, float]] = {}
     for _ in range(_STARTS):
         for folder, starts in seconds.items():
-            with _running(folder, UNCACHED) as system, httpx.Client(timeout=120, trust_env=False) as http:
+            with _running(folder, "UNCACHED") as system, httpx.Client(timeout=120, trust_env=False) as http:
                 starts.append(system.seconds)
                 url = f"{system.urls['predictor']}/age-gender"
                 images = [shown[1 + next(number) % len(shown)] for _ in range(_LOAD)]

@@ -131,6 +131,20 @@ def test_extraction_finds_each_face_of_a_turned_image_in_its_mirror_image(
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_face_of_a_large_turned_image_is_answered_as_if_it_were_upright(
+    pack: Pack, photograph: np.ndarray, upright: list[Face], rotation: int
+) -> None:
+    """Searches in other turns look at a large image only as closely as its faces need."""
+    face = max(upright, key=lambda face: face.det_score)
+    x1, y1, x2, y2 = (round(value) for value in face.bbox)
+    margin = (x2 - x1) // 2
+    crop = photograph[max(y1 - margin, 0) : y2 + margin, max(x1 - margin, 0) : x2 + margin]
+    large = cv2.resize(crop, None, fx=2000 / len(crop), fy=2000 / len(crop), interpolation=cv2.INTER_CUBIC)
+    found = pack.detect([np.ascontiguousarray(np.rot90(large, rotation // 90))])
+    assert found[0].rotation == rotation
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_turned_crop_of_a_face_is_answered_as_if_it_were_upright(
     pack: Pack, photograph: np.ndarray, upright: list[Face], rotation: int
 ) -> None:

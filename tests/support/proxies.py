@@ -19,7 +19,7 @@ from tests.support.serving import serving, until
 def proxy(*doubles: EmbedderDouble, **changes: Any) -> Iterator[httpx.Client]:
     """A client of a proxy without cache that has found every double that is ready.
 
-    It waits long for a Redis that is slow on a busy machine, unless told otherwise.
+    It waits long for a Redis that is slow on a busy machine, unless `cache_timeout` is given.
     """
     urls = ",".join(double.url for double in doubles) or "http://127.0.0.1:9"
     defaults = {"embedder_urls": urls, "cache_ttl": 0, "probe_interval": 0.1, "cache_timeout": 10}

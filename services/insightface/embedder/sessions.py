@@ -63,17 +63,20 @@ def open_session(
     )
 
 
-def images_at_once(session: onnxruntime.InferenceSession) -> int:
+def images_at_once(session: onnxruntime.InferenceSession, on_cpu: int = 8) -> int:
     """Return how many images a session should run at once: 64 on a GPU, 8 on a CPU.
 
     On a CPU the feature maps of 8 stay in the cache, which takes less time than 64 and a tenth of the memory
     (docs/embedding.md, `python -m benchmarks embedding`).
     """
-    return 64 if "CUDAExecutionProvider" in session.get_providers() else 8
+    return 64 if "CUDAExecutionProvider" in session.get_providers() else on_cpu
 
 
 class Network:
-    """A model with one input, run in batches of bounded size so that memory is bounded too."""
+    """A model with one input, run in batches of bounded size so that memory is bounded too.
+
+    cpu_batch : images that it runs at once on a CPU.
+    """
 
     def __init__(
         self,
@@ -82,11 +85,12 @@ class Network:
         outputs: Sequence[str] | None = None,
         *,
         any_size: bool = False,
+        cpu_batch: int = 8,
     ) -> None:
         self._session = open_session(model, threads, any_size=any_size)
         self._input = self._session.get_inputs()[0].name
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
-        self._batch = images_at_once(self._session)
+        self._batch = images_at_once(self._session, cpu_batch)
 
     def __call__(self, images: npt.NDArray[np.uint8] | Array) -> list[Array]:
         """Run on images [n, ...], scaled as the model expects; every output has n rows."""

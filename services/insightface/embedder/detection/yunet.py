@@ -31,6 +31,8 @@ _NO_EVIDENCE, _ALL_EVIDENCE = 0.7, 0.95  # a cat on its side has 0.78, most upri
 _SIZES, _SURE = (40, 80, 160), (0.86, 0.91, 0.925)
 _NEARLY = 0.08  # below that score, searches in the other turns decide
 _SAME_FACE = 0.4  # intersection over the smaller area
+_LARGE = 0.5  # of the largest face's mean side; smaller faces do not decide the orientation of the image
+_ENOUGH = 60  # pixels of a face's mean side at which a search in another turn need not look closer
 _MOST_CANDIDATES = 5000  # as in OpenCV
 
 # Long sides in pixels at which an image is searched. A face that fills the image is found at the smallest,
@@ -92,12 +94,16 @@ class YuNetDetector:
         A face is certainly upright if its score is high for its size. If most are not, the image is searched
         in the other three turns too, and a face is upright if its score is nearly as high and highest there.
         """
-        boxes, scores, landmarks = self._faces(image)
+        sides = _sides(max(image.shape[:2]))
+        boxes, scores, landmarks = self._faces(image, sides)
         needed = np.interp(_mean_sides(boxes), _SIZES, _SURE)
         sure = scores >= needed
         doubtful = np.flatnonzero(~sure & (scores >= needed - _NEARLY))
         if len(doubtful) > len(scores) / 2:
-            turned = [self._scored_boxes(image, rotation) for rotation in TURNS[1:]]
+            widths = _mean_sides(boxes)
+            doubtful = doubtful[widths[doubtful] >= _LARGE * widths.max()]
+            sides = _close_enough(sides, widths[doubtful].min(initial=np.inf) / max(image.shape[:2]))
+            turned = [self._scored_boxes(image, rotation, sides) for rotation in TURNS[1:]]
             others, their_scores = (np.concatenate(column) for column in zip(*turned, strict=True))
             for face in doubtful:
                 same = overlap(boxes[face], others) >= _SAME_FACE
@@ -105,16 +111,17 @@ class YuNetDetector:
         evidence = np.clip((scores - _NO_EVIDENCE) / (_ALL_EVIDENCE - _NO_EVIDENCE), 0, 1)
         return Detections(boxes, scores, landmarks, evidence, sure)
 
-    def _scored_boxes(self, image: Image, rotation: Rotation) -> tuple[Array, Array]:
+    def _scored_boxes(self, image: Image, rotation: Rotation, sides: Sequence[int]) -> tuple[Array, Array]:
         """Return the boxes [n, 4], in pixels of the image, and scores [n] of faces in the turned image."""
-        turned = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
-        boxes, scores, _ = self._faces(turned)
+        small = next(_sized(image, sides[-1:])) if sides[-1] < max(image.shape[:2]) else image
+        turned = np.ascontiguousarray(np.rot90(small, -(rotation // 90)))
+        boxes, scores, _ = self._faces(turned, sides)
         back = [turned_box(box, 360 - rotation, turned.shape[1], turned.shape[0]) for box in boxes.tolist()]
-        return np.array(back, np.float32).reshape(-1, 4), scores
+        return np.array(back, np.float32).reshape(-1, 4) * _scale(small, image), scores
 
-    def _faces(self, image: Image) -> Found:
-        """Search the image at all sizes; return each face once, best first."""
-        sizes = _sized(image, _sides(max(image.shape[:2])))
+    def _faces(self, image: Image, sides: Sequence[int]) -> Found:
+        """Search the image with each of the long sides; return each face once, best first."""
+        sizes = _sized(image, sides)
         boxes, scores, landmarks = _joined([self._at(resized, image, _MIN_SCORE) for resized in sizes])
         kept = suppressed(boxes, scores)
         return boxes[kept], scores[kept], landmarks[kept]
@@ -128,9 +135,8 @@ class YuNetDetector:
     def _at(self, resized: Image, image: Image, min_score: float) -> Found:
         """Return the faces of a resized image, in pixels of the image."""
         boxes, scores, landmarks = self._yunet(resized, min_score)
-        (height, width), size = image.shape[:2], resized.shape
-        back = np.array([width / size[1], height / size[0]], np.float32)
-        return boxes * np.tile(back, 2), scores, landmarks * back
+        back = _scale(resized, image)
+        return boxes * back, scores, landmarks * back[:2]
 
 
 def _sized(image: Image, sides: Sequence[int]) -> Iterator[Image]:
@@ -153,6 +159,16 @@ def _sides(long_side: int) -> list[int]:
     """Return the long sides in pixels at which an image is searched."""
     sides = [side for side in _LONG_SIDES if side <= _MOST_ENLARGED * long_side] or [_LONG_SIDES[0]]
     return sides + [side for beyond, side in _LARGE_IMAGES.items() if long_side > beyond]
+
+
+def _close_enough(sides: Sequence[int], share: float) -> list[int]:
+    """Return the long sides up to the first that shows a face of this share of the long side well."""
+    return list(sides[: 1 + sum(side * share < _ENOUGH for side in sides[:-1])])
+
+
+def _scale(resized: Image, image: Image) -> Array:
+    """Return the factors [4] from coordinates x, y, x, y in the resized image to those in the image."""
+    return np.tile(np.array(image.shape[1::-1]) / resized.shape[1::-1], 2).astype(np.float32)
 
 
 def _mean_sides(boxes: Array) -> Array:
