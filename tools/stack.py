@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -35,6 +36,7 @@ PHOTOGRAPH = Path((_INSIGHTFACE and _INSIGHTFACE.origin) or ".").parent / "data"
 _SERVICES = ("embedder", "embedder-proxy", "predictor", "trainer")
 _ENDS = 3  # exits allowed per program during the start; one may happen because Redis is not up yet
 _LAST_LINES = 8
+_ERROR = re.compile(r"\[(error|critical) *\]|\"level\": ?\"(error|critical)\"|^ERROR:")
 
 
 class StackError(Exception):
@@ -155,7 +157,10 @@ class Stack:
             transport.close()
 
     def _last_words(self, name: str) -> str:
-        """Return the end of a program's log since the start: its error line, or else the last lines."""
+        """Return the end of a program's log since the start: its error line, or else the last lines.
+
+        An error before these lines is shown too: an orderly end and the next attempt may follow it.
+        """
         log = self.run_dir / "logs" / f"{name}.log"
         try:
             with log.open("rb") as file:
@@ -164,7 +169,8 @@ class Stack:
         except OSError as error:
             return f"       (its log cannot be read: {error})"
         errors = [line for line in lines if line.startswith("error: ")]
-        shown = errors[-1:] or lines[-_LAST_LINES:] or ["(nothing)"]
+        before = [line for line in lines[:-_LAST_LINES] if _ERROR.search(line)][-1:]
+        shown = errors[-1:] or [*before, *lines[-_LAST_LINES:]] or ["(nothing)"]
         return "\n".join(f"       {line}" for line in [*shown, f"All of it: {log}"])
 
     def stop(self) -> None:

@@ -1,4 +1,8 @@
-"""The peak memory of a running system's processes, and whether they are still the same."""
+"""The peak memory of a running system's processes, and whether they are still the same.
+
+Pages of mapped files do not count: the kernel takes those of a process at rest, and brings them back when the
+process works, which looked like growth.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +23,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass
 class Watched:
-    """MiB that each program grew by at its highest (Linux's VmHWM), and which were restarted.
+    """MiB that each program grew by at its highest, and which were restarted.
 
     Under `JOBS` stands the most that one of the workers' jobs had beyond its worker, from which it is forked.
     """
@@ -33,10 +37,10 @@ def watching(stack: Stack) -> Iterator[Watched]:
     """A system with two workers; filled in when the block ends."""
     running = stack.pids()
     before = {name: running[name] for name in PROGRAMS}
-    resident = {}
+    at_rest = {}
     for name, pid in before.items():
         forget_peak(pid)
-        resident[name] = _status(pid, "VmRSS")
+        at_rest[name] = resident(pid)
     watched = Watched()
     with _watching_jobs([before[name] for name in WORKERS], watched):
         yield watched
@@ -45,7 +49,7 @@ def watching(stack: Stack) -> Iterator[Watched]:
         if running.get(name) != pid:
             watched.restarted.append(name)
         else:
-            watched.growth[name] = (_status(pid, "VmHWM") - resident[name]) // _MIB
+            watched.growth[name] = int(peak(pid) - at_rest[name])
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def _watching_jobs(workers: list[int], watched: Watched) -> Iterator[None]:
 
 def resident(pid: int) -> float:
     """Return the memory that a process has now, in MiB."""
-    return _status(pid, "VmRSS") / _MIB
+    return _status(pid, "RssAnon") / _MIB
 
 
 def forget_peak(pid: int) -> None:
@@ -82,7 +86,7 @@ def forget_peak(pid: int) -> None:
 
 def peak(pid: int) -> float:
     """Return the most memory that a process has had since `forget_peak`, in MiB."""
-    return _status(pid, "VmHWM") / _MIB
+    return (_status(pid, "VmHWM") - _status(pid, "RssFile")) / _MIB
 
 
 def _status(pid: int, name: str) -> int:

@@ -1,6 +1,6 @@
 """Serve the proxy: `python -m embedder_proxy`."""
 
-from agegender_service.app import serve
+from agegender_service.app import return_large_blocks, serve
 from agegender_service.settings import read_settings
 
 from embedder_proxy.app import create_proxy
@@ -8,6 +8,7 @@ from embedder_proxy.settings import ProxySettings
 
 
 def main() -> None:
+    return_large_blocks()
     settings = read_settings(ProxySettings)
     serve(create_proxy(settings), settings, settings.port)
 

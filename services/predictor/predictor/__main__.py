@@ -1,6 +1,6 @@
 """Serve the predictor: `python -m predictor`."""
 
-from agegender_service.app import serve
+from agegender_service.app import return_large_blocks, serve
 from agegender_service.settings import read_settings
 
 from predictor.app import create_predictor
@@ -8,6 +8,7 @@ from predictor.settings import PredictorSettings
 
 
 def main() -> None:
+    return_large_blocks()
     settings = read_settings(PredictorSettings)
     serve(create_predictor(settings), settings, settings.port)
 
