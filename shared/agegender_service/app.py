@@ -37,7 +37,7 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 _BODY_SECONDS = 30.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_LARGE_BLOCK = 2**20
+_LARGE_BLOCK = 2**17
 _FILES = Path(__file__).parent / "static"
 # Swagger UI comes from an installed package, so it works offline and no other host sees the keys entered
 # there. The package's own page has an inline script, which our policy forbids, so only its files are served.
@@ -150,7 +150,7 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 def return_large_blocks() -> None:
-    """Return each freed block of 1 MiB or more to the system at once, where the C library is glibc.
+    """Return each freed block of 128 KiB or more to the system at once, where the C library is glibc.
 
     By default glibc keeps freed blocks of up to 32 MiB, and up to 64 MiB at the end of its heap: after a few
     large bodies a service held 100 MB more, in an amount that differed from run to run. Not for a service
