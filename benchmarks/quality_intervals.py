@@ -36,7 +36,7 @@ from trainer.datasets.folds import groups_of, strata_of, stratified_folds, valid
 from trainer.evaluation import Calibration, OutOfFold, calibrate, member_probabilities
 from trainer.experiments.experiment_data import labelled, load_faces
 from trainer.training.config import TrainingOptions
-from trainer.training.train import train_bank
+from trainer.training.train import TrainedBank, train_bank
 
 from tools.damage import DAMAGE, damaged
 from tools.stack import RESEARCH_DATA, ROOT
@@ -98,16 +98,23 @@ def name_hash(file: str) -> str:
     return hashlib.sha256(Path(file).name.encode()).hexdigest()
 
 
-def train_heads(faces: EmbeddingSet, options: TrainingOptions) -> TrainedHeads:
-    own = faces.rows(np.array([name_hash(file)[0] in TRAINED for file in faces.file]))
-    folds = stratified_folds(strata_of(own.age_low, own.age_high, own.gender), groups_of(own.subject), 5)
-    calibrates, fits = own.rows(folds == 0), own.rows(folds != 0)
+def train_one_fold(faces: EmbeddingSet, options: TrainingOptions) -> tuple[TrainedBank, OutOfFold]:
+    """Train a bank on four fifths of the subjects, and predict the last fifth."""
+    folds = stratified_folds(
+        strata_of(faces.age_low, faces.age_high, faces.gender), groups_of(faces.subject), 5
+    )
+    calibrates, fits = faces.rows(folds == 0), faces.rows(folds != 0)
     strata = strata_of(fits.age_low, fits.age_high, fits.gender)
     validates = validation_split(strata, groups_of(fits.subject), options.validation, seed=options.seed)
     bank = train_bank(fits.rows(~validates), fits.rows(validates), options, fold=0)
     predicted = member_probabilities(bank.tensors, options, calibrates)
-    found = OutOfFold(calibrates, {task: values.mean(axis=0) for task, values in predicted.items()})
-    every = np.ones(len(calibrates), dtype=bool)
+    return bank, OutOfFold(calibrates, {task: values.mean(axis=0) for task, values in predicted.items()})
+
+
+def train_heads(faces: EmbeddingSet, options: TrainingOptions) -> TrainedHeads:
+    own = faces.rows(np.array([name_hash(file)[0] in TRAINED for file in faces.file]))
+    bank, found = train_one_fold(own, options)
+    every = np.ones(len(found.faces), dtype=bool)
     return TrainedHeads(options, bank.tensors, calibrate(found, Task.AGE, Classes.YEARS, every), own)
 
 

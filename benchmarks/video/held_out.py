@@ -16,11 +16,10 @@ from agegender.images import ImageLimits, decode
 from agegender.labels import Gender
 from embedder.packs.pack import Pack
 from trainer.datasets.embedding_set import EmbeddingSet
-from trainer.datasets.folds import groups_of, strata_of, stratified_folds, validation_split
-from trainer.evaluation import OutOfFold, calibrate, member_probabilities, task_tensors
+from trainer.evaluation import calibrate, task_tensors
 from trainer.training.config import TrainingOptions
-from trainer.training.train import train_bank
 
+from benchmarks.quality_intervals import train_one_fold
 from benchmarks.video.portraits import Label, alternating
 
 VERSION = "held-out"
@@ -63,16 +62,8 @@ def _embedded(pack: Pack, found: Sequence[Label]) -> EmbeddingSet:
 
 def _trained(faces: EmbeddingSet) -> list[Head]:
     options = TrainingOptions()
-    folds = stratified_folds(
-        strata_of(faces.age_low, faces.age_high, faces.gender), groups_of(faces.subject), 5
-    )
-    calibrates, fits = faces.rows(folds == 0), faces.rows(folds != 0)
-    strata = strata_of(fits.age_low, fits.age_high, fits.gender)
-    validates = validation_split(strata, groups_of(fits.subject), options.validation, seed=options.seed)
-    bank = train_bank(fits.rows(~validates), fits.rows(validates), options, fold=0)
-    predicted = member_probabilities(bank.tensors, options, calibrates)
-    found = OutOfFold(calibrates, {task: values.mean(axis=0) for task, values in predicted.items()})
-    every = np.ones(len(calibrates), dtype=bool)
+    bank, found = train_one_fold(faces, options)
+    every = np.ones(len(found.faces), dtype=bool)
     heads = []
     for task, classes in ((Task.AGE, Classes.YEARS), (Task.GENDER, Classes.GENDERS)):
         fitted = calibrate(found, task, classes, every)

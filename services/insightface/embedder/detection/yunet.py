@@ -96,11 +96,11 @@ class YuNetDetector:
         """
         sides = _sides(max(image.shape[:2]))
         boxes, scores, landmarks = self._faces(image, sides)
-        needed = np.interp(_mean_sides(boxes), _SIZES, _SURE)
+        widths = _mean_sides(boxes)
+        needed = np.interp(widths, _SIZES, _SURE)
         sure = scores >= needed
         doubtful = np.flatnonzero(~sure & (scores >= needed - _NEARLY))
         if len(doubtful) > len(scores) / 2:
-            widths = _mean_sides(boxes)
             doubtful = doubtful[widths[doubtful] >= _LARGE * widths.max()]
             sides = _close_enough(sides, widths[doubtful].min(initial=np.inf) / max(image.shape[:2]))
             turned = [self._scored_boxes(image, rotation, sides) for rotation in TURNS[1:]]
