@@ -190,4 +190,4 @@ def test_borders_take_bounded_memory_whatever_the_shape_of_the_image(shape: tupl
     search(detector, np.zeros(shape, np.uint8))
     searched = [int(np.prod(seen)) for seen in detector.shapes]
     assert len(searched) > 1  # one search with a border at least
-    assert max(searched[1:]) <= max(int(np.prod(shape)), 4_000 * 4_000 * 3)
+    assert max(searched[1:]) <= 1_600 * 1_600 * 3

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from embedder.detection.yunet import YuNet, YuNetDetector, suppressed
+from embedder.detection.search import Detections, search
+from embedder.detection.yunet import Found, YuNet, YuNetDetector, suppressed
 from embedder.packs.wheels import MODELS, WHEELS, converted, dequantised
 from embedder.sessions import Network
 from onnx.reference import ReferenceEvaluator
@@ -91,6 +92,61 @@ def test_faces_of_an_image_are_found_once_at_any_size(
 ) -> None:
     image = cv2.resize(photograph, (width, round(886 * width / 1280)), interpolation=cv2.INTER_AREA)
     assert len(detector.detect(np.asarray(image, np.uint8)).score) == 6
+
+
+def test_faces_are_found_in_strips_where_they_are_in_the_whole(
+    photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of faces are spread over all heights, so that some lie on the edges of strips."""
+    small = cv2.resize(photograph[300:560], None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
+    image = np.full((1920, 1440, 3), 120, np.uint8)
+    for number, top in enumerate(range(0, 1920 - len(small), 113)):
+        left = number % 2 * 700
+        image[top : top + len(small), left : left + small.shape[1]] = small
+    yunet = YuNet(human_pack_dir() / "yunet.onnx", 1)
+    in_strips = once(yunet(image, 0.8))
+    monkeypatch.setattr("embedder.detection.yunet._WHOLE_PIXELS", image.size)
+    whole = once(yunet(image, 0.8))
+    assert len(in_strips[0]) == len(whole[0]) > 40
+    for box, score, landmarks in zip(*whole, strict=True):
+        same = np.abs(in_strips[0] - box).max(axis=1).argmin()
+        np.testing.assert_allclose(in_strips[0][same], box, atol=3)  # of 45 pixels
+        np.testing.assert_allclose(in_strips[2][same], landmarks, atol=3)
+        assert abs(in_strips[1][same] - score) < 0.05
+
+
+def once(found: Found) -> Found:
+    kept = suppressed(*found[:2])
+    return found[0][kept], found[1][kept], found[2][kept]
+
+
+def test_face_that_is_higher_than_what_strips_share_is_not_cut(
+    detector: YuNetDetector, photograph: np.ndarray
+) -> None:
+    height, width = photograph.shape[:2]
+    for size in (1, 2, 3):
+        image = cv2.resize(photograph, (size * width, size * height), interpolation=cv2.INTER_AREA)
+        found = detector.detect(np.asarray(image, np.uint8))
+        smaller = detector.detect(photograph)
+        order, rows = found.bbox[:, 0].argsort(), smaller.bbox[:, 0].argsort()
+        apart = np.abs(found.bbox[order] / size - smaller.bbox[rows])
+        assert apart.max() <= 0.2 * (smaller.bbox[:, 2] - smaller.bbox[:, 0]).min()
+
+
+@pytest.mark.parametrize("width", [1280, 4000])
+def test_photograph_of_upright_faces_is_searched_once(photograph: np.ndarray, width: int) -> None:
+    """At 4,000 pixels only two of the six scores are high, and three are nearly as high."""
+    image = cv2.resize(photograph, (width, round(886 * width / 1280)), interpolation=cv2.INTER_CUBIC)
+    searches: list[tuple[int, ...]] = []
+
+    class Counting(YuNetDetector):
+        def detect(self, image: np.ndarray) -> Detections:
+            searches.append(image.shape)
+            return super().detect(image)
+
+    found = search(Counting(human_pack_dir() / "yunet.onnx", 1), np.asarray(image, np.uint8))
+    assert len(found.score) == 6 and found.rotation == 0 and not found.border
+    assert len(searches) == 1
 
 
 def test_small_face_of_a_large_image_and_a_face_that_fills_an_image_are_found(

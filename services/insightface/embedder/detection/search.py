@@ -27,8 +27,6 @@ _GOOD_EVIDENCE = 0.6  # with a border; a wider one is then not preferred
 # Maximum long side in pixels, border included, of further searches, so that a large image without faces
 # costs little more. A wide border is for a face that fills the image, which may be small.
 _LONG_SIDE = {0: 1600, _BORDER: 1600, _WIDE_BORDER: 400}
-# The same for the first search with a border, which shrinks only large or elongated images.
-_FIRST_LONG_SIDE = 4000
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def search(detector: Detector, image: Image, awaited: Callable[[], bool] = lambd
     first = _judged(detector.detect(image), image)
     if _mostly_upright(first.found):
         return first.found
-    bordered = _shrunk(image, _BORDER, _FIRST_LONG_SIDE)
+    bordered = _shrunk(image, _BORDER)
     attempts = [first, *_attempts(detector, bordered, [(0, _BORDER)], awaited)]
     if not len(first.found.score) and _mostly_upright(attempts[-1].found):
         return _in_original(attempts[-1], image)

@@ -34,12 +34,17 @@ _SAME_FACE = 0.4  # intersection over the smaller area
 _LARGE = 0.5  # of the largest face's mean side; smaller faces do not decide the orientation of the image
 _ENOUGH = 60  # pixels of a face's mean side at which a search in another turn need not look closer
 _MOST_CANDIDATES = 5000  # as in OpenCV
+# An image of more pixels is searched in strips, which takes less time and memory. A face that is higher than
+# the rows that two strips share is left to the search at a smaller size.
+_WHOLE_PIXELS = 1_000_000
+_STRIP_ROWS, _SHARED_ROWS = 512, 128
 
 # Long sides in pixels at which an image is searched. A face that fills the image is found at the smallest,
 # small faces of a large image at the largest. Enlarging an image further finds textures, not faces.
 _LONG_SIDES = (160, 320, 640)
 _LARGE_IMAGES = {960: 960, 1600: 1920}  # images longer than this are searched at this size too
 _MOST_ENLARGED = 1.6
+_NEARLY_EQUAL = 0.9  # shrunk by less, an image needs no average over areas, which takes five times as long
 
 
 class YuNet:
@@ -54,6 +59,24 @@ class YuNet:
         # The image is in the upper left corner of a multiple of the widest stride, as in OpenCV.
         canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.uint8)
         canvas[:height, :width] = image[..., ::-1]
+        if height * width <= _WHOLE_PIXELS:
+            return self._strip(canvas, min_score)
+        return _joined(list(self._strips(canvas, min_score)))
+
+    def _strips(self, canvas: Image, min_score: float) -> Iterator[Found]:
+        """Yield the faces of each strip that are at most as high as the rows that it shares with the next."""
+        height, margin = len(canvas), _SHARED_ROWS // 2
+        for top in range(0, height - _SHARED_ROWS, _STRIP_ROWS - _SHARED_ROWS):
+            bottom = min(top + _STRIP_ROWS, height)
+            boxes, scores, landmarks = self._strip(canvas[top:bottom], min_score)
+            middle, high = boxes[:, 1::2].mean(axis=1), boxes[:, 3] - boxes[:, 1]
+            first = margin if top else 0
+            last = bottom - top - (margin if bottom < height else 0)
+            kept = (middle >= first) & (middle < last) & (high <= _SHARED_ROWS)
+            down = np.array([0, top], np.float32)
+            yield boxes[kept] + np.tile(down, 2), scores[kept], landmarks[kept] + down
+
+    def _strip(self, canvas: Image, min_score: float) -> Found:
         outputs = self._network(np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]))
         levels = len(STRIDES)
         return _joined(
@@ -91,20 +114,23 @@ class YuNetDetector:
     def detect(self, image: Image) -> Detections:
         """Return the faces of an RGB image [height, width, 3], best first.
 
-        A face is certainly upright if its score is high for its size. If most are not, the image is searched
-        in the other three turns too, and a face is upright if its score is nearly as high and highest there.
+        A face is certainly upright if its score is high for its size. If most large ones are not, the image
+        is searched in the other three turns too, and a face is upright if its score is nearly as high, and
+        higher than in these turns.
         """
         sides = _sides(max(image.shape[:2]))
         boxes, scores, landmarks = self._faces(image, sides)
         widths = _mean_sides(boxes)
         needed = np.interp(widths, _SIZES, _SURE)
         sure = scores >= needed
-        doubtful = np.flatnonzero(~sure & (scores >= needed - _NEARLY))
-        if len(doubtful) > len(scores) / 2:
-            doubtful = doubtful[widths[doubtful] >= _LARGE * widths.max()]
+        large = widths >= _LARGE * widths.max(initial=0)
+        doubtful = np.flatnonzero(~sure & large & (scores >= needed - _NEARLY))
+        if len(doubtful) and sure[large].mean() < 0.5:
             sides = _close_enough(sides, widths[doubtful].min(initial=np.inf) / max(image.shape[:2]))
-            turned = [self._scored_boxes(image, rotation, sides) for rotation in TURNS[1:]]
+            small = next(_sized(image, sides[-1:])) if sides[-1] < max(image.shape[:2]) else image
+            turned = [self._scored_boxes(small, rotation, sides) for rotation in TURNS[1:]]
             others, their_scores = (np.concatenate(column) for column in zip(*turned, strict=True))
+            others = others * _scale(small, image)
             for face in doubtful:
                 same = overlap(boxes[face], others) >= _SAME_FACE
                 sure[face] = scores[face] > their_scores[same].max(initial=0)
@@ -113,11 +139,10 @@ class YuNetDetector:
 
     def _scored_boxes(self, image: Image, rotation: Rotation, sides: Sequence[int]) -> tuple[Array, Array]:
         """Return the boxes [n, 4], in pixels of the image, and scores [n] of faces in the turned image."""
-        small = next(_sized(image, sides[-1:])) if sides[-1] < max(image.shape[:2]) else image
-        turned = np.ascontiguousarray(np.rot90(small, -(rotation // 90)))
+        turned = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
         boxes, scores, _ = self._faces(turned, sides)
         back = [turned_box(box, 360 - rotation, turned.shape[1], turned.shape[0]) for box in boxes.tolist()]
-        return np.array(back, np.float32).reshape(-1, 4) * _scale(small, image), scores
+        return np.array(back, np.float32).reshape(-1, 4), scores
 
     def _faces(self, image: Image, sides: Sequence[int]) -> Found:
         """Search the image with each of the long sides; return each face once, best first."""
@@ -142,17 +167,25 @@ class YuNetDetector:
 def _sized(image: Image, sides: Sequence[int]) -> Iterator[Image]:
     """Yield the image with each of the long sides, largest first.
 
-    Each is shrunk from the one before, because a large image takes longer to shrink than to search.
+    Each is shrunk from the one before, because a large image takes longer to shrink than to search. For the
+    same reason a very large one is first shrunk by a whole number.
     """
     height, width = image.shape[:2]
+    long_side = max(height, width)
+    whole = long_side // max(sides)
+    if whole > 1:
+        image = _resized(image, max(1, width // whole), max(1, height // whole))
     for side in sorted(sides, reverse=True):
-        scale = side / max(height, width)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        resized = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+        scale = side / long_side
+        resized = _resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
         yield resized
         if scale < 1:
             image = resized
+
+
+def _resized(image: Image, width: int, height: int) -> Image:
+    method = cv2.INTER_AREA if width < _NEARLY_EQUAL * image.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 
 def _sides(long_side: int) -> list[int]:
