@@ -126,9 +126,9 @@ class YuNetDetector:
         large = widths >= _LARGE * widths.max(initial=0)
         doubtful = np.flatnonzero(~sure & large & (scores >= needed - _NEARLY))
         if len(doubtful) and sure[large].mean() < 0.5:
-            sides = _close_enough(sides, widths[doubtful].min(initial=np.inf) / max(image.shape[:2]))
-            small = next(_sized(image, sides[-1:])) if sides[-1] < max(image.shape[:2]) else image
-            turned = [self._scored_boxes(small, rotation, sides) for rotation in TURNS[1:]]
+            side = _close_enough(sides, widths[doubtful].min() / max(image.shape[:2]))
+            small = next(_sized(image, [side]))
+            turned = [self._scored_boxes(small, rotation) for rotation in TURNS[1:]]
             others, their_scores = (np.concatenate(column) for column in zip(*turned, strict=True))
             others = others * _scale(small, image)
             for face in doubtful:
@@ -137,10 +137,10 @@ class YuNetDetector:
         evidence = np.clip((scores - _NO_EVIDENCE) / (_ALL_EVIDENCE - _NO_EVIDENCE), 0, 1)
         return Detections(boxes, scores, landmarks, evidence, sure)
 
-    def _scored_boxes(self, image: Image, rotation: Rotation, sides: Sequence[int]) -> tuple[Array, Array]:
+    def _scored_boxes(self, image: Image, rotation: Rotation) -> tuple[Array, Array]:
         """Return the boxes [n, 4], in pixels of the image, and scores [n] of faces in the turned image."""
         turned = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
-        boxes, scores, _ = self._faces(turned, sides)
+        boxes, scores, _ = self._yunet(turned, _MIN_SCORE)
         back = [turned_box(box, 360 - rotation, turned.shape[1], turned.shape[0]) for box in boxes.tolist()]
         return np.array(back, np.float32).reshape(-1, 4), scores
 
@@ -194,9 +194,9 @@ def _sides(long_side: int) -> list[int]:
     return sides + [side for beyond, side in _LARGE_IMAGES.items() if long_side > beyond]
 
 
-def _close_enough(sides: Sequence[int], share: float) -> list[int]:
-    """Return the long sides up to the first that shows a face of this share of the long side well."""
-    return list(sides[: 1 + sum(side * share < _ENOUGH for side in sides[:-1])])
+def _close_enough(sides: Sequence[int], share: float) -> int:
+    """Return the first long side that shows a face of this share of the long side well, or the last one."""
+    return next((side for side in sides if side * share >= _ENOUGH), sides[-1])
 
 
 def _scale(resized: Image, image: Image) -> Array:
