@@ -114,6 +114,7 @@ def extract(
         ),
     ] = None,
     mirrored: Annotated[bool, typer.Option(help="Also embed the mirrored faces.")] = False,
+    varied: Annotated[bool, typer.Option(help="Also embed mirrored, varied copies.")] = False,
     min_det_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Remove faces with a lower detection score.")
     ] = None,
@@ -136,6 +137,7 @@ def extract(
     options: dict[str, Any] = {
         "image_set": image_set,
         "mirrored": mirrored,
+        "varied": varied or None,
         "min_det_score": min_det_score,
         "faces": faces if faces != "found" else None,
         "near_duplicates": near_duplicates,

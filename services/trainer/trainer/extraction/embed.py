@@ -36,6 +36,7 @@ from trainer.extraction.extraction import (
     work_dir,
 )
 from trainer.extraction.plan import shard_images
+from trainer.extraction.variation import varied
 from trainer.runs.attempt import Attempt, PutOff
 from trainer.settings import TrainerSettings
 
@@ -51,7 +52,8 @@ class Chunk:
     """Faces of `CHUNK` consecutive images of a shard (fewer at its end), as the proxy answered them.
 
     row : [kept], int32; position in the shard of each image that was kept.
-    embedding, embedding_mirrored : [kept, dimension], float32; mirrored has no rows unless it was requested.
+    embedding, embedding_mirrored : [kept, dimension], float32; the second, of the mirrored or varied
+        image, has no rows unless it was requested.
     faces : [kept], int32; number of faces found in the image.
     selected : [kept], int32; index of the selected face, in the proxy's order (largest first).
     mirror_found : [kept], bool; if False, embedding_mirrored repeats the embedding.
@@ -89,6 +91,8 @@ def chunk_paths(work: Path, extraction: Extraction, shard: bytes, images: int) -
     ]
     if extraction.which_faces != "found":  # chunks of earlier releases stay valid
         depends.append(extraction.which_faces)
+    if extraction.varied:
+        depends.append("varied")
     directory = work / hashlib.sha256(repr(depends).encode() + shard).hexdigest()[:16]
     return [directory / f"chunk-{number:04d}.npz" for number in range(-(-images // CHUNK))]
 
@@ -242,7 +246,7 @@ def embed_images(
         else:
             kept.append((row, path, *outcome))
     faces = [found.faces[index] for _, _, found, index in kept]
-    mirrors = _mirrored_faces(client, extraction, [path for _, path, *_ in kept], faces)
+    mirrors = _second_faces(client, extraction, [path for _, path, *_ in kept], faces)
     shape = (-1, extraction.space.dimension)
     hashed = stacked_hashes([hashes[path] for _, path, *_ in kept])
     return Chunk(
@@ -309,24 +313,34 @@ def _select_face(
     return answer, index
 
 
-def _mirrored_faces(
+def _second_faces(
     client: BlockingFacesClient, extraction: Extraction, paths: Sequence[Path], faces: Sequence[Face]
 ) -> list[Face | None]:
-    """Return the faces in the mirrored images, None for each not found; empty unless mirroring is on."""
-    if not extraction.mirrored:
+    """Return the faces in the mirrored or varied images, None for each not found; empty if neither is on."""
+    if not (extraction.mirrored or extraction.varied):
         return []
+    second, same = (_varied, same_face_varied) if extraction.varied else (_mirrored, same_face_mirrored)
     selection = FaceSelection(faces=extraction.which_faces)
-    answers = client.faces((_mirrored(path.read_bytes()) for path in paths), extraction.space, selection)
+    images = (second(path.read_bytes(), face) for path, face in zip(paths, faces, strict=True))
+    answers = client.faces(images, extraction.space, selection)
     return [
-        None if isinstance(answer, Problem) else same_face_mirrored(face, answer)
+        None if isinstance(answer, Problem) else same(face, answer)
         for face, answer in zip(faces, answers, strict=True)
     ]
 
 
-def _mirrored(content: bytes) -> bytes:
+def _mirrored(content: bytes, face: Face) -> bytes:
     """Return the upright image, left and right exchanged, as PNG."""
+    return _png(decode(content, _LIMITS)[:, ::-1])
+
+
+def _varied(content: bytes, face: Face) -> bytes:
+    return _png(varied(decode(content, _LIMITS), face.bbox, hashlib.sha256(content).digest()))
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(decode(content, _LIMITS)[:, ::-1].copy()).save(file, "PNG", compress_level=1)
+    Image.fromarray(pixels.copy()).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -353,6 +367,12 @@ def same_face_mirrored(face: Face, mirrored: ImageFaces) -> Face | None:
     if not overlaps or max(overlaps) < _SAME_FACE:
         return None
     return mirrored.faces[int(np.argmax(overlaps))]
+
+
+def same_face_varied(face: Face, image: ImageFaces) -> Face | None:
+    """Return the face of the varied image whose embedding is most similar to that of `face`."""
+    own = np.array(face.embedding)
+    return max(image.faces, key=lambda other: float(own @ np.array(other.embedding)), default=None)
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:

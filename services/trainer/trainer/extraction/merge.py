@@ -85,7 +85,8 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     dimension = extraction.space.dimension
     # Sized for all images; what is not written takes no disk space.
     embedding = _memory_mapped(work / "embedding.npy", plan.images, dimension)
-    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if extraction.mirrored else 0, dimension)
+    twice = extraction.mirrored or extraction.varied
+    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if twice else 0, dimension)
     folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.image_set).parent
     with Notes(folder, extraction.image_set, read_removed(work)) as notes:
         labels = _fill(work, extraction, notes, embedding, mirrored)
@@ -123,6 +124,7 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
         "min_det_score": extraction.min_det_score,
         "which_faces": extraction.which_faces,
         "mirrored": extraction.mirrored,
+        "varied": extraction.varied,
         "images": sum(plan.rows_of_fold.values()),
         "images_of_fold": {str(fold): rows for fold, rows in sorted(plan.rows_of_fold.items()) if fold >= 0},
         **vars(outcome),
@@ -169,7 +171,7 @@ def _fill(
             chunk = read_chunk(path)
             rows = slice(filled, filled + len(chunk.row))
             embedding[rows] = chunk.embedding
-            if extraction.mirrored:
+            if extraction.mirrored or extraction.varied:
                 mirrored[rows] = chunk.embedding_mirrored
             notes.add(images, chunk)
             kept += [images[row] for row in chunk.row]
@@ -268,7 +270,7 @@ class Notes:
         if self.several_faces:
             yield f"{self.several_faces:,} images with several faces, e.g. {self._first_of_several}"
         if self.mirrored_not_found:
-            yield f"{self.mirrored_not_found:,} without a face in the mirrored image"
+            yield f"{self.mirrored_not_found:,} without a face in the mirrored or varied image"
 
 
 def _line(note: dict[str, Any]) -> bytes:

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 _PLAN_SECONDS, _MERGE_SECONDS = 3600, 6 * 3600
 _SHARD_SECONDS, _IMAGE_SECONDS = 1800, 20
-_DECIDES_FACES = ("label_format", "mirrored", "min_det_score", "which_faces", "genders")
+_DECIDES_FACES = ("label_format", "mirrored", "varied", "min_det_score", "which_faces", "genders")
 _OPTIONS = (*_DECIDES_FACES, "shard_size", "near_duplicates", "subjects_from", "regroup")
 _OUTCOME = tuple(field.name for field in fields(Outcome))
 

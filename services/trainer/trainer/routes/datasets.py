@@ -174,6 +174,7 @@ def extract(
         image_set=image_set,
         space=space,
         mirrored=request.mirrored,
+        varied=request.varied,
         shard_size=request.shard_size,
         min_det_score=default_score if request.min_det_score is None else request.min_det_score,
         which_faces=request.faces,
@@ -196,6 +197,7 @@ def regroup(
         {
             "label_format": format_name(extracted.meta_data),
             "mirrored": extracted.meta_data.get("mirrored", False),
+            "varied": extracted.meta_data.get("varied", False),
             "shard_size": 0,
             "min_det_score": extracted.meta_data.get("min_det_score", 0.0),
             "which_faces": extracted.meta_data.get("which_faces", "found"),

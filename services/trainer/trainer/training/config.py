@@ -57,7 +57,8 @@ class AugmentationOptions(_Options):
     """Random changes of the training faces."""
 
     mirrored: bool = Field(
-        True, description="use the mirrored face's embedding half of the time, if it was extracted"
+        True,
+        description="use the embedding of the mirrored or varied image half of the time, if it was extracted",
     )
     noise: float = Field(
         0.0, ge=0, le=2, description="standard deviation of added noise, relative to that of the features"
