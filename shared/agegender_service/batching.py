@@ -1,4 +1,4 @@
-"""Micro-batching: requests that wait for the same computation share one run of it.
+"""Queues of work for threads; requests that wait for the same computation share one run (micro-batching).
 
 A run starts as soon as a worker thread is free; what arrives meanwhile makes up the next batch. An idle
 service never waits, and a busy one waits as long as one batch takes.
@@ -10,13 +10,14 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from agegender.errors import busy
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 @dataclass(eq=False)
@@ -150,3 +151,26 @@ class Batcher(Generic[Key, Item, Result]):
             else:
                 request.future.set_result(result)
         self._start()
+
+
+class BoundedThreads:
+    """Run at most `threads` slow calls at a time while at most `waiting` wait."""
+
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self._calls: Batcher[None, Callable[[], Any], Any] = Batcher(
+            _run_call, name=name, max_waiting=waiting, workers=threads
+        )
+
+    async def run(
+        self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Return what `function` returns. Raises what it raises, and ``busy`` 429 if too many calls wait."""
+        return cast(Result, await self._calls.submit(None, partial(function, *args, **kwargs)))
+
+    def close(self) -> None:
+        """Wait for the calls that run."""
+        self._calls.close()
+
+
+def _run_call(_: None, batch: Sequence[Queued[Callable[[], Any], Any]]) -> list[Any]:
+    return [request.item() for request in batch]

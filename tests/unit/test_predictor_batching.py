@@ -12,7 +12,7 @@ from agegender.heads.checkpoints import load_head
 from agegender.heads.head import Head, Task
 from agegender.heads.networks import bank_logits
 from agegender.spaces import Space
-from predictor.batching import HeadBatches
+from predictor.prediction import HeadBatches
 from predictor.registry import Heads
 
 from tests.support.made_heads import made_head

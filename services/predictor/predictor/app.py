@@ -1,6 +1,8 @@
-"""The predictor's application: builds its services, watches for promoted heads, reports readiness."""
+"""The predictor's application: builds its services, serves its web page, watches for promoted heads."""
 
 import asyncio
+import math
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +12,10 @@ import structlog
 from agegender.errors import Problem
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
-from fastapi import FastAPI
+from agegender_service.browser_security import CAMERA_PAGE_HEADERS
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
@@ -21,13 +26,56 @@ from predictor.routes import (
     deepface,
     insightface_rest,
     kserve,
-    models,
     original,
-    page,
     rekognition,
 )
-from predictor.services import Services
+from predictor.services import Services, ServicesIn
 from predictor.settings import PredictorSettings
+
+FILES = Path(__file__).with_name("static")
+_PRIVACY = re.compile(r'(?<=<p id="privacy">).*?(?=</p>)', re.DOTALL)
+_PROXY_SECONDS = 1.0  # time-out of the page's question to the proxy
+
+router = APIRouter(tags=["page"])
+
+
+class PageFiles(StaticFiles):
+    """Serve the page's files with the headers of pages."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(CAMERA_PAGE_HEADERS)
+        return response
+
+
+@router.get("/", summary="Web page to try the predictor", response_class=HTMLResponse)
+async def page(services: ServicesIn) -> HTMLResponse:
+    """Return the page, with a statement about storage that is exact if the proxy responds in time.
+
+    The server asks the proxy, because a browser without a key could not.
+    """
+    text = await run_in_threadpool((FILES / "index.html").read_text)
+    try:
+        async with asyncio.timeout(_PROXY_SECONDS):
+            seconds = (await services.proxy.info()).limits.cache_ttl
+    except (Problem, TimeoutError):
+        seconds = None
+    if seconds is not None:
+        text = _PRIVACY.sub(_privacy_statement(seconds), text)
+    return HTMLResponse(text, headers=CAMERA_PAGE_HEADERS)
+
+
+def _privacy_statement(cache_seconds: int) -> str:
+    """Return the page's statement about storage, for the seconds that the proxy caches embeddings."""
+    if cache_seconds == 0:
+        return "Images are sent to this server, answered and forgotten. Nothing is stored."
+    minutes = math.ceil(cache_seconds / 60)
+    time = "a minute" if minutes == 1 else f"{minutes} minutes"
+    return (
+        "Images are sent to this server and not stored there. "
+        f"Numbers that describe their faces stay in a cache for up to {time}."
+    )
+
 
 log = structlog.get_logger(__name__)
 
@@ -78,14 +126,14 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         info=info,
         routers=[
             age_gender.router,
-            models.router,
+            age_gender.models_router,
             original.router,
             rekognition.router,
             kserve.router,
             compreface.router,
             deepface.router,
             insightface_rest.router,
-            page.router,
+            router,
         ],
         wire_formats=[
             rekognition.wire_format(services.aws_signatures),
@@ -99,7 +147,7 @@ def create_predictor(settings: PredictorSettings) -> FastAPI:
         examples=Path(__file__).with_name("examples.json"),
         warnings=lambda: services.registry.warnings,
     )
-    app.mount("/static", page.PageFiles(directory=page.FILES), name="static")
+    app.mount("/static", PageFiles(directory=FILES), name="static")
     return app
 
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from agegender_service.batching import BoundedThreads
 from agegender_service.faces_client import FacesClient
 from agegender_service.request_body import RequestBodies
 from fastapi import Depends, Request
 from prometheus_client import Histogram
 
 from predictor.aws_signatures import AwsSignatures
-from predictor.batching import BoundedThreads, HeadBatches
-from predictor.prediction import Predictor
+from predictor.prediction import HeadBatches, Predictor
 from predictor.registry import HeadRegistry
 from predictor.settings import PredictorSettings
 

@@ -1,4 +1,4 @@
-"""`POST /age-gender` for images, and `POST /age-gender/embeddings` for embeddings."""
+"""`/age-gender` for images and for embeddings, and `/models`: the heads that answer, and their rollback."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -6,12 +6,17 @@ from typing import Annotated, Any
 
 from agegender.drawing import ImageFormat, annotated
 from agegender.errors import Problem
+from agegender.heads.head import Task
 from agegender.images import ImageLimits, decode
-from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer
+from agegender.keys import Scope
+from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
+from agegender.spaces import NAME
+from agegender_service.access import needs
 from agegender_service.inputs import preferred_media_type
 from agegender_service.openapi import body_schema
 from agegender_service.request_body import Received, body_in_openapi
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from predictor.prediction import for_faces, raise_problem_of_lone_image
 from predictor.prediction_request import (
@@ -24,7 +29,7 @@ from predictor.prediction_request import (
     read_embeddings,
     read_images,
 )
-from predictor.services import ServicesIn
+from predictor.services import Services, ServicesIn
 
 _BYTES_PER_NUMBER = 32  # of JSON, at most
 _MAX_DIMENSION = 65536
@@ -120,3 +125,55 @@ def _drawn(
     (entry,) = answer.images
     assert isinstance(image, bytes) and isinstance(entry, ImageAnswer)  # a problem was raised before
     return annotated(decode(image, limits), entry.faces, image_format)
+
+
+_ADMIN_ONLY = [Depends(needs(Scope.ADMIN))]
+
+models_router = APIRouter(prefix="/models", tags=["models"])
+
+
+@models_router.get("", summary="List the served heads and their cards")
+async def models(services: ServicesIn) -> Models:
+    return _current(services)
+
+
+@models_router.post("/refresh", summary="Look for promoted heads now", dependencies=_ADMIN_ONLY)
+async def refresh(services: ServicesIn) -> Models:
+    await run_in_threadpool(services.registry.refresh)
+    return _current(services)
+
+
+@models_router.post("/{task}/rollback", summary="Serve the previous head", dependencies=_ADMIN_ONLY)
+async def rollback(
+    task: Task,
+    services: ServicesIn,
+    space: Annotated[
+        str | None,
+        Query(
+            description="default: the space that the proxy uses now, or the only one with a previous head",
+            pattern=f"^{NAME.pattern}$",
+        ),
+    ] = None,
+) -> Models:
+    """Serve the head that was served before the current one. Call again to go further back.
+
+    A rollback never serves a newer head. To serve one again, promote its experiment.
+    """
+    selected = space or await _default_space(services, task)
+    await run_in_threadpool(services.registry.rollback, task, selected)
+    return _current(services)
+
+
+def _current(services: Services) -> Models:
+    return Models(models=services.registry.status(), warnings=services.registry.warnings)
+
+
+async def _default_space(services: Services, task: Task) -> str:
+    try:
+        return (await services.proxy.space()).id
+    except Problem:
+        heads = services.registry.status()
+        spaces = [head.space for head in heads if head.task is task and head.previous]
+        if len(spaces) != 1:
+            raise
+        return spaces[0]

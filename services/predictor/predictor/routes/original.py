@@ -19,7 +19,7 @@ from agegender_service.request_body import JSON_STRING_IN_OPENAPI, BodyReader, R
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from predictor.batching import Probabilities
+from predictor.prediction import Probabilities
 from predictor.prediction_request import too_many_embeddings
 from predictor.services import ServicesIn
 
