@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode, read_header, white_level
-from embedder_proxy.original_wire import upright_rgb
+from embedder_proxy.embedders import upright_rgb
 from PIL import Image
 
 LIMITS = ImageLimits()

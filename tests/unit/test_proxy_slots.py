@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from agegender.errors import Problem
 from agegender_service.deadlines import Deadline
-from embedder_proxy.slots import Slots
+from embedder_proxy.pool import Slots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -28,12 +28,10 @@ from agegender_service.request_body import (
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from embedder_proxy.cache import FaceCache, PackedFaces
-from embedder_proxy.embedders import AgegenderWire, Wire
+from embedder_proxy.embedders import AgegenderWire, OriginalWire, Wire
 from embedder_proxy.faces import FaceFinder, FoundFaces
-from embedder_proxy.original_wire import OriginalWire
-from embedder_proxy.pool import Pool
+from embedder_proxy.pool import Pool, Slots
 from embedder_proxy.settings import ProxySettings
-from embedder_proxy.slots import Slots
 
 _LIMITS = (
     "max_image_bytes",

@@ -14,8 +14,7 @@ from agegender_service.deadlines import Deadline
 from prometheus_client import Counter
 
 from embedder_proxy.cache import FaceCache, PackedFaces
-from embedder_proxy.pool import Pool
-from embedder_proxy.slots import Slots
+from embedder_proxy.pool import Pool, Slots
 
 IMAGES = Counter("proxy_images_total", "Images answered, by source", ["source"])
 FACES = Counter("proxy_faces_total", "Faces answered")
