@@ -3,8 +3,8 @@
 from agegender.environment import available_cpus
 from agegender.spaces import Space
 from embedder.packs.insightface import ArcFaceEmbedder, ScrfdDetector, find_models, load_arcface
-from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack
+from embedder.packs.store import load_pack
 
 from tools.stack import RESEARCH_DATA, ROOT
 

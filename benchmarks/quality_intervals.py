@@ -25,8 +25,8 @@ from agegender.images import ImageLimits, decode
 from agegender.labels import MAX_AGE
 from agegender.predictions import Quality, QualityReason
 from embedder.detection.search import Detections
-from embedder.packs.load import load_pack
 from embedder.packs.pack import Pack, typical_landmarks
+from embedder.packs.store import load_pack
 from PIL import Image, ImageFilter
 from predictor.quality import face_quality
 from pydantic import BaseModel

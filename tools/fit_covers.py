@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from agegender.files import write_safetensors
 from agegender.images import ImageLimits, decode
-from embedder.alignment import crop, similarity, template
-from embedder.measures import COVER_MODEL, SIZE, cover_features
-from embedder.packs.load import load_pack
+from embedder.alignment import COVER_MODEL, SIZE, cover_features, crop, similarity, template
 from embedder.packs.pack import Pack
+from embedder.packs.store import load_pack
 from rich.progress import track
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
@@ -83,7 +82,7 @@ def _aligned(image: Image, landmarks: Array) -> Image:
 def fit(
     clean: Sequence[Image], covered: Sequence[Image], *, random: int = RANDOM, varied: int = VARIED
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the tensors of `embedder.measures.CoverModel`, from aligned RGB crops [112, 112, 3].
+    """Return the tensors of `embedder.alignment.CoverModel`, from aligned RGB crops [112, 112, 3].
 
     random : number of clean crops to cover with random shapes. varied : number of covered crops to change.
     """

@@ -18,8 +18,15 @@ import numpy.typing as npt
 import onnx
 from agegender.images import ImageLimits, decode
 from embedder.alignment import crop, similarity, template
-from embedder.packs.insightface import FeatureMapEmbedder, ScrfdDetector, find_models
-from embedder.packs.projection import PROJECTIONS, FeatureMap, Projection, mapped_model
+from embedder.packs.insightface import (
+    PROJECTIONS,
+    FeatureMap,
+    FeatureMapEmbedder,
+    Projection,
+    ScrfdDetector,
+    find_models,
+    mapped_model,
+)
 from rich.progress import track
 from scipy.stats import ortho_group
 from sklearn.decomposition import PCA

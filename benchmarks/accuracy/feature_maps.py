@@ -24,9 +24,11 @@ from embedder.packs.insightface import (
     ScrfdDetector,
     find_models,
     load_arcface,
+    load_projection,
+    mapped_model,
+    projected_model,
 )
 from embedder.packs.pack import Embedder, MirroredEmbedder
-from embedder.packs.projection import load_projection, mapped_model, projected_model
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.formats.tables import IMAGE_SET, read
 from trainer.datasets.labels import LabelledImage

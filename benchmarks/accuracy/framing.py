@@ -20,7 +20,7 @@ from agegender.heads.checkpoints import heads_directory, load_head, read_current
 from agegender.heads.head import Head, Task
 from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
-from embedder.packs.load import load_pack
+from embedder.packs.store import load_pack
 from embedder.packs.pack import Image, Pack
 
 from benchmarks.accuracy.tables import Table

@@ -9,7 +9,7 @@ from agegender.heads.calibration import tempered
 from agegender.heads.familiarity import added_years
 from agegender.heads.head import Task
 from embedder.detection.search import Detections
-from embedder.packs.load import load_pack
+from embedder.packs.store import load_pack
 from embedder.packs.pack import Pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from agegender.faces import Face, ImageFaces, turned_points
 from embedder.detection.search import Detections
-from embedder.packs.load import HUMAN_PACKS, load_pack
 from embedder.packs.pack import Pack
+from embedder.packs.store import HUMAN_PACKS, load_pack
 from predictor.quality import face_quality
 from trainer.extraction.embed import same_face_mirrored
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from embedder.packs import wheels
 from embedder.packs.human import NPM_VERSION
-from embedder.packs.store import BadPack, fetch_tarball, install_human
+from embedder.packs.pack import BadPack
+from embedder.packs.store import fetch_tarball, install_human
 
 from tools.stack import RESEARCH_DATA, ROOT
 

@@ -11,9 +11,8 @@ from agegender.spaces import Space
 from agegender_service.settings import UNUSABLE_SETTINGS
 from embedder import app as service_module
 from embedder.app import EmbeddingService
-from embedder.packs.load import load_pack
-from embedder.packs.pack import Pack
-from embedder.packs.store import RELEASED, BadPack, NotFetched
+from embedder.packs.pack import BadPack, Pack
+from embedder.packs.store import RELEASED, NotFetched, load_pack
 from embedder.settings import EmbedderSettings
 
 PACK = Pack(Space(id="made-1", dimension=4), [], None, [])  # type: ignore[arg-type]

@@ -3,8 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from embedder.alignment import crop, similarity, template
-from embedder.measures import SIZE, Image, Measures, cover_features, measure
+from embedder.alignment import SIZE, Image, Measures, cover_features, crop, measure, similarity, template
 
 from tools.damage import DAMAGE, damaged
 

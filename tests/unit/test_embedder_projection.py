@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from embedder.packs.projection import (
+from embedder.packs.insightface import (
     OUTPUT,
     FeatureMap,
     Projection,
@@ -125,7 +125,7 @@ def test_a_fit_keeps_the_distances_between_faces_and_centres() -> None:
 
 
 def test_a_saved_projection_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedder.packs.projection.PROJECTIONS", tmp_path)
+    monkeypatch.setattr("embedder.packs.insightface.PROJECTIONS", tmp_path)
     reductions = tuple(
         np.asfortranarray(DRAWS.standard_normal((2, count)), dtype=np.float32) for count in (5, 4)
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from embedder.packs import store
 from embedder.packs.insightface import find_models
+from embedder.packs.pack import BadPack
 from embedder.packs.store import (
     MANIFEST,
     RELEASED,
-    BadPack,
     convert_from,
     convert_tarball,
     install,

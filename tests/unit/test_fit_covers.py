@@ -7,8 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from embedder.alignment import crop, similarity, template
-from embedder.measures import COVER_MODEL, SIZE, CoverModel, Image, cover_features
+from embedder.alignment import (
+    COVER_MODEL,
+    SIZE,
+    CoverModel,
+    Image,
+    cover_features,
+    crop,
+    similarity,
+    template,
+)
 from safetensors.numpy import load_file
 
 from tests.support.packs import human_pack_dir

@@ -40,8 +40,8 @@ def _serve() -> None:
 
 
 def _fetch(pack: str, target: Path, archives: list[Path]) -> None:
-    from embedder.packs.load import HUMAN_PACKS
-    from embedder.packs.store import BadPack, install_human, install_insightface, licence_of
+    from embedder.packs.pack import BadPack
+    from embedder.packs.store import HUMAN_PACKS, install_human, install_insightface, licence_of
 
     try:
         directory = install_human(target, archives) if pack in HUMAN_PACKS else install_insightface(target)

@@ -29,9 +29,8 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import Histogram
 
 from embedder.inference import FaceBatches
-from embedder.packs.load import load_pack
-from embedder.packs.pack import Pack
-from embedder.packs.store import BadPack, NotFetched
+from embedder.packs.pack import BadPack, Pack
+from embedder.packs.store import NotFetched, load_pack
 from embedder.sessions import PROGRESS
 from embedder.settings import EmbedderSettings
 

@@ -9,9 +9,8 @@ import numpy.typing as npt
 from agegender.faces import Face, plausible, turned_points
 from agegender.spaces import Space
 
-from embedder.alignment import crop, similarity, template
+from embedder.alignment import SIZE, crop, measure, similarity, template
 from embedder.detection.search import Detections, Detector, search
-from embedder.measures import SIZE, measure
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -21,6 +20,13 @@ Array = npt.NDArray[np.float32]
 # crops of UTKFace and All-Age-Faces, and the mean width of their boxes (human 0.87, buffalo_sc 0.80).
 _TYPICAL = np.array([[-0.189, 0.34], [0.189, 0.34], [0, 0.549], [-0.163, 0.728], [0.163, 0.728]], np.float32)
 _TYPICAL_WIDTH = 0.83
+
+
+class BadPack(RuntimeError):
+    """A pack is missing, incomplete or damaged; the message states what to do.
+
+    Loading it again would fail in the same way.
+    """
 
 
 class Embedder(Protocol):
