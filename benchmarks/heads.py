@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, heads_directory, load_head, read_current
 from agegender.heads.networks import ResMlp
 from agegender.spaces import Space
 from torch import Tensor

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import numpy as np
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, heads_directory, load_head, read_current
 from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.checkpoints import load_head, read_current, save_head
-from agegender.heads.familiarity import Familiarity
-from agegender.heads.head import Head, HeadManifest, Task
+from agegender.heads.calibration import Familiarity
+from agegender.heads.head import Head, HeadManifest, Task, load_head, read_current, save_head
 from trainer.datasets.embedding_set import EmbeddingSet, combine, data_path, file_sha256, read_embedding_set
 from trainer.experiments.promote import DOMAIN
 

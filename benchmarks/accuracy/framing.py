@@ -16,12 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, heads_directory, load_head, read_current
 from agegender.images import ImageLimits, decode
 from agegender.spaces import Space
-from embedder.packs.store import load_pack
 from embedder.packs.pack import Image, Pack
+from embedder.packs.store import load_pack
 
 from benchmarks.accuracy.tables import Table
 from tools.stack import RESEARCH_DATA, ROOT

@@ -5,12 +5,11 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.calibration import tempered
-from agegender.heads.familiarity import added_years
+from agegender.heads.calibration import added_years, tempered
 from agegender.heads.head import Task
 from embedder.detection.search import Detections
-from embedder.packs.store import load_pack
 from embedder.packs.pack import Pack
+from embedder.packs.store import load_pack
 from PIL import Image, ImageEnhance, ImageFilter
 from predictor.quality import face_quality
 from trainer.evaluation import REPORTED_COVERAGE, age_metrics, calibrate, gender_metrics, member_probabilities

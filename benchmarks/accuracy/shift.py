@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from agegender.heads.calibration import mean_years, tempered
-from agegender.heads.familiarity import added_years
+from agegender.heads.calibration import added_years, mean_years, tempered
 from agegender.heads.head import Task, over_years
 from agegender.labels import MAX_AGE, group_probabilities
 from agegender.predictions import entropy

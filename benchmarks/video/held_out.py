@@ -10,8 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.checkpoints import heads_directory, load_head, read_current, save_head, set_current
-from agegender.heads.head import Classes, Head, HeadManifest, Task
+from agegender.heads.head import (
+    Classes,
+    Head,
+    HeadManifest,
+    Task,
+    heads_directory,
+    load_head,
+    read_current,
+    save_head,
+    set_current,
+)
 from agegender.images import ImageLimits, decode
 from agegender.labels import Gender
 from embedder.packs.pack import Pack

@@ -10,7 +10,7 @@ from threading import Lock
 
 import numpy as np
 from agegender.faces import ImageFaces
-from agegender.heads.familiarity import added_years
+from agegender.heads.calibration import added_years
 from agegender.heads.head import Head
 from agegender.images import ImageLimits, decode
 from agegender.predictions import (

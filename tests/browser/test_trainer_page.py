@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from agegender.files import write_json
-from agegender.heads.checkpoints import set_current
+from agegender.heads.head import set_current
 from agegender.spaces import Space
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings

@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from agegender.heads.checkpoints import load_head
-from agegender.heads.head import Task
+from agegender.heads.head import Task, load_head
 from agegender.spaces import Space
 from PIL import Image
 from predictor.app import create_predictor

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from agegender.files import read_json
 from agegender.heads.calibration import mean_years
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, heads_directory, load_head, read_current
 from prometheus_client.parser import text_string_to_metric_families
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.evaluations.evaluation import evaluation_dir

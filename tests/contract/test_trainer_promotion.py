@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from agegender.files import read_json, write_json
 from agegender.heads.calibration import mean_years
-from agegender.heads.checkpoints import heads_directory, load_head, read_current, set_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, heads_directory, load_head, read_current, set_current
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import PROMOTED, experiment_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces

@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, heads_directory, load_head, read_current
 from agegender.spaces import Space
 from safetensors.numpy import load_file
 from trainer.datasets.embedding_set import write_embedding_set

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, heads_directory, load_head, read_current
 
 from tests.support.documented import documented_commands
 from tests.support.made_faces import SPACE

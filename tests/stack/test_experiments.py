@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, heads_directory, load_head, read_current
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import fold_dir
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from agegender.heads.checkpoints import set_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, set_current
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender.heads.checkpoints import set_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, set_current
 from agegender.predictions import ImageAnswer
 from PIL import Image
 

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from agegender.heads.checkpoints import heads_directory, load_head, read_current
-from agegender.heads.head import HeadManifest, Task
+from agegender.heads.head import HeadManifest, Task, heads_directory, load_head, read_current
 from trainer.experiments.experiment import BANK, refit_dir
 
 from tests.support.made_faces import SPACE

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from agegender.heads.checkpoints import set_current
+from agegender.heads.head import set_current
 from agegender.spaces import Space
 
 from tools.stack import Stack

@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from agegender.heads.calibration import ConformalIntervals
-from agegender.heads.checkpoints import heads_directory, save_head, set_current
-from agegender.heads.familiarity import Familiarity
-from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.heads.calibration import ConformalIntervals, Familiarity
+from agegender.heads.head import Classes, HeadManifest, Task, heads_directory, save_head, set_current
 from agegender.heads.networks import Mlp, tensor_shapes
 from agegender.labels import YEARS
 from agegender.spaces import Space

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_npz
-from agegender.heads.checkpoints import BadHead, load_head
-from agegender.heads.head import Task
+from agegender.heads.head import BadHead, Task, load_head
 from agegender.images import FORMATS, ImageLimits, decode, read_header
 from agegender.spaces import Space
 from agegender.wire import (

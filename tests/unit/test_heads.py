@@ -5,10 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agegender.heads.calibration import ConformalIntervals, fit_temperature, tempered, year_quantiles
-from agegender.heads.checkpoints import BadHead, load_head, read_current, save_head, set_current
-from agegender.heads.familiarity import Familiarity, added_years
-from agegender.heads.head import Classes, HeadManifest, Task
+from agegender.heads.calibration import (
+    ConformalIntervals,
+    Familiarity,
+    added_years,
+    fit_temperature,
+    tempered,
+    year_quantiles,
+)
+from agegender.heads.head import (
+    BadHead,
+    Classes,
+    HeadManifest,
+    Task,
+    load_head,
+    read_current,
+    save_head,
+    set_current,
+)
 from agegender.heads.networks import Mlp, ResMlp, bank_logits, folded, softmax, tensor_shapes
 from agegender.labels import AGE_GROUPS, YEARS, age_groups_of
 from agegender.predictions import age_answers, gender_answers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from agegender.errors import Problem
-from agegender.heads.checkpoints import BadHead, read_current
+from agegender.heads.head import BadHead, read_current
 from agegender.spaces import NAME, Space
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from agegender.heads.checkpoints import load_head
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, load_head
 from agegender.heads.networks import bank_logits
 from agegender.spaces import Space
 from predictor.prediction import HeadBatches

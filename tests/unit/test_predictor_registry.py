@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.files import write_json
-from agegender.heads.checkpoints import current_lock, read_current, set_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, current_lock, read_current, set_current
 from agegender.spaces import Space
 from predictor.registry import HeadRegistry
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from agegender.heads.checkpoints import load_head, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import Task, load_head, read_current
 from trainer.experiments.experiment import ExperimentRequest
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from agegender.errors import Problem
 from agegender.files import read_json, read_npz, write_json
-from agegender.heads.checkpoints import heads_directory, load_head, save_head
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, heads_directory, load_head, save_head
 from trainer.datasets.embedding_set import EmbeddingSet, data_path, write_embedding_set
 from trainer.evaluation import calibrate
 from trainer.experiments.experiment import (

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
-from agegender.heads.familiarity import added_years
+from agegender.heads.calibration import added_years
 from agegender.heads.head import over_years
 from agegender.predictions import (
     AgeGenderAnswer,

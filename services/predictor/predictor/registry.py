@@ -8,8 +8,7 @@ from typing import Literal
 
 import structlog
 from agegender.errors import Problem
-from agegender.heads.checkpoints import BadHead, current_lock, load_head, read_current, step_back
-from agegender.heads.head import Head, Task
+from agegender.heads.head import BadHead, Head, Task, current_lock, load_head, read_current, step_back
 from agegender.predictions import HeadStatus
 from agegender.spaces import NAME, Space
 from prometheus_client import Counter, Gauge

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from agegender.heads.calibration import (
     ConformalIntervals,
+    Familiarity,
+    extended,
     fit_temperature,
     interval_nll,
     mean_years,
     tempered,
 )
-from agegender.heads.familiarity import Familiarity, extended
 from agegender.heads.head import Classes, Task, over_years
 from agegender.heads.networks import bank_logits, softmax
 from agegender.labels import AGE_GROUPS, age_groups_of, group_probabilities

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender.files import write_json, write_text
 from agegender.heads.calibration import mean_years, tempered
-from agegender.heads.checkpoints import heads_directory, save_head
-from agegender.heads.head import Head, Task, over_years
+from agegender.heads.head import Head, Task, heads_directory, over_years, save_head
 
 from trainer.datasets.embedding_set import EmbeddingSet, data_path, file_sha256, read_meta_data
 from trainer.evaluation import (

@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from agegender import __version__
-from agegender.heads.calibration import COVERAGES, GROUP_EDGES, ConformalIntervals
-from agegender.heads.familiarity import FAMILIAR, Familiarity, added_years
+from agegender.heads.calibration import (
+    COVERAGES,
+    FAMILIAR,
+    GROUP_EDGES,
+    ConformalIntervals,
+    Familiarity,
+    added_years,
+)
 from agegender.heads.head import Classes, Head, Task, over_years
 from agegender.heads.networks import Activate, Dropout, Layer, Linear, Norm, Residual
 from agegender.labels import AGE_GROUPS, MAX_AGE, YEARS, group_probabilities

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
-from agegender.heads.checkpoints import heads_directory, save_head, set_current
-from agegender.heads.head import Classes, Head, HeadManifest, Task
+from agegender.heads.head import Classes, Head, HeadManifest, Task, heads_directory, save_head, set_current
 from safetensors.numpy import load as load_safetensors
 
 from trainer.evaluation import calibrate, task_tensors

@@ -12,8 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from agegender.errors import Problem, not_found
 from agegender.files import read_model
-from agegender.heads.checkpoints import BadHead, heads_directory, load_head, read_current
-from agegender.heads.head import Classes, Head, HeadManifest, Task, over_years
+from agegender.heads.head import (
+    BadHead,
+    Classes,
+    Head,
+    HeadManifest,
+    Task,
+    heads_directory,
+    load_head,
+    over_years,
+    read_current,
+)
 from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field
 

@@ -5,8 +5,7 @@ from typing import Annotated
 from agegender.display import TableFormat
 from agegender.errors import Problem, not_found
 from agegender.files import write_json
-from agegender.heads.checkpoints import heads_directory, set_current
-from agegender.heads.head import Head, Task
+from agegender.heads.head import Head, Task, heads_directory, set_current
 from agegender.keys import Scope
 from agegender_service.access import needs
 from fastapi import Depends, Header, Query, Request, Response

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from agegender.errors import Problem
-from agegender.heads.checkpoints import BadHead, read_current
-from agegender.heads.head import Task
+from agegender.heads.head import BadHead, Task, read_current
 from agegender.keys import Scope
 from agegender_service.access import needs
 from fastapi import APIRouter, Depends, Query
