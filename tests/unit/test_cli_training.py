@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from agegender.errors import Problem, not_found
-from agegender_client.cli import parse_options
-from agegender_client.cli.run_tables import sections
+from agegender_client.cli import parse_options, sections
 from fastapi import Response
 from typer import BadParameter
 

@@ -19,10 +19,10 @@ from agegender_client.cli import (
     console,
     errors,
     latest,
+    print_end,
     print_json,
     table,
 )
-from agegender_client.cli.run_tables import print_end
 from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow
 from agegender_client.responses import Evaluation, Pruning, is_evaluation
 

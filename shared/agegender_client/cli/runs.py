@@ -14,22 +14,20 @@ from agegender_client import Client
 from agegender_client.cli import (
     AsJson,
     ImageSetOption,
+    Run,
     SpaceOption,
+    best_value,
     console,
+    ended_trials,
     errors,
     latest,
-    parse_options,
-    print_json,
-    progress_bars,
-)
-from agegender_client.cli.run_tables import (
-    Run,
-    best_value,
-    ended_trials,
     named_folds,
+    parse_options,
     print_end,
     print_failures,
+    print_json,
     print_runs,
+    progress_bars,
     sections,
 )
 from agegender_client.responses import (
