@@ -23,13 +23,19 @@ from pydantic import BaseModel
 from starlette.types import Scope as AsgiScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agegender_service.access import RequireKey
-from agegender_service.browser_security import PAGE_HEADERS, AddSecurityHeaders, RejectForeignPages
+from agegender_service.guards import (
+    PAGE_HEADERS,
+    AddSecurityHeaders,
+    LimitRate,
+    RateLimiter,
+    RejectForeignPages,
+    RequireKey,
+    address_of,
+)
 from agegender_service.inputs import reject_ignored_inputs
 from agegender_service.observability import IdentifyRequests, ObserveRequests, configure_logs
 from agegender_service.openapi import complete_openapi, route_examples
 from agegender_service.problems import WireFormat, add_problem_handlers
-from agegender_service.rate_limits import LimitRate, RateLimiter, address_of
 from agegender_service.request_body import LimitBodies, RequestBodies
 from agegender_service.settings import ServiceSettings, UnusableSettings
 
@@ -77,7 +83,7 @@ def create_app(
 
     Parameters
     ----------
-    scope : required of a key for every route that is not open (`agegender_service.access.OPEN_PATHS`).
+    scope : required of a key for every route that is not open (`agegender_service.guards.OPEN_PATHS`).
     why_not_ready : returns the reason why the service cannot work now, or None if it can.
     info : returns what `/info` reports in addition to name and version: space, models, limits.
     services : kept as `app.state.services` for the routes' dependencies.

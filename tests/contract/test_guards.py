@@ -15,8 +15,8 @@ import httpx
 import pytest
 from agegender.keys import ApiKey, Scope
 from agegender_service import app as service_app
-from agegender_service.access import needs
 from agegender_service.app import create_app
+from agegender_service.guards import needs
 from agegender_service.settings import UNUSABLE_SETTINGS, ServiceSettings
 from fastapi import Depends, FastAPI, Request
 from prometheus_client import REGISTRY
@@ -214,7 +214,7 @@ def test_request_id_is_kept_if_it_is_short_and_plain_and_replaced_otherwise(
 @pytest.fixture
 def patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine Redis may need longer than a service waits for it, which then limits nobody."""
-    monkeypatch.setattr("agegender_service.rate_limits.TIMEOUT", 2)
+    monkeypatch.setattr("agegender_service.guards.TIMEOUT", 2)
 
 
 @pytest.mark.usefixtures("patient_with_redis")

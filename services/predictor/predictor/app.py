@@ -12,7 +12,7 @@ import structlog
 from agegender.errors import Problem
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
-from agegender_service.browser_security import CAMERA_PAGE_HEADERS
+from agegender_service.guards import CAMERA_PAGE_HEADERS
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles

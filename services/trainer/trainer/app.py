@@ -14,7 +14,7 @@ from agegender.errors import not_found
 from agegender.files import why_not_writable
 from agegender.keys import Scope
 from agegender_service.app import create_app, running
-from agegender_service.browser_security import PAGE_HEADERS
+from agegender_service.guards import PAGE_HEADERS
 from agegender_service.problems import problem_response
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse

@@ -11,7 +11,7 @@ from agegender.images import ImageLimits, decode
 from agegender.keys import Scope
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 from agegender.spaces import NAME
-from agegender_service.access import needs
+from agegender_service.guards import needs
 from agegender_service.inputs import preferred_media_type
 from agegender_service.openapi import body_schema
 from agegender_service.request_body import Received, body_in_openapi

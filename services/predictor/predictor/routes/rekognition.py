@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from agegender.errors import Problem
 from agegender.predictions import FaceAnswer, ImageAnswer
-from agegender_service.access import caller_of
+from agegender_service.guards import caller_of
 from agegender_service.observability import request_id
 from agegender_service.openapi import body_schema
 from agegender_service.problems import WireFormat

@@ -7,7 +7,7 @@ from agegender.errors import Problem, not_found
 from agegender.files import write_json
 from agegender.heads.head import Head, Task, heads_directory, set_current
 from agegender.keys import Scope
-from agegender_service.access import needs
+from agegender_service.guards import needs
 from fastapi import Depends, Header, Query, Request, Response
 
 from trainer.datasets.catalog import ExtractedSet, dataset_folder, dataset_in

@@ -7,7 +7,7 @@ from typing import Annotated
 from agegender.display import TableFormat
 from agegender.keys import Scope
 from agegender.spaces import former_default
-from agegender_service.access import needs
+from agegender_service.guards import needs
 from fastapi import Depends, Header, Path, Query, Request, Response
 
 from trainer.experiments.experiment import (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from agegender.errors import Problem
 from agegender.heads.head import BadHead, Task, read_current
 from agegender.keys import Scope
-from agegender_service.access import needs
+from agegender_service.guards import needs
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 

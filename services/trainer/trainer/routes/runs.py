@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from agegender.display import ReportFormat, TableFormat
 from agegender.errors import Problem
-from agegender_service.browser_security import REPORT_HEADERS
+from agegender_service.guards import REPORT_HEADERS
 from agegender_service.inputs import preferred_media_type
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.sse import EventSourceResponse
