@@ -1,17 +1,23 @@
-"""Check the inputs of a request: unknown names, contradictory values, unread bodies, accepted media types."""
+"""Check the inputs of a request: unknown and former names, contradictory values, accepted media types."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import mimeparse
+import structlog
 from agegender.errors import Problem
 from fastapi import Request
+from pydantic import JsonValue
 from starlette.concurrency import run_in_threadpool
 
 from agegender_service.openapi import operations
 
+log = structlog.get_logger(__name__)
+
+DEPRECATED: dict[str, JsonValue] = {"deprecated": True}  # of a field's JSON schema
 # Pages and probes may be sent any parameter; clients of the original project cannot be changed.
 _EXEMPT_TAGS = frozenset({"page", "health", "original"})
 _EMPTY_JSON_BYTES = 2  # `{}`, which some HTTP libraries send with every POST
@@ -94,6 +100,27 @@ def contradictory(name: str, values: Iterable[Any]) -> Problem:
     """Create the problem ``invalid-request`` 422 for an option with more than one value."""
     message = f"was sent more than once with different values ({', '.join(map(str, values))}); send it once"
     return Problem("invalid-request", 422, f"{name} {message}.", errors=[{"field": name, "message": message}])
+
+
+def with_new_names(data: Any, names: Mapping[str, str]) -> Any:
+    """Return a request's fields under their present names; log each old name once.
+
+    names : old name → new name. A field that is given under both names keeps both, so validation rejects it.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    renamed = dict(data)
+    for old, new in names.items():
+        if old in renamed and new not in renamed:
+            log_deprecated_name(old, new)
+            renamed[new] = renamed.pop(old)
+    return renamed
+
+
+@cache
+def log_deprecated_name(old: str, new: str) -> None:
+    """Log, once per process, that a client uses a name that the next release drops."""
+    log.warning("deprecated name in a request; the next release rejects it", name=old, use=new)
 
 
 def preferred_media_type(request: Request, available: Sequence[str]) -> str:

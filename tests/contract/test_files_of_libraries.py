@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from trainer.experiments.fold import write_events
 from trainer.jobs import train_fold
-from trainer.runs.queue import job_queue
 from trainer.runs.run import Step
-from trainer.runs.scheduler import enqueue_steps
+from trainer.runs.scheduler import enqueue_steps, job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server
@@ -49,7 +48,7 @@ def test_event_file_that_is_cut_short_is_read_up_to_there_and_written_again(tmp_
 
 def test_drawing_continues_with_a_font_cache_that_is_cut_short(tmp_path: Path) -> None:
     program = (
-        "from trainer.reports.render import drawn; import matplotlib; print(matplotlib.get_cachedir());"
+        "from trainer.reports.contents import drawn; import matplotlib; print(matplotlib.get_cachedir());"
         "assert '<svg' in drawn(lambda axes: axes.set_xlabel('years'))"
     )
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -11,8 +11,7 @@ from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import experiment_dir, fold_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces_of
 from trainer.experiments.fold import run_fold
-from trainer.reports.render import write_reports
-from trainer.reports.summary import summarise
+from trainer.reports.report import summarise, write_reports
 from trainer.runs.attempt import Attempt
 from trainer.training.bank import prepare_device
 

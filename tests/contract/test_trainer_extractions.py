@@ -25,9 +25,8 @@ from trainer.extraction.plan import write_plan
 from trainer.jobs import EXTRACTIONS
 from trainer.routes.datasets import start
 from trainer.runs.attempt import MAX_ATTEMPTS, Attempt
-from trainer.runs.queue import JobQueue, job_queue
 from trainer.runs.run import record_lock
-from trainer.runs.scheduler import schedule, schedule_all
+from trainer.runs.scheduler import JobQueue, job_queue, schedule, schedule_all
 from trainer.settings import TrainerSettings
 
 from tests.support.made_extraction import EXTRACTION

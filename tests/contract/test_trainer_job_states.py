@@ -14,8 +14,7 @@ from rq.serializers import JSONSerializer
 from trainer import jobs
 from trainer.experiments.experiment import METRICS, fold_dir
 from trainer.jobs import EXPERIMENTS, KINDS
-from trainer.runs.queue import delete_job, fetch_job, job_queue
-from trainer.runs.scheduler import schedule
+from trainer.runs.scheduler import delete_job, fetch_job, job_queue, schedule
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment

@@ -7,7 +7,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from rq import SimpleWorker, Worker
 from trainer.app import create_trainer
-from trainer.runs.queue import job_queue
+from trainer.runs.scheduler import job_queue
 from trainer.settings import TrainerSettings
 
 from tests.support.redis_server import redis_server

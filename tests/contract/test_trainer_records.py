@@ -13,8 +13,8 @@ from agegender.files import write_json
 from trainer.app import create_trainer
 from trainer.experiments.experiment import load_experiment, save_experiment
 from trainer.jobs import EXPERIMENTS
-from trainer.runs.queue import job_queue
-from trainer.runs.store import statuses
+from trainer.runs.run import statuses
+from trainer.runs.scheduler import job_queue
 from trainer.searches.search import Search, save_search
 from trainer.settings import TrainerSettings
 from trainer.training.config import TrainingOptions

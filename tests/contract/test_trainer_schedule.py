@@ -5,8 +5,7 @@ from pathlib import Path
 from agegender.files import write_json
 from trainer.experiments.experiment import METRICS, fold_dir
 from trainer.jobs import EXPERIMENTS
-from trainer.runs.queue import job_queue
-from trainer.runs.scheduler import schedule
+from trainer.runs.scheduler import job_queue, schedule
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment

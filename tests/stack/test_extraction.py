@@ -19,7 +19,7 @@ from agegender.spaces import Space
 from PIL import Image
 from trainer.datasets.embedding_set import meta_data_path, read_embedding_set
 from trainer.extraction.extraction import CHUNK
-from trainer.runs.queue import connect, job_queue
+from trainer.runs.scheduler import connect, job_queue
 
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.extraction_system import SHARD, System, is_ready

@@ -11,9 +11,8 @@ import psutil
 import pytest
 from rq.job import Job, JobStatus
 from trainer.jobs import train_fold
-from trainer.runs.queue import job_queue
 from trainer.runs.run import Step
-from trainer.runs.scheduler import enqueue_step
+from trainer.runs.scheduler import enqueue_step, job_queue
 from trainer.settings import TrainerSettings
 from trainer.worker import make_worker
 

@@ -14,8 +14,7 @@ import pytest
 from safetensors.numpy import load as load_safetensors
 from trainer.datasets.uploads import STALE_SECONDS
 from trainer.experiments.experiment import experiment_dir, load_experiment
-from trainer.reports.render import write_reports
-from trainer.reports.summary import summarise
+from trainer.reports.report import summarise, write_reports
 
 from tests.support.embedder_double import EmbedderDouble
 from tests.support.fault_record import record

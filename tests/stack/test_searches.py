@@ -11,7 +11,7 @@ from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment_data import load_faces
 from trainer.runs.attempt import Attempt
 from trainer.searches.search import load_search, trial_dir
-from trainer.searches.steps import search_status
+from trainer.searches.study import search_status
 from trainer.searches.trial import run_trial
 from trainer.training.bank import prepare_device
 

@@ -30,7 +30,7 @@ def shown() -> set[str]:
     """Names of all series of the four services, with the suffixes that /metrics writes."""
     for module in ("agegender_service.app", "embedder.app", "embedder_proxy.app", "predictor.app"):
         importlib.import_module(module)
-    trainer = importlib.import_module("trainer.runs.queue")
+    trainer = importlib.import_module("trainer.runs.scheduler")
     families = [*REGISTRY.collect(), *trainer.QueueCollector(None, Path()).describe()]
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     return {family.name + suffix for family in families for suffix in suffixes.get(family.type, ("",))}

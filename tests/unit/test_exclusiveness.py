@@ -21,7 +21,7 @@ from trainer.experiments.experiment_data import (
     write_merged,
 )
 from trainer.experiments.warm_start import require_unseen
-from trainer.reports.tables import exclusiveness
+from trainer.reports.contents import exclusiveness
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment

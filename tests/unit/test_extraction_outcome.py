@@ -33,8 +33,7 @@ from trainer.extraction.extraction import (
     work_dir,
 )
 from trainer.extraction.merge import merge
-from trainer.extraction.plan import write_plan
-from trainer.extraction.steps import fail
+from trainer.extraction.plan import fail, write_plan
 from trainer.runs.attempt import Attempt
 
 from tests.support.embedder_double import faces_of, whole

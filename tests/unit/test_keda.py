@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 from jsonschema_rs import Draft202012Validator, ValidationError
-from trainer.runs.queue import job_queue
+from trainer.runs.scheduler import job_queue
 
 from tests.support.redis_server import redis_server
 from tests.unit.test_kubernetes import KUBERNETES, kubernetes, of_kind

@@ -19,8 +19,7 @@ from tests.support.made_faces import made_faces
 from trainer.experiments.fold import run_fold
 from trainer.runs.attempt import Attempt
 from trainer.experiments.experiment import fold_dir, save_experiment
-from trainer.reports.summary import summarise
-from trainer.reports.render import write_reports
+from trainer.reports.report import summarise, write_reports
 from trainer.training.config import TrainingOptions
 from trainer.training.bank import prepare_device
 data, faces = Path(sys.argv[1]), made_faces(200)

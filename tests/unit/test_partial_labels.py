@@ -10,8 +10,7 @@ from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
 from trainer.experiments.experiment import fold_dir, save_experiment
 from trainer.experiments.experiment_data import require_labels
 from trainer.experiments.fold import run_fold
-from trainer.reports.render import write_reports
-from trainer.reports.summary import summarise
+from trainer.reports.report import summarise, write_reports
 from trainer.runs.attempt import Attempt
 from trainer.training.bank import CPU
 from trainer.training.config import TrainingOptions

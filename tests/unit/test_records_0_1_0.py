@@ -10,8 +10,7 @@ from agegender.files import read_json, write_json
 from structlog.testing import capture_logs
 from trainer.experiments.experiment import save_experiment
 from trainer.jobs import EXPERIMENTS, EXTRACTIONS, KINDS, SEARCHES
-from trainer.runs.run import Run
-from trainer.runs.store import each, statuses, unreadable_names, unreadable_records
+from trainer.runs.run import Run, each, statuses, unreadable_names, unreadable_records
 
 RECORDS = Path(__file__).with_name("records_0_1_0")
 ENSEMBLE, SOURCE = "20261120-100000-aaaaaa", "20261118-100000-cccccc"

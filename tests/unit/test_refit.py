@@ -24,8 +24,7 @@ from trainer.experiments.experiment_data import load_faces, read_out_of_fold
 from trainer.experiments.fold import best_epoch, run_fold, run_refit
 from trainer.experiments.promote import MAX_BYTES, awaits_promotion, ensemble_size, promote
 from trainer.jobs import EXPERIMENTS
-from trainer.reports.render import write_final, write_reports
-from trainer.reports.summary import compared, summarise
+from trainer.reports.report import compared, summarise, write_final, write_reports
 from trainer.runs.attempt import Attempt
 from trainer.training.bank import CPU
 from trainer.training.config import EpochReport, TrainingOptions

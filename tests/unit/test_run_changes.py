@@ -11,8 +11,7 @@ import pytest
 from agegender.errors import Problem
 from trainer.extraction.extraction import Extraction, advance, current_attempt, load_extraction
 from trainer.extraction.merge import run_import
-from trainer.extraction.plan import run_plan
-from trainer.extraction.steps import fail
+from trainer.extraction.plan import fail, run_plan
 from trainer.jobs import EXPERIMENTS, EXTRACTIONS, SEARCHES
 from trainer.runs.attempt import Attempt, Cancelled
 from trainer.runs.run import Kind, Run

@@ -120,8 +120,8 @@ def test_records_change_only_where_their_lock_is_held() -> None:
                     found.add((str(path), function.name))
     assert found == {
         ("experiments/steps.py", "save"),
-        ("searches/steps.py", "save"),
-        ("extraction/steps.py", "save"),
+        ("searches/study.py", "save"),
+        ("extraction/plan.py", "save"),
         ("extraction/extraction.py", "advance"),
         ("runs/run.py", "create"),
         ("runs/run.py", "change"),

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.errors import Problem
+from agegender_service.inputs import log_deprecated_name
 from optuna.trial import TrialState
 from pydantic import ValidationError
 from structlog.testing import capture_logs
-from trainer.reports.tables import origins
-from trainer.runs.run import log_deprecated_name
+from trainer.reports.contents import origins
 from trainer.searches.search import (
     Choices,
     Parameters,

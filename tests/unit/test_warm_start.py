@@ -23,7 +23,7 @@ from trainer.experiments.fold import run_fold
 from trainer.experiments.steps import fold_status
 from trainer.experiments.warm_start import WEIGHTS, read_warm_start, require_warm_start
 from trainer.runs.attempt import Attempt
-from trainer.runs.store import read_optional
+from trainer.runs.run import read_optional
 from trainer.training.bank import prepare_device
 from trainer.training.config import TrainingOptions
 

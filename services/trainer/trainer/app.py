@@ -25,9 +25,8 @@ from trainer import routes
 from trainer.datasets.uploads import delete_stale_uploads
 from trainer.evaluations.evaluation import watch_coverage
 from trainer.jobs import EVALUATIONS, KINDS
-from trainer.runs.queue import connect_for_requests, queue_away, watch_queue
-from trainer.runs.scheduler import keep_scheduling
-from trainer.runs.store import unreadable_records
+from trainer.runs.run import unreadable_records
+from trainer.runs.scheduler import connect_for_requests, keep_scheduling, queue_away, watch_queue
 from trainer.settings import TrainerSettings
 from trainer.videos.video import delete_stale_videos
 

@@ -24,14 +24,12 @@ from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.served import serves_all
 from trainer.experiments.steps import Experiments
 from trainer.extraction.extraction import Extraction, attempt_dir, current_attempt
-from trainer.extraction.steps import Extractions, fail
+from trainer.extraction.plan import Extractions, fail, run_plan
 from trainer.runs.attempt import Attempt, Cancelled, carry_out, store_failure
-from trainer.runs.queue import connect, job_queue
-from trainer.runs.run import Kind, R, S
-from trainer.runs.scheduler import schedule
-from trainer.runs.store import FAILURE, REPORT
+from trainer.runs.run import FAILURE, REPORT, Kind, R, S
+from trainer.runs.scheduler import connect, job_queue, schedule
 from trainer.searches.search import RESULT, merged_search_subjects, search_dir, trial_dir
-from trainer.searches.steps import Searches
+from trainer.searches.study import Searches
 from trainer.settings import TrainerSettings
 from trainer.videos.video import ANSWER, JOIN, VideoRun, Videos, segment_path, step_dir, video_dir
 
@@ -54,8 +52,7 @@ def preload() -> None:
 
     import trainer.evaluations.judge
     import trainer.experiments.fold
-    import trainer.reports.render
-    import trainer.reports.summary
+    import trainer.reports.report
     import trainer.searches.trial
     import trainer.videos.search  # noqa: F401
 
@@ -81,7 +78,7 @@ def refit_fold(experiment_id: str, fold: int) -> None:
 
 def fit_final(experiment_id: str) -> None:
     """Choose which ensemble is served, and train it on all faces if that is the better one."""
-    from trainer.reports.render import write_final
+    from trainer.reports.report import write_final
 
     directory = refit_dir(TrainerSettings().data_dir, experiment_id, None)
     _train(directory, partial(EXPERIMENTS.active_refit, name=experiment_id), write_final)
@@ -89,8 +86,7 @@ def fit_final(experiment_id: str) -> None:
 
 def write_report(experiment_id: str) -> None:
     """Write the report of an experiment, and its predictions."""
-    from trainer.reports.render import write_reports
-    from trainer.reports.summary import summarise
+    from trainer.reports.report import summarise, write_reports
 
     data_dir = TrainerSettings().data_dir
     experiment = EXPERIMENTS.active_run(data_dir, experiment_id)
@@ -161,8 +157,6 @@ def write_search_report(search_id: str) -> None:
 
 def plan_extraction(name: str, attempt_id: str) -> None:
     """Divide the images of a data set into shards."""
-    from trainer.extraction.plan import run_plan
-
     _extract(name, attempt_id, "plan", run_plan)
 
 

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
 from trainer.jobs import preload
-from trainer.runs.queue import connect, job_queue
+from trainer.runs.scheduler import connect, job_queue
 from trainer.settings import TrainerSettings
 
 _WORKER_TTL = 25  # RQ waits 15 less for a job, and 5 less for any answer of Redis

@@ -8,7 +8,8 @@ import structlog
 from agegender.errors import Problem, not_found
 from agegender.files import read_json
 from agegender.spaces import Space
-from pydantic import BaseModel, Field, JsonValue, computed_field
+from agegender_service.inputs import DEPRECATED
+from pydantic import BaseModel, Field, computed_field
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.formats import format_of, require_format
@@ -22,8 +23,6 @@ RESERVED = frozenset(
     {"experiments", "searches", "evaluations", "videos", "models", "packs", "trash", "redis", "lost+found"}
 )
 
-_FORMER_NAME: dict[str, JsonValue] = {"deprecated": True}
-
 
 class ExtractedSet(BaseModel):
     """The faces of one image set in one embedding space."""
@@ -34,7 +33,7 @@ class ExtractedSet(BaseModel):
     summary: str = Field("", description="faces extracted of all rows of the labels; rows removed, by reason")
     meta_data: dict[str, Any] = Field(description="counts of faces and of removed rows, by reason")
 
-    @computed_field(description="former name of `image_set`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def variant(self) -> str:
         return self.image_set
@@ -54,12 +53,12 @@ class Dataset(BaseModel):
         None, description="why nothing in the folder can be used; only if all folders are listed"
     )
 
-    @computed_field(description="former name of `format`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @computed_field(description="former name of `format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def kind(self) -> str | None:
         return self.format
 
-    @computed_field(description="former name of `image_sets`", json_schema_extra=_FORMER_NAME)  # type: ignore[prop-decorator]
+    @computed_field(description="former name of `image_sets`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def variants(self) -> list[str]:
         return self.image_sets

@@ -2,8 +2,9 @@
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ UNKNOWN_AGE = float("nan")
 DETECTED = 0.5
 _MAX_NAME = 1024
 _MAX_SUBJECT = 200
+_LONGEST_EXAMPLE = 120
 _IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE | re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:/")  # an absolute path on Windows
 
@@ -214,3 +216,53 @@ def removal_summary(
     ]
     whole = f"{kept:,} of {kept + sum(removed.values()):,} {noun}"
     return f"{whole} ({'; '.join(reasons)})" if reasons else whole
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows kept and removed by an extraction: part of its record, meta-data and problems."""
+
+    faces: int
+    removed: dict[str, int]
+    removed_examples: dict[str, str]
+    summary: str
+
+
+@dataclass
+class Removals:
+    """Count removed rows or images by reason, and keep the first of each reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, file: str) -> None:
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, _shown(file))
+
+    def __add__(self, later: "Removals") -> "Removals":
+        """Add the counts; the examples of the first operand win."""
+        return Removals(self.counts + later.counts, {**later.examples, **self.examples})
+
+    def outcome(self, faces: int, remarks: Iterable[str] = (), noun: str = "faces") -> Outcome:
+        """Return the outcome if `faces` were kept.
+
+        remarks : sentences about the kept faces, for the summary. noun : of what is counted.
+        """
+        return Outcome(
+            faces=faces,
+            removed=dict(sorted(self.counts.items())),
+            removed_examples=dict(sorted(self.examples.items())),
+            summary="; ".join([removal_summary(faces, self.counts, self.examples, noun), *remarks]),
+        )
+
+    def advice(self) -> str:
+        """Return advice for the reasons, each sentence preceded by a blank."""
+        return "".join(f" {ADVICE[reason]}" for reason in sorted(self.counts) if reason in ADVICE)
+
+
+def _shown(file: str) -> str:
+    """Make a file name safe and short enough to show in a terminal."""
+    text = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in file
+    )
+    return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}…"

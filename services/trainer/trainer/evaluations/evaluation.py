@@ -24,8 +24,20 @@ from trainer.datasets.folds import K, groups_of
 from trainer.experiments.served import CALIBRATED, SERVED, served_version
 from trainer.experiments.steps import REPORT_SECONDS
 from trainer.runs.attempt import PROGRESS, clear_failure
-from trainer.runs.run import Kind, Run, RunStatus, State, Step
-from trainer.runs.store import FAILURE, REPORT, folders_with, load_record, new_id, read_optional, save_record
+from trainer.runs.run import (
+    FAILURE,
+    REPORT,
+    Kind,
+    Run,
+    RunStatus,
+    State,
+    Step,
+    folders_with,
+    load_record,
+    new_id,
+    read_optional,
+    save_record,
+)
 
 log = structlog.get_logger(__name__)
 

@@ -29,11 +29,10 @@ from trainer.evaluations.evaluation import (
 )
 from trainer.experiments.predictions import columns_of, write_predictions
 from trainer.experiments.served import SERVED, heads_named, heads_of_versions
-from trainer.reports.render import as_page, report_plots, table_lines
-from trainer.reports.summary import age_summary, gender_summary
-from trainer.reports.tables import evaluation_tables, number
+from trainer.reports.contents import evaluation_tables, number, report_plots
+from trainer.reports.report import age_summary, as_page, gender_summary, table_lines
 from trainer.runs.attempt import Attempt
-from trainer.runs.store import REPORT
+from trainer.runs.run import REPORT
 
 _CHUNK = 2048  # faces predicted at once
 _WORSE = 1.25  # times the error on the head's own data

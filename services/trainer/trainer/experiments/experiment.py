@@ -11,7 +11,7 @@ from typing import Any, Literal
 from agegender.errors import Problem, not_found
 from agegender.heads.networks import Mlp, ResMlp
 from agegender.spaces import NAME, Space
-from agegender_service.inputs import unknown_name, validation_problem
+from agegender_service.inputs import DEPRECATED, unknown_name, validation_problem, with_new_names
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -28,8 +28,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.exclusiveness import Overlap
-from trainer.runs.run import DEPRECATED, Run, RunStatus, State, with_new_names
-from trainer.runs.store import REPORT, load_record, save_record
+from trainer.runs.run import REPORT, Run, RunStatus, State, load_record, save_record
 from trainer.training.config import (
     AugmentationOptions,
     LossOptions,

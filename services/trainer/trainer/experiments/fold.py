@@ -33,7 +33,7 @@ from trainer.experiments.experiment_data import labelled
 from trainer.experiments.promote import ensemble_size
 from trainer.experiments.warm_start import WEIGHTS, read_warm_start
 from trainer.runs.attempt import Attempt
-from trainer.runs.store import read_optional
+from trainer.runs.run import read_optional
 from trainer.training.bank import TrainingDevice
 from trainer.training.config import TrainingOptions
 from trainer.training.train import TrainedBank, train_bank, train_without_validation

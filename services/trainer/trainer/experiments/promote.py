@@ -32,7 +32,7 @@ from trainer.experiments.experiment import (
     refit_dir,
 )
 from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
-from trainer.runs.store import REPORT, read_optional
+from trainer.runs.run import REPORT, read_optional
 from trainer.training.config import TrainingOptions
 
 Array = npt.NDArray[np.float32]

@@ -29,8 +29,7 @@ from trainer.experiments.experiment import (
 from trainer.experiments.promote import awaits_promotion
 from trainer.experiments.served import require_not_served, served_tasks
 from trainer.runs.attempt import PROGRESS, clear_failure
-from trainer.runs.run import Kind, State, Step
-from trainer.runs.store import FAILURE, REPORT, folders_with, read_optional
+from trainer.runs.run import FAILURE, REPORT, Kind, State, Step, folders_with, read_optional
 
 TRAINING_SECONDS, REPORT_SECONDS = 24 * 3600, 3600
 

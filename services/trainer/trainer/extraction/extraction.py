@@ -20,12 +20,12 @@ from agegender.errors import Problem
 from agegender.faces import WhichFaces
 from agegender.files import write_json
 from agegender.spaces import Space
+from agegender_service.inputs import DEPRECATED, with_new_names
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, computed_field, model_validator
 
 from trainer.datasets.folds import NearDuplicates
 from trainer.runs.attempt import PROGRESS, Cancelled
-from trainer.runs.run import DEPRECATED, Run, RunStatus, record_lock, with_new_names
-from trainer.runs.store import load_record, read_optional, save_record
+from trainer.runs.run import Run, RunStatus, load_record, read_optional, record_lock, save_record
 
 State = Literal["planning", "extracting", "merging", "finished", "failed", "cancelled"]
 ACTIVE: frozenset[str] = frozenset({"planning", "extracting", "merging"})

@@ -19,12 +19,12 @@ from trainer.datasets.duplicates import ImageHashes, hash_files
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, data_path, write_embedding_set
 from trainer.datasets.folds import face_counts, with_folds
 from trainer.datasets.formats import require_format
-from trainer.datasets.labels import LabelledImage
+from trainer.datasets.labels import LabelledImage, Outcome, Removals
 from trainer.datasets.original import import_original
 from trainer.datasets.regrouping import grouping_for, regroup, write_groups
 from trainer.extraction.embed import Chunk, chunk_paths, read_chunk
 from trainer.extraction.extraction import Extraction, advance, attempt_dir, shard_path, work_dir
-from trainer.extraction.plan import Outcome, Removals, read_plan, read_removed, shard_images
+from trainer.extraction.plan import read_plan, read_removed, shard_images
 from trainer.runs.attempt import Attempt
 
 log = structlog.get_logger(__name__)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from agegender.errors import Problem, not_found
 from agegender.spaces import Space
 from agegender_service.faces_client import BlockingFacesClient
+from agegender_service.inputs import log_deprecated_name, with_new_names
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
@@ -38,9 +39,7 @@ from trainer.extraction.extraction import (
 from trainer.jobs import EXTRACTIONS
 from trainer.routes.runs import Connection, Settings, changes, delete_run, name_unreadable
 from trainer.runs import scheduler
-from trainer.runs.queue import job_queue
-from trainer.runs.run import log_deprecated_name, with_new_names
-from trainer.runs.store import statuses
+from trainer.runs.run import statuses
 from trainer.settings import TrainerSettings
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -239,7 +238,7 @@ def import_dataset(
 @router.post("/{name}/cancel", summary="Cancel the running extractions of a data set; what is done stays")
 def cancel(folder: Folder, settings: Settings, redis: Connection) -> list[ExtractionStatus]:
     """Safe to retry: nothing changes if all are over already. Returns all extractions of the data set."""
-    queue = job_queue(redis, settings)
+    queue = scheduler.job_queue(redis, settings)
     for status in _extractions(settings, folder.name):
         if EXTRACTIONS.is_active(status):
             scheduler.cancel(EXTRACTIONS, settings.data_dir, queue, status.name)
@@ -300,7 +299,7 @@ def start(
     """Start an extraction as `Extractions.start` does, enqueue its first steps and return its status."""
     with redis.lock(f"trainer:start:{extraction.id}", timeout=_START_SECONDS):
         started = EXTRACTIONS.start(settings.data_dir, extraction, replace=replace)
-    scheduler.schedule(EXTRACTIONS, settings.data_dir, job_queue(redis, settings), started)
+    scheduler.schedule(EXTRACTIONS, settings.data_dir, scheduler.job_queue(redis, settings), started)
     return EXTRACTIONS.status(settings.data_dir, started)
 
 

@@ -58,10 +58,9 @@ from trainer.routes.runs import (
     run_routes,
     table_response,
 )
-from trainer.runs.queue import job_queue
-from trainer.runs.scheduler import schedule
-from trainer.runs.store import new_id
-from trainer.searches.steps import best_options, faces_seen_by_search
+from trainer.runs.run import new_id
+from trainer.runs.scheduler import job_queue, schedule
+from trainer.searches.study import best_options, faces_seen_by_search
 
 router = run_routes(EXPERIMENTS, ExperimentStatus)
 

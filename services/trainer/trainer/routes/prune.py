@@ -16,8 +16,7 @@ from pydantic import BaseModel, Field
 from trainer.experiments.promote import head_versions
 from trainer.jobs import EVALUATIONS, EXPERIMENTS, SEARCHES, VIDEOS
 from trainer.routes.runs import Settings, delete_run
-from trainer.runs.run import DELETED, TRASH, Kind, R, S
-from trainer.runs.store import each
+from trainer.runs.run import DELETED, TRASH, Kind, R, S, each
 from trainer.settings import TrainerSettings
 
 _KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (EXPERIMENTS, SEARCHES, EVALUATIONS, VIDEOS)}

@@ -16,9 +16,7 @@ from redis import Redis
 
 from trainer.experiments.predictions import as_csv, as_json, as_parquet
 from trainer.runs import scheduler
-from trainer.runs.queue import job_queue
-from trainer.runs.run import Kind, R, S
-from trainer.runs.store import REPORT, statuses, unreadable_names
+from trainer.runs.run import REPORT, Kind, R, S, statuses, unreadable_names
 from trainer.settings import TrainerSettings
 
 UNREADABLE = "X-Unreadable-Records"  # names of the records that a list skipped
@@ -136,7 +134,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
         """Continues where it stopped, and does again what failed."""
         data_dir = settings.data_dir
         resumed = kind.change(data_dir, run_id, partial(kind.resumed, data_dir))
-        scheduler.schedule(kind, data_dir, job_queue(redis, settings), resumed)
+        scheduler.schedule(kind, data_dir, scheduler.job_queue(redis, settings), resumed)
         return kind.status(data_dir, resumed)
 
     @router.post(
@@ -147,7 +145,7 @@ def run_routes(kind: Kind[R, S], status: type[S]) -> APIRouter:
     def cancel(run_id: RunId, settings: Settings, redis: Connection) -> S:
         """Safe to retry: nothing changes if it is over already."""
         data_dir = settings.data_dir
-        cancelled = scheduler.cancel(kind, data_dir, job_queue(redis, settings), run_id)
+        cancelled = scheduler.cancel(kind, data_dir, scheduler.job_queue(redis, settings), run_id)
         return kind.status(data_dir, cancelled)
 
     @router.delete(
@@ -187,7 +185,7 @@ def create_run(
     """
     data_dir = settings.data_dir
     run = kind.create(data_dir, run_id, complete)
-    scheduler.schedule(kind, data_dir, job_queue(redis, settings), run)
+    scheduler.schedule(kind, data_dir, scheduler.job_queue(redis, settings), run)
     return kind.status(data_dir, run)
 
 

@@ -17,7 +17,7 @@ import structlog
 from agegender.errors import Problem, volume_problem
 from agegender.files import write_json
 
-from trainer.runs.store import FAILURE, read_optional
+from trainer.runs.run import FAILURE, read_optional
 
 log = structlog.get_logger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from agegender.errors import not_found
 from agegender.spaces import NAME, Space
+from agegender_service.inputs import DEPRECATED, with_new_names
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -34,8 +35,7 @@ from trainer.datasets.exclusiveness import Overlap
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds
 from trainer.experiments.experiment import MERGED, TrainingRequest, invalid_options, refused
 from trainer.experiments.experiment_data import Faces, labelled
-from trainer.runs.run import DEPRECATED, Run, RunStatus, State, with_new_names
-from trainer.runs.store import load_record, new_id, read_optional, save_record
+from trainer.runs.run import Run, RunStatus, State, load_record, new_id, read_optional, save_record
 from trainer.training.config import Objective, Preset, TrainingOptions
 
 _WITHIN = "parameters."

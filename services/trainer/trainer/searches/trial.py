@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.datasets.folds import groups_of, strata_of, validation_split
 from trainer.evaluation import age_metrics, gender_metrics, member_probabilities
-from trainer.reports.render import as_page, drawn, table_lines
-from trainer.reports.tables import Table, number
+from trainer.reports.contents import Table, drawn, number
+from trainer.reports.report import as_page, table_lines
 from trainer.runs.attempt import Attempt
-from trainer.runs.store import REPORT, read_optional, save_record
+from trainer.runs.run import REPORT, read_optional, save_record
 from trainer.searches.search import (
     RESULT,
     TRIAL,
@@ -38,8 +38,7 @@ from trainer.searches.search import (
     trial_dir,
     values_of,
 )
-from trainer.searches.steps import search_status
-from trainer.searches.study import Study
+from trainer.searches.study import Study, search_status
 from trainer.training.bank import TrainingDevice
 from trainer.training.config import EpochReport, TrainingOptions
 from trainer.training.train import TrainedBank, derived_seed, train_bank

@@ -15,10 +15,10 @@ from agegender.video.persons import Appearance, Person, Track
 from agegender_service.faces_client import BlockingFacesClient
 from pydantic import BaseModel
 
-from trainer.reports.render import as_page, table_lines
-from trainer.reports.tables import Table
+from trainer.reports.contents import Table
+from trainer.reports.report import as_page, table_lines
 from trainer.runs.attempt import Attempt, PutOff
-from trainer.runs.store import REPORT
+from trainer.runs.run import REPORT
 from trainer.settings import TrainerSettings
 from trainer.videos.video import (
     ANNOTATED,

@@ -32,8 +32,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.datasets.uploads import STALE_SECONDS
 from trainer.runs.attempt import PROGRESS, clear_failure, renew_attempts
-from trainer.runs.run import Kind, Run, RunStatus, State, Step
-from trainer.runs.store import FAILURE, REPORT, folders_with, load_record, new_id, read_optional, save_record
+from trainer.runs.run import (
+    FAILURE,
+    REPORT,
+    Kind,
+    Run,
+    RunStatus,
+    State,
+    Step,
+    folders_with,
+    load_record,
+    new_id,
+    read_optional,
+    save_record,
+)
 
 log = structlog.get_logger(__name__)
 

@@ -1,10 +1,12 @@
-"""Summarise an experiment: all metrics of its report, from the files of its folds."""
+"""The report of an experiment: its metrics, from the files of its folds, as JSON, Markdown and HTML."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from agegender.files import write_json, write_text
 from agegender.heads.head import Classes, Task, over_years
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES, group_probabilities
 
@@ -21,13 +23,43 @@ from trainer.evaluation import (
     reliability,
     true_groups,
 )
-from trainer.experiments.experiment import METRICS, Experiment, fold_dir, refit_dir
+from trainer.experiments.experiment import (
+    BANK,
+    CHECKPOINT,
+    METRICS,
+    Experiment,
+    experiment_dir,
+    fold_dir,
+    refit_dir,
+)
 from trainer.experiments.experiment_data import image_sets_of, read_out_of_fold
-from trainer.experiments.fold import best_epoch
-from trainer.runs.store import FAILURE, read_optional
+from trainer.experiments.fold import best_epoch, run_final
+from trainer.reports.contents import (
+    Table,
+    exclusiveness,
+    failed_folds,
+    origins,
+    report_plots,
+    report_tables,
+    served,
+)
+from trainer.runs.attempt import Attempt
+from trainer.runs.run import FAILURE, REPORT, read_optional
+from trainer.training.bank import TrainingDevice
 
 SPLITS = ("train", "validation", "test")
 HEADLINE = {Task.AGE: "group_accuracy", Task.GENDER: "accuracy"}
+
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem; border-bottom: 1px solid #8884; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+figure { display: inline-block; margin: 1rem 0; background: white; color: black; }
+figcaption { padding: .3rem .8rem; }
+.wide { overflow-x: auto; }
+"""
 
 
 def summarise(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
@@ -214,3 +246,104 @@ def _cells(faces: EmbeddingSet) -> list[tuple[dict[str, str], npt.NDArray[np.boo
             if rows.any():
                 cells.append(({"group": group_name, "gender": gender_name}, rows))
     return cells
+
+
+def as_html(summary: dict[str, Any]) -> str:
+    """Return an experiment's report as an HTML page."""
+    title = f"Experiment {summary['experiment']['id']}"
+    return as_page(title, _paragraphs(summary), report_plots(summary), report_tables(summary))
+
+
+def as_page(title: str, texts: list[str], plots: list[tuple[str, str]], tables: list[Table]) -> str:
+    """Return an HTML page. texts : paragraphs. plots : title and SVG of each."""
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in texts)
+    shown = "".join(map(_html_table, tables))
+    figures = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in plots)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body><h1>{escape(title)}</h1>{paragraphs}{figures}{shown}</body></html>"
+    )
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h2>{escape(table.title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>{note}"
+    )
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """Return an experiment's report as Markdown."""
+    lines = [f"# Experiment {summary['experiment']['id']}"]
+    lines += [f"\n{text}" for text in _paragraphs(summary)]
+    return "\n".join([*lines, *table_lines(report_tables(summary))]) + "\n"
+
+
+def _paragraphs(summary: dict[str, Any]) -> list[str]:
+    experiment = summary["experiment"]
+    options, space = experiment["options"], experiment["space"]
+    return [
+        f"Task {options['task']} on {' and '.join(experiment['datasets'])} in space {space['id']} "
+        f"({space['dimension']}-d): {len(experiment['folds'])} held-out folds, {options['seeds']} networks "
+        f"per fold, preset {experiment['preset']}.",
+        *([f"Name: {experiment['name']}"] if experiment.get("name") else []),
+        *([f"Notes: {experiment['notes']}"] if experiment.get("notes") else []),
+        *failed_folds(summary),
+        *origins(summary),
+        *exclusiveness(summary),
+        *served(summary),
+        *(f"Hint: {hint}" for hint in summary.get("hints", [])),
+    ]
+
+
+def table_lines(tables: list[Table]) -> list[str]:
+    """Return the Markdown lines of tables."""
+    lines: list[str] = []
+    for table in tables:
+        lines += ["", f"## {table.title}", "", *_markdown_rows(table)]
+        if table.note:
+            lines += ["", table.note]
+    return lines
+
+
+def _markdown_rows(table: Table) -> list[str]:
+    return [
+        "| " + " | ".join(table.columns) + " |",
+        "| " + " | ".join("---" for _ in table.columns) + " |",
+        *("| " + " | ".join(row) + " |" for row in table.rows),
+    ]
+
+
+def write_reports(data_dir: Path, experiment: Experiment, summary: dict[str, Any]) -> None:
+    """Write the report in its three forms; report.json last, because it marks the report as complete."""
+    directory = experiment_dir(data_dir, experiment.id)
+    write_text(directory / "report.md", as_markdown(summary))
+    write_text(directory / "report.html", as_html(summary))
+    write_json(directory / REPORT, summary)
+
+
+def write_final(
+    data_dir: Path,
+    experiment: Experiment,
+    faces: EmbeddingSet,
+    attempt: Attempt,
+    device: TrainingDevice,
+) -> None:
+    """Train on all faces if that was selected, renew the report, and write metrics.json last.
+
+    Raises `GivenUp` if the attempt must stop.
+    """
+    summary = summarise(data_dir, experiment)
+    served = summary["served"]
+    directory = refit_dir(data_dir, experiment.id, None)
+    if served["chosen"] == "all" and not (directory / BANK).exists():
+        run_final(data_dir, experiment, faces, attempt, device)
+    write_reports(data_dir, experiment, summary)
+    write_json(directory / METRICS, {"chosen": served["chosen"], "nll": served["nll"]})
+    (directory / CHECKPOINT).unlink(missing_ok=True)
