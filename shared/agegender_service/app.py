@@ -32,9 +32,8 @@ from agegender_service.guards import (
     RequireKey,
     address_of,
 )
-from agegender_service.inputs import reject_ignored_inputs
+from agegender_service.inputs import complete_openapi, reject_ignored_inputs, route_examples
 from agegender_service.observability import IdentifyRequests, ObserveRequests, configure_logs
-from agegender_service.openapi import complete_openapi, route_examples
 from agegender_service.problems import WireFormat, add_problem_handlers
 from agegender_service.request_body import LimitBodies, RequestBodies
 from agegender_service.settings import ServiceSettings, UnusableSettings
@@ -88,7 +87,7 @@ def create_app(
     info : returns what `/info` reports in addition to name and version: space, models, limits.
     services : kept as `app.state.services` for the routes' dependencies.
     bodies : reads the bodies of routes that use `agegender_service.request_body`.
-    examples : a file for `agegender_service.openapi.route_examples`.
+    examples : a file for `agegender_service.inputs.route_examples`.
     warnings : returns problems that do not prevent work; `/health/ready` reports them.
     small_bodies : maximum bytes of any body; None if the routes limit the bodies that they read.
     streamed_bodies : paths of routes that read bodies larger than `small_bodies` themselves.

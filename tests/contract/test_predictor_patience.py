@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from agegender.drawing import annotated
 from agegender.heads.networks import bank_logits
-from predictor import prediction
+from predictor import registry
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
 
@@ -55,7 +55,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[..
 
 @pytest.fixture
 def heads(held: Any) -> Held:
-    made: Held = held("predictor.prediction._ensemble", prediction._ensemble)
+    made: Held = held("predictor.registry._ensemble", registry._ensemble)
     return made
 
 

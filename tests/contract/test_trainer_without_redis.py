@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agegender_service.openapi import operations
+from agegender_service.inputs import operations
 from PIL import Image
 from trainer.app import create_trainer
 from trainer.datasets.embedding_set import write_embedding_set

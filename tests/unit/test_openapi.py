@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from agegender_service.openapi import operations, route_examples
+from agegender_service.inputs import operations, route_examples
 from jsonschema_rs import Draft202012Validator
 
 from tools.openapi import FOLDER, applications, openapi_text

@@ -11,8 +11,7 @@ from agegender.errors import Problem
 from agegender.heads.head import Head, Task, load_head
 from agegender.heads.networks import bank_logits
 from agegender.spaces import Space
-from predictor.prediction import HeadBatches
-from predictor.registry import Heads
+from predictor.registry import HeadBatches, Heads
 
 from tests.support.made_heads import made_head
 

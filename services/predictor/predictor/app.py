@@ -19,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from threadpoolctl import threadpool_limits
 
+from predictor.prediction import Services, ServicesIn
 from predictor.registry import HeadRegistry
 from predictor.routes import (
     age_gender,
@@ -29,7 +30,6 @@ from predictor.routes import (
     original,
     rekognition,
 )
-from predictor.services import Services, ServicesIn
 from predictor.settings import PredictorSettings
 
 FILES = Path(__file__).with_name("static")

@@ -1,16 +1,14 @@
-"""Predict age and gender: the proxy finds the faces, the heads estimate, for many requests in one batch."""
+"""Predict age and gender: the proxy finds the faces, the heads estimate; and the services that routes use."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Annotated, Any, TypeVar, TypeVarTuple
 
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
 from agegender.faces import Face, FaceGeometry, FacesAnswer, ImageFaces, ImageProblem
 from agegender.heads.calibration import added_years
-from agegender.heads.head import over_years
 from agegender.predictions import (
     AgeGenderAnswer,
     EmbeddingsAnswer,
@@ -22,16 +20,20 @@ from agegender.predictions import (
     gender_answers,
 )
 from agegender.spaces import Space
-from agegender_service.batching import Batcher, Queued
+from agegender_service.batching import BoundedThreads
 from agegender_service.deadlines import Deadline
 from agegender_service.faces_client import FacesClient
 from agegender_service.observability import Stopwatch, request_id
+from agegender_service.request_body import RequestBodies
+from fastapi import Depends, Request
 from prometheus_client import Counter, Histogram
 from starlette.concurrency import run_in_threadpool
 
+from predictor.aws_signatures import AwsSignatures
 from predictor.prediction_request import FaceOptions, HeadOptions, SentEmbeddings, SentImages, Uncertainty
 from predictor.quality import face_quality, scaled
-from predictor.registry import HeadRegistry, Heads
+from predictor.registry import HeadBatches, HeadRegistry, Heads, Probabilities
+from predictor.settings import PredictorSettings
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -39,108 +41,16 @@ Array = npt.NDArray[np.float32]
 _Upright = tuple[FaceGeometry, tuple[int, int]]  # a face in its image turned upright, and that image's size
 
 _FEW_FACES = 8  # computed in less time than two changes of threads take
+_DRAWING_THREADS = 2  # each may need a gigabyte for the pixels of an image and its encoding
 
 FACES = Counter("predictor_faces_total", "Faces answered")
 IMAGES = Counter("predictor_images_total", "Images answered, by outcome", ["outcome"])
-BATCH_FACES = Histogram(
-    "predictor_batch_faces", "Faces per batch of the heads", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+STAGE_SECONDS = Histogram(
+    "predictor_stage_seconds",
+    "Time that one request spends in a stage",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-
-
-@dataclass(frozen=True)
-class Probabilities:
-    """Calibrated: age [faces, 101] over years, gender [faces, 2]; and the seconds it took."""
-
-    age: Array
-    gender: Array
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Dropout:
-    embeddings: Array
-    passes: int
-
-
-class HeadBatches:
-    """Run heads in `threads` threads, at most `max_faces` faces at a time; one request is never split.
-
-    Parameters
-    ----------
-    max_waiting_faces : of all requests that wait for a thread; one request alone may have more.
-    max_waiting : requests that wait for Monte-Carlo dropout, which has one thread.
-    """
-
-    def __init__(
-        self, threads: int, max_faces: int, *, max_waiting_faces: int = 4096, max_waiting: int = 32
-    ) -> None:
-        self._ensembles: Batcher[Heads, Array, Probabilities] = Batcher(
-            _run_ensemble,
-            name="heads",
-            cost=len,
-            max_cost=max_faces,
-            max_waiting=max_waiting_faces,
-            workers=threads,
-        )
-        self._dropouts: Batcher[Heads, _Dropout, Probabilities] = Batcher(
-            _run_dropout, name="mc-dropout", max_waiting=max_waiting
-        )
-
-    async def ensemble(self, heads: Heads, embeddings: Array) -> Probabilities:
-        """Return the mean over the members of each bank, for embeddings [faces, dimension].
-
-        Raises ``busy`` 429.
-        """
-        return await self._ensembles.submit(heads, embeddings)
-
-    async def mc_dropout(self, heads: Heads, embeddings: Array, passes: int) -> Probabilities:
-        """Return the mean over passes of Monte-Carlo dropout, for embeddings [faces, dimension].
-
-        Requests are not batched: the dropout masks, and so the result, would depend on the other requests.
-        Ends after its current pass if the caller leaves. Raises ``busy`` 429.
-        """
-        return await self._dropouts.submit(heads, _Dropout(embeddings, passes))
-
-    def close(self) -> None:
-        """Wait for the batches that run."""
-        self._ensembles.close()
-        self._dropouts.close()
-
-
-def _run_ensemble(heads: Heads, batch: Sequence[Queued[Array, Probabilities]]) -> list[Probabilities]:
-    started = time.perf_counter()
-    mean = _ensemble(heads, np.concatenate([request.item for request in batch]))
-    seconds = time.perf_counter() - started
-    results: list[Probabilities] = []
-    first = 0
-    for request in batch:
-        rows = slice(first, first + len(request.item))
-        first = rows.stop
-        results.append(Probabilities(mean.age[rows], mean.gender[rows], request.queue_seconds, seconds))
-    return results
-
-
-def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
-    BATCH_FACES.observe(len(embeddings))
-    age, gender = (head.probabilities(embeddings) for head in (heads.age, heads.gender))
-    return Probabilities(over_years(age, heads.age.manifest.classes), gender)
-
-
-def _run_dropout(heads: Heads, batch: Sequence[Queued[_Dropout, Probabilities]]) -> list[Probabilities]:
-    return [_mc_dropout(heads, request) for request in batch]
-
-
-def _mc_dropout(heads: Heads, request: Queued[_Dropout, Probabilities]) -> Probabilities:
-    started = time.perf_counter()
-    age, gender = (
-        head.probabilities_mc_dropout(
-            request.item.embeddings, request.item.passes, seed=0, unwanted=lambda: request.abandoned
-        )
-        for head in (heads.age, heads.gender)
-    )
-    seconds = time.perf_counter() - started
-    return Probabilities(over_years(age, heads.age.manifest.classes), gender, request.queue_seconds, seconds)
 
 
 class Predictor:
@@ -362,3 +272,66 @@ def _count(found: FacesAnswer, faces: int) -> None:
     problems = sum(isinstance(image, ImageProblem) for image in found.images)
     IMAGES.labels("problem").inc(problems)
     IMAGES.labels("answered").inc(len(found.images) - problems)
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one predictor."""
+
+    settings: PredictorSettings
+    proxy: FacesClient
+    registry: HeadRegistry
+    batches: HeadBatches
+    predictor: Predictor
+    bodies: RequestBodies
+    drawing: BoundedThreads
+    aws_signatures: AwsSignatures
+
+    @classmethod
+    def build(cls, settings: PredictorSettings) -> "Services":
+        proxy = FacesClient(
+            settings.proxy_url, headers=settings.service_headers, connect_timeout=settings.connect_timeout
+        )
+        registry = HeadRegistry(settings.models_dir, settings.heads_dir)
+        batches = HeadBatches(
+            settings.threads,
+            settings.max_batch_faces,
+            max_waiting_faces=settings.max_waiting_faces,
+            max_waiting=settings.max_waiting,
+        )
+        return cls(
+            settings=settings,
+            proxy=proxy,
+            registry=registry,
+            batches=batches,
+            predictor=Predictor(proxy, registry, batches, settings.mc_passes),
+            bodies=RequestBodies(
+                settings.body_limits,
+                answer_seconds=settings.timeout,
+                read_seconds=settings.read_timeout,
+                max_memory=settings.max_body_memory,
+                stages=STAGE_SECONDS,
+            ),
+            drawing=BoundedThreads("drawing", _DRAWING_THREADS, settings.max_waiting),
+            aws_signatures=AwsSignatures(
+                settings.rekognition_credentials, settings.known_keys, service="rekognition"
+            ),
+        )
+
+    async def require_ready(self) -> None:
+        """Raise the `Problem` why no prediction is possible now."""
+        await self.proxy.require_ready()
+        self.registry.heads(await self.proxy.space())
+
+    async def close(self) -> None:
+        await self.proxy.close()
+        self.batches.close()
+        self.drawing.close()
+
+
+async def _services(request: Request) -> Services:  # not `def`, which FastAPI would run in a thread
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesIn = Annotated[Services, Depends(_services)]

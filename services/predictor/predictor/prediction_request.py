@@ -13,8 +13,7 @@ from agegender.errors import Problem
 from agegender.faces import FaceSelection, Number
 from agegender.spaces import Space
 from agegender_service.forms import too_many_images, url_problem
-from agegender_service.inputs import contradictory, unknown_input, validation_problem
-from agegender_service.openapi import body_schema
+from agegender_service.inputs import body_schema, contradictory, unknown_input, validation_problem
 from agegender_service.request_body import IMAGES_CONTENT, BodyReader, body_in_openapi
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator

@@ -1,23 +1,40 @@
-"""Find heads on the volume, check them, and swap the served ones while requests run."""
+"""Find heads on the volume, check and swap them while requests run, and run them in batches."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from agegender.errors import Problem
-from agegender.heads.head import BadHead, Head, Task, current_lock, load_head, read_current, step_back
+from agegender.heads.head import (
+    BadHead,
+    Head,
+    Task,
+    current_lock,
+    load_head,
+    over_years,
+    read_current,
+    step_back,
+)
 from agegender.predictions import HeadStatus
 from agegender.spaces import NAME, Space
-from prometheus_client import Counter, Gauge
+from agegender_service.batching import Batcher, Queued
+from prometheus_client import Counter, Gauge, Histogram
 
 log = structlog.get_logger(__name__)
 
 HEAD_VERSION = Gauge("predictor_head", "1 for each head that is served", ["task", "space", "version"])
 HEAD_SWAPS = Counter("predictor_head_swaps_total", "New heads found, by outcome", ["task", "outcome"])
+BATCH_FACES = Histogram(
+    "predictor_batch_faces", "Faces per batch of the heads", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
 
+Array = npt.NDArray[np.float32]
 Key = tuple[Task, str]  # a task and a space's id
 Source = Literal["promoted", "shipped"]
 Signature = tuple[tuple[str, int, int, int] | None, ...]
@@ -273,3 +290,99 @@ def _file_signature(path: Path) -> tuple[str, int, int, int] | None:
     except OSError:
         return None
     return str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Calibrated: age [faces, 101] over years, gender [faces, 2]; and the seconds it took."""
+
+    age: Array
+    gender: Array
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Dropout:
+    embeddings: Array
+    passes: int
+
+
+class HeadBatches:
+    """Run heads in `threads` threads, at most `max_faces` faces at a time; one request is never split.
+
+    Parameters
+    ----------
+    max_waiting_faces : of all requests that wait for a thread; one request alone may have more.
+    max_waiting : requests that wait for Monte-Carlo dropout, which has one thread.
+    """
+
+    def __init__(
+        self, threads: int, max_faces: int, *, max_waiting_faces: int = 4096, max_waiting: int = 32
+    ) -> None:
+        self._ensembles: Batcher[Heads, Array, Probabilities] = Batcher(
+            _run_ensemble,
+            name="heads",
+            cost=len,
+            max_cost=max_faces,
+            max_waiting=max_waiting_faces,
+            workers=threads,
+        )
+        self._dropouts: Batcher[Heads, _Dropout, Probabilities] = Batcher(
+            _run_dropout, name="mc-dropout", max_waiting=max_waiting
+        )
+
+    async def ensemble(self, heads: Heads, embeddings: Array) -> Probabilities:
+        """Return the mean over the members of each bank, for embeddings [faces, dimension].
+
+        Raises ``busy`` 429.
+        """
+        return await self._ensembles.submit(heads, embeddings)
+
+    async def mc_dropout(self, heads: Heads, embeddings: Array, passes: int) -> Probabilities:
+        """Return the mean over passes of Monte-Carlo dropout, for embeddings [faces, dimension].
+
+        Requests are not batched: the dropout masks, and so the result, would depend on the other requests.
+        Ends after its current pass if the caller leaves. Raises ``busy`` 429.
+        """
+        return await self._dropouts.submit(heads, _Dropout(embeddings, passes))
+
+    def close(self) -> None:
+        """Wait for the batches that run."""
+        self._ensembles.close()
+        self._dropouts.close()
+
+
+def _run_ensemble(heads: Heads, batch: Sequence[Queued[Array, Probabilities]]) -> list[Probabilities]:
+    started = time.perf_counter()
+    mean = _ensemble(heads, np.concatenate([request.item for request in batch]))
+    seconds = time.perf_counter() - started
+    results: list[Probabilities] = []
+    first = 0
+    for request in batch:
+        rows = slice(first, first + len(request.item))
+        first = rows.stop
+        results.append(Probabilities(mean.age[rows], mean.gender[rows], request.queue_seconds, seconds))
+    return results
+
+
+def _ensemble(heads: Heads, embeddings: Array) -> Probabilities:
+    BATCH_FACES.observe(len(embeddings))
+    age, gender = (head.probabilities(embeddings) for head in (heads.age, heads.gender))
+    return Probabilities(over_years(age, heads.age.manifest.classes), gender)
+
+
+def _run_dropout(heads: Heads, batch: Sequence[Queued[_Dropout, Probabilities]]) -> list[Probabilities]:
+    return [_mc_dropout(heads, request) for request in batch]
+
+
+def _mc_dropout(heads: Heads, request: Queued[_Dropout, Probabilities]) -> Probabilities:
+    started = time.perf_counter()
+    age, gender = (
+        head.probabilities_mc_dropout(
+            request.item.embeddings, request.item.passes, seed=0, unwanted=lambda: request.abandoned
+        )
+        for head in (heads.age, heads.gender)
+    )
+    seconds = time.perf_counter() - started
+    return Probabilities(over_years(age, heads.age.manifest.classes), gender, request.queue_seconds, seconds)

@@ -12,13 +12,12 @@ from agegender.keys import Scope
 from agegender.predictions import AgeGenderAnswer, EmbeddingsAnswer, ImageAnswer, Models
 from agegender.spaces import NAME
 from agegender_service.guards import needs
-from agegender_service.inputs import preferred_media_type
-from agegender_service.openapi import body_schema
+from agegender_service.inputs import body_schema, preferred_media_type
 from agegender_service.request_body import Received, body_in_openapi
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from predictor.prediction import for_faces, raise_problem_of_lone_image
+from predictor.prediction import Services, ServicesIn, for_faces, raise_problem_of_lone_image
 from predictor.prediction_request import (
     IMAGES_IN_OPENAPI,
     EmbeddingsRequest,
@@ -29,7 +28,6 @@ from predictor.prediction_request import (
     read_embeddings,
     read_images,
 )
-from predictor.services import Services, ServicesIn
 
 _BYTES_PER_NUMBER = 32  # of JSON, at most
 _MAX_DIMENSION = 65536

@@ -10,17 +10,15 @@ from urllib.parse import parse_qsl
 from agegender.errors import Problem
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
 from agegender_service.forms import is_form
-from agegender_service.inputs import unknown_input
-from agegender_service.openapi import body_schema, query_parameters
+from agegender_service.inputs import body_schema, query_parameters, unknown_input
 from agegender_service.problems import WireFormat
 from agegender_service.request_body import BodyReader, Received, body_in_openapi
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from predictor.prediction import raise_problem_of_lone_image
+from predictor.prediction import ServicesIn, raise_problem_of_lone_image
 from predictor.prediction_request import MAX_VALUES, FaceOptions, SentImages, decoded, merged, parsed
-from predictor.services import ServicesIn
 
 PREFIX: Final = "/compreface"
 _JSON = "application/json"

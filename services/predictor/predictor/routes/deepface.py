@@ -11,15 +11,15 @@ from agegender.errors import Problem
 from agegender.faces import WhichFaces
 from agegender.predictions import FaceAnswer, ImageAnswer
 from agegender_service.forms import is_form
-from agegender_service.openapi import body_schema
+from agegender_service.inputs import body_schema
 from agegender_service.problems import WireFormat
 from agegender_service.request_body import BodyReader, Received, body_in_openapi
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from predictor.prediction import ServicesIn
 from predictor.prediction_request import MAX_VALUES, FaceOptions, decoded, parsed, validated
-from predictor.services import ServicesIn
 
 PREFIX: Final = "/deepface"
 _JSON = "application/json"

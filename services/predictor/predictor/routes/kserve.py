@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from agegender import __version__
 from agegender.errors import Problem
-from agegender_service.openapi import body_schema
+from agegender_service.inputs import body_schema
 from agegender_service.problems import WireFormat
 from agegender_service.request_body import BodyReader, Received, body_in_openapi
 from fastapi import APIRouter, Depends, Request, Response
@@ -24,7 +24,7 @@ from predictor.kserve_tensors import (
     read_tensors,
     write_tensors,
 )
-from predictor.services import ServicesIn
+from predictor.prediction import ServicesIn
 
 PREFIX: Final = "/v2"
 _JSON_BYTES = 1024 * 1024  # of a request, besides the images

@@ -19,9 +19,9 @@ from agegender_service.request_body import JSON_STRING_IN_OPENAPI, BodyReader, R
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from predictor.prediction import Probabilities
+from predictor.prediction import ServicesIn
 from predictor.prediction_request import too_many_embeddings
-from predictor.services import ServicesIn
+from predictor.registry import Probabilities
 
 _BYTES_PER_NUMBER = 16  # of a pickled array in base64, with room for its wrapping
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal
 from agegender.errors import Problem
 from agegender.predictions import FaceAnswer, ImageAnswer
 from agegender_service.guards import caller_of
+from agegender_service.inputs import body_schema
 from agegender_service.observability import request_id
-from agegender_service.openapi import body_schema
 from agegender_service.problems import WireFormat
 from agegender_service.request_body import BodyReader, Received, body_in_openapi
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,9 +20,9 @@ from pydantic.alias_generators import to_pascal
 from starlette.concurrency import run_in_threadpool
 
 from predictor.aws_signatures import AwsSignatures
+from predictor.prediction import ServicesIn
 from predictor.prediction_request import MAX_VALUES, FaceOptions, decoded, parsed
 from predictor.quality import head_angles, head_pitch, sharpness_score
-from predictor.services import ServicesIn
 
 PREFIX: Final = "/rekognition"
 _MEDIA_TYPE = "application/x-amz-json-1.1"
