@@ -11,6 +11,7 @@ from predictor.settings import PredictorSettings
 from trainer.app import create_trainer
 from trainer.settings import TrainerSettings
 
+from tests.support.command_line import Run, command_line
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_heads import promoted_heads
 from tests.support.redis_server import redis_server
@@ -68,6 +69,15 @@ def own_predictor(settings: PredictorSettings) -> Iterator[httpx.Client]:
     """A predictor of the test's own, whose heads it may change in `settings.models_dir`."""
     with serving(create_predictor(settings)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def run(
+    settings: PredictorSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """The command `agegender`, for a predictor of the test's own."""
+    with serving(create_predictor(settings)) as url:
+        yield command_line(monkeypatch, capsys, predictor=url)
 
 
 @pytest.fixture

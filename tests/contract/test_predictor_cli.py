@@ -2,19 +2,15 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from predictor.app import create_predictor
-from predictor.settings import PredictorSettings
 
-from tests.support.command_line import Run, command_line
+from tests.support.command_line import Run
 from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.made_heads import promoted_heads
-from tests.support.serving import serving
 
 
 @pytest.fixture
@@ -28,22 +24,9 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def proxy() -> Iterator[EmbedderDouble]:
-    with EmbedderDouble(faces=2).served() as double:
-        yield double
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path,
-    proxy: EmbedderDouble,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Run]:
-    promoted_heads(tmp_path / "models", SPACE)
-    settings = PredictorSettings(data_dir=tmp_path, heads_dir=tmp_path / "none", proxy_url=proxy.url)
-    with serving(create_predictor(settings)) as url:
-        yield command_line(monkeypatch, capsys, predictor=url)
+def proxy(proxy: EmbedderDouble) -> EmbedderDouble:
+    proxy.faces = 2
+    return proxy
 
 
 def printed(out: str) -> list[Any]:

@@ -4,42 +4,17 @@ import csv
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from predictor.app import create_predictor
-from predictor.settings import PredictorSettings
 
-from tests.support.command_line import Run, command_line
+from tests.support.command_line import Run
 from tests.support.embedder_double import SPACE, EmbedderDouble
-from tests.support.made_heads import promoted_heads
 from tests.support.made_videos import quartered, write_sound, write_video
 from tests.support.rtsp_server import rtsp_server
-from tests.support.serving import serving
-
-
-@pytest.fixture
-def proxy() -> Iterator[EmbedderDouble]:
-    """Each image has one face, always at the same place."""
-    with EmbedderDouble(faces=1).served() as double:
-        yield double
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path,
-    proxy: EmbedderDouble,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Run]:
-    promoted_heads(tmp_path / "models", SPACE)
-    settings = PredictorSettings(data_dir=tmp_path, heads_dir=tmp_path / "none", proxy_url=proxy.url)
-    with serving(create_predictor(settings)) as url:
-        yield command_line(monkeypatch, capsys, predictor=url)
 
 
 @pytest.fixture
