@@ -1,9 +1,11 @@
 """Routes of the files of data sets: upload them, and look at the images with their labels."""
 
 import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 from agegender.errors import Problem, busy, client_closed_request, not_found
 from agegender.labels import GENDER_NAMES
@@ -31,34 +33,46 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 FIELD = "file"
 _SILENCE = 30.0  # seconds without a byte after which an upload is given up
-_AT_ONCE = 4  # uploads, each of which occupies a thread while it is unpacked
+_AT_ONCE = 4  # uploads of data sets and videos; a data set occupies a thread while it is unpacked
 _MOST_ROWS = 200
 _MOST_TABLES = 100
 _SIDE = 160  # pixels of a thumbnail
 
 _free = threading.BoundedSemaphore(_AT_ONCE)
 
-_UPLOAD_IN_OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {
-                        FIELD: {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "minItems": 1,
-                            "description": "a zip, or images and a table; the name may contain folders",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
+
+def upload_in_openapi(file: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    """Describe a form with the field `file`, whose schema is `file`, as `openapi_extra` of a route."""
+    schema = {"type": "object", "required": [FIELD], "properties": {FIELD: file}}
+    return {"requestBody": {"required": required, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+@asynccontextmanager
+async def one_upload(data_dir: Path) -> AsyncIterator[None]:
+    """Hold one of the uploads that may run at once. Raises ``busy`` 429 if there is none left."""
+    if not _free.acquire(blocking=False):
+        raise busy("As many uploads as allowed are running. Retry when one of them is over.", retry_after=10)
+    try:
+        await run_in_threadpool(delete_stale_uploads, data_dir)
+        yield
+    finally:
+        _free.release()
+
+
+async def receive_files(request: Request, data_dir: Path, open_file: Callable[[str], IO[bytes]]) -> None:
+    """Write the files of the form field `file` while they arrive.
+
+    open_file : returns the file to write to, for the name that the client gave.
+
+    Raises ``volume-full`` 507, ``client-closed-request`` 499, and what `body_chunks` and `store_files` raise.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit():
+        require_space(data_dir, min(int(declared[:18]), MAX_BYTES))
+    with volume_errors():
+        await store_files(request.headers, body_chunks(request, MAX_BYTES, _SILENCE), FIELD, open_file)
+    if await request.is_disconnected():
+        raise client_closed_request()
 
 
 class UploadAnswer(BaseModel):
@@ -88,7 +102,15 @@ class LabelledFile(BaseModel):
     "/{name}/files",
     status_code=201,
     summary="Upload a data set: a zip, or images with a table",
-    openapi_extra=_UPLOAD_IN_OPENAPI,
+    openapi_extra=upload_in_openapi(
+        {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "minItems": 1,
+            "description": "a zip, or images and a table; the name may contain folders",
+        },
+        required=True,
+    ),
 )
 async def upload(name: str, request: Request, settings: Settings) -> UploadAnswer:
     """The folder appears whole at the end, or not at all. An existing one is not changed (409).
@@ -101,27 +123,11 @@ async def upload(name: str, request: Request, settings: Settings) -> UploadAnswe
             422,
             f"Expected a multipart form with the field {FIELD!r}: curl -F {FIELD}=@faces.zip …",
         )
-    if not _free.acquire(blocking=False):
-        raise busy("As many uploads as allowed are running. Retry when one of them is over.", retry_after=10)
-    try:
-        return await _received(name, request, settings.data_dir)
-    finally:
-        _free.release()
-
-
-async def _received(name: str, request: Request, data_dir: Path) -> UploadAnswer:
-    await run_in_threadpool(delete_stale_uploads, data_dir)
-    with Upload(data_dir, name) as new:
-        declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit():
-            require_space(data_dir, min(int(declared[:18]), MAX_BYTES))
-        with volume_errors():
-            body = body_chunks(request, MAX_BYTES, _SILENCE)
-            await store_files(request.headers, body, FIELD, new.open)
-        if await request.is_disconnected():
-            raise client_closed_request()
-        found = await run_in_threadpool(new.publish)
-    return await run_in_threadpool(_answer, data_dir / name, found)
+    async with one_upload(settings.data_dir):
+        with Upload(settings.data_dir, name) as new:
+            await receive_files(request, settings.data_dir, new.open)
+            found = await run_in_threadpool(new.publish)
+        return await run_in_threadpool(_answer, settings.data_dir / name, found)
 
 
 def _answer(folder: Path, found: Unpacked) -> UploadAnswer:

@@ -1,25 +1,24 @@
 """Routes of videos: upload or name one, and read its answer."""
 
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
-from agegender.errors import Problem, busy, client_closed_request
-from agegender_service.forms import is_form, store_files
+from agegender.errors import Problem
+from agegender_service.forms import is_form
 from agegender_service.inputs import preferred_media_type
-from agegender_service.request_body import body_chunks
 from fastapi import Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import Field
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
-from trainer.datasets.uploads import delete_stale_uploads, require_space, volume_errors
+from trainer.datasets.uploads import volume_errors
 from trainer.jobs import VIDEOS
+from trainer.routes.files import one_upload, receive_files, upload_in_openapi
 from trainer.routes.runs import Connection, Settings, create_run, run_routes
 from trainer.settings import TrainerSettings
 from trainer.videos.video import (
@@ -40,34 +39,6 @@ from trainer.videos.video import (
 
 router = run_routes(VIDEOS, VideoStatus)
 
-FIELD = "file"
-MAX_BYTES = 8 * 1024**3
-_SILENCE = 30.0  # seconds without a byte after which an upload is given up
-_AT_ONCE = 4  # uploads
-
-_free = threading.BoundedSemaphore(_AT_ONCE)
-
-_UPLOAD_IN_OPENAPI = {
-    "requestBody": {
-        "required": False,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {
-                        FIELD: {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "a video file: MP4, MOV, WebM, MKV, AVI and others",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
-
 
 class VideoRequest(VideoOptions):
     """`POST /videos`."""
@@ -83,7 +54,14 @@ class VideoRequest(VideoOptions):
     "",
     status_code=202,
     summary="Answer a video once per person",
-    openapi_extra=_UPLOAD_IN_OPENAPI,
+    openapi_extra=upload_in_openapi(
+        {
+            "type": "string",
+            "format": "binary",
+            "description": "a video file: MP4, MOV, WebM, MKV, AVI and others",
+        },
+        required=False,
+    ),
 )
 async def create(
     query: Annotated[VideoRequest, Query()],
@@ -108,12 +86,8 @@ async def create(
         )
     if query.file is not None:
         return await run_in_threadpool(_create_stored, settings, redis, run_id, query.file, options)
-    if not _free.acquire(blocking=False):
-        raise busy("As many uploads as allowed are running. Retry when one of them is over.", retry_after=10)
-    try:
+    async with one_upload(settings.data_dir):
         return await _create_uploaded(request, settings, redis, run_id, options)
-    finally:
-        _free.release()
 
 
 def _create_stored(
@@ -129,7 +103,6 @@ async def _create_uploaded(
     request: Request, settings: TrainerSettings, redis: Redis, run_id: str, options: VideoOptions
 ) -> VideoStatus:
     data_dir = settings.data_dir
-    await run_in_threadpool(delete_stale_uploads, data_dir)
     with _received_folder(data_dir) as folder:
         names: list[str] = []
 
@@ -139,14 +112,7 @@ async def _create_uploaded(
             names.append(uploaded_name(given))
             return (folder / names[0]).open("xb")
 
-        declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit():
-            require_space(data_dir, min(int(declared[:18]), MAX_BYTES))
-        with volume_errors():
-            body = body_chunks(request, MAX_BYTES, _SILENCE)
-            await store_files(request.headers, body, FIELD, open_file)
-        if await request.is_disconnected():
-            raise client_closed_request()
+        await receive_files(request, data_dir, open_file)
         if not names:
             raise Problem("bad-upload", 422, "The upload has no file. Send a video as the form field `file`.")
 
