@@ -20,6 +20,29 @@ export async function follow(entry, path, draw) {
   }
 }
 
+// Return a new card from the template of a kind of run, with the buttons that all runs have.
+export function newCard(kind) {
+  const [card, buttons] = [kind, "run-buttons"].map((id) => document.getElementById(id).content.cloneNode(true));
+  card.querySelector("footer").append(buttons);
+  return card.firstElementChild;
+}
+
+// Show the state of a run, and the buttons that all runs have if they do something in it.
+export function drawState(card, status) {
+  card.dataset.state = status.state;
+  card.querySelector(".state").textContent = status.state;
+  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
+  card.querySelector(".cancel").hidden = !runs(status);
+  card.querySelector(".remove").hidden = runs(status);
+}
+
+// Post an action to a run on a click on its button.
+// show : called with the status that the run then has.
+export function onActions(card, path, show, actions = ["resume", "cancel"]) {
+  for (const action of actions)
+    onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
+}
+
 // Call `call` on a click; the card shows why it failed.
 export function onClick(card, selector, call) {
   const message = card.querySelector(".message");

@@ -1,7 +1,7 @@
 // Judges heads on labelled faces that they never saw, and serves what a calibration on these faces made.
 import { decimals } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { follow, onClick, onDelete, promote } from "./actions.js";
+import { drawState, follow, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 
 const list = document.querySelector("#evaluations");
@@ -21,7 +21,7 @@ export async function startEvaluation(request) {
 function show(status, first = false) {
   let entry = cards.get(status.id);
   if (!entry?.card.isConnected) {
-    const card = document.querySelector("#evaluation").content.firstElementChild.cloneNode(true);
+    const card = newCard("evaluation");
     entry = { card };
     cards.set(status.id, entry);
     first ? list.prepend(card) : list.append(card);
@@ -37,8 +37,7 @@ function wire(card, { id, dataset }) {
     const versions = await promote(path);
     report(card.querySelector(".message"), `Served: ${Object.values(versions).join(", ")}`);
   });
-  onClick(card, ".cancel", async () => show(await ask(`${path}/cancel`, { method: "POST" })));
-  onClick(card, ".resume", async () => show(await ask(`${path}/resume`, { method: "POST" })));
+  onActions(card, path, show);
   onClick(card, ".save", () => save(`${path}/predictions?format=csv`, `predictions-${id}.csv`));
   onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
   onDelete(card, path, `the evaluation on ${dataset}`, (status) => show(status, true));
@@ -46,9 +45,8 @@ function wire(card, { id, dataset }) {
 
 function draw(card, status) {
   const finished = status.state === "finished";
-  card.dataset.state = status.state;
+  drawState(card, status);
   card.querySelector("h2").textContent = `${status.head === "served" ? "Served heads" : status.head} on ${status.dataset}`;
-  card.querySelector(".state").textContent = status.state;
   card.querySelector(".facts").textContent = [...Object.values(status.versions), ...status.warnings, status.problem].filter(Boolean).join(". ");
   card.querySelector(".figures").replaceChildren(...Object.values(status.results).flatMap(figures).map(([title, text]) =>
     element("div", {}, element("dt", {}, title), element("dd", {}, text))));
@@ -56,9 +54,6 @@ function draw(card, status) {
   const calibrated = Object.values(status.results).some((one) => one.new_version);
   card.querySelector(".promote").hidden = !finished || !calibrated;
   for (const name of [".save", ".report"]) card.querySelector(name).hidden = !finished;
-  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
-  card.querySelector(".cancel").hidden = !runs(status);
-  card.querySelector(".remove").hidden = runs(status);
 }
 
 const figures = ({ faces, mae, accuracy, coverage, coverage_after: after }) => [

@@ -1,7 +1,7 @@
 // One card per experiment: its figures, live curves and folds, and what can be done with it.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { follow, onClick, onDelete, promote } from "./actions.js";
+import { drawState, follow, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
@@ -51,7 +51,7 @@ async function start(event) {
 export function showRun(status, first = false) {
   let entry = cards.get(status.id);
   if (!entry?.card.isConnected) {
-    const card = document.querySelector("#experiment").content.firstElementChild.cloneNode(true);
+    const card = newCard("experiment");
     entry = { card };
     cards.set(status.id, entry);
     first ? list.prepend(card) : list.append(card);
@@ -76,8 +76,7 @@ function wire(card, id) {
     const headers = { "Content-Type": "application/json" };
     showRun(await ask(path, { method: "PATCH", headers, body: JSON.stringify({ name: name.trim() || null }) }));
   });
-  for (const action of ["refit", "resume", "cancel"])
-    onClick(card, `.${action}`, async () => showRun(await ask(`${path}/${action}`, { method: "POST" })));
+  onActions(card, path, showRun, ["refit", "resume", "cancel"]);
   onDelete(card, path, `experiment ${id}`, (status) => showRun(status, true));
   card.querySelector(".report").addEventListener("click", () => openReport(id));
   card.querySelector(".pick input").addEventListener("change", showPicked);
@@ -93,11 +92,9 @@ function showPicked() {
 }
 
 function draw(card, status) {
-  const over = !runs(status);
   const finished = status.state === "finished";
   card.querySelector("h2").textContent = status.name || status.id;
   card.dataset.name = status.name ?? "";
-  card.querySelector(".state").textContent = status.state;
   const served = card.querySelector(".served");
   served.hidden = !status.served.length;
   served.title = `The predictor uses its heads for ${status.served.join(" and ")}.`;
@@ -112,12 +109,9 @@ function draw(card, status) {
   const refits = status.refits.map((one) => workRow(one, one.fold === null ? "all faces" : `all but ${one.fold}`));
   card.querySelector(".folds").replaceChildren(...status.folds.map((one) => workRow(one, `fold ${one.fold}`)), ...refits);
   if (card.dataset.state !== status.state) card.querySelector(".work").open = !finished;
-  card.dataset.state = status.state;
-  card.querySelector(".cancel").hidden = over;
-  card.querySelector(".remove").hidden = !over;
+  drawState(card, status);
   card.querySelector(".promote").hidden = card.querySelector(".report").hidden = card.querySelector(".pick").hidden = !finished;
   card.querySelector(".refit").hidden = !finished || status.refits.length > 0;
-  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
 }
 
 function workRow(work, name) {

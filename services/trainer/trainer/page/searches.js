@@ -1,5 +1,5 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
-import { follow, onClick, onDelete } from "./actions.js";
+import { drawState, follow, newCard, onActions, onClick, onDelete } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 
 const TRIALS = 20;
@@ -19,7 +19,7 @@ export async function listSearches(trained) {
 function show(status, first = false) {
   let entry = cards.get(status.id);
   if (!entry?.card.isConnected) {
-    const card = document.querySelector("#search").content.firstElementChild.cloneNode(true);
+    const card = newCard("search");
     entry = { card };
     cards.set(status.id, entry);
     first ? list.prepend(card) : list.append(card);
@@ -31,8 +31,7 @@ function show(status, first = false) {
 
 function wire({ card }, id) {
   const path = `/searches/${id}`;
-  for (const action of ["resume", "cancel"])
-    onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
+  onActions(card, path, show);
   onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
   onClick(card, ".train", async () => {
     list.trained(await post("/experiments", (await ask(path)).best.experiment));
@@ -44,9 +43,8 @@ function wire({ card }, id) {
 function draw({ card }, status) {
   const over = status.trials.filter((trial) => ["finished", "pruned", "failed"].includes(trial.state)).length;
   const finished = status.state === "finished";
-  card.dataset.state = status.state;
+  drawState(card, status);
   card.querySelector("h2").textContent = status.id;
-  card.querySelector(".state").textContent = status.state;
   card.querySelector(".facts").textContent =
     `${status.task} on ${status.datasets.join(" and ")}: ${over} of ${status.trials.length} settings tried` +
     (status.held_out.length ? `, fold ${status.held_out.join(", ")} held out` : "");
@@ -56,9 +54,6 @@ function draw({ card }, status) {
       Object.entries(status.best.values).map(([name, value]) => `${name} ${shown(value)}`).join(", ")
     : (status.problem ?? "");
   card.querySelector(".train").hidden = !finished;
-  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
-  card.querySelector(".cancel").hidden = !runs(status);
-  card.querySelector(".remove").hidden = runs(status);
   card.querySelector(".report").hidden = !finished;
 }
 

@@ -1,7 +1,7 @@
 // Lists the videos that workers answer: how far each is, and its answer.
 import { decimals, duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { follow, onClick, onDeleteForGood } from "./actions.js";
+import { drawState, follow, newCard, onActions, onClick, onDeleteForGood } from "./actions.js";
 import { ask, runs, save } from "./ask.js";
 
 const list = document.querySelector("#videos");
@@ -14,7 +14,7 @@ export async function listVideos() {
 function show(status) {
   let entry = cards.get(status.id);
   if (!entry) {
-    entry = { card: document.querySelector("#video").content.firstElementChild.cloneNode(true) };
+    entry = { card: newCard("video") };
     cards.set(status.id, entry);
     list.append(entry.card);
     wire(entry.card, status);
@@ -29,17 +29,15 @@ function wire(card, { id, file, uploaded }) {
   onClick(card, ".save", () => save(`${path}/answer?format=csv`, `${stem}-persons.csv`));
   onClick(card, ".copy", () => save(`${path}/annotated`, `${stem}-annotated.mp4`));
   onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
-  for (const action of ["resume", "cancel"])
-    onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
+  onActions(card, path, show);
   onDeleteForGood(card, path, uploaded ? `the answer of ${file}, and the uploaded video` : `the answer of ${file}`);
 }
 
 function draw(card, status) {
   const finished = status.state === "finished";
   const { width, height, seconds } = status.video;
-  card.dataset.state = status.state;
+  drawState(card, status);
   card.querySelector("h2").textContent = status.file;
-  card.querySelector(".state").textContent = status.state;
   card.querySelector(".facts").textContent = [
     status.id,
     `${width} x ${height} pixels${seconds === null ? "" : `, ${duration(seconds)}`}, ${decimals(status.size / 1e6, 1)} MB`,
@@ -56,9 +54,6 @@ function draw(card, status) {
     element("div", {}, element("dt", {}, title), element("dd", {}, text))));
   for (const name of [".save", ".report"]) card.querySelector(name).hidden = !finished;
   card.querySelector(".copy").hidden = !finished || !status.options.annotated;
-  card.querySelector(".resume").hidden = !["failed", "cancelled"].includes(status.state);
-  card.querySelector(".cancel").hidden = !runs(status);
-  card.querySelector(".remove").hidden = runs(status);
 }
 
 const figures = (result) => result === null ? [] : [
