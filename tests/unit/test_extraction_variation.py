@@ -19,7 +19,8 @@ def test_same_image_and_seed_give_the_same_copy_and_other_seeds_others(image: np
     copies = [varied(image, BOX, bytes([seed])) for seed in range(40)]
     again = [varied(image, BOX, bytes([seed])) for seed in range(40)]
     assert all(np.array_equal(*pair) for pair in zip(copies, again, strict=True))
-    assert len({copy.tobytes() for copy in copies}) > 35
+    different = len({copy.tobytes() for copy in copies})
+    assert 20 < different < 40  # three in ten are mirrored and nothing else
     assert all(copy.dtype == np.uint8 and copy.ndim == 3 and copy.shape[2] == 3 for copy in copies)
 
 
@@ -39,6 +40,7 @@ def test_every_change_keeps_a_small_and_a_large_face_and_changes_it(
     change: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = np.random.default_rng(0)
+    monkeypatch.setattr(variation, "_UNCHANGED", 0.0)
     monkeypatch.setattr(variation, "_CHANGES", ())
     for side in (1, 12, 3000):
         plain = draws.integers(0, 255, (side, side, 3)).astype(np.uint8)

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 Pixels = npt.NDArray[np.uint8]
 Draws = np.random.Generator
 
+_UNCHANGED = 0.3  # share of the copies that are mirrored and nothing else
 _MARGIN = 0.5  # of the box's longer side, shown around it
 _LONG_SIDE = 400  # pixels, at most
 _TURN = 20.0  # degrees, at most
@@ -31,7 +32,8 @@ def varied(image: Pixels, box: Sequence[float], seed: bytes) -> Pixels:
     right, bottom = (round(edge + margin) for edge in box[2:])
     photograph = Image.fromarray(image[top:bottom, left:right][:, ::-1].copy())
     photograph.thumbnail((_LONG_SIDE, _LONG_SIDE), Image.Resampling.BOX)
-    for probability, change in _CHANGES:
+    changes = () if draws.random() < _UNCHANGED else _CHANGES
+    for probability, change in changes:
         if draws.random() < probability:
             photograph = change(photograph, draws)
     return np.asarray(photograph)
