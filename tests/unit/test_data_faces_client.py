@@ -10,14 +10,14 @@ from agegender.faces import Face, FacesAnswer, ImageFaces, ImageProblem
 from agegender.spaces import Space
 from agegender_service import faces_client
 from agegender_service.faces_client import BlockingFacesClient
-from trainer.extraction.embed import labelled_face, same_face_mirrored
+from trainer.extraction.embed import labelled_face, same_face_mirrored, same_face_varied
 
 SPACE = Space(id="test-1", dimension=2)
 POINTS = [(1.0, 1.0)] * 5
 
 
-def face(*bbox: float) -> Face:
-    return Face(bbox=bbox, det_score=0.8, landmarks=POINTS, embedding=[1.0, 0.0])
+def face(*bbox: float, embedding: tuple[float, float] = (1.0, 0.0), whole: bool = False) -> Face:
+    return Face(bbox=bbox, det_score=0.8, landmarks=POINTS, embedding=list(embedding), whole=whole)
 
 
 def image(*faces: Face) -> ImageFaces:
@@ -173,6 +173,17 @@ def test_in_the_mirrored_image_the_face_is_looked_for_on_the_other_side() -> Non
     assert same_face_mirrored(left, image(other, right)) is right
     assert same_face_mirrored(left, image(other)) is None
     assert same_face_mirrored(left, image()) is None
+
+
+def test_in_the_varied_copy_the_face_is_the_most_similar_one_in_the_middle() -> None:
+    own = face(5, 10, 35, 50, embedding=(1, 0))
+    middle, other = face(30, 30, 70, 70, embedding=(0.5, 0)), face(20, 20, 60, 90, embedding=(0.2, 0))
+    corner = face(0, 0, 30, 30, embedding=(1, 0))
+    assert same_face_varied(own, image(corner, other, middle)) is middle
+    assert same_face_varied(own, image(corner)) is None
+    whole = face(0, 0, 100, 100, embedding=(1, 0), whole=True)
+    assert same_face_varied(own, image(whole)) is None
+    assert same_face_varied(own.model_copy(update={"whole": True}), image(whole)) is whole
 
 
 def test_large_images_are_not_gathered_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,26 @@ def test_faces_are_found_in_strips_where_they_are_in_the_whole(
         assert abs(in_strips[1][same] - score) < 0.05
 
 
+@pytest.mark.parametrize("shape", [(127, 9000), (9000, 127), (480, 2400), (900, 1200)])
+def test_images_of_any_shape_are_searched(photograph: np.ndarray, shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 120, np.uint8)
+    small = cv2.resize(photograph[300:560], None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)[:, :120]
+    image[10 : 10 + len(small), : small.shape[1]] = small
+    assert len(once(YuNet(human_pack_dir() / "yunet.onnx", 1)(image, 0.6))[0]) >= 1
+
+
+def test_half_of_a_face_at_the_edge_of_a_strip_is_no_face(photograph: np.ndarray) -> None:
+    """A face of 220 pixels is left to the search at a smaller size, wherever the edges of the strips lie."""
+    x1, y1, x2, y2 = 460, 240, 580, 430
+    large = cv2.resize(photograph[y1:y2, x1:x2], None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
+    yunet = YuNet(human_pack_dir() / "yunet.onnx", 1)
+    for top in range(300, 560, 13):
+        image = np.full((1440, 1000, 3), 120, np.uint8)
+        image[top : top + len(large), 400 : 400 + large.shape[1]] = large
+        boxes, scores, _ = yunet(image, 0.6)
+        assert not len(scores), (top, boxes)
+
+
 def once(found: Found) -> Found:
     kept = suppressed(*found[:2])
     return found[0][kept], found[1][kept], found[2][kept]

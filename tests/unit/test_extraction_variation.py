@@ -29,6 +29,15 @@ def test_copy_without_changes_is_the_mirrored_surroundings_of_the_face(
 ) -> None:
     monkeypatch.setattr(variation, "_CHANGES", ())
     np.testing.assert_array_equal(varied(image, BOX, b""), image[15:115, 35:125][:, ::-1])
+    for box in (
+        (200, 10, 210, 20),
+        (10, 300, 20, 310),
+        (-90, -90, -60, -60),
+        (10.2, 10.2, 10.3, 10.3),
+        (50, 50, 9, 9),
+    ):
+        outside = varied(image, box, b"")
+        assert min(outside.shape) >= 1
     beyond = varied(image, (-10, -10, 200, 300), b"")  # a box may reach beyond the image
     np.testing.assert_array_equal(beyond, image[:, ::-1])
 

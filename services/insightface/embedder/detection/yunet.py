@@ -37,7 +37,7 @@ _MOST_CANDIDATES = 5000  # as in OpenCV
 # An image of more pixels is searched in strips, which takes less time and memory. A face that is higher than
 # the rows that two strips share is left to the search at a smaller size.
 _WHOLE_PIXELS = 1_000_000
-_STRIP_ROWS, _SHARED_ROWS = 512, 128
+_STRIP_ROWS, _SHARED_ROWS, _EDGE_ROWS = 512, 128, 4
 
 # Long sides in pixels at which an image is searched. A face that fills the image is found at the smallest,
 # small faces of a large image at the largest. Enlarging an image further finds textures, not faces.
@@ -59,20 +59,26 @@ class YuNet:
         # The image is in the upper left corner of a multiple of the widest stride, as in OpenCV.
         canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.uint8)
         canvas[:height, :width] = image[..., ::-1]
-        if height * width <= _WHOLE_PIXELS:
+        if height * width <= _WHOLE_PIXELS or height <= _STRIP_ROWS:
             return self._strip(canvas, min_score)
         return _joined(list(self._strips(canvas, min_score)))
 
     def _strips(self, canvas: Image, min_score: float) -> Iterator[Found]:
-        """Yield the faces of each strip that are at most as high as the rows that it shares with the next."""
+        """Yield the faces of each strip that are at most as high as the rows that it shares with the next.
+
+        A face that ends at an inner edge is cut; the strip beside shows it whole.
+        """
         height, margin = len(canvas), _SHARED_ROWS // 2
         for top in range(0, height - _SHARED_ROWS, _STRIP_ROWS - _SHARED_ROWS):
             bottom = min(top + _STRIP_ROWS, height)
             boxes, scores, landmarks = self._strip(canvas[top:bottom], min_score)
             middle, high = boxes[:, 1::2].mean(axis=1), boxes[:, 3] - boxes[:, 1]
-            first = margin if top else 0
-            last = bottom - top - (margin if bottom < height else 0)
-            kept = (middle >= first) & (middle < last) & (high <= _SHARED_ROWS)
+            kept = high <= _SHARED_ROWS - 2 * _EDGE_ROWS
+            if top:
+                kept &= (middle >= margin) & (boxes[:, 1] > _EDGE_ROWS)
+            if bottom < height:
+                rows = bottom - top
+                kept &= (middle < rows - margin) & (boxes[:, 3] < rows - _EDGE_ROWS)
             down = np.array([0, top], np.float32)
             yield boxes[kept] + np.tile(down, 2), scores[kept], landmarks[kept] + down
 
@@ -173,8 +179,9 @@ def _sized(image: Image, sides: Sequence[int]) -> Iterator[Image]:
     height, width = image.shape[:2]
     long_side = max(height, width)
     whole = long_side // max(sides)
-    if whole > 1:
-        image = _resized(image, max(1, width // whole), max(1, height // whole))
+    if whole > 1 and min(height, width) >= whole:  # OpenCV is fast if both sides are multiples
+        rows, columns = height // whole, width // whole
+        image = _resized(image[: rows * whole, : columns * whole], columns, rows)
     for side in sorted(sides, reverse=True):
         scale = side / long_side
         resized = _resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
@@ -184,7 +191,8 @@ def _sized(image: Image, sides: Sequence[int]) -> Iterator[Image]:
 
 
 def _resized(image: Image, width: int, height: int) -> Image:
-    method = cv2.INTER_AREA if width < _NEARLY_EQUAL * image.shape[1] else cv2.INTER_LINEAR
+    shrunk = min(width / image.shape[1], height / image.shape[0]) < _NEARLY_EQUAL
+    method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 

@@ -370,9 +370,20 @@ def same_face_mirrored(face: Face, mirrored: ImageFaces) -> Face | None:
 
 
 def same_face_varied(face: Face, image: ImageFaces) -> Face | None:
-    """Return the face of the varied image whose embedding is most similar to that of `face`."""
+    """Return the face in the middle of the varied copy, which shows the surroundings of `face`; None if none.
+
+    Of several it is the most similar one. A copy taken as one face counts only if the image was, too.
+    """
+    x, y = image.width / 2, image.height / 2
+    central = [
+        other
+        for other in image.faces
+        if other.whole == face.whole
+        and other.bbox[0] <= x <= other.bbox[2]
+        and other.bbox[1] <= y <= other.bbox[3]
+    ]
     own = np.array(face.embedding)
-    return max(image.faces, key=lambda other: float(own @ np.array(other.embedding)), default=None)
+    return max(central, key=lambda other: float(own @ np.array(other.embedding)), default=None)
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:

@@ -28,8 +28,8 @@ def varied(image: Pixels, box: Sequence[float], seed: bytes) -> Pixels:
     """
     draws = np.random.default_rng(list(seed))
     margin = _MARGIN * max(box[2] - box[0], box[3] - box[1])
-    left, top = (max(0, round(edge - margin)) for edge in box[:2])
-    right, bottom = (round(edge + margin) for edge in box[2:])
+    left, right = _within(box[0] - margin, box[2] + margin, image.shape[1])
+    top, bottom = _within(box[1] - margin, box[3] + margin, image.shape[0])
     photograph = Image.fromarray(image[top:bottom, left:right][:, ::-1].copy())
     photograph.thumbnail((_LONG_SIDE, _LONG_SIDE), Image.Resampling.BOX)
     changes = () if draws.random() < _UNCHANGED else _CHANGES
@@ -37,6 +37,12 @@ def varied(image: Pixels, box: Sequence[float], seed: bytes) -> Pixels:
         if draws.random() < probability:
             photograph = change(photograph, draws)
     return np.asarray(photograph)
+
+
+def _within(first: float, last: float, length: int) -> tuple[int, int]:
+    """Return a range of at least one pixel within 0 to `length`."""
+    start = min(max(0, round(first)), length - 1)
+    return start, max(start + 1, min(round(last), length))
 
 
 def _turned(image: Image.Image, draws: Draws) -> Image.Image:

@@ -172,7 +172,7 @@ def extract(
         label_format=label_format.name,
         image_set=image_set,
         space=space,
-        mirrored=request.mirrored,
+        mirrored=request.mirrored and not request.varied,
         varied=request.varied,
         shard_size=request.shard_size,
         min_det_score=default_score if request.min_det_score is None else request.min_det_score,
