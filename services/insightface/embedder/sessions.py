@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, and the rewriting of PRelu that makes them faster on CPUs."""
+"""ONNX Runtime sessions, and what makes models faster on CPUs: no PRelu, and no tiny weights."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ Weights = npt.NDArray[np.floating]
 
 _BROADCASTS_SINCE = 7  # opset in which Mul and Add adopted numpy's rules
 _SPIN_MICROSECONDS = "50"
+_TINY = 1e-20  # weights of layers are mostly between 1e-4 and 1
 _STEEPEST = 0.99  # a slope near 1 leaves nothing to fold
 
 
@@ -53,7 +54,7 @@ def open_session(
     # The arena of each model keeps its largest run's memory, which malloc shares between models.
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
-    model = without_prelu(model)
+    model = without_prelu(without_tiny_weights(model))
     available = onnxruntime.get_available_providers()
     preferred = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return onnxruntime.InferenceSession(
@@ -100,6 +101,28 @@ class Network:
             parts.append(self._session.run(self._outputs, {self._input: batch}))
             PROGRESS.step()
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def without_tiny_weights(model: Model) -> Model:
+    """Replace weights below 1e-20 by zero, which changes no result that float32 can tell.
+
+    Processors compute with denormal numbers, below 1e-38, many times slower. dlib's network for ages has some
+    among its weights, and the products of others are such: it takes five times as long for them.
+
+    Returns the given model if it has none.
+    """
+    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    found = False
+    for constant in loaded.graph.initializer:
+        if constant.data_type != TensorProto.FLOAT:
+            continue
+        weights = numpy_helper.to_array(constant)
+        tiny = (weights != 0) & (np.abs(weights) < _TINY)
+        if tiny.any():
+            found = True
+            replaced = np.where(tiny, np.float32(0), weights)
+            constant.CopyFrom(numpy_helper.from_array(replaced, constant.name))
+    return bytes(loaded.SerializeToString()) if found else model
 
 
 def without_prelu(model: Model) -> Model:
