@@ -252,7 +252,7 @@ def test_command_answers_a_file_on_the_server(
 
     listed = run("videos")[1]
     assert run_id in listed and "film.mp4" in listed and "finished" in listed
-    (shown,) = json.loads(run("videos", "--json")[1])
+    (shown,) = (one for one in json.loads(run("videos", "--json")[1]) if one["id"] == run_id)
     assert shown == json.loads(run("show", run_id, "--json")[1])
     assert (shown["segments_done"], shown["result"]["persons"]) == (1, 1)
     with Client(ClientSettings(trainer_url=with_worker.url)) as client:

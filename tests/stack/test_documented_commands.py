@@ -125,6 +125,8 @@ class Terminal:
         self.experiment = "ID"
 
     def run(self, command: str) -> str:
+        if self.experiment == "ID" and re.search(r"\bID\b", command):
+            self._train()
         numbers = {number: self.ports[name] for name, number in PORTS.items()}
         text = re.sub(r"(?<=:)1000[1-5]\b", lambda found: str(numbers[int(found[0])]), command)
         # Two dozen images make worse heads than those served, which a reader would be asked about.
@@ -142,6 +144,12 @@ class Terminal:
         assert done.returncode == 0, f"{text}\n{output[-2000:]}\n{done.stderr.decode()[-2000:]}"
         self._remember(command, output + done.stderr.decode())
         return output
+
+    def _train(self) -> None:
+        """Make the experiment that a page means whose reader has followed another page before."""
+        self.run(".venv/bin/agegender extract Adience")
+        self.run(".venv/bin/agegender train Adience")
+        assert self.experiment != "ID"
 
     def _remember(self, command: str, output: str) -> None:
         """The ID that is meant next, and wait as the reader would."""

@@ -78,6 +78,9 @@ class LabelChoice(BaseModel):
         return {text: Gender[name.upper()] for text, name in self.map.items()}
 
 
+_PAIR = r"[^=,\s]+=(female|male)"  # as documented; spaces, and other words for the genders, are accepted too
+
+
 class LabelQuery(BaseModel):
     """A `LabelChoice` as query parameters."""
 
@@ -87,7 +90,12 @@ class LabelQuery(BaseModel):
     age_column: str | None = Field(None, description=_AGE)
     gender_column: str | None = Field(None, description=_GENDER)
     hugging_face: bool = Field(False, description=_HUGGING_FACE)
-    map: str = Field("", description="meaning of gender words or numbers", examples=["0=female,1=male"])
+    map: str = Field(
+        "",
+        description="meaning of gender words or numbers",
+        examples=["0=female,1=male"],
+        json_schema_extra={"pattern": rf"^({_PAIR}(,{_PAIR})*)?$"},
+    )
 
     @property
     def choice(self) -> LabelChoice:
