@@ -225,13 +225,10 @@ def _in_original(attempt: _Attempt, image: Image) -> Detections:
     )
 
 
-def _shrunk(image: Image, border: int, max_side: int | None = None) -> Image:
-    """Shrink the image to the size for a search with this border.
-
-    max_side : pixels of the long side, border included; that of further searches if None.
-    """
+def _shrunk(image: Image, border: int) -> Image:
+    """Shrink the image to the size for a further search with this border."""
     long_side = max(image.shape[:2])
-    scale = (max_side or _LONG_SIDE[border]) * 3 / (3 + 2 * border) / long_side
+    scale = _LONG_SIDE[border] * 3 / (3 + 2 * border) / long_side
     if scale >= 1:
         return image
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

@@ -317,7 +317,7 @@ def _second_faces(
     client: BlockingFacesClient, extraction: Extraction, paths: Sequence[Path], faces: Sequence[Face]
 ) -> list[Face | None]:
     """Return the faces in the mirrored or varied images, None for each not found; empty if neither is on."""
-    if not (extraction.mirrored or extraction.varied):
+    if not extraction.twice:
         return []
     second, same = (_varied, same_face_varied) if extraction.varied else (_mirrored, same_face_mirrored)
     selection = FaceSelection(faces=extraction.which_faces)

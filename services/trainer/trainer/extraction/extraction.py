@@ -148,6 +148,11 @@ class Extraction(Run, ExtractionDetails):
 
     @computed_field(description="former name of `label_format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
+    def twice(self) -> bool:
+        """Return whether each face has a second embedding, of its mirrored or varied image."""
+        return self.mirrored or self.varied
+
+    @property
     def kind(self) -> str:
         return self.label_format
 

@@ -85,8 +85,7 @@ def merge(data_dir: Path, extraction: Extraction) -> Outcome:
     dimension = extraction.space.dimension
     # Sized for all images; what is not written takes no disk space.
     embedding = _memory_mapped(work / "embedding.npy", plan.images, dimension)
-    twice = extraction.mirrored or extraction.varied
-    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if twice else 0, dimension)
+    mirrored = _memory_mapped(work / "mirrored.npy", plan.images if extraction.twice else 0, dimension)
     folder = data_path(data_dir, extraction.dataset, extraction.space, extraction.image_set).parent
     with Notes(folder, extraction.image_set, read_removed(work)) as notes:
         labels = _fill(work, extraction, notes, embedding, mirrored)
@@ -171,7 +170,7 @@ def _fill(
             chunk = read_chunk(path)
             rows = slice(filled, filled + len(chunk.row))
             embedding[rows] = chunk.embedding
-            if extraction.mirrored or extraction.varied:
+            if extraction.twice:
                 mirrored[rows] = chunk.embedding_mirrored
             notes.add(images, chunk)
             kept += [images[row] for row in chunk.row]
