@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import httpx
@@ -52,6 +52,11 @@ class Problem(Exception):
         self.retry_after = retry_after
         self.close_connection = close_connection
         self.extra = extra
+
+    def as_value(self) -> Self:
+        """Return the problem for a list of results, without the frames that raised it: they hold images."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -162,8 +162,17 @@ async def exchange(
                 raise ValueError(f"it has more than {max_bytes} bytes")
     finally:
         await response.aclose()
+        release(response)
     headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
     return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
+
+
+def release(response: httpx.Response) -> None:
+    """Let a response that has been read, and the body of its request, be freed at once.
+
+    A response holds its stream and the stream holds the response, so both live until Python collects garbage.
+    """
+    response.stream = httpx.ByteStream(b"")
 
 
 def user_options(url: str, certificates: ssl.SSLContext | None = None) -> HttpOptions:

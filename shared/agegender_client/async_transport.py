@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from agegender.http_clients import direct_options, user_options
+from agegender.http_clients import direct_options, release, user_options
 from httpx_sse import aconnect_sse
 from pydantic import ValidationError
 from tenacity import AsyncRetrying
@@ -59,7 +59,8 @@ class AsyncTransport:
             await http.aclose()
 
     async def _send(self, call: Call[Answer]) -> Answer:
-        answer: Answer = await AsyncRetrying(**retry_options(call, self._settings))(self._send_once, call)
+        retrying = AsyncRetrying(**retry_options(call.repeatable, self._settings))
+        answer: Answer = await retrying(self._send_once, call)
         return answer
 
     async def _send_once(self, call: Call[Answer]) -> Answer:
@@ -68,6 +69,7 @@ class AsyncTransport:
             response = await http.send(call.request(http))
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
+        release(response)
         if not response.is_success:
             raise problem_of(response, str(http.base_url))
         try:

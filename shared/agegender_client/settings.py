@@ -11,8 +11,6 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import SettingsConfigDict
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from agegender_client.calls import Call
-
 
 class ClientSettings(EnvironmentSettings):
     """Each is given by name, or read from an environment variable such as `AGEGENDER_PREDICTOR_URL`.
@@ -98,14 +96,18 @@ class Interrupted(Problem):
         super().__init__("interrupted", 503, f"The connection to {url} broke before the response arrived.")
 
 
-def retry_options(call: Call[Any], settings: ClientSettings) -> dict[str, Any]:
-    """Return arguments of `tenacity.Retrying` and `tenacity.AsyncRetrying` for a call."""
+def retry_options(repeatable: bool, settings: ClientSettings) -> dict[str, Any]:
+    """Return arguments of `tenacity.Retrying` and `tenacity.AsyncRetrying` for a call.
+
+    repeatable : whether a call that may have been carried out can be sent again. Nothing else of the call is
+        kept here, because tenacity's objects live until Python collects garbage.
+    """
 
     def should_retry(error: BaseException) -> bool:
         if not isinstance(error, Problem):
             return False
         if isinstance(error, Interrupted):
-            return call.repeatable
+            return repeatable
         # A service that sends Retry-After has not acted on the request (RFC 9110, section 10.2.3).
         return error.status in (429, 503) and error.retry_after is not None
 

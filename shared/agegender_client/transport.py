@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from agegender.http_clients import direct_options, user_options
+from agegender.http_clients import direct_options, release, user_options
 from httpx_sse import connect_sse
 from pydantic import ValidationError
 from tenacity import Retrying
@@ -59,7 +59,8 @@ class Transport:
             http.close()
 
     def _send(self, call: Call[Answer]) -> Answer:
-        answer: Answer = Retrying(**retry_options(call, self._settings))(self._send_once, call)
+        retrying = Retrying(**retry_options(call.repeatable, self._settings))
+        answer: Answer = retrying(self._send_once, call)
         return answer
 
     def _send_once(self, call: Call[Answer]) -> Answer:
@@ -68,6 +69,7 @@ class Transport:
             response = http.send(call.request(http))
         except httpx.TransportError as error:
             raise problem_of_transport(error, str(http.base_url)) from error
+        release(response)
         if not response.is_success:
             raise problem_of(response, str(http.base_url))
         try:

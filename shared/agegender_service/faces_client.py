@@ -38,7 +38,6 @@ _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
 _MAX_PAUSE = 30.0  # seconds between two attempts
 _growing = wait_exponential(multiplier=0.5, max=_MAX_PAUSE)
-
 _RAW_BYTES = 1024**2  # up to which a lone image is the body itself: no form to write and to parse
 _PARSED_AT_ONCE = 128 * 1024  # bytes of a response that is parsed faster than a thread is changed
 _REQUEST_BYTES = 32 * 1024**2  # that one thread of a job holds in memory; below the proxy's limit
@@ -211,6 +210,7 @@ class FacesClient:
         seconds: float = _FACES_SECONDS,
     ) -> httpx.Response:
         """Repeat a request until it succeeds; without a deadline each attempt may take so many seconds."""
+        several = len(images) > 1  # the images themselves would live until garbage is collected
 
         async def attempt() -> httpx.Response:
             until = deadline or Deadline.after(seconds)
@@ -220,7 +220,7 @@ class FacesClient:
             if not isinstance(error, _AttemptFailed) or not error.transient:
                 return False
             # Several images that took too long would take too long again; the caller may send fewer.
-            return error.problem.status != 504 or len(images) < 2
+            return error.problem.status != 504 or not several
 
         def give_up(state: RetryCallState) -> bool:
             if self._patience is None or state.idle_for + state.upcoming_sleep > self._patience:
@@ -359,7 +359,7 @@ class BlockingFacesClient:
                 return [entry for image in images for entry in self._entries([image], space, selection)]
             if problem.status == 504:
                 raise
-            return [problem]
+            return [problem.as_value()]
         space.require(result.space)
         return result.entries
 

@@ -1,11 +1,13 @@
 """Hostile requests in the wire formats of other systems. Each format defines how it carries an image."""
 
 import base64
+import http.client
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgpack
 
@@ -195,3 +197,20 @@ def hostile_requests(adapter: str) -> list[tuple[str, Hostile]]:
     """Return all requests of an adapter with their names."""
     special = [(name, sent) for of, name, sent in special_requests() if of == adapter]
     return [*ADAPTERS[adapter].requests(), *special]
+
+
+def status(url: str, path: str, sent: Hostile) -> int:
+    """Send a request; return the status of the response, or 0 if the connection was closed without one."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        connection.putrequest("POST", path)
+        length = len(sent.body) if sent.declared is None else sent.declared
+        for name, value in {"Content-Length": str(length), **sent.headers}.items():
+            connection.putheader(name, value)
+        with suppress(OSError):  # the response may come before all of the body is sent
+            connection.endheaders(sent.body)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()

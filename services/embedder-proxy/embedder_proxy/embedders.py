@@ -158,7 +158,7 @@ class OriginalWire:
         try:
             upright = await asyncio.to_thread(upright_rgb, image, self._limits)
         except Problem as problem:
-            return problem
+            return problem.as_value()
         body = await asyncio.to_thread(encode_image_request, upright.content)
         request = self._client.build_request(
             "POST", f"{url}/", content=body, headers={"Content-Type": "application/json"}
@@ -192,7 +192,7 @@ def _selected(image: ImageFaces | Problem, selection: FaceSelection) -> ImageFac
     try:
         return selection.apply(image) if isinstance(image, ImageFaces) else image
     except Problem as problem:  # the container cannot take the image as one face
-        return problem
+        return problem.as_value()
 
 
 def _face(face: OriginalFace) -> Face:

@@ -167,7 +167,7 @@ def _problems(images: Mapping[str, bytes], limits: ImageLimits) -> dict[str, Pro
         try:
             read_header(image, limits)
         except Problem as problem:
-            found[key] = problem
+            found[key] = problem.as_value()
     return found
 
 

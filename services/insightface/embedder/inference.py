@@ -132,7 +132,7 @@ class FaceBatches:
                 with work.seconds.stage("decode"):
                     pixels = decode(content, self._limits)
             except Problem as problem:
-                work.entries[number] = problem
+                work.entries[number] = problem.as_value()
                 continue
             PROGRESS.step()
             with work.seconds.stage("detect"):
