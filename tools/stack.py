@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from agegender_service.settings import UNUSABLE_SETTINGS
 from supervisor.xmlrpc import SupervisorTransport
 
 from tools import machine
@@ -140,7 +139,7 @@ class Stack:
             elif state == "BACKOFF" and before is None:  # it ran and ended between two checks
                 self._ends[name] = max(1, self._ends.get(name, 0))
             self._pids[name] = 0 if ended else program["pid"]
-            unusable = ended and program["exitstatus"] == UNUSABLE_SETTINGS
+            unusable = ended and program["exitstatus"] == os.EX_CONFIG
             if unusable or state == "FATAL" or self._ends.get(name, 0) >= _ENDS:
                 raise StackError(f"{name} does not start. Its last words:\n{self._last_words(name)}")
 
@@ -292,7 +291,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         return f"""[program:{name}]
 command={command}
 {environment}autorestart=unexpected
-exitcodes={UNUSABLE_SETTINGS}
+exitcodes={os.EX_CONFIG}
 startretries=20
 stopwaitsecs=25
 stopasgroup=true

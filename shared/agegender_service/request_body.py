@@ -25,6 +25,7 @@ from agegender_service.inputs import reject_ignored_inputs, unknown_input
 from agegender_service.observability import Stopwatch
 from agegender_service.packed_faces import JSON, faces_media_type
 from agegender_service.problems import problem_response
+from agegender_service.settings import BodyLimits
 
 Body = TypeVar("Body")
 
@@ -52,15 +53,6 @@ def body_in_openapi(content: dict[str, Any]) -> dict[str, Any]:
 
 # The body of the original project's requests: a JSON string that contains jsonpickle.
 JSON_STRING_IN_OPENAPI = body_in_openapi({"application/json": {"schema": {"type": "string"}}})
-
-
-@dataclass(frozen=True)
-class BodyLimits:
-    """Limits of one request, in bytes and images."""
-
-    max_image_bytes: int = 20 * 1024 * 1024
-    max_images: int = 64
-    max_request_bytes: int = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Settings that services share: network access, Redis, logs, and limits of images."""
 
 import ipaddress
+import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -14,10 +16,8 @@ from limits import parse_many
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from agegender_service.request_body import BodyLimits
-
-# Exit status for unusable settings (sysexits.h: EX_CONFIG). `make up` does not restart such a program.
-UNUSABLE_SETTINGS = 78
+# Exit status for unusable settings (sysexits.h). `make up` does not restart such a program.
+UNUSABLE_SETTINGS = os.EX_CONFIG
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
@@ -27,6 +27,15 @@ _MIB = 1024 * 1024
 SERVICE = "service"  # name of the key with which the services call each other
 _LEAST_SECRET = 20
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Limits of one request, in bytes and images."""
+
+    max_image_bytes: int = 20 * 1024 * 1024
+    max_images: int = 64
+    max_request_bytes: int = 100 * 1024 * 1024
 
 
 class ServiceSettings(EnvironmentSettings):

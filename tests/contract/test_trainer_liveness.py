@@ -2,15 +2,18 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trainer.jobs
+from rq.exceptions import DequeueTimeout
 from rq.job import Job
 from rq.utils import now
 from trainer.jobs import train_fold
 from trainer.runs.run import Step
 from trainer.runs.scheduler import enqueue_step, job_queue
 from trainer.settings import TrainerSettings
-from trainer.worker import make_worker
+from trainer.worker import AwaitedQueue, make_worker
 
 from tests.support.recovery import PROMISED
 from tests.support.redis_server import redis_server
@@ -44,3 +47,23 @@ def test_silent_worker_loses_its_job_after_15_s_and_not_before(
         assert not Job.fetch("fold", server.client, queue.serializer).is_started
     # From the last heartbeat until another worker, started then, has the job.
     assert settings.presumed_dead_seconds + settings.reconcile_seconds + IMPORTS <= PROMISED
+
+
+def test_job_waits_in_the_queue_until_its_worker_has_imported_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken before that, it would be a job without a heartbeat, for as long as the imports take."""
+    waiting: list[list[str]] = []
+    with redis_server(tmp_path) as server:
+        queue = job_queue(server.client, TrainerSettings(redis_url=server.url))
+        monkeypatch.setattr(trainer.jobs, "preload", lambda: waiting.append(queue.get_job_ids()))
+        take: dict[str, Any] = {"connection": server.client, "serializer": queue.serializer}
+        with pytest.raises(DequeueTimeout):
+            AwaitedQueue.dequeue_any([queue], 1, **take)
+        assert waiting == []
+        for fold in (0, 1):
+            enqueue_step(queue, Step(f"fold{fold}", train_fold, ("experiment", fold), 600))
+        taken = AwaitedQueue.dequeue_any([queue], 1, **take)
+        assert waiting == [["fold0", "fold1"]]
+        assert taken is not None and taken[0].id == "fold0"
+        assert queue.get_job_ids() == ["fold1"]

@@ -24,7 +24,8 @@ from agegender.faces import (
     turned_points,
 )
 from agegender.spaces import Space
-from agegender_service.request_body import BodyLimits, read_images
+from agegender_service.request_body import read_images
+from agegender_service.settings import BodyLimits
 from fastapi import FastAPI, Request, Response
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError

@@ -1,6 +1,7 @@
 """A head answers as its files say, and refuses files that are not what they say."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,23 @@ def test_head_round_trips_through_its_files(tmp_path: Path, architecture: Mlp | 
     assert answered.shape == (5, YEARS)
     np.testing.assert_allclose(answered.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(answered, saved.probabilities(embeddings))
+
+
+def test_loaded_head_takes_the_memory_of_its_file_until_it_is_asked(tmp_path: Path) -> None:
+    """A predictor has heads for several spaces, and the faces of one."""
+    architecture = Mlp(hidden=(4096, 128))
+    save_head(tmp_path, manifest(architecture), random_tensors(architecture, 3, YEARS))
+    size = (tmp_path / "head.safetensors").stat().st_size
+    tracemalloc.start()
+    head = load_head(tmp_path)
+    loaded = tracemalloc.get_traced_memory()[0]
+    head.probabilities(np.zeros((1, SPACE.dimension), np.float32))
+    asked = tracemalloc.get_traced_memory()[0]
+    head.release()
+    released = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert max(loaded, released) < 1.1 * size + 100_000
+    assert asked > 2.5 * size
 
 
 def test_bank_equals_its_members_one_by_one() -> None:

@@ -1,4 +1,4 @@
-"""Services start without what jobs alone need, seconds and 250 MB; a worker has it before its first job."""
+"""Services and workers start without what jobs alone need: seconds and 400 MB."""
 
 import os
 import subprocess
@@ -38,6 +38,7 @@ write_reports(data, experiment, summarise(data, experiment))
     ("module", "needed"),
     [
         ("trainer.app", set()),
+        ("trainer.worker", set()),
         ("predictor.app", set()),
         ("embedder_proxy.app", set()),
         ("embedder.app", {"onnxruntime"}),  # insightface for its own packs alone

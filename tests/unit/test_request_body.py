@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import pytest
 from agegender.errors import Problem
 from agegender_service.deadlines import Deadline, while_awaited
-from agegender_service.request_body import BodyLimits, read_body, read_images, read_in_time, read_upload
+from agegender_service.request_body import read_body, read_images, read_in_time, read_upload
+from agegender_service.settings import BodyLimits
 from fastapi import Request
 
 Result = TypeVar("Result")

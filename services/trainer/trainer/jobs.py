@@ -8,7 +8,7 @@ that the API starts without them.
 import gc
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 _REPORT_FAILED = "the report failed: "
 
 
+@cache
 def preload() -> None:
     """Import once, and not in each job, what jobs need: that takes longer than to train on a few faces.
 

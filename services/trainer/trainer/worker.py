@@ -1,25 +1,50 @@
 """`python -m trainer.worker`: pull jobs from the queue and run each in a process forked from this one.
 
-The worker is RQ's, with heartbeats that let its job be taken over within seconds of its death.
+The worker is RQ's, with heartbeats that let its job be taken over within seconds of its death. Until it takes
+its first job it has not imported what jobs need, and has an eighth of the memory.
 """
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from agegender_service.observability import configure_logs
 from agegender_service.settings import read_settings
+from redis import Redis
 from rq import Queue
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import DequeueTimeout, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from trainer.jobs import preload
-from trainer.runs.scheduler import connect, job_queue
+from trainer.runs.scheduler import QUEUE, connect
 from trainer.settings import TrainerSettings
 
 _WORKER_TTL = 25  # RQ waits 15 less for a job, and 5 less for any answer of Redis
+
+
+class AwaitedQueue(Queue):
+    """A worker's queue, whose first job waits until everything that a job needs is imported.
+
+    It waits in the queue, where no other process can think that its worker is dead.
+    """
+
+    @classmethod
+    def dequeue_any(
+        cls, queues: Iterable[Queue], timeout: int | None, connection: Redis, *more: Any, **options: Any
+    ) -> tuple[Job, Queue] | None:
+        """Take the next job. Raises `DequeueTimeout` if there is none in `timeout` seconds."""
+        for queue in queues:
+            # From one end of the queue to the same one: this waits for a job, and leaves it there.
+            ends: dict[str, Any] = {"src": "LEFT", "dest": "LEFT"}
+            if timeout is not None and connection.blmove(queue.key, queue.key, timeout, **ends) is None:
+                raise DequeueTimeout(timeout, queue.key)
+        from trainer.jobs import preload
+
+        preload()
+        return super().dequeue_any(queues, timeout, connection, *more, **options)
 
 
 class TrainerWorker(Worker):
@@ -29,6 +54,7 @@ class TrainerWorker(Worker):
     longer. It gives up on a Redis that does not answer within 20 seconds, where RQ waits seven minutes.
     """
 
+    queue_class = AwaitedQueue
     presumed_dead_seconds = 0  # `make_worker` sets it
 
     def handle_job_success(
@@ -74,7 +100,7 @@ def make_worker(settings: TrainerSettings) -> TrainerWorker:
     """Return a worker of the trainer's queue."""
     connection = connect(settings)
     worker = TrainerWorker(
-        [job_queue(connection, settings)],
+        [AwaitedQueue(QUEUE, connection=connection, serializer=JSONSerializer)],
         connection=connection,
         serializer=JSONSerializer,
         worker_ttl=_WORKER_TTL,
@@ -96,7 +122,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # torch then counts GPUs without starting CUDA, which a process forked later could not use.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    preload()
     make_worker(settings).work(logging_level=settings.log_level, with_scheduler=False)
 
 

@@ -8,6 +8,7 @@ are shows in the embedding, before the head: its features are far from their mea
 The methods that were compared are in docs/results/shift.md (`python -m benchmarks.accuracy --parts shift`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, Final, Self
@@ -230,7 +231,7 @@ class Familiarity:
         return cls(fitted.mean, fitted.std, np.minimum(quantiles, _LARGEST).astype(np.float32))
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, Numbers]) -> Self:
         """Read the tensors that a head's file has; their shapes must be those of `shapes`.
 
         Raises ValueError if they cannot be such statistics.

@@ -6,9 +6,10 @@ the served version to these, and a rollback takes the last one from them.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from enum import StrEnum
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,6 +28,7 @@ from agegender.spaces import NAME, Space
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
+Weights = npt.NDArray[np.float16 | np.float32]
 
 MAX_WIDTH = 2**20  # numbers in memory per face; 4 MiB
 MAX_WEIGHT_BYTES = 256 * 1024 * 1024
@@ -96,11 +98,11 @@ class Head:
     Parameters
     ----------
     manifest : head.json.
-    tensors : content of head.safetensors as float32, with the names and shapes of `tensor_shapes`, and those
-        of `Familiarity.shapes` if the manifest states that it has them.
+    tensors : content of head.safetensors, float16 or float32, with the names and shapes of `tensor_shapes`,
+        and those of `Familiarity.shapes` if the manifest states that it has them. They are kept as given.
     """
 
-    def __init__(self, manifest: HeadManifest, tensors: dict[str, Array]) -> None:
+    def __init__(self, manifest: HeadManifest, tensors: Mapping[str, Weights]) -> None:
         self.manifest = manifest
         self._layers = manifest.layers
         expected = manifest.shapes
@@ -110,14 +112,28 @@ class Head:
                 raise ValueError(f"tensor {name} has shape {given}; expected {shape}")
             if not np.isfinite(tensors[name]).all():
                 raise ValueError(f"tensor {name} contains NaN or infinite values")
-        self._tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
-        self._folded = folded(self._layers, self._tensors)
+        self._tensors = {name: np.ascontiguousarray(tensors[name]) for name in expected}
         self._familiarity = Familiarity.from_tensors(tensors) if manifest.familiarity else None
 
     @property
     def tensors(self) -> dict[str, Array]:
         """Return the networks' tensors and the statistics of familiarity, as `save_head` takes them."""
-        return {**self._tensors, **({} if self._familiarity is None else self._familiarity.tensors)}
+        return {**self._floats, **({} if self._familiarity is None else self._familiarity.tensors)}
+
+    @property
+    def _floats(self) -> dict[str, Array]:
+        return {name: tensor.astype(np.float32, copy=False) for name, tensor in self._tensors.items()}
+
+    @cached_property
+    def _logits(self) -> Callable[[Array], Array]:
+        """The forward pass, made when first needed: it is twice as large as the file."""
+        tensors = self._floats
+        bank = folded(self._layers, tensors)
+        return partial(bank_logits, self._layers, tensors) if bank is None else bank.logits
+
+    def release(self) -> None:
+        """Free what the next prediction can make again."""
+        self.__dict__.pop("_logits", None)
 
     def familiarity(self, embeddings: Array) -> Floats | None:
         """Return how like the training faces each face is [faces], 0 to 1.
@@ -143,12 +159,7 @@ class Head:
 
         embeddings : [faces, dimension]. Returns [faces, classes].
         """
-        logits = (
-            bank_logits(self._layers, self._tensors, embeddings)
-            if self._folded is None
-            else self._folded.logits(embeddings)
-        )
-        return self._calibrated(softmax(logits).mean(axis=0))
+        return self._calibrated(softmax(self._logits(embeddings)).mean(axis=0))
 
     def probabilities_mc_dropout(
         self, embeddings: Array, passes: int, seed: int, *, unwanted: Callable[[], bool] = lambda: False
@@ -161,10 +172,11 @@ class Head:
         draws = np.random.default_rng(seed)
         rounds = max(1, -(-passes // self.manifest.members))
         total = np.zeros((len(embeddings), self.manifest.classes.outputs), dtype=np.float64)
+        tensors = self._floats
         for _ in range(rounds):
             if unwanted():
                 raise CancelledError
-            total += softmax(bank_logits(self._layers, self._tensors, embeddings, draws)).mean(axis=0)
+            total += softmax(bank_logits(self._layers, tensors, embeddings, draws)).mean(axis=0)
         return self._calibrated(np.asarray(total / rounds, dtype=np.float32))
 
     def _calibrated(self, probabilities: Floats) -> Array:
@@ -255,10 +267,11 @@ def load_head(directory: Path) -> Head:
         if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
             raise BadHead(f"{weights} does not have the hash that head.json states")
         _require_shapes(content, _expected_shapes(manifest))
-        tensors = {name: array.astype(np.float32) for name, array in load_safetensors(content).items()}
+        tensors = load_safetensors(content)
         golden, expected = tensors.pop(_GOLDEN_EMBEDDING), tensors.pop(_GOLDEN_PROBABILITIES)
         head = Head(manifest, tensors)
         predicted = head.probabilities(golden)
+        head.release()
     except BadHead:
         raise
     except (OSError, KeyError, ValueError, SafetensorError) as error:
