@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from embedder.sessions import without_prelu
+from embedder.sessions import faster
 from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS = 8
@@ -62,7 +62,7 @@ def answers(model: bytes, images: np.ndarray) -> list[np.ndarray]:
     ],
 )
 def test_a_network_answers_the_same_without_its_prelu(before: bytes, operators: int) -> None:
-    after = without_prelu(before)
+    after = faster(before)
     assert isinstance(after, bytes)
     loaded = onnx.load_from_string(after)
     onnx.checker.check_model(loaded)
@@ -76,4 +76,4 @@ def test_a_network_answers_the_same_without_its_prelu(before: bytes, operators: 
 
 def test_a_network_without_a_prelu_or_with_a_computed_slope_stays_as_it_is() -> None:
     for model in (network("Relu"), network("PRelu", slope_is_constant=False)):
-        assert without_prelu(model) is model
+        assert faster(model) is model

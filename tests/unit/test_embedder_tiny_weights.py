@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from embedder.sessions import without_tiny_weights
+from embedder.sessions import faster
 from onnx import numpy_helper
 
 from tests.support.packs import human_pack_dir
@@ -21,7 +21,7 @@ def outputs(model: Path | bytes, given: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(("name", "shape"), [("dlib-age", (2, 3, 64, 64)), ("mobileface", (2, 112, 112, 3))])
 def test_network_computes_the_same_without_tiny_weights(name: str, shape: tuple[int, ...]) -> None:
     path = human_pack_dir() / f"{name}.onnx"
-    changed = without_tiny_weights(path)
+    changed = faster(path)
     assert isinstance(changed, bytes)
     weights = [numpy_helper.to_array(one) for one in onnx.load_from_string(changed).graph.initializer]
     assert not any(((one != 0) & (np.abs(one) < 1e-20)).any() for one in weights if one.dtype == np.float32)
@@ -30,8 +30,8 @@ def test_network_computes_the_same_without_tiny_weights(name: str, shape: tuple[
         np.testing.assert_array_equal(before, after)
 
 
-def test_model_without_tiny_weights_is_kept_as_it_is() -> None:
-    path = human_pack_dir() / "sface.onnx"
-    assert without_tiny_weights(path) is path
+def test_model_that_has_neither_is_kept_as_it_is() -> None:
+    path = human_pack_dir() / "yunet.onnx"
+    assert faster(path) is path
     content = path.read_bytes()
-    assert without_tiny_weights(content) is content
+    assert faster(content) is content

