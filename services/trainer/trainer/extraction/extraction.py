@@ -146,12 +146,12 @@ class Extraction(Run, ExtractionDetails):
     image_set: str = Field(validation_alias=AliasChoices("image_set", "variant"))
     state: State = "planning"
 
-    @computed_field(description="former name of `label_format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def twice(self) -> bool:
         """Return whether each face has a second embedding, of its mirrored or varied image."""
         return self.mirrored or self.varied
 
+    @computed_field(description="former name of `label_format`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
     @property
     def kind(self) -> str:
         return self.label_format
