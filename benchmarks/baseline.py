@@ -35,7 +35,7 @@ _PHONE = (4000, 3000)  # pixels
 _LOAD = 32  # requests
 _STARTS = 2
 Environment = Literal["UNCACHED", "PATIENT"]  # of benchmarks.serving
-_STAGES = ("read", "queue", "decode", "detect", "embed", "heads")
+_STAGES = ("read", "check", "cache", "queue", "decode", "detect", "embed", "transfer", "heads", "answer")
 
 # Run by the Python of either checkout, in its folder: starts its system until standard input closes. The
 # environment is the one that the checkout names, because settings have changed their names since.

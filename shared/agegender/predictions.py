@@ -160,7 +160,8 @@ class AgeGenderAnswer(BaseModel):
     images: list[ImageAnswer | ImageProblem]
     timings: dict[str, float] = Field(
         description="milliseconds per stage: reading the request (read); the proxy's answer (proxy), which "
-        "includes decode, detect and embed; waiting in all services (queue); heads; and the sum (total)"
+        "includes check, cache, decode, detect, embed and transfer; waiting in all services (queue); heads; "
+        "writing the answer (answer); and all of it (total)"
     )
     request_id: RequestId = None
 

@@ -9,13 +9,7 @@ from typing import Any, Self, TypeVar, TypeVarTuple
 
 import httpx
 from agegender.errors import Problem, not_ready, problem_in, retry_after_seconds
-from agegender.faces import (
-    EVERY_FACE,
-    FacesAnswer,
-    FaceSelection,
-    ImageFaces,
-    ImageProblem,
-)
+from agegender.faces import EVERY_FACE, FacesAnswer, FaceSelection, ImageFaces, ImageProblem
 from agegender.http_clients import CONNECT_SECONDS, direct_client, exchange
 from agegender.predictions import AgeGenderAnswer
 from agegender.spaces import Space
@@ -25,7 +19,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
-from agegender_service.observability import REQUEST_ID_HEADER, SERVER_TIMING_HEADER, request_id, stage_seconds
+from agegender_service.observability import (
+    REQUEST_ID_HEADER,
+    SERVER_TIMING_HEADER,
+    request_id,
+    stage_seconds,
+    with_transfer,
+)
 from agegender_service.packed_faces import ACCEPTED, JSON, read_answer
 
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ class ServiceInfo(BaseModel):
 
 @dataclass(frozen=True)
 class FacesResult:
-    """One entry per image, in the order sent, and the service's own account of its seconds by stage."""
+    """One entry per image, in the order sent, and the seconds by stage: the service's own, and `transfer`."""
 
     answer: FacesAnswer
     seconds: dict[str, float]
@@ -156,6 +156,7 @@ class FacesClient:
         Raises `ServiceFailed`: ``proxy-unreachable`` 503 and ``bad-answer`` 502; `Problem`:
         ``deadline-exceeded`` 504, and the service's own problems with the request as a whole.
         """
+        started = time.perf_counter()
         response = await self._send("POST", "/faces", deadline, images, selection.parameters)
         parsing = response, len(images), selection
         try:
@@ -164,7 +165,8 @@ class FacesClient:
         except ValueError as error:
             raise self._bad_answer(str(error)) from error
         self._remember(answer.space)
-        return FacesResult(answer, stage_seconds(response.headers.get(SERVER_TIMING_HEADER, "")))
+        reported = stage_seconds(response.headers.get(SERVER_TIMING_HEADER, ""))
+        return FacesResult(answer, with_transfer(reported, time.perf_counter() - started))
 
     async def age_gender(self, images: Sequence[bytes], options: Mapping[str, str]) -> AgeGenderAnswer:
         """Return a predictor's answer for images. Raises what `faces` raises."""
@@ -286,12 +288,8 @@ class FacesClient:
 
     def _unreachable(self, error: Exception) -> ServiceFailed:
         reason = f"{type(error).__name__} {error}".strip()
-        return ServiceFailed(
-            "proxy-unreachable",
-            503,
-            f"The {self._service} cannot be reached; is it running? ({reason})",
-            retry_after=_RETRY_AFTER,
-        )
+        detail = f"The {self._service} cannot be reached; is it running? ({reason})"
+        return ServiceFailed("proxy-unreachable", 503, detail, retry_after=_RETRY_AFTER)
 
     def _bad_answer(self, fault: str, retry_after: int | None = _RETRY_AFTER) -> ServiceFailed:
         detail = f"The {self._service} returned an invalid response: {fault}."

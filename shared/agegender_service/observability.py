@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 REQUEST_ID_HEADER = "X-Request-ID"
 SERVER_TIMING_HEADER = "Server-Timing"  # W3C Server Timing
+TRANSFER = "transfer"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNLOGGED = ("/health", "/v2/health", "/metrics")  # requested every few seconds
 
@@ -157,6 +158,18 @@ class Stopwatch:
         """Return the milliseconds by stage, and `total` since this object was created."""
         rounded = {stage: round(spent * 1000, 3) for stage, spent in self.seconds.items()}
         return {**rounded, "total": round((time.perf_counter() - self._started) * 1000, 3)}
+
+
+def with_transfer(reported: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Return the seconds by stage that a service reported, with `transfer` for the rest of a call's seconds.
+
+    That is HTTP between the services, and what both do to write and to read the messages. Returns nothing if
+    the service reported nothing.
+    """
+    if not reported:
+        return {}
+    rest = max(0.0, seconds - sum(reported.values()))
+    return {**reported, TRANSFER: reported.get(TRANSFER, 0.0) + rest}
 
 
 def server_timing(seconds: Mapping[str, float]) -> str:

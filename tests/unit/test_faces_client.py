@@ -109,7 +109,7 @@ async def test_request_carries_key_deadline_and_selection_and_seconds_come_back(
     assert request.headers["Authorization"] == "Bearer key"
     assert 4000 < int(request.headers["X-Deadline-Ms"]) <= 5000
     assert dict(request.url.params) == {"max_faces": "1"}
-    assert result.seconds == {"embed": 0.25} and result.space == SPACE
+    assert result.seconds == {"embed": 0.25, "transfer": 0} and result.space == SPACE
 
 
 async def test_faces_beyond_the_selection_are_omitted() -> None:

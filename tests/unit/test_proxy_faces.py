@@ -238,6 +238,7 @@ def test_time_by_stage_is_passed_on_with_the_own_wait_added(
     stages = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
     assert (stages["decode"], stages["detect"], stages["embed"]) == (0.002, 0.003, 0.004)
     assert 0.001 <= stages["queue"] < 1
+    assert stages["check"] > 0 and stages["cache"] > 0 and "transfer" in stages
 
 
 def test_container_that_reports_no_times_leaves_only_the_wait(
@@ -245,7 +246,7 @@ def test_container_that_reports_no_times_leaves_only_the_wait(
 ) -> None:
     double.timing = ""
     stages = stage_seconds(post(start_proxy(double), picture()).headers["Server-Timing"])
-    assert list(stages) == ["queue"]
+    assert list(stages) == ["check", "cache", "queue"]
 
 
 def test_info_reports_space_embedders_and_limits(start_proxy: StartProxy, double: EmbedderDouble) -> None:

@@ -1,7 +1,7 @@
 """Time by stage travels from service to service in the `Server-Timing` header."""
 
 import pytest
-from agegender_service.observability import Stopwatch, server_timing, stage_seconds
+from agegender_service.observability import Stopwatch, server_timing, stage_seconds, with_transfer
 from prometheus_client import CollectorRegistry, Histogram
 
 
@@ -43,3 +43,10 @@ def test_stage_that_fails_is_in_the_histogram_and_in_the_milliseconds() -> None:
     milliseconds = spent.milliseconds()
     assert list(milliseconds) == ["read", "queue", "total"]
     assert milliseconds["queue"] == 500 and 500 <= milliseconds["read"] < 600
+
+
+def test_rest_of_a_call_is_its_transfer() -> None:
+    assert with_transfer({}, 0.5) == {}  # a service that reports nothing
+    assert with_transfer({"detect": 0.25}, 0.5) == {"detect": 0.25, "transfer": 0.25}
+    assert with_transfer({"detect": 0.25, "transfer": 0.125}, 0.5) == {"detect": 0.25, "transfer": 0.25}
+    assert with_transfer({"detect": 0.75}, 0.5) == {"detect": 0.75, "transfer": 0}

@@ -11,6 +11,7 @@ from agegender.faces import EVERY_FACE, FaceSelection, ImageFaces
 from agegender.images import ImageLimits, read_header
 from agegender.spaces import Space
 from agegender_service.deadlines import Deadline
+from agegender_service.observability import Stopwatch
 from prometheus_client import Counter
 
 from embedder_proxy.cache import FaceCache, PackedFaces
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 _EXAMINED_AT_ONCE = 256 * 1024  # bytes of images; a thread costs more, and more blocks the event loop
-_STAGES = ("queue", "decode", "detect", "embed")
+_STAGES = ("queue", "decode", "detect", "embed")  # of images that an embedder searched
 
 
 @dataclass(frozen=True)
@@ -55,29 +56,34 @@ class FaceFinder:
         Raises problems of the whole request: ``busy`` 429, ``not-ready`` or ``embedder-unavailable`` 503,
         ``deadline-exceeded`` 504.
         """
-        keys = await _for_bytes(images, _digests, images, self._limits)
+        spent = Stopwatch()
+        with spent.stage("check"):
+            keys = await _for_bytes(images, _digests, images, self._limits)
         files = dict(zip(keys, images, strict=True))
         space = self._pool.space
-        cached = {} if space is None else await self._cached(space, list(files), selection)
+        with spent.stage("cache"):
+            cached = {} if space is None else await self._cached(space, list(files), selection)
         answers: dict[str, PackedFaces | Problem] = {**cached}
-        seconds = dict.fromkeys(_STAGES, 0.0)  # for a cache hit
         asked = 0
         if missing := {key: image for key, image in files.items() if key not in cached}:
             # A cached file passed these checks before, so only the others are examined.
-            problems = await _for_bytes(list(missing.values()), _problems, missing, self._limits)
+            with spent.stage("check"):
+                problems = await _for_bytes(list(missing.values()), _problems, missing, self._limits)
             answers |= problems
             missing = {key: image for key, image in missing.items() if key not in problems}
             asked = len(missing)
         if missing:
-            new_space, found, seconds = await self._ask(missing, selection, deadline)
+            new_space, found = await self._ask(missing, selection, deadline, spent)
             if cached and new_space != space:  # the embedders were replaced meanwhile
                 valid = {key: image for key, image in files.items() if key not in problems}
-                new_space, found, seconds = await self._ask(valid, selection, deadline)
+                new_space, found = await self._ask(valid, selection, deadline, spent)
             space = new_space
             answers |= found
+        else:
+            spent.add(dict.fromkeys(_STAGES, 0.0))
         entries = [answers[key] for key in keys]
         _count(entries, cached=len(cached), asked=asked)
-        return FoundFaces(space or self._any_space(), entries, seconds)
+        return FoundFaces(space or self._any_space(), entries, spent.seconds)
 
     async def _cached(
         self, space: Space, digests: Sequence[str], selection: FaceSelection
@@ -101,19 +107,20 @@ class FaceFinder:
         images: Mapping[str, bytes],
         selection: FaceSelection,
         deadline: Deadline,
-    ) -> tuple[Space, dict[str, PackedFaces | Problem], dict[str, float]]:
+        spent: Stopwatch,
+    ) -> tuple[Space, dict[str, PackedFaces | Problem]]:
         async with self._slots.slot(deadline) as waited:
             embedded = await self._pool.embed(list(images.values()), selection, deadline)
-        space = embedded.space
-        answers = await asyncio.to_thread(_packed, dict(zip(images, embedded.images, strict=True)))
-        entries = {
-            key if answer.complete else _entry_name(key, selection): answer
-            for key, answer in answers.items()
-            if isinstance(answer, PackedFaces)
-        }
-        await self._cache.write(space, entries)
-        seconds = {**embedded.seconds, "queue": waited + embedded.seconds.get("queue", 0.0)}
-        return space, answers, seconds
+        spent.add({**embedded.seconds, "queue": waited + embedded.seconds.get("queue", 0.0)})
+        with spent.stage("cache"):
+            answers = await asyncio.to_thread(_packed, dict(zip(images, embedded.images, strict=True)))
+            entries = {
+                key if answer.complete else _entry_name(key, selection): answer
+                for key, answer in answers.items()
+                if isinstance(answer, PackedFaces)
+            }
+            await self._cache.write(embedded.space, entries)
+        return embedded.space, answers
 
     def _any_space(self) -> Space:
         if self._pool.space is None:

@@ -74,12 +74,14 @@ class Predictor:
             found = await self._find(sent, deadline, stopwatch)
         heads = self._registry.heads(found.space)
         faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
-        upright = _upright(found)
-        embeddings = await for_faces(len(faces), _matrix, faces, found.space)
+        with stopwatch.stage("answer"):
+            upright = _upright(found)
+            embeddings = await for_faces(len(faces), _matrix, faces, found.space)
         probabilities = await self._probabilities(heads, embeddings, options, stopwatch)
-        entries = await for_faces(
-            len(faces), _face_answers, heads, faces, upright, embeddings, probabilities, options
-        )
+        with stopwatch.stage("answer"):
+            entries = await for_faces(
+                len(faces), _face_answers, heads, faces, upright, embeddings, probabilities, options
+            )
         _count(found, len(faces))
         return AgeGenderAnswer(
             space=found.space,
