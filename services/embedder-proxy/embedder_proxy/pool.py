@@ -42,6 +42,7 @@ _ROUNDING = 0.25  # seconds by which a container may be early with its own 504
 _NEWEST_WEIGHT = 0.2  # of the newest request in the moving average
 _DEADLINE_SHARE = 0.6  # that a response may be expected to take; the rest allows for slower ones
 _MAX_RETRY_AFTER = 30  # seconds
+_SHORTEST_PAUSE = 0.1  # seconds between two probes
 
 
 class Slots:
@@ -168,13 +169,23 @@ class Pool:
         self.space: Space | None = None
 
     async def watch(self) -> None:
-        """Probe every embedder at intervals, until cancelled."""
+        """Probe every embedder at intervals, until cancelled.
+
+        While none is ready, the intervals are a tenth of the time for which none was: a container that starts
+        serves at once, and one that is down is not pestered.
+        """
+        last_ready = time.monotonic()
         while True:
             try:
                 await self.probe_all()
             except Exception:  # without probes every ejected embedder would stay ejected
                 log.exception("embedders not probed")
-            await asyncio.sleep(self._probe_interval)
+            if any(embedder.ready for embedder in self.embedders):
+                last_ready = time.monotonic()
+                await asyncio.sleep(self._probe_interval)
+            else:
+                waited = time.monotonic() - last_ready
+                await asyncio.sleep(min(self._probe_interval, max(_SHORTEST_PAUSE, waited / 10)))
 
     async def probe_all(self) -> None:
         """Resolve and probe all embedders; concurrent callers share one run."""
