@@ -47,7 +47,7 @@ OPTIONS = TrainingOptions.model_validate(
 
 
 def train_folds(data_dir: Path, faces: EmbeddingSet) -> Experiment:
-    write_embedding_set(data_dir, "made", "images", faces, {})
+    write_embedding_set(data_dir, "made", "images", faces, {"mirrored": True, "varied": False})
     experiment = made_experiment(FOLDS, OPTIONS, refit=True)
     save_experiment(data_dir, experiment)
     for fold in FOLDS:
@@ -188,6 +188,7 @@ def test_bank_on_all_faces_is_served_with_the_calibration_of_its_way_of_training
     card = served_head(tmp_path, folds, Task.AGE).manifest.card
     assert card["metrics"]["nll"] == report["out_of_fold"]["age"]["nll"]
     assert card["served"]["chosen"] == "folds"
+    assert card["data"]["second_embedding"] == {"made": "mirrored"}
 
 
 def test_bank_on_all_faces_has_no_more_networks_than_a_head_s_file_can_hold() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from trainer.datasets.embedding_set import (
     file_sha256,
     read_embedding_set,
     read_labels,
+    read_meta_data,
 )
 from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
 from trainer.datasets.folds import (
@@ -221,6 +222,17 @@ def data_hashes(data_dir: Path, datasets: list[str], space: Space, image_set: st
         name: file_sha256(data_path(data_dir, name, space, own))
         for name, own in image_sets_of(datasets, image_set).items()
     }
+
+
+def second_embeddings(
+    data_dir: Path, datasets: list[str], space: Space, image_set: str
+) -> dict[str, Literal["mirrored", "varied", "none"]]:
+    """Return which image each face's second embedding is of, by data set, for the model card."""
+    found: dict[str, Literal["mirrored", "varied", "none"]] = {}
+    for name, own in image_sets_of(datasets, image_set).items():
+        of = read_meta_data(data_dir, name, space, own)
+        found[name] = "varied" if of.get("varied") else "mirrored" if of.get("mirrored") else "none"
+    return found
 
 
 def labelled(faces: Faces, options: TrainingOptions) -> Faces:

@@ -18,6 +18,7 @@ from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import write_json
 from agegender.heads.head import Classes, Head, HeadManifest, Task, heads_directory, save_head, set_current
+from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
 
 from trainer.evaluation import calibrate, task_tensors
@@ -31,7 +32,7 @@ from trainer.experiments.experiment import (
     is_finished,
     refit_dir,
 )
-from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
+from trainer.experiments.experiment_data import data_hashes, read_out_of_fold, second_embeddings
 from trainer.runs.run import REPORT, read_optional
 from trainer.training.config import TrainingOptions
 
@@ -160,7 +161,8 @@ def _card(
         "code": {"version": __version__, "commit": _commit()},
         "data": {
             "sets": experiment.datasets,
-            "sha256": data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set),
+            "sha256": data_hashes(data_dir, *_data(experiment)),
+            "second_embedding": second_embeddings(data_dir, *_data(experiment)),
             "faces": sum(part["test"] for part in report["faces"].values()),
         },
         "protocol": (
@@ -178,6 +180,10 @@ def _card(
         ensemble_on = "all" if refitted else "folds"
         card["served"] = {"chosen": ensemble_on, "nll": served["nll"], "epochs": served["epochs"]}
     return card
+
+
+def _data(experiment: Experiment) -> tuple[list[str], Space, str]:
+    return experiment.datasets, experiment.space, experiment.image_set
 
 
 def _commit() -> str | None:
