@@ -124,8 +124,6 @@ def test_six_adults_are_found_through_the_whole_chain(buffalo_system: Stack) -> 
     assert min(timings[stage] for stage in ("detect", "embed", "heads")) > 0
     within = ("check", "cache", "decode", "detect", "embed", "transfer")
     assert sum(timings[stage] for stage in within) <= timings["proxy"] + 1 < timings["total"] + 1
-    named = timings["read"] + timings["proxy"] + timings["queue"] + timings["heads"] + timings["answer"]
-    assert timings["total"] - named < 10  # milliseconds: every stage has a name
     assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
     turned = min(image["faces"], key=lambda face: face["quality"]["score"])
     assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside
