@@ -122,7 +122,7 @@ class Stack:
             if self.process is not None and self.process.poll() is not None:
                 raise StackError(f"supervisor ended; see {self.run_dir / 'supervisord.log'}")
             self.check_programs()
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def check_programs(self) -> None:
         """Raise `StackError` if a program ended and a restart does not help.

@@ -170,7 +170,7 @@ def _labels() -> Row:
 def _errors() -> list[Row]:
     what, against = "mean absolute error per person", "best single frame"
     if not (RESEARCH_DATA / "utkface" / "labels.csv").is_file():
-        note = f"{RESEARCH_DATA} has no labelled faces"
+        note = "the folder AGEGENDER_DATA has no labelled faces"
         return [Row(what, against, None, note=note)]
     with TemporaryDirectory() as folder:
         clips = measured_clips(RESEARCH_DATA, Path(folder), "human", "confirmation", CLIPS)
