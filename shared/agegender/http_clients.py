@@ -161,8 +161,10 @@ async def exchange(
             if len(content) > max_bytes:
                 raise ValueError(f"it has more than {max_bytes} bytes")
     finally:
-        await response.aclose()
-        release(response)
+        try:
+            await response.aclose()
+        finally:
+            release(response)
     headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
     return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
 

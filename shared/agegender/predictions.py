@@ -172,7 +172,7 @@ class EmbeddingsAnswer(BaseModel):
     space: Space
     models: dict[Task, str]
     faces: list[FaceEstimate]
-    timings: dict[str, float] = Field(description="milliseconds per stage: read, queue, heads, total")
+    timings: dict[str, float] = Field(description="milliseconds per stage: read, queue, heads, answer, total")
     request_id: RequestId = None
 
 

@@ -1,4 +1,4 @@
-"""Work of the predictor ends at the deadline of its request, or when its client disconnects."""
+"""Work of the predictor ends at the deadline of its request, or when its client disconnects; its stages are timed."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from agegender.heads.networks import bank_logits
 from predictor import registry
 from predictor.app import create_predictor
 from predictor.settings import PredictorSettings
+from prometheus_client import REGISTRY
 
 from tests.support.predictor_requests import embedding, original_request, png, slug
 from tests.support.serving import hang_up_once, serving, until
@@ -161,3 +162,12 @@ def test_what_would_wait_beyond_the_bound_is_refused_at_once(
         holder.go_on.set()
         statuses = sorted(asked.result().status_code for asked in asking)
     assert statuses == [200] * (running + 1) + [429]
+
+
+def test_each_stage_is_observed_once_per_request(predictor: httpx.Client) -> None:
+    def observed(stage: str) -> float:
+        return REGISTRY.get_sample_value("predictor_stage_seconds_count", {"stage": stage}) or 0.0
+
+    before = {stage: observed(stage) for stage in ("read", "proxy", "queue", "heads", "answer")}
+    predictor.post("/age-gender", files={"image": png()}).raise_for_status()
+    assert {stage: observed(stage) - count for stage, count in before.items()} == dict.fromkeys(before, 1)

@@ -56,6 +56,7 @@ def test_job_waits_in_the_queue_until_its_worker_has_imported_what_it_needs(
     waiting: list[list[str]] = []
     with redis_server(tmp_path) as server:
         queue = job_queue(server.client, TrainerSettings(redis_url=server.url))
+        monkeypatch.setattr(AwaitedQueue, "imported", False)
         monkeypatch.setattr(trainer.jobs, "preload", lambda: waiting.append(queue.get_job_ids()))
         take: dict[str, Any] = {"connection": server.client, "serializer": queue.serializer}
         with pytest.raises(DequeueTimeout):
@@ -67,3 +68,6 @@ def test_job_waits_in_the_queue_until_its_worker_has_imported_what_it_needs(
         assert waiting == [["fold0", "fold1"]]
         assert taken is not None and taken[0].id == "fold0"
         assert queue.get_job_ids() == ["fold1"]
+        AwaitedQueue.dequeue_any([queue], 1, **take)
+        assert len(waiting) == 1  # once
+        assert AwaitedQueue.dequeue_any([queue], None, **take) is None

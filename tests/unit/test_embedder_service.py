@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ class WaitingPack(Pack):
         self.embedded: list[list[int]] = []
         self.found = 1
         self.faces_embedded = 0
+        self.seconds = 0.0  # to search one image
         self.go_on = threading.Event()
         self.embed_on = threading.Event()
         self.embed_on.set()
@@ -43,6 +45,7 @@ class WaitingPack(Pack):
     def detect(self, images: list[Image], awaited: Callable[[], bool] = lambda: True) -> list[Detections]:
         self.looked_at += [image.shape[1] for image in images]
         self.go_on.wait(20)
+        time.sleep(self.seconds)
         boxes = np.zeros((self.found, 4), np.float32)
         return [Detections(boxes, boxes[:, 0], np.zeros((self.found, 5, 2), np.float32)) for _ in images]
 
@@ -97,6 +100,21 @@ async def asked_while_busy(
         answer if isinstance(answer, BaseException) else answer[0]
         for answer in await asyncio.gather(*asked, return_exceptions=True)
     ]
+
+
+async def test_request_waits_while_others_of_its_batch_are_searched(
+    service: EmbeddingService, pack: WaitingPack
+) -> None:
+    first = asyncio.create_task(service.faces([picture(11)], Deadline.after(20)))
+    await looked_at(pack, 1)
+    asked = [asyncio.create_task(service.faces([picture(w)], Deadline.after(20))) for w in (12, 13, 14)]
+    await asyncio.sleep(0)
+    pack.seconds = 0.1
+    pack.go_on.set()
+    await first
+    for _, seconds in await asyncio.gather(*asked):
+        assert 0.1 <= seconds["detect"] < seconds["queue"]  # its own image
+        assert seconds["queue"] >= 0.3  # the first request, and the two others of its batch
 
 
 async def test_what_arrives_while_the_models_are_at_work_is_embedded_together(

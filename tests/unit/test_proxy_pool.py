@@ -59,6 +59,14 @@ def test_an_embedder_that_starts_later_is_found(double: EmbedderDouble) -> None:
         assert post(client, picture()).status_code == 200
 
 
+def test_embedder_that_starts_is_used_long_before_the_next_regular_probe(double: EmbedderDouble) -> None:
+    double.fault = "not ready"
+    with proxy(double, probe_interval=60) as client:
+        assert client.get("/health/ready").status_code == 503
+        double.fault = None
+        until(lambda: client.get("/health/ready").is_success, "the embedder is found", 20)
+
+
 def test_load_goes_to_the_one_with_less_to_do(two: tuple[EmbedderDouble, EmbedderDouble]) -> None:
     slow, quick = two
     slow.fault = "hang"

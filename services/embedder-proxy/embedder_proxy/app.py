@@ -158,8 +158,8 @@ async def faces(request: FacesRequestIn, services: ServicesIn) -> Response:
     """Send images in the multipart field `image` (repeatable), or one as the raw body.
 
     The response has one entry per image, in the order sent: its faces, or a problem. The header
-    `Server-Timing` lists the milliseconds in check, cache, queue, decode, detect, embed and transfer; most
-    are 0 for cached images.
+    `Server-Timing` lists the milliseconds in check, cache, queue, decode, detect, embed and transfer. All but
+    the first two are 0 or absent for cached images.
     """
     found = await services.finder.find(request.images, request.selection, request.deadline)
     if request.media_type == PACKED:

@@ -171,8 +171,8 @@ class Pool:
     async def watch(self) -> None:
         """Probe every embedder at intervals, until cancelled.
 
-        While none is ready, the intervals are a tenth of the time for which none was: a container that starts
-        serves at once, and one that is down is not pestered.
+        While none is ready, an interval is a tenth of the time for which none was: a container that starts is
+        used soon, and one that is down is not asked more often than usual.
         """
         last_ready = time.monotonic()
         while True:
@@ -224,7 +224,10 @@ class Pool:
             except _EmbedderLate:
                 embedder.late_at = time.monotonic()
                 await self._probe(embedder)
-        raise last_busy or self._unavailable()
+        try:
+            raise last_busy or self._unavailable()
+        finally:
+            last_busy = None  # part of its own traceback, whose frames hold the images
 
     async def _choose(self, tried: set[Embedder], deadline: Deadline) -> Embedder | None:
         """Return the least loaded ready embedder, preferring those not tried yet."""
@@ -249,7 +252,8 @@ class Pool:
         embedder.asked_at = started = time.monotonic()
         call = asyncio.ensure_future(self._wire.embed(embedder.url, images, selection, deadline))
         try:
-            embedded = await self._while_it_works(embedder, call, len(images), deadline)
+            await self._while_it_works(embedder, call, len(images), deadline)
+            embedded = call.result()
         except TimeoutError:
             if deadline.remaining < _ROUNDING:  # the caller's time is over, not only this attempt's
                 raise deadline.exceeded() from None
@@ -258,13 +262,14 @@ class Pool:
             embedder.in_flight -= 1
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
+            del call  # its failure holds this frame, which holds the images
         self._agree(embedded.space)
         INFERENCE_SECONDS.observe(time.monotonic() - started)
         return embedded
 
     async def _while_it_works(
         self, embedder: Embedder, call: asyncio.Future[Embedded], images: int, deadline: Deadline
-    ) -> Embedded:
+    ) -> None:
         """Wait for the response as long as the container makes progress, or for the time of one attempt.
 
         Raises `TimeoutError` when the deadline passes, or the attempt's time without progress.
@@ -281,7 +286,6 @@ class Pool:
             if remaining() <= 0 or deadline.remaining == 0:
                 raise TimeoutError
             await asyncio.wait({call}, timeout=min(remaining(), deadline.remaining))
-        return call.result()
 
     def _agree(self, space: Space) -> None:
         """Raise `EmbedderFailed` for a space other than that of the embedders in use."""

@@ -3,6 +3,7 @@
 The images of a batch are searched one by one; then all their faces are embedded together.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ BATCH_FACES = Histogram(
 )
 
 _MAX_PIXELS = 16_000_000  # of images whose faces wait to be embedded; 48 MB
+_OWN_STAGES = ("decode", "detect", "embed")
 _MAX_FACES = 64  # embedded at once; between two such parts abandoned requests are dropped
 
 Entry = ImageFaces | Problem
@@ -107,6 +109,7 @@ class FaceBatches:
         self, pack: Pack, batch: Sequence[Queued[_Images, list[Entry]]]
     ) -> list[list[Entry] | Exception]:
         """Search the images one by one, then embed their faces at once, or earlier if memory runs short."""
+        started = time.perf_counter()
         works = [_Work(queued) for queued in batch]
         for work in works:
             work.seconds.seconds["queue"] = work.queued.queue_seconds
@@ -122,6 +125,10 @@ class FaceBatches:
             except Exception as error:
                 work.failure = error
         _embed(pack, searched)
+        seconds = time.perf_counter() - started
+        for work in works:  # it waited while the others of its batch were searched
+            spent = work.seconds.seconds
+            spent["queue"] += max(0.0, seconds - sum(spent.get(stage, 0.0) for stage in _OWN_STAGES))
         return [work.failure or [entry for _, entry in sorted(work.entries.items())] for work in works]
 
     def _search(self, pack: Pack, work: _Work) -> Iterator[_Searched]:

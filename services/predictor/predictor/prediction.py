@@ -74,11 +74,10 @@ class Predictor:
             found = await self._find(sent, deadline, stopwatch)
         heads = self._registry.heads(found.space)
         faces = [face for image in found.images if isinstance(image, ImageFaces) for face in image.faces]
-        with stopwatch.stage("answer"):
-            upright = _upright(found)
-            embeddings = await for_faces(len(faces), _matrix, faces, found.space)
+        embeddings = await for_faces(len(faces), _matrix, faces, found.space)
         probabilities = await self._probabilities(heads, embeddings, options, stopwatch)
         with stopwatch.stage("answer"):
+            upright = _upright(found)
             entries = await for_faces(
                 len(faces), _face_answers, heads, faces, upright, embeddings, probabilities, options
             )
@@ -105,7 +104,10 @@ class Predictor:
         """Predict for each embedding."""
         heads = sent.heads
         probabilities = await self._probabilities(heads, sent.rows, sent.options, stopwatch)
-        estimates = await for_faces(len(sent.rows), _estimates, heads, sent.rows, probabilities, sent.options)
+        with stopwatch.stage("answer"):
+            estimates = await for_faces(
+                len(sent.rows), _estimates, heads, sent.rows, probabilities, sent.options
+            )
         FACES.inc(len(sent.rows))
         return EmbeddingsAnswer(
             space=heads.age.manifest.space,
@@ -323,7 +325,8 @@ class Services:
     async def require_ready(self) -> None:
         """Raise the `Problem` why no prediction is possible now."""
         await self.proxy.require_ready()
-        self.registry.heads(await self.proxy.space())
+        heads = self.registry.heads(await self.proxy.space())
+        await run_in_threadpool(heads.prepare)
 
     async def close(self) -> None:
         await self.proxy.close()

@@ -47,6 +47,11 @@ class Heads:
     age: Head
     gender: Head
 
+    def prepare(self) -> None:
+        """Prepare both for their first prediction."""
+        self.age.prepare()
+        self.gender.prepare()
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -186,6 +191,8 @@ class HeadRegistry:
                     break
                 continue
             problem = problems[0] if problems else None
+            if before and before.head and before.head.prepared:
+                head.prepare()
             self._report(key, before, head, problem)
             return Served(head, candidate.source, self._previous(key), problem, signature)
         problem = problems[0] if problems else "its files are missing"

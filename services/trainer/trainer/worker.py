@@ -1,10 +1,11 @@
 """`python -m trainer.worker`: pull jobs from the queue and run each in a process forked from this one.
 
-The worker is RQ's, with heartbeats that let its job be taken over within seconds of its death. Until it takes
-its first job it has not imported what jobs need, and has an eighth of the memory.
+The worker is RQ's, with heartbeats that let its job be taken over within seconds of its death. It imports
+what jobs need when the first one waits in the queue, and has a sixth of the memory until then.
 """
 
 import os
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,19 +32,23 @@ class AwaitedQueue(Queue):
     It waits in the queue, where no other process can think that its worker is dead.
     """
 
+    imported = False
+
     @classmethod
     def dequeue_any(
         cls, queues: Iterable[Queue], timeout: int | None, connection: Redis, *more: Any, **options: Any
     ) -> tuple[Job, Queue] | None:
         """Take the next job. Raises `DequeueTimeout` if there is none in `timeout` seconds."""
-        for queue in queues:
+        if not AwaitedQueue.imported:
+            (queue,) = queues
+            if timeout is None:
+                if not connection.llen(queue.key):
+                    return None
             # From one end of the queue to the same one: this waits for a job, and leaves it there.
-            ends: dict[str, Any] = {"src": "LEFT", "dest": "LEFT"}
-            if timeout is not None and connection.blmove(queue.key, queue.key, timeout, **ends) is None:
+            elif connection.blmove(queue.key, queue.key, timeout, src="LEFT", dest="LEFT") is None:
                 raise DequeueTimeout(timeout, queue.key)
-        from trainer.jobs import preload
-
-        preload()
+            _import_for_jobs()
+            AwaitedQueue.imported = True
         return super().dequeue_any(queues, timeout, connection, *more, **options)
 
 
@@ -94,6 +99,18 @@ class TrainerWorker(Worker):
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return self.presumed_dead_seconds
+
+
+def _import_for_jobs() -> None:
+    """Import what jobs need, without SIGTERM, which RQ turns into an exception that an import may swallow."""
+    from trainer.jobs import preload
+
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    try:
+        preload()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
 
 
 def make_worker(settings: TrainerSettings) -> TrainerWorker:

@@ -131,6 +131,15 @@ class Head:
         bank = folded(self._layers, tensors)
         return partial(bank_logits, self._layers, tensors) if bank is None else bank.logits
 
+    @property
+    def prepared(self) -> bool:
+        """Return whether `prepare` has been called, or a prediction made."""
+        return "_logits" in self.__dict__
+
+    def prepare(self) -> None:
+        """Do now what else the first prediction would do, for some 0.1 s."""
+        _ = self._logits
+
     def familiarity(self, embeddings: Array) -> Floats | None:
         """Return how like the training faces each face is [faces], 0 to 1.
 

@@ -110,8 +110,10 @@ class _Graph:
         """Add a head; its output is [faces, classes]."""
         from onnx import TensorProto
 
+        tensors = head.tensors
+
         def weight(name: str) -> str:
-            array = head.tensors[name].astype(np.float16)  # as they are stored
+            array = tensors[name].astype(np.float16)  # as they are stored
             array = array if name.endswith(".weight") else array[:, None]
             return self.add("Cast", self.constant(array), to=TensorProto.FLOAT)
 
