@@ -23,11 +23,12 @@ from tests.support.hostile_system import System, outcome
 from tests.support.packs import human_pack_dir
 from tests.support.serving import until
 from tests.support.system import SIX_ADULTS
-from tests.support.watched import WORKERS, watching
+from tests.support.watched import WORKERS, resident, watching
 from tools.stack import running_stack
 
 pytestmark = pytest.mark.alone  # it measures seconds and memory
 
+_IMPORTED_MIB = 200  # of a worker that has imported what jobs need; others have a quarter of it
 READ_SECONDS = 3.0  # given to a body; the default is 30
 
 
@@ -36,13 +37,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("hostile")
     limits = {"PREDICTOR_READ_TIMEOUT": str(READ_SECONDS), "PROXY_CACHE_SECONDS": "0"}
     with running_stack(root, len(WORKERS), EMBEDDER_HUMAN_DIR=str(human_pack_dir()), **limits) as stack:
-        counted = f"trainer_workers {len(WORKERS)}.0"
-        # A worker imports what its jobs need before it is counted, which is no growth of a case's.
-        until(
-            lambda: counted in httpx.get(f"{stack.url('trainer')}/metrics").text, "workers are there", 60, 0.2
-        )
         space = Space.model_validate(httpx.get(f"{stack.url('embedder-proxy')}/info").json()["space"])
-        yield System(stack, space, root / "mark")
+        system = System(stack, space, root / "mark")
+        # What workers import when the first job waits is no growth of a case's.
+        system.jobs("extract", system.folders("first", {"ages": b"file,age\nabsent.jpg,30\n"}, "labels.csv"))
+        pids = [stack.pids()[worker] for worker in WORKERS]
+        until(lambda: min(map(resident, pids)) > _IMPORTED_MIB, "all workers have imported", 60)
+        yield system
 
 
 Attack = Callable[[System], set[str]]
