@@ -66,8 +66,8 @@ def image_size() -> Curve:
         "megapixels",
         "ms per image",
         tuple(points),
-        "Steps at widths of 400 and 1600 pixels, above which the detector also searches parts and smaller "
-        "parts of the image; otherwise decoding and resizing grow with the pixels.",
+        "Steps at long sides of 960 and 1600 pixels, above which the image is also searched at a larger "
+        "size; otherwise decoding and resizing grow with the pixels.",
     )
 
 

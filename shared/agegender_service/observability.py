@@ -17,7 +17,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 REQUEST_ID_HEADER = "X-Request-ID"
 SERVER_TIMING_HEADER = "Server-Timing"  # W3C Server Timing
-TRANSFER = "transfer"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNLOGGED = ("/health", "/v2/health", "/metrics")  # requested every few seconds
 
@@ -169,7 +168,7 @@ def with_transfer(reported: Mapping[str, float], seconds: float) -> dict[str, fl
     if not reported:
         return {}
     rest = max(0.0, seconds - sum(reported.values()))
-    return {**reported, TRANSFER: reported.get(TRANSFER, 0.0) + rest}
+    return {**reported, "transfer": reported.get("transfer", 0.0) + rest}
 
 
 def server_timing(seconds: Mapping[str, float]) -> str:

@@ -122,8 +122,9 @@ def test_six_adults_are_found_through_the_whole_chain(buffalo_system: Stack) -> 
     assert answer["space"]["dimension"] == 512
     timings = answer["timings"]
     assert min(timings[stage] for stage in ("detect", "embed", "heads")) > 0
+    assert timings["decode"] + timings["detect"] + timings["embed"] < timings["proxy"] < timings["total"]
     within = ("check", "cache", "decode", "detect", "embed", "transfer")
-    assert sum(timings[stage] for stage in within) <= timings["proxy"] + 1 < timings["total"] + 1
+    assert sum(timings[stage] for stage in within) < timings["proxy"] + 0.01  # each is rounded
     assert all(face["quality"]["sharpness"] > 50 for face in image["faces"])
     turned = min(image["faces"], key=lambda face: face["quality"]["score"])
     assert "turned" in turned["quality"]["reasons"]  # the man at the upper right looks aside

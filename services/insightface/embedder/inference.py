@@ -25,7 +25,6 @@ BATCH_FACES = Histogram(
 )
 
 _MAX_PIXELS = 16_000_000  # of images whose faces wait to be embedded; 48 MB
-_OWN_STAGES = ("decode", "detect", "embed")
 _MAX_FACES = 64  # embedded at once; between two such parts abandoned requests are dropped
 
 Entry = ImageFaces | Problem
@@ -128,7 +127,7 @@ class FaceBatches:
         seconds = time.perf_counter() - started
         for work in works:  # it waited while the others of its batch were searched
             spent = work.seconds.seconds
-            spent["queue"] += max(0.0, seconds - sum(spent.get(stage, 0.0) for stage in _OWN_STAGES))
+            spent["queue"] += max(0.0, work.queued.queue_seconds + seconds - sum(spent.values()))
         return [work.failure or [entry for _, entry in sorted(work.entries.items())] for work in works]
 
     def _search(self, pack: Pack, work: _Work) -> Iterator[_Searched]:
