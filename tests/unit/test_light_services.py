@@ -49,6 +49,22 @@ def test_service_starts_without_heavy_libraries(module: str, needed: set[str]) -
     assert HEAVY & modules == needed
 
 
+def test_services_import_without_rich_and_leave_it_to_what_follows() -> None:
+    program = """
+import gc
+from agegender_service import quick_imports
+with quick_imports():
+    import agegender_service.app
+    assert not gc.isenabled()
+print(*sys.modules)
+assert gc.isenabled() and gc.get_freeze_count()
+import rich
+"""
+    inside, after = modules_in(program)
+    assert {"httpx", "structlog"} <= inside
+    assert "rich" not in inside and "rich" in after
+
+
 def test_jobs_find_everything_heavy_imported_by_their_worker(tmp_path: Path) -> None:
     before, after = modules_in(JOBS, str(tmp_path))
     assert {"torch", "sklearn"} <= before

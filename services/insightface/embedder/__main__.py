@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from agegender_service import quick_imports
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m embedder", description=__doc__)
@@ -29,11 +31,12 @@ def main() -> None:
 
 
 def _serve() -> None:
-    from agegender_service.app import serve
-    from agegender_service.settings import read_settings
+    with quick_imports():
+        from agegender_service.app import serve
+        from agegender_service.settings import read_settings
 
-    from embedder.app import create_embedder
-    from embedder.settings import EmbedderSettings
+        from embedder.app import create_embedder
+        from embedder.settings import EmbedderSettings
 
     settings = read_settings(EmbedderSettings)
     serve(create_embedder(settings), settings, settings.port)
