@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -54,9 +55,23 @@ class Problem(Exception):
         self.extra = extra
 
     def as_value(self) -> Self:
-        """Return the problem for a list of results, without the frames that raised it: they hold images."""
+        """Return the problem, to keep or to render it, after clearing the frames that raised it.
+
+        They hold images. Some hold themselves, such as those of `contextlib.AsyncExitStack` in which an exit
+        raises, and would live until Python collects garbage.
+        """
+        error: BaseException | None = self
+        while error is not None:
+            clear_frames(error.__traceback__)
+            error = error.__context__
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
+
+    def because_of(self, cause: Exception) -> Self:
+        """Return the problem with its cause, which loses its own causes and frames: they hold images."""
+        cause.__cause__ = cause.__context__ = None
+        self.__cause__ = cause.with_traceback(None)
+        return self
 
     @property
     def headers(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from agegender.errors import Problem, problem_in, retry_after_seconds
 from agegender.http_clients import UserUrl, bad_settings, environment_proxy
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import SettingsConfigDict
-from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, retry_if_result, stop_after_attempt, wait_exponential_jitter
 
 
 class ClientSettings(EnvironmentSettings):
@@ -97,31 +97,38 @@ class Interrupted(Problem):
 
 
 def retry_options(repeatable: bool, settings: ClientSettings) -> dict[str, Any]:
-    """Return arguments of `tenacity.Retrying` and `tenacity.AsyncRetrying` for a call.
+    """Return arguments of `tenacity.Retrying` and `AsyncRetrying` for a function that returns its problems.
 
     repeatable : whether a call that may have been carried out can be sent again. Nothing else of the call is
         kept here, because tenacity's objects live until Python collects garbage.
     """
 
-    def should_retry(error: BaseException) -> bool:
-        if not isinstance(error, Problem):
-            return False
-        if isinstance(error, Interrupted):
+    def should_retry(answer: object) -> bool:
+        if isinstance(answer, Interrupted):
             return repeatable
         # A service that sends Retry-After has not acted on the request (RFC 9110, section 10.2.3).
-        return error.status in (429, 503) and error.retry_after is not None
+        return isinstance(answer, Problem) and answer.status in (429, 503) and answer.retry_after is not None
 
     def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        retry_after = error.retry_after if isinstance(error, Problem) else None
-        return _growing(state) if retry_after is None else max(float(retry_after), 0.05)
+        problem = _result(state)
+        return _growing(state) if problem.retry_after is None else max(float(problem.retry_after), 0.05)
 
     def stop(state: RetryCallState) -> bool:
-        # The next pause counts: raise now rather than wait longer than the caller allows.
+        # The next pause counts: fail now rather than wait longer than the caller allows.
         pauses = state.idle_for + state.upcoming_sleep
         return pauses > settings.patience or stop_after_attempt(settings.attempts)(state)
 
-    return {"retry": retry_if_exception(should_retry), "wait": wait, "stop": stop, "reraise": True}
+    return {
+        "retry": retry_if_result(should_retry),
+        "wait": wait,
+        "stop": stop,
+        "retry_error_callback": _result,  # of the last attempt
+    }
+
+
+def _result(state: RetryCallState) -> Any:
+    assert state.outcome is not None
+    return state.outcome.result()
 
 
 def problem_of(response: httpx.Response, url: str) -> Problem:

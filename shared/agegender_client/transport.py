@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+from agegender.errors import Problem
 from agegender.http_clients import direct_options, release, user_options
 from httpx_sse import connect_sse
 from pydantic import ValidationError
@@ -60,22 +61,28 @@ class Transport:
 
     def _send(self, call: Call[Answer]) -> Answer:
         retrying = Retrying(**retry_options(call.repeatable, self._settings))
-        answer: Answer = retrying(self._send_once, call)
-        return answer
+        answer: Answer | Problem = retrying(self._send_once, call)
+        if not isinstance(answer, Problem):
+            return answer
+        try:
+            raise answer
+        finally:
+            del answer  # its traceback holds this frame, and through it would hold itself and the call
 
-    def _send_once(self, call: Call[Answer]) -> Answer:
+    def _send_once(self, call: Call[Answer]) -> Answer | Problem:
+        """Return the answer or its problem. Of a raised one tenacity would keep the frames, with the call."""
         http = self._https[call.service]
         try:
             response = http.send(call.request(http))
         except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
+            return problem_of_transport(error, str(http.base_url)).because_of(error)
         release(response)
         if not response.is_success:
-            raise problem_of(response, str(http.base_url))
+            return problem_of(response, str(http.base_url))
         try:
             return call.read(response)
         except ValidationError as error:
-            raise bad_answer(response, call.service) from error
+            return bad_answer(response, call.service).because_of(error)
 
     def _events(self, path: str) -> Iterator[Any]:
         http = self._https["trainer"]

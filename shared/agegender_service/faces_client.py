@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self, TypeVar, TypeVarTuple
 
 import httpx
@@ -15,7 +16,6 @@ from agegender.predictions import AgeGenderAnswer
 from agegender.spaces import Space
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
 from agegender_service.deadlines import Deadline
 from agegender_service.forms import IMAGE_FIELD
@@ -36,8 +36,7 @@ _FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
 _SPACE_SECONDS = 5.0  # for which the space is taken as known
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
-_MAX_PAUSE = 30.0  # seconds between two attempts
-_growing = wait_exponential(multiplier=0.5, max=_MAX_PAUSE)
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 30.0  # seconds between two attempts; each pause is twice the one before
 _RAW_BYTES = 1024**2  # up to which a lone image is the body itself: no form to write and to parse
 _PARSED_AT_ONCE = 128 * 1024  # bytes of a response that is parsed faster than a thread is changed
 _REQUEST_BYTES = 32 * 1024**2  # that one thread of a job holds in memory; below the proxy's limit
@@ -85,19 +84,27 @@ class FacesResult:
         ]
 
 
-@dataclass
-class _AttemptFailed(Exception):
-    """One attempt failed.
+@dataclass(frozen=True)
+class _Failure:
+    """Why one attempt failed. It is not raised, since tracebacks of kept exceptions hold the images.
 
+    cause : the exception behind it, if any.
     transient : whether another attempt may succeed.
     interrupted : the connection broke or was slow to open, which indicates nothing about the service.
     pause : seconds after which the service asked to try again.
     """
 
     problem: Problem
+    cause: Exception | None = None
     transient: bool = False
     interrupted: bool = False
     pause: int | None = None
+
+    def pause_after(self, attempts: int) -> float:
+        """Return the seconds to wait before the next attempt, after so many."""
+        if self.interrupted and attempts == 1:
+            return 0.0
+        return min(self.pause or _FIRST_PAUSE * 2 ** (attempts - 1), _MAX_PAUSE)
 
 
 class FacesClient:
@@ -212,36 +219,30 @@ class FacesClient:
         seconds: float = _FACES_SECONDS,
     ) -> httpx.Response:
         """Repeat a request until it succeeds; without a deadline each attempt may take so many seconds."""
-        several = len(images) > 1  # the images themselves would live until garbage is collected
-
-        async def attempt() -> httpx.Response:
+        waited = 0.0
+        for attempts in count(1):
             until = deadline or Deadline.after(seconds)
-            return await self._attempt(method, path, until, images, params or {})
-
-        def again(error: BaseException) -> bool:
-            if not isinstance(error, _AttemptFailed) or not error.transient:
-                return False
+            outcome = await self._attempt(method, path, until, images, params or {})
+            if isinstance(outcome, httpx.Response):
+                return outcome
+            pause = outcome.pause_after(attempts)
             # Several images that took too long would take too long again; the caller may send fewer.
-            return error.problem.status != 504 or not several
-
-        def give_up(state: RetryCallState) -> bool:
-            if self._patience is None or state.idle_for + state.upcoming_sleep > self._patience:
-                return True
-            return deadline is not None and state.upcoming_sleep >= deadline.remaining
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(again), wait=_pause, stop=give_up, sleep=self._sleep, reraise=True
-        )
-        try:
-            return await retrying(attempt)
-        except _AttemptFailed as failed:
-            raise failed.problem from failed.__cause__
+            hopeless = not outcome.transient or (outcome.problem.status == 504 and len(images) > 1)
+            late = deadline is not None and pause >= deadline.remaining
+            if hopeless or late or self._patience is None or waited + pause > self._patience:
+                try:
+                    raise outcome.problem from outcome.cause
+                finally:
+                    del outcome  # the problem's traceback holds this frame, and through it would hold itself
+            await self._sleep(pause)
+            waited += pause
+        raise AssertionError  # not reached
 
     async def _attempt(
         self, method: str, path: str, deadline: Deadline, images: Sequence[bytes], params: Mapping[str, str]
-    ) -> httpx.Response:
+    ) -> httpx.Response | _Failure:
         if deadline.remaining == 0:
-            raise deadline.exceeded()
+            return _Failure(deadline.exceeded())
         identifier = request_id()
         request = self._http.build_request(
             method,
@@ -260,31 +261,29 @@ class FacesClient:
             response = await exchange(self._http, request)
         except httpx.TransportError as error:
             if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-                raise _AttemptFailed(deadline.exceeded(), transient=True) from error
+                return _Failure(deadline.exceeded(), error, transient=True)
             # Not a fault of the service if it closed a kept connection, or if all CPUs are busy.
             interrupted = not isinstance(error, httpx.ConnectError)
-            raise _AttemptFailed(self._unreachable(error), transient=True, interrupted=interrupted) from error
+            return _Failure(self._unreachable(error), error, transient=True, interrupted=interrupted)
         except (httpx.RequestError, ValueError) as error:
-            raise _AttemptFailed(self._bad_answer(str(error))) from error
-        if response.is_success:
-            return response
-        raise self._failure(response)
+            return _Failure(self._bad_answer(str(error)), error)
+        return response if response.is_success else self._failure(response)
 
-    def _failure(self, response: httpx.Response) -> _AttemptFailed:
+    def _failure(self, response: httpx.Response) -> _Failure:
         """Map a response that is no success to a problem."""
         status = response.status_code
         pause = retry_after_seconds(response.headers.get("retry-after"))
         transient = status in _TRANSIENT
         if status in (401, 403):  # it rejects our key, not our caller's
             fault = f"it rejects SERVICE_KEY ({status}); set the same SERVICE_KEY for all services"
-            return _AttemptFailed(self._bad_answer(fault, None))
+            return _Failure(self._bad_answer(fault, None))
         problem = problem_in(response)
         if problem is None or status in (404, 405):  # no such route: another program has this address
             fault = f"{response.request.method} {response.request.url.path} is {status}"
             failed = self._bad_answer(fault, _RETRY_AFTER if transient else None)
-            return _AttemptFailed(failed, transient, pause=pause)
+            return _Failure(failed, transient=transient, pause=pause)
         problem.extra.pop("request_id", None)  # equal to ours, which the renderer adds
-        return _AttemptFailed(problem, transient, pause=pause)
+        return _Failure(problem, transient=transient, pause=pause)
 
     def _unreachable(self, error: Exception) -> ServiceFailed:
         reason = f"{type(error).__name__} {error}".strip()
@@ -374,14 +373,6 @@ def _body(images: Sequence[bytes]) -> dict[str, Any]:
     if len(images) == 1 and 0 < len(images[0]) <= _RAW_BYTES:
         return {"content": images[0]}
     return {"files": [(IMAGE_FIELD, (str(number), image)) for number, image in enumerate(images)] or None}
-
-
-def _pause(state: RetryCallState) -> float:
-    failed = state.outcome.exception() if state.outcome else None
-    assert isinstance(failed, _AttemptFailed)
-    if failed.interrupted and state.attempt_number == 1:
-        return 0.0
-    return min(failed.pause or _growing(state), _MAX_PAUSE)
 
 
 def _batches(images: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -67,7 +67,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 async def _render_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error, request.scope)
+    return problem_response(error.as_value(), request.scope)
 
 
 async def _render_validation_error(request: Request, error: Exception) -> Response:
