@@ -1,6 +1,7 @@
 """Arrays of numbers come back from real pickles; nothing else does, and nothing is ever executed."""
 
 import builtins
+import codecs
 import datetime
 import gc
 import io
@@ -151,6 +152,7 @@ EXPLOITS = {
 def imports() -> Iterator[list[str]]:
     """Record the names that this thread imports; destructors and other threads import undisturbed."""
     names: list[str] = []
+    codecs.lookup("raw_unicode_escape")  # of text in protocol 0; its first use imports it
     original, here = builtins.__import__, threading.get_ident()
 
     def record(name: str, *arguments: Any, **options: Any) -> object:
