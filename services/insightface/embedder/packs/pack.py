@@ -119,9 +119,9 @@ class Pack:
             for image, detections in zip(images, found, strict=True)
             for upright, landmarks in _upright(image, detections)
         ]
-        embeddings = iter(self._embed(flat))
-        targets = template(SIZE, 1.0)
-        measured = iter([measure(_aligned(image, landmarks, targets, SIZE)) for image, landmarks in flat])
+        crops = _Crops(flat)
+        embeddings = iter(self._embed(crops))
+        measured = iter([measure(aligned) for aligned in crops.cut(SIZE, 1.0, 0.0)])
         return [
             [
                 Face(
@@ -140,15 +140,35 @@ class Pack:
             for detections in found
         ]
 
-    def _embed(self, faces: list[tuple[Image, Array]]) -> Array:
-        if not faces:
-            return np.empty((0, self.space.dimension), dtype=np.float32)
-        parts = []
-        for embedder in self._embedders:
-            targets = template(embedder.size, embedder.zoom, embedder.down)
-            crops = np.stack([_aligned(image, points, targets, embedder.size) for image, points in faces])
-            parts.append(unit(embedder.embed(crops)))
+    def _embed(self, crops: "_Crops") -> Array:
+        if not len(crops):
+            return np.empty((0, self.space.dimension), np.float32)
+        parts = [
+            unit(embedder.embed(crops.cut(embedder.size, embedder.zoom, embedder.down)))
+            for embedder in self._embedders
+        ]
         return unit(np.concatenate(parts, axis=1))
+
+
+class _Crops:
+    """Aligned crops of faces, given as upright images and landmarks; each geometry is cut out once."""
+
+    def __init__(self, faces: list[tuple[Image, Array]]) -> None:
+        self._faces = faces
+        self._cut: dict[tuple[int, float, float], Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._faces)
+
+    def cut(self, size: int, zoom: float, down: float) -> Image:
+        """Return the crops [n, size, size, 3] by a template (see `alignment.template`)."""
+        if (size, zoom, down) not in self._cut:
+            targets = template(size, zoom, down)
+            crops = np.empty((len(self), size, size, 3), np.uint8)
+            for number, (image, landmarks) in enumerate(self._faces):
+                crops[number] = crop(image, similarity(landmarks, targets), size)
+            self._cut[size, zoom, down] = crops
+        return self._cut[size, zoom, down]
 
 
 def typical_landmarks(width: int, height: int) -> Array:
@@ -168,10 +188,6 @@ def _upright(image: Image, found: Detections) -> list[tuple[Image, Array]]:
         (upright, np.array(turned_points(points, found.rotation, width, height), np.float32))
         for points in found.landmarks.tolist()
     ]
-
-
-def _aligned(image: Image, landmarks: Array, targets: Array, size: int) -> Image:
-    return crop(image, similarity(landmarks, targets), size)
 
 
 def unit(vectors: Array) -> Array:
