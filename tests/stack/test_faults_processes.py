@@ -122,9 +122,10 @@ def test_killed_under_load_is_back_within_30_s_and_nothing_else_is_restarted(
     system: System, program: str
 ) -> None:
     before: dict[str, int] = {}
+    experiment: str | None = None
 
     def kill_and_wait() -> float:
-        experiment = None
+        nonlocal experiment
         if program in ("redis", "trainer", "trainer-worker-1"):
             experiment = system.accept().json()["id"]
             until(lambda: system.trains(experiment), "the fold trains", 240)
@@ -149,6 +150,8 @@ def test_killed_under_load_is_back_within_30_s_and_nothing_else_is_restarted(
     assert all(outcome.kept_promise for outcome in outcomes), counted(outcomes)
     if program in ("redis", "trainer", "trainer-worker-1"):
         assert {outcome.status for outcome in outcomes} == {200}
+    if experiment and program == "redis":  # until then its worker may end itself, in another test
+        until(lambda: system.finished(experiment), "the fold ends", 240)
 
 
 def attempts(system: System, experiment: str) -> int:
