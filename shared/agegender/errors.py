@@ -58,12 +58,17 @@ class Problem(Exception):
         """Return the problem, to keep or to render it, after clearing the frames that raised it.
 
         They hold images. Some hold themselves, such as those of `contextlib.AsyncExitStack` in which an exit
-        raises, and would live until Python collects garbage.
+        raises, and would live until Python collects garbage. No other task may have raised the problem or its
+        causes: its frames would be cleared too.
         """
-        error: BaseException | None = self
-        while error is not None:
-            clear_frames(error.__traceback__)
-            error = error.__context__
+        errors: list[BaseException | None] = [self]
+        cleared: set[int] = set()
+        while errors:
+            error = errors.pop()
+            if error is not None and id(error) not in cleared:
+                cleared.add(id(error))
+                clear_frames(error.__traceback__)
+                errors += [error.__cause__, error.__context__]
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
 

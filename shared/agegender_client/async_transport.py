@@ -70,12 +70,13 @@ class AsyncTransport:
             del answer  # its traceback holds this frame, and through it would hold itself and the call
 
     async def _send_once(self, call: Call[Answer]) -> Answer | Problem:
-        """Return the answer or its problem. Of a raised one tenacity would keep the frames, with the call."""
+        """Return the answer, or its problem: tenacity keeps what is raised, with its frames and the call."""
         http = self._https[call.service]
         try:
             response = await http.send(call.request(http))
         except httpx.TransportError as error:
-            return problem_of_transport(error, str(http.base_url)).because_of(error)
+            # The error itself holds the request.
+            return problem_of_transport(error, str(http.base_url)).because_of(type(error)(str(error)))
         release(response)
         if not response.is_success:
             return problem_of(response, str(http.base_url))

@@ -142,7 +142,8 @@ class Batcher(Generic[Key, Item, Result]):
                 request.future.cancel()
             return
         failure = work.exception()
-        results = [failure] * len(batch) if failure is not None else work.result()
+        # Tasks that raise the same exception would change each other's traceback.
+        results = work.result() if failure is None else [_copied(failure) for _ in batch]
         for request, result in zip(batch, results, strict=True):
             if request.future.done():
                 continue
@@ -151,6 +152,13 @@ class Batcher(Generic[Key, Item, Result]):
             else:
                 request.future.set_result(result)
         self._start()
+
+
+def _copied(failure: BaseException) -> BaseException:
+    copied = type(failure).__new__(type(failure), *failure.args)
+    vars(copied).update(vars(failure))
+    copied.__cause__ = failure
+    return copied
 
 
 class BoundedThreads:

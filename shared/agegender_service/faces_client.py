@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Self, TypeVar, TypeVarTuple
 
 import httpx
@@ -36,7 +35,8 @@ _FACES_SECONDS = 120.0  # for one attempt of a caller without a deadline
 _SPACE_SECONDS = 5.0  # for which the space is taken as known
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _RETRY_AFTER = 2  # seconds, for callers of a service that did not say when to try again
-_FIRST_PAUSE, _MAX_PAUSE = 0.5, 30.0  # seconds between two attempts; each pause is twice the one before
+# Seconds between two attempts. Each pause is twice the one before, as often as the longest one needs.
+_FIRST_PAUSE, _MAX_PAUSE, _DOUBLINGS = 0.5, 30.0, 6
 _RAW_BYTES = 1024**2  # up to which a lone image is the body itself: no form to write and to parse
 _PARSED_AT_ONCE = 128 * 1024  # bytes of a response that is parsed faster than a thread is changed
 _REQUEST_BYTES = 32 * 1024**2  # that one thread of a job holds in memory; below the proxy's limit
@@ -101,10 +101,10 @@ class _Failure:
     pause: int | None = None
 
     def pause_after(self, attempts: int) -> float:
-        """Return the seconds to wait before the next attempt, after so many."""
+        """Return the seconds to wait before the next attempt."""
         if self.interrupted and attempts == 1:
             return 0.0
-        return min(self.pause or _FIRST_PAUSE * 2 ** (attempts - 1), _MAX_PAUSE)
+        return min(self.pause or _FIRST_PAUSE * 2 ** min(attempts - 1, _DOUBLINGS), _MAX_PAUSE)
 
 
 class FacesClient:
@@ -219,8 +219,9 @@ class FacesClient:
         seconds: float = _FACES_SECONDS,
     ) -> httpx.Response:
         """Repeat a request until it succeeds; without a deadline each attempt may take so many seconds."""
-        waited = 0.0
-        for attempts in count(1):
+        attempts, waited = 0, 0.0
+        while True:
+            attempts += 1
             until = deadline or Deadline.after(seconds)
             outcome = await self._attempt(method, path, until, images, params or {})
             if isinstance(outcome, httpx.Response):
@@ -236,7 +237,6 @@ class FacesClient:
                     del outcome  # the problem's traceback holds this frame, and through it would hold itself
             await self._sleep(pause)
             waited += pause
-        raise AssertionError  # not reached
 
     async def _attempt(
         self, method: str, path: str, deadline: Deadline, images: Sequence[bytes], params: Mapping[str, str]

@@ -2,14 +2,17 @@
 
 import asyncio
 import gc
+import socketserver
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from agegender.errors import Problem
-from agegender_client import Client, ClientSettings
+from agegender_client import AsyncClient, Client, ClientSettings
 from agegender_service.deadlines import Deadline
 from agegender_service.faces_client import FacesClient
 from predictor.app import create_predictor
@@ -82,14 +85,36 @@ def double() -> Iterator[EmbedderDouble]:
         yield double
 
 
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("fault", ["unreachable", "busy", "500", "503", "504", "404", "cut", "hang"])
-def test_images_of_failed_requests_between_services_are_freed(
-    double: EmbedderDouble, fault: str, images: int
-) -> None:
+@pytest.fixture(scope="module")
+def hangs_up() -> Iterator[str]:
+    """The address of a server that closes each connection as soon as something arrives."""
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def failing(fault: str, double: EmbedderDouble, hangs_up: str) -> str:
+    """The address of a service with this fault."""
     double.reset()
-    double.fault = fault
-    url = f"http://127.0.0.1:{free_port()}" if fault == "unreachable" else double.url
+    double.fault, double.retry_after = fault, 0
+    other = {"unreachable": f"http://127.0.0.1:{free_port()}", "hangs up": hangs_up}
+    return other.get(fault, double.url)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize(
+    "fault", ["unreachable", "hangs up", "busy", "500", "503", "504", "404", "cut", "hang"]
+)
+def test_images_of_failed_requests_between_services_are_freed(
+    double: EmbedderDouble, hangs_up: str, fault: str, images: int
+) -> None:
+    url = failing(fault, double, hangs_up)
     statuses = []
 
     async def ask() -> None:
@@ -106,44 +131,76 @@ def test_images_of_failed_requests_between_services_are_freed(
     assert garbage == []
 
 
-async def test_images_of_abandoned_requests_between_services_are_freed(double: EmbedderDouble) -> None:
+def test_images_of_abandoned_requests_between_services_are_freed(double: EmbedderDouble) -> None:
     double.reset()
     double.fault = "hang"
 
     async def ask() -> None:
         client = FacesClient(double.url)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.faces([photograph()]), 0.3)
+        asking = asyncio.create_task(client.faces([photograph()]))
+        while not double.working:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
         await client.close()
 
-    garbage = await asyncio.to_thread(lambda: large_garbage(lambda: asyncio.run(ask())))
+    garbage = large_garbage(lambda: asyncio.run(ask()))
     assert garbage == []
 
 
-@pytest.mark.parametrize("fault", ["unreachable", "busy", "503"])
-def test_images_of_failed_requests_are_freed_by_the_client(double: EmbedderDouble, fault: str) -> None:
-    double.reset()
-    double.fault = fault
-    url = f"http://127.0.0.1:{free_port()}" if fault == "unreachable" else double.url
-    statuses = []
+@pytest.mark.parametrize("fault", ["unreachable", "hangs up", "busy", "503", "cut"])
+def test_images_of_failed_requests_are_freed_by_the_client(
+    double: EmbedderDouble, hangs_up: str, fault: str
+) -> None:
+    settings = ClientSettings(proxy_url=failing(fault, double, hangs_up), attempts=2, patience=10)
+    problems: list[Problem] = []
 
     def ask() -> None:
-        with Client(ClientSettings(proxy_url=url, patience=1)) as client:
+        with Client(settings) as client:
             try:
                 client.faces(photograph())
             except Problem as problem:
-                statuses.append(problem.status)
+                problems.append(problem.as_value())
 
-    garbage = large_garbage(ask)
-    assert statuses[0] in (429, 503)
+    assert large_garbage(ask) == []
+    assert problems[0].status >= 429
+    if fault == "busy":
+        assert len(double.batches) == 2
+
+
+async def test_images_of_failed_requests_are_freed_by_the_client_for_asyncio(
+    double: EmbedderDouble, hangs_up: str
+) -> None:
+    settings = ClientSettings(proxy_url=failing("busy", double, hangs_up), attempts=2, patience=10)
+
+    async def ask() -> None:
+        async with AsyncClient(settings) as client:
+            with pytest.raises(Problem):
+                await client.faces(photograph())
+
+    garbage = await asyncio.to_thread(lambda: large_garbage(lambda: asyncio.run(ask())))
+    assert len(double.batches) == 2
     assert garbage == []
+
+
+def test_problem_that_is_kept_does_not_keep_the_image(double: EmbedderDouble, hangs_up: str) -> None:
+    image = photograph()
+    references = sys.getrefcount(image)
+    with Client(ClientSettings(proxy_url=failing("unreachable", double, hangs_up))) as client:
+        try:
+            client.faces(image)
+        except Problem as problem:
+            kept = problem.with_traceback(None)
+    assert isinstance(kept.__cause__, httpx.ConnectError)
+    assert sys.getrefcount(image) == references
 
 
 @pytest.fixture(scope="module")
 def predictor_of_double(double: EmbedderDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A predictor whose embedder-proxy is the double."""
     settings = PredictorSettings(
-        data_dir=tmp_path_factory.mktemp("data"), proxy_url=double.url, poll_interval=0.1, timeout=1.5
+        data_dir=tmp_path_factory.mktemp("data"), proxy_url=double.url, poll_interval=0.1, timeout=4
     )
     promoted_heads(settings.models_dir, double.space)
     with serving(create_predictor(settings)) as url:

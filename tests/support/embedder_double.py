@@ -93,11 +93,12 @@ class EmbedderDouble:
 
     step : seconds after which its work has come one step further, as `/info` reports; None for one that
         does not report it.
-    queries : what each request for faces asked.
+    queries : what each request for faces asked. retry_after : seconds that it asks to wait if it is busy.
     """
 
     space: Space = SPACE
     fault: str | None = None
+    retry_after: int = 7
     seconds: float = 0.0
     timing: str = "queue;dur=1.000, decode;dur=2.000, detect;dur=3.000, embed;dur=4.000"
     faces: int = 1
@@ -164,7 +165,7 @@ class EmbedderDouble:
             return Response(
                 '{"status": 429, "type": "urn:age-gender:problem:busy", "detail": "full"}',
                 429,
-                {"Retry-After": "7"},
+                {"Retry-After": str(self.retry_after)},
             )
         if self.fault in ("500", "503", "504"):
             return self._problem(int(self.fault), "on purpose")

@@ -16,13 +16,14 @@ class Run:
     def __init__(self) -> None:
         self.batches: list[tuple[str, list[int]]] = []
         self.started, self.released = threading.Event(), threading.Event()
+        self.defect: Exception = ValueError("defect")
 
     def __call__(self, key: str, batch: Sequence[Queued[int, int]]) -> list[int | Exception]:
         self.batches.append((key, [request.item for request in batch]))
         self.started.set()
         self.released.wait(10)
         if any(request.item == 99 for request in batch):
-            raise ValueError("defect")
+            raise self.defect
         return [ValueError("bad") if request.item < 0 else 2 * request.item for request in batch]
 
 
@@ -116,6 +117,18 @@ async def test_failure_of_one_request_or_of_a_run_reaches_those_concerned() -> N
         await waiting.submit(-1, 1, 99, 2, 3)
         results = await waiting.results()
     assert [str(result) for result in results] == ["0", "bad", "2", "defect", "defect", "6"]
+
+
+async def test_requests_of_a_failed_run_raise_exceptions_of_their_own() -> None:
+    problem = Problem("broken", 500, "on purpose", retry_after=3, part="a")
+    async with Waiting(max_cost=2) as waiting:
+        waiting.run.defect = problem
+        await waiting.submit(99, 2)
+        _, *raised = await waiting.results()
+    assert all(isinstance(one, Problem) and vars(one) == vars(problem) for one in raised)
+    assert [str(one) for one in raised] == ["on purpose"] * 2
+    assert [one.__cause__ for one in raised if isinstance(one, Problem)] == [problem, problem]
+    assert len({id(one) for one in [*raised, problem]}) == 3
 
 
 async def test_close_cancels_what_waits() -> None:
