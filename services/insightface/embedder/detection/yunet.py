@@ -19,6 +19,7 @@ from embedder.sessions import Network
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
 Found = tuple[Array, Array, Array]  # boxes [n, 4], scores [n], landmarks [n, 5, 2]
+Part = tuple[int, int, int, int]  # of an image: left, top, right, bottom
 
 STRIDES = (8, 16, 32)
 _OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
@@ -32,6 +33,7 @@ _SIZES, _SURE = (40, 80, 160), (0.86, 0.91, 0.925)
 _NEARLY = 0.08  # below that score, searches in the other turns decide
 _SAME_FACE = 0.4  # intersection over the smaller area
 _LARGE = 0.5  # of the largest face's mean side; smaller faces do not decide the orientation of the image
+_AROUND = 1.0  # searched on each side of a doubtful face, in its longer sides
 _ENOUGH = 60  # pixels of a face's mean side at which a search in another turn need not look closer
 _MOST_CANDIDATES = 5000  # as in OpenCV
 # An image of more pixels is searched in strips, which takes less time and memory. A face that is higher than
@@ -126,9 +128,9 @@ class YuNetDetector:
     def detect(self, image: Image) -> Detections:
         """Return the faces of an RGB image [height, width, 3], best first.
 
-        A face is certainly upright if its score is high for its size. If most large ones are not, the image
-        is searched in the other three turns too, and a face is upright if its score is nearly as high, and
-        higher than in these turns.
+        A face is certainly upright if its score is high for its size. If most large ones are not, the parts
+        around them are searched in the other three turns too, and a face is upright if its score is nearly as
+        high, and higher than in these turns.
         """
         sides = _sides(max(image.shape[:2]))
         boxes, scores, landmarks = self._faces(image, sides)
@@ -140,21 +142,24 @@ class YuNetDetector:
         if len(doubtful) and sure[large].mean() < 0.5:
             side = _close_enough(sides, widths[doubtful].min() / max(image.shape[:2]))
             small = next(_sized(image, [side]))
-            turned = [self._scored_boxes(small, rotation) for rotation in TURNS[1:]]
+            scale = _scale(small, image)
+            parts = _around(boxes[doubtful] / scale, small)
+            turned = [self._scored_boxes(small, part, turn) for part in parts for turn in TURNS[1:]]
             others, their_scores = (np.concatenate(column) for column in zip(*turned, strict=True))
-            others = others * _scale(small, image)
+            others = others * scale
             for face in doubtful:
                 same = overlap(boxes[face], others) >= _SAME_FACE
                 sure[face] = scores[face] > their_scores[same].max(initial=0)
         evidence = np.clip((scores - _NO_EVIDENCE) / (_ALL_EVIDENCE - _NO_EVIDENCE), 0, 1)
         return Detections(boxes, scores, landmarks, evidence, sure)
 
-    def _scored_boxes(self, image: Image, rotation: Rotation) -> tuple[Array, Array]:
-        """Return the boxes [n, 4], in pixels of the image, and scores [n] of faces in the turned image."""
-        turned = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
+    def _scored_boxes(self, image: Image, part: Part, rotation: Rotation) -> tuple[Array, Array]:
+        """Return boxes [n, 4], in pixels of the image, and scores [n] of faces in one of its parts, turned."""
+        left, top, right, bottom = part
+        turned = np.ascontiguousarray(np.rot90(image[top:bottom, left:right], -(rotation // 90)))
         boxes, scores, _ = self._yunet(turned, _MIN_SCORE)
         back = [turned_box(box, 360 - rotation, turned.shape[1], turned.shape[0]) for box in boxes.tolist()]
-        return np.array(back, np.float32).reshape(-1, 4), scores
+        return np.array(back, np.float32).reshape(-1, 4) + np.array([left, top] * 2, np.float32), scores
 
     def _faces(self, image: Image, sides: Sequence[int]) -> Found:
         """Search the image with each of the long sides; return each face once, best first."""
@@ -206,6 +211,17 @@ def _sides(long_side: int) -> list[int]:
     """Return the long sides in pixels at which an image is searched."""
     sides = [side for side in _LONG_SIDES if side <= _MOST_ENLARGED * long_side] or [_LONG_SIDES[0]]
     return sides + [side for beyond, side in _LARGE_IMAGES.items() if long_side > beyond]
+
+
+def _around(boxes: Array, image: Image) -> list[Part]:
+    """Return the parts of the image around boxes [n, 4]; the whole image if they are not smaller together."""
+    height, width = image.shape[:2]
+    sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[:, None]
+    first = np.clip(np.floor(boxes[:, :2] - _AROUND * sides), 0, None).astype(int)
+    last = np.minimum(np.ceil(boxes[:, 2:] + _AROUND * sides), (width, height)).astype(int)
+    if (last - first).prod(axis=1).sum() >= width * height:
+        return [(0, 0, width, height)]
+    return [(left, top, right, bottom) for left, top, right, bottom in np.hstack([first, last]).tolist()]
 
 
 def _close_enough(sides: Sequence[int], share: float) -> int:
