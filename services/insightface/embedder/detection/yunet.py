@@ -154,7 +154,7 @@ class YuNetDetector:
         return Detections(boxes, scores, landmarks, evidence, sure)
 
     def _scored_boxes(self, image: Image, part: Part, rotation: Rotation) -> tuple[Array, Array]:
-        """Return boxes [n, 4], in pixels of the image, and scores [n] of faces in one of its parts, turned."""
+        """Return boxes [n, 4], in pixels of the image, and scores [n] of faces in one part of it, turned."""
         left, top, right, bottom = part
         turned = np.ascontiguousarray(np.rot90(image[top:bottom, left:right], -(rotation // 90)))
         boxes, scores, _ = self._yunet(turned, _MIN_SCORE)
