@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import report, table
 from benchmarks.curves import Curve
+from benchmarks.profiles import read_stacks
 from benchmarks.table import Goal, Row, compared
 
 
@@ -85,3 +86,11 @@ def test_readme_without_its_markers_is_not_overwritten(
 def test_published_figures_name_no_folder_of_the_machine_that_measured_them() -> None:
     for file in (report.README, report.RESULTS):
         assert re.findall(r"(?:^|[\s\"'`(])/(?:home|root|tmp|Users|mnt|work|var)/\S*", file.read_text()) == []
+
+
+def test_stacks_of_one_function_are_one_frame() -> None:
+    root = read_stacks("main;work;wait 3\nmain;work 2\nmain;rest (a) 1\n")
+    (main,) = root.called.values()
+    assert (root.samples, main.samples) == (6, 6)
+    assert {name: frame.samples for name, frame in main.called.items()} == {"work": 5, "rest (a)": 1}
+    assert main.called["work"].called["wait"].samples == 3
