@@ -56,7 +56,7 @@ reference: setup  ## generate docs/configuration.md, docs/api.md and the blockin
 	@$(PY) -m tools.configuration
 	@$(PY) -m tools.api_reference
 
-bench: setup  ## every figure that README and docs quote
+bench: setup  ## the table of benchmarks/README.md, and its plots
 	@$(PY) -m benchmarks
 
 soak: setup  ## ten minutes of mixed traffic at 1.5 times the capacity; SECONDS=120 for two

@@ -55,7 +55,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         goal = ""
         if self.goal is not None:
-            goal = f"{'≤' if self.goal.at_most else '≥'} {self.goal.bound:g}{self.unit}"
+            goal = f"{'≤' if self.goal.at_most else '≥'} {self.goal.bound:.3g}{self.unit}"
         figure = "–" if self.figure is None else f"{_digits(self.figure)}{self.unit}"
         return (self.what, self.against, goal, figure, self.verdict, self.remark)
 

@@ -70,9 +70,9 @@ NOT_RUN: dict[str, str] = {
     "systemctl enable --now age-gender": "the same",
     "cat >> .env": "the settings are those of tests/stack/test_keyed_system.py",
     "python -m benchmarks.accuracy": "needs UTKFace; tests/unit/test_shift.py runs its parts",
-    "agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
-    "agegender extract all-age-faces": "the same",
-    "agegender promote THE_ID_ANSWERED": "the same; tests/stack/test_experiments.py promotes",
+    ".venv/bin/agegender extract utkface": "UTKFace's and All-Age-Faces' licences allow no copy here",
+    ".venv/bin/agegender extract all-age-faces": "the same",
+    ".venv/bin/agegender promote THE_ID_ANSWERED": "the same; tests/stack/test_experiments.py promotes",
     "curl -H 'Content-Type: application/json' --data @docs": "the same; tests/unit/test_recipes.py reads it",
 }
 # As the command line and the trainer's API name a new experiment.
