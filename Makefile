@@ -21,9 +21,9 @@ down:  ## stop what `make up` started
 demo: setup  ## predict, train five folds, promote, predict again
 	@$(PY) -m tools.demo
 
-# Three times as many processes as cores, at most six, since the tests of tests/stack wait for most of their time.
-# These come first, so that the short ones fill the end.
-BESIDE := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) '*' 3) --maxprocesses 6 --dist loadgroup --no-loadscope-reorder -m "not alone"
+# Two processes more than cores, at most five, since the tests of tests/stack wait for half of their time. These
+# come first, so that the short ones fill the end.
+BESIDE := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --maxprocesses 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
 
 # Tests that are marked `alone` measure seconds, memory or load: nothing runs beside them.
 test: setup  ## every test that this machine can run; ends with what was skipped
