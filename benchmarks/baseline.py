@@ -136,7 +136,8 @@ def _latencies() -> list[Row]:
             answer(system, image)
 
         def row(what: str, goal: float, work: Callable[[System], object], repeats: int) -> Row:
-            return compared(what, _AGAINST, goal, lambda: work(ours), lambda: work(theirs), repeats)
+            sides = (lambda: work(ours), lambda: work(theirs))
+            return compared(what, _AGAINST, goal, *sides, repeats, if_missed=_NETWORKS)
 
         def load(system: System) -> None:
             at_once(lambda image: post(system, image), mixed)
@@ -152,15 +153,15 @@ def _latencies() -> list[Row]:
                 f"{name} {_stages([answer(system, image) for _ in range(_ANSWERS)])}"
                 for name, system in (("ours", ours), ("before", theirs))
             ]
-            return replace(found, note="; ".join(stages), if_missed=_NETWORKS)
+            return replace(found, note="; ".join(stages))
 
         unaccounted = statistics.median(_unaccounted(answer(ours, crop)) for _ in range(20))
         return [
             latency(crop, "one small crop", 2.5, 10),
             latency(photograph, "t1.jpg (six faces)", 3, 6),
             latency(phone, "12 megapixels, three faces", 3, 4),
-            replace(row("throughput, 16 clients, one to six faces", 2.5, load, 2), if_missed=_NETWORKS),
-            replace(row("requests of an extraction: eight crops each", 2.5, extract, 4), if_missed=_NETWORKS),
+            row("throughput, 16 clients, one to six faces", 2.5, load, 2),
+            row("requests of an extraction: eight crops each", 2.5, extract, 4),
             Row("unaccounted time of a request", "one small crop", unaccounted, Goal(4, True), " ms"),
         ]
 

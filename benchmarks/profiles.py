@@ -31,7 +31,7 @@ _SECONDS = 12
 _SAMPLES = 100  # per second
 _WIDTH, _HEIGHT = 11.0, 0.13  # inches, of the drawing and of a frame
 _LETTERS, _FEWEST_LETTERS = 200, 4  # that fit the drawing's width; a frame with room for fewer has no name
-_NARROWEST = 0.002  # share of all samples that a frame needs to be drawn
+_NARROWEST = 0.002  # share of one thread's samples that a frame needs to be drawn
 
 
 @dataclass
@@ -90,7 +90,7 @@ def read_stacks(text: str) -> Frame:
 
 
 def _draw(root: Frame, path: Path, title: str) -> None:
-    frames = sorted(_placed(root, 0.0, 0))
+    frames = list(_placed(root, 0.0, 0))
     depth = 1 + max(level for level, *_ in frames)
     figure = Figure(figsize=(_WIDTH, 0.6 + _HEIGHT * depth))
     axes = figure.add_axes((0.005, 0.005, 0.99, 0.99 - 0.4 / figure.get_figheight()), frameon=False)

@@ -154,17 +154,17 @@ def test_images_of_failed_requests_are_freed_by_the_client(
     double: EmbedderDouble, hangs_up: str, fault: str
 ) -> None:
     settings = ClientSettings(proxy_url=failing(fault, double, hangs_up), attempts=2, patience=10)
-    problems: list[Problem] = []
+    statuses: list[int] = []
 
     def ask() -> None:
         with Client(settings) as client:
             try:
                 client.faces(photograph())
             except Problem as problem:
-                problems.append(problem.as_value())
+                statuses.append(problem.status)
 
     assert large_garbage(ask) == []
-    assert problems[0].status >= 429
+    assert statuses[0] >= 429
     if fault == "busy":
         assert len(double.batches) == 2
 
