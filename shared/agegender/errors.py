@@ -55,22 +55,10 @@ class Problem(Exception):
         self.extra = extra
 
     def as_value(self) -> Self:
-        """Return the problem, to keep or to render it, after clearing the frames that raised it.
-
-        They hold images. Some hold themselves, such as those of `contextlib.AsyncExitStack` in which an exit
-        raises, and would live until Python collects garbage. No other task may have raised the problem or its
-        causes: its frames would be cleared too.
-        """
-        errors: list[BaseException | None] = [self]
-        cleared: set[int] = set()
-        while errors:
-            error = errors.pop()
-            if error is not None and id(error) not in cleared:
-                cleared.add(id(error))
-                clear_frames(error.__traceback__)
-                errors += [error.__cause__, error.__context__]
+        """Return the problem, to keep or to render, without its causes and frames (see `forget_frames`)."""
+        forget_frames(self)
         self.__cause__ = self.__context__ = None
-        return self.with_traceback(None)
+        return self
 
     def because_of(self, cause: Exception) -> Self:
         """Return the problem with its cause, which loses its own causes and frames: they hold images."""
@@ -154,6 +142,25 @@ def retry_after_seconds(header: str | None) -> int | None:
     if at.tzinfo is None:  # dates without a zone are in UTC
         at = at.replace(tzinfo=UTC)
     return max(0, math.ceil((at - datetime.now(UTC)).total_seconds()))
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clear the frames that raised an error and its causes, and let the errors forget them.
+
+    They hold images. Some hold themselves, and would live until Python collects garbage: those of
+    `contextlib.AsyncExitStack` in which an exit raises, and those that write to a connection of asyncio which
+    is reset, since the connection keeps the error. No other task may have raised the error or its causes:
+    its frames would be cleared too.
+    """
+    errors: list[BaseException | None] = [error]
+    known: set[int] = set()
+    while errors:
+        one = errors.pop()
+        if one is not None and id(one) not in known:
+            known.add(id(one))
+            clear_frames(one.__traceback__)
+            one.__traceback__ = None
+            errors += [one.__cause__, one.__context__]
 
 
 def problem_in(response: "httpx.Response") -> Problem | None:

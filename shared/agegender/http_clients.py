@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 from pydantic import AfterValidator
 
-from agegender.errors import Problem
+from agegender.errors import Problem, forget_frames
 
 # Domains that exist only in private networks: RFC 6761, 6762, 8375, ICANN's .internal, and others' habits.
 _PRIVATE_DOMAINS = (
@@ -153,18 +153,22 @@ async def exchange(
 
     Raises `httpx.RequestError`, and `ValueError` as soon as the response has more than `max_bytes`.
     """
-    response = await http.send(request, stream=True)
     try:
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > max_bytes:
-                raise ValueError(f"it has more than {max_bytes} bytes")
-    finally:
+        response = await http.send(request, stream=True)
         try:
-            await response.aclose()
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise ValueError(f"it has more than {max_bytes} bytes")
         finally:
-            release(response)
+            try:
+                await response.aclose()
+            finally:
+                release(response)
+    except httpx.TransportError as error:
+        forget_frames(error)
+        raise
     headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
     return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from agegender.errors import Problem
+from agegender.errors import Problem, forget_frames
 from agegender.http_clients import direct_options, release, user_options
 from httpx_sse import connect_sse
 from pydantic import ValidationError
@@ -75,6 +75,7 @@ class Transport:
         try:
             response = http.send(call.request(http))
         except httpx.TransportError as error:
+            forget_frames(error)
             # The error itself holds the request.
             return problem_of_transport(error, str(http.base_url)).because_of(type(error)(str(error)))
         release(response)

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import socket
 import socketserver
+import struct
 import sys
 import threading
 import time
@@ -99,6 +101,20 @@ def hangs_up() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def resets() -> Iterator[str]:
+    """The address of a server that resets each connection at once, while the client still writes."""
+
+    class Reset(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Reset) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 def failing(fault: str, double: EmbedderDouble, hangs_up: str) -> str:
     """The address of a service with this fault."""
     double.reset()
@@ -131,6 +147,25 @@ def test_images_of_failed_requests_between_services_are_freed(
     assert garbage == []
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_images_of_requests_whose_connection_is_reset_are_freed(resets: str, images: int) -> None:
+    """The operating system's error holds the frame that wrote, and the connection holds the error."""
+    failed: list[int] = []
+
+    async def ask() -> None:
+        client = FacesClient(resets)
+        for _ in range(30):  # each is reset at another moment
+            try:
+                await client.faces([photograph()] * images)
+            except Problem as problem:
+                failed.append(problem.status)
+        await client.close()
+
+    garbage = large_garbage(lambda: asyncio.run(ask()))
+    assert failed == [503] * 30
+    assert garbage == []
+
+
 def test_images_of_abandoned_requests_between_services_are_freed(double: EmbedderDouble) -> None:
     double.reset()
     double.fault = "hang"
@@ -149,11 +184,12 @@ def test_images_of_abandoned_requests_between_services_are_freed(double: Embedde
     assert garbage == []
 
 
-@pytest.mark.parametrize("fault", ["unreachable", "hangs up", "busy", "503", "cut"])
+@pytest.mark.parametrize("fault", ["unreachable", "hangs up", "resets", "busy", "503", "cut"])
 def test_images_of_failed_requests_are_freed_by_the_client(
-    double: EmbedderDouble, hangs_up: str, fault: str
+    double: EmbedderDouble, hangs_up: str, resets: str, fault: str
 ) -> None:
-    settings = ClientSettings(proxy_url=failing(fault, double, hangs_up), attempts=2, patience=10)
+    url = resets if fault == "resets" else failing(fault, double, hangs_up)
+    settings = ClientSettings(proxy_url=url, attempts=2, patience=10)
     statuses: list[int] = []
 
     def ask() -> None:
@@ -169,18 +205,21 @@ def test_images_of_failed_requests_are_freed_by_the_client(
         assert len(double.batches) == 2
 
 
+@pytest.mark.parametrize(("fault", "requests"), [("busy", 1), ("resets", 20)])
 async def test_images_of_failed_requests_are_freed_by_the_client_for_asyncio(
-    double: EmbedderDouble, hangs_up: str
+    double: EmbedderDouble, hangs_up: str, resets: str, fault: str, requests: int
 ) -> None:
-    settings = ClientSettings(proxy_url=failing("busy", double, hangs_up), attempts=2, patience=10)
+    url = resets if fault == "resets" else failing(fault, double, hangs_up)
+    settings = ClientSettings(proxy_url=url, attempts=2 if fault == "busy" else 1, patience=10)
 
     async def ask() -> None:
         async with AsyncClient(settings) as client:
-            with pytest.raises(Problem):
-                await client.faces(photograph())
+            for _ in range(requests):
+                with pytest.raises(Problem):
+                    await client.faces(photograph())
 
     garbage = await asyncio.to_thread(lambda: large_garbage(lambda: asyncio.run(ask())))
-    assert len(double.batches) == 2
+    assert fault != "busy" or len(double.batches) == 2
     assert garbage == []
 
 
