@@ -17,6 +17,7 @@ import pytest
 STACK = Path(__file__).parent / "stack"
 # Fixtures of the session that start a system (tests/stack/conftest.py).
 SHARED_SYSTEMS = frozenset({"human_system", "buffalo_system", "shared_trainer"})
+_LONG = 200  # characters or bytes of a parameter
 DURATIONS = Path(__file__).parents[1] / ".run" / "durations.json"  # `make quick` reads it
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -53,6 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid}: only tests in tests/stack may be marked `alone`.")
         shared = SHARED_SYSTEMS.intersection(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group(min(shared, default=item.nodeid.partition("::")[0])))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a long value by its start and length: each process sends its names to the one that distributes."""
+    if isinstance(val, str | bytes) and len(val) > _LONG:
+        return f"{val[:40]!r} and so on, {len(val):,} long"
+    return None
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,16 +23,18 @@ from tests.support.made_heads import promoted_heads
 from tests.support.packs import human_pack_dir
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving, until
+from tools.openapi import FOLDER as OPENAPI
 
 BOUNDED = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 FEW = settings(BOUNDED, max_examples=8)  # a request of many options takes long to make up
 schemathesis.serializer.alias("application/x-amz-json-1.1", "application/json")
-PROXY = schemathesis.openapi.from_dict(create_proxy(ProxySettings()).openapi())
-EMBEDDER = schemathesis.openapi.from_dict(create_embedder(EmbedderSettings()).openapi())
-TRAINER = schemathesis.openapi.from_dict(create_trainer(TrainerSettings()).openapi())
-PREDICTOR = schemathesis.openapi.from_dict(create_predictor(PredictorSettings()).openapi())
+# The services' own documents, by tests/unit/test_openapi.py.
+PROXY, EMBEDDER, TRAINER, PREDICTOR = (
+    schemathesis.openapi.from_path(OPENAPI / f"{name}.json")
+    for name in ("embedder-proxy", "insightface", "trainer", "predictor")
+)
 
 
 @pytest.fixture(scope="module")

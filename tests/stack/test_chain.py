@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from tests.support.system import (
+    BAD_INPUTS,
     SIX_ADULTS,
     assert_six_adults,
-    bad_inputs,
     client_of,
     picture,
     predict,
@@ -51,7 +51,8 @@ def assert_rounded(shown: Any, full: Any) -> None:
         for value, whole in zip(shown, full, strict=True):
             assert_rounded(value, whole)
     else:
-        assert shown == (full if isinstance(shown, str) else pytest.approx(full, rel=0.005, abs=0.001))
+        # Processors differ in the last bits of a network's sums, and so by 0.004 of an entropy.
+        assert shown == (full if isinstance(shown, str) else pytest.approx(full, rel=0.005, abs=0.006))
 
 
 def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_picture(
@@ -80,11 +81,11 @@ def test_log_lines_of_a_request_have_its_id_and_nothing_of_the_client_or_its_pic
         assert str(max(found)) not in text and base64.b64encode(content[:60]).decode() not in text
 
 
-@pytest.mark.parametrize("name", sorted(bad_inputs()))
+@pytest.mark.parametrize("name", BAD_INPUTS)
 def test_bad_input_gets_a_problem_and_the_right_status(stack: Stack, name: str) -> None:
-    content, status = bad_inputs()[name]
+    content, status = BAD_INPUTS[name]
     answer = httpx.post(
-        f"{stack.url('predictor')}/age-gender", files={"image": ("x.jpg", content)}, timeout=60
+        f"{stack.url('predictor')}/age-gender", files={"image": ("x.jpg", content())}, timeout=60
     )
     assert answer.status_code == status, answer.text
     if status == 200:

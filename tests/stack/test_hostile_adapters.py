@@ -12,8 +12,6 @@ from tests.support.predictor_process import PredictorProcess, predictor_process
 from tests.support.predictor_requests import png
 from tests.support.watched import forget_peak, peak, resident
 
-pytestmark = pytest.mark.alone  # it measures memory
-
 # Beyond a process that has answered its first requests. The largest bodies here have 32 MiB, and up to three
 # copies of them exist at a time: body, text or image, and the request to the proxy.
 _MAX_MIB = 160

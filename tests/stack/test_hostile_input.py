@@ -26,8 +26,6 @@ from tests.support.system import SIX_ADULTS
 from tests.support.watched import WORKERS, resident, watching
 from tools.stack import running_stack
 
-pytestmark = pytest.mark.alone  # it measures seconds and memory
-
 _IMPORTED_MIB = 200  # of a worker that has imported what jobs need; others have a quarter of it
 READ_SECONDS = 3.0  # given to a body; the default is 30
 

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import SecretStr
 from trainer.datasets.embedding_set import write_embedding_set
 
+from tests.support.hostile_pictures import flat
 from tests.support.made_faces import made_faces
 from tools.stack import PHOTOGRAPH
 
@@ -98,21 +99,25 @@ def picture(form: str, size: tuple[int, int] = (64, 64), **options: Any) -> byte
     return file.getvalue()
 
 
-@cache
-def bad_inputs() -> dict[str, tuple[bytes, int]]:
-    """Name → bytes and the status that must be answered."""
+def _truncated() -> bytes:
     photograph = SIX_ADULTS.read_bytes()
+    return photograph[: len(photograph) // 2]
+
+
+def _animation() -> bytes:
     frames = [Image.fromarray(np.full((64, 64, 3), shade, np.uint8)) for shade in (0, 128, 255)]
     animation = io.BytesIO()
     frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
-    huge = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(huge, "PNG")
-    return {
-        "0 bytes": (b"", 400),
-        "text as JPEG": (b"this is no picture", 415),
-        "truncated JPEG": (photograph[: len(photograph) // 2], 422),
-        "20,000 x 20,000 PNG": (huge.getvalue(), 413),
-        "animated GIF": (animation.getvalue(), 200),
-        "50 MB body": (b"\xff\xd8" + bytes(50 * 1024 * 1024), 413),
-        "no face": (picture("JPEG"), 200),
-    }
+    return animation.getvalue()
+
+
+# Name → what makes the bytes, and the status that must be answered.
+BAD_INPUTS: dict[str, tuple[Callable[[], bytes], int]] = {
+    "0 bytes": (bytes, 400),
+    "text as JPEG": (lambda: b"this is no picture", 415),
+    "truncated JPEG": (_truncated, 422),
+    "20,000 x 20,000 PNG": (lambda: flat("PNG", (20_000, 20_000), "1"), 413),
+    "animated GIF": (_animation, 200),
+    "50 MB body": (lambda: b"\xff\xd8" + bytes(50 * 1024 * 1024), 413),
+    "no face": (lambda: picture("JPEG"), 200),
+}
