@@ -179,7 +179,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
         **os.environ,
         **{variable(name): str(port) for name, port in ports.items()},
         "DATA_DIR": str(folder / "data"),
-        "WORKERS": "4",
+        "WORKERS": "2",
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
         "CURL_HOME": str(folder),
         "NO_PROXY": "*",

@@ -82,8 +82,8 @@ def test_clocks_that_jump_by_hours_lose_nothing(
     server = life.enter_context(redis_server(tmp_path))
     trainer = Trainer(tmp_path, server.url, free_port())
     life.callback(trainer.stop)
-    trainer.start_api()
-    trainer.start("trainer.worker")  # in a process that has begun with this clock
+    trainer.start_api(forked=False)  # in processes that have begun with this clock
+    trainer.start("trainer.worker")
     experiment = trainer.create(ONE_FOLD)
     for epoch, seconds in ((5, 3600), (30, -3600)):
         trainer.wait_for_epoch(experiment, epoch)

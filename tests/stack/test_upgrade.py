@@ -37,7 +37,7 @@ def started(trainer: Trainer, release: dict[str, str] | None = None) -> None:
     """Start the API and a worker, of the present release or another one."""
     trainer.environment.pop("PYTHONPATH", None)
     trainer.environment |= release or {}
-    trainer.start_api()
+    trainer.start_api(forked=release is None)
     if release:
         trainer.start("trainer.worker")
     else:

@@ -20,10 +20,10 @@ from trainer.runs.scheduler import keep_scheduling
 from trainer.settings import TrainerSettings
 
 from tests.support.embedder_double import SPACE
+from tests.support.nursery import nursery
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.serving import serving, until
 from tests.support.trainer_processes import SOON
-from tests.support.worker_nursery import nursery
 
 SHARD = 2 * CHUNK
 
@@ -32,7 +32,7 @@ class Worker:
     """A real RQ worker process, and the processes of its jobs."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = nursery().fork(environment)
+        self.process = nursery().fork("trainer.worker", environment)
 
     def kill(self) -> None:
         with suppress(psutil.NoSuchProcess):  # it is dead already

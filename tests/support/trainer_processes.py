@@ -16,9 +16,9 @@ from rq.worker import Worker
 from trainer.datasets.embedding_set import write_embedding_set
 
 from tests.support.made_faces import made_faces
+from tests.support.nursery import Forked, nursery
 from tests.support.redis_server import redis_server
 from tests.support.serving import free_port, until
-from tests.support.worker_nursery import ForkedWorker, nursery
 
 REQUEST = {
     "task": "age-gender",
@@ -41,7 +41,7 @@ SOON = {
     "TRAINER_RECONCILE_SECONDS": "1",
 }
 
-Process = subprocess.Popen[bytes] | ForkedWorker
+Process = subprocess.Popen[bytes] | Forked
 
 
 class Trainer:
@@ -62,7 +62,7 @@ class Trainer:
             **environment,
         }
         self.processes: list[Process] = []
-        self.api: subprocess.Popen[bytes] | None = None
+        self.api: Process | None = None
         self.http = httpx.Client(base_url=self.url, timeout=60)
         write_embedding_set(self.data_dir, "made", "images", made_faces(600), {"kind": "made up"})
 
@@ -81,16 +81,21 @@ class Trainer:
         self.processes.append(process)
         return process
 
-    def start_worker(self) -> ForkedWorker:
+    def start_worker(self) -> Forked:
         """Start a worker from the session's nursery, which saves the seconds of its imports."""
-        worker = nursery().fork(self.environment)
+        worker = nursery().fork("trainer.worker", self.environment)
         self.processes.append(worker)
         return worker
 
-    def start_api(self) -> subprocess.Popen[bytes]:
-        process = self.api = self.start("trainer")
+    def start_api(self, *, forked: bool = True) -> Process:
+        """Start the API in the same way, or as a new process, and wait until it is ready."""
+        if forked:
+            self.api = nursery().fork("trainer", self.environment)
+            self.processes.append(self.api)
+        else:
+            self.api = self.start("trainer")
         until(self.ready, "the trainer is ready", 240, 0.1)
-        return process
+        return self.api
 
     def ready(self) -> bool:
         try:

@@ -1,8 +1,9 @@
-"""Real workers in a moment: processes forked from one that has imported all that `trainer.worker` imports.
+"""The trainer's real programs in a moment: processes forked from one that has imported all that they import.
 
-A worker imports torch, scikit-learn and TensorBoard for seconds before it takes its first job. One process
-of the test session does that once; each worker is a fork of it that runs the same `trainer.worker.main`, with
-an environment, a session and outputs of its own. It is killed, suspended and cut off like any other process.
+A worker imports torch, scikit-learn and TensorBoard for seconds before it takes its first job, and the API
+imports FastAPI for another. One process of the test session does that once; each program is a fork of it that
+runs the same `main`, with an environment, a session and outputs of its own. It is killed, suspended and cut
+off like any other process.
 """
 
 import atexit
@@ -12,16 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import psutil
 
 _MESSAGE = 1 << 20
+_READ_AT_THE_START = ("PYTHONPATH", "LD_PRELOAD")  # of a process
+Program = Literal["trainer", "trainer.worker"]
 
 
-class ForkedWorker:
+class Forked:
     """The part of `subprocess.Popen` that tests use, for a process that is no child of ours."""
 
     def __init__(self, pid: int) -> None:
@@ -45,7 +48,7 @@ class ForkedWorker:
 
 
 class Nursery:
-    """The process that workers are forked from; it ends with the one that made it."""
+    """The process that programs are forked from; it ends with the one that made it."""
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -55,13 +58,15 @@ class Nursery:
             )
         atexit.register(self._close)
 
-    def fork(self, environment: Mapping[str, str]) -> ForkedWorker:
-        """Start a worker with this environment, and with the outputs that we have now."""
-        message = json.dumps(dict(environment)).encode()
+    def fork(self, program: Program, environment: Mapping[str, str]) -> Forked:
+        """Start a program with this environment, and with the outputs that we have now."""
+        for name in _READ_AT_THE_START:
+            assert environment.get(name) == os.environ.get(name), f"{name} would have no effect on a fork"
+        message = json.dumps([program, dict(environment)]).encode()
         socket.send_fds(self._ours, [message], [1, 2])
         answer = self._ours.recv(_MESSAGE)
-        assert answer, f"the nursery of workers ended with {self._process.wait(10)}; see its output"
-        return ForkedWorker(int(answer))
+        assert answer, f"the nursery ended with {self._process.wait(10)}; see its output"
+        return Forked(int(answer))
 
     def _close(self) -> None:
         self._ours.close()
@@ -75,13 +80,17 @@ def nursery() -> Nursery:
 
 
 def main() -> None:
+    import trainer.app
+    from trainer.__main__ import main as serve
     from trainer.jobs import preload
     from trainer.worker import main as work
 
+    assert trainer.app
+    programs = {"trainer": serve, "trainer.worker": work}
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     preload()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets workers that end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets programs that end
     with socket.socket(fileno=int(sys.argv[1])) as caller:
         while True:
             message, outputs, _, _ = socket.recv_fds(caller, _MESSAGE, 2)
@@ -90,13 +99,14 @@ def main() -> None:
             pid = os.fork()
             if pid == 0:
                 caller.close()
-                _become_worker(json.loads(message), outputs, work)
+                name, environment = json.loads(message)
+                _become(programs[name], environment, outputs)
             for output in outputs:
                 os.close(output)
             caller.send(str(pid).encode())
 
 
-def _become_worker(environment: dict[str, str], outputs: list[int], work: object) -> NoReturn:
+def _become(program: Callable[[], None], environment: dict[str, str], outputs: list[int]) -> NoReturn:
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a worker waits for its job's process
@@ -106,8 +116,7 @@ def _become_worker(environment: dict[str, str], outputs: list[int], work: object
             os.close(output)
         os.environ.clear()
         os.environ.update(environment)
-        assert callable(work)
-        work()
+        program()
         status = 0
     finally:
         sys.stdout.flush()
