@@ -35,8 +35,9 @@ def old_release(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def started(trainer: Trainer, release: dict[str, str] | None = None) -> None:
     """Start the API and a worker, of the present release or another one."""
+    ours = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
     trainer.environment.pop("PYTHONPATH", None)
-    trainer.environment |= release or {}
+    trainer.environment |= ours if release is None else release
     trainer.start_api(forked=release is None)
     if release:
         trainer.start("trainer.worker")
