@@ -83,7 +83,7 @@ def test_memory_of_redis_and_space_on_the_volume_are_measured(tmp_path: Path) ->
             server.client.set("large", b"x" * 4_000_000)
             after = gauges(url)
     grown = after["trainer_redis_memory_bytes"] - before["trainer_redis_memory_bytes"]
-    assert 4_000_000 <= grown < 8_000_000
+    assert 3_900_000 <= grown < 8_000_000  # Redis frees buffers of connections, 30 kB here, when it likes
     assert after["trainer_redis_memory_limit_bytes"] == 64_000_000
     assert after["trainer_volume_size_bytes"] == shutil.disk_usage(tmp_path).total
     assert 0 < after["trainer_volume_free_bytes"] <= after["trainer_volume_size_bytes"]
