@@ -25,7 +25,7 @@ demo: setup  ## predict, train five folds, promote, predict again
 # come first, so that the short ones fill the end.
 BESIDE := -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --maxprocesses 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
 
-# Tests that are marked `alone` measure seconds or load: nothing runs beside them.
+# Tests that are marked `alone` measure recovery or load: nothing runs beside them.
 test: setup  ## every test that this machine can run; ends with what was skipped
 	@mkdir -p .run && rm -f .run/skipped; export SKIPPED=.run/skipped; failed=0; \
 	$(PY) $(BESIDE) $(PYTEST) tests/stack tests/browser tests/contract tests/unit || failed=1; \

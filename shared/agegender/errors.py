@@ -148,9 +148,9 @@ def forget_frames(error: BaseException) -> None:
     """Clear the frames that raised an error and its causes, and let the errors forget them.
 
     They hold images. Some hold themselves, and would live until Python collects garbage: those of
-    `contextlib.AsyncExitStack` in which an exit raises, and those that write to a connection of asyncio which
-    is reset, since the connection keeps the error. No other task may have raised the error or its causes:
-    its frames would be cleared too.
+    `contextlib.AsyncExitStack` in which an exit raises, and those that were writing when a connection of
+    asyncio was reset, since the connection keeps the error. No other task may have raised the error or its
+    causes, and no caller may be handling another error that it still needs: their frames are cleared too.
     """
     errors: list[BaseException | None] = [error]
     known: set[int] = set()

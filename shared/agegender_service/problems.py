@@ -9,6 +9,7 @@ from agegender.keys import ApiKey
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -84,7 +85,8 @@ async def _render_http_exception(request: Request, error: Exception) -> Response
     problem = Problem(_SLUGS.get(error.status_code, "http-error"), error.status_code, detail)
     response = problem_response(problem, request.scope)
     if error.status_code == 405:
-        response.headers["Allow"] = _methods(request) or (error.headers or {}).get("Allow", "")
+        allowed = await run_in_threadpool(_methods, request)
+        response.headers["Allow"] = allowed or (error.headers or {}).get("Allow", "")
     return response
 
 

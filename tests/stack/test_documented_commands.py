@@ -25,7 +25,7 @@ from tools.machine import PORTS, variable
 from tools.stack import free_ports
 
 HERE = "test_make_demo"
-SERVED = "`make up` is what the commands here are run against"
+SERVED = "`make up`, with two workers, is what the commands here are run against"
 # How each command is run: here, in another test, or not, with the reason.
 HOW: dict[str, str] = {
     "make demo": HERE,

@@ -13,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Literal, NoReturn
 
 import psutil
+from agegender_service import quick_imports
 
 _MESSAGE = 1 << 20
 _READ_AT_THE_START = ("PYTHONPATH", "LD_PRELOAD")  # of a process
@@ -51,6 +53,7 @@ class Nursery:
     """The process that programs are forked from; it ends with the one that made it."""
 
     def __init__(self) -> None:
+        self._environment = {name: os.environ.get(name) for name in _READ_AT_THE_START}
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -60,8 +63,8 @@ class Nursery:
 
     def fork(self, program: Program, environment: Mapping[str, str]) -> Forked:
         """Start a program with this environment, and with the outputs that we have now."""
-        for name in _READ_AT_THE_START:
-            assert environment.get(name) == os.environ.get(name), f"{name} would have no effect on a fork"
+        for name, value in self._environment.items():
+            assert environment.get(name) == value, f"{name} would have no effect on a fork"
         message = json.dumps([program, dict(environment)]).encode()
         socket.send_fds(self._ours, [message], [1, 2])
         answer = self._ours.recv(_MESSAGE)
@@ -80,10 +83,11 @@ def nursery() -> Nursery:
 
 
 def main() -> None:
-    import trainer.app
-    from trainer.__main__ import main as serve
-    from trainer.jobs import preload
-    from trainer.worker import main as work
+    with quick_imports():
+        import trainer.app
+        from trainer.__main__ import main as serve
+        from trainer.jobs import preload
+        from trainer.worker import main as work
 
     assert trainer.app
     programs = {"trainer": serve, "trainer.worker": work}
@@ -118,6 +122,8 @@ def _become(program: Callable[[], None], environment: dict[str, str], outputs: l
         os.environ.update(environment)
         program()
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

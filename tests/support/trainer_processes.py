@@ -94,8 +94,10 @@ class Trainer:
             self.processes.append(self.api)
         else:
             self.api = self.start("trainer")
-        until(self.ready, "the trainer is ready", 240, 0.1)
-        return self.api
+        api = self.api
+        until(lambda: self.ready() or api.poll() is not None, "the trainer is ready", 240, 0.1)
+        assert api.poll() is None, "the trainer ended; see its output"
+        return api
 
     def ready(self) -> bool:
         try:

@@ -1,12 +1,19 @@
 """The HTTP interfaces as OpenAPI documents: complete with examples, and never changed by accident."""
 
+import asyncio
 import json
+import re
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
-from agegender_service.inputs import operations, route_examples
+from agegender_service import inputs
+from agegender_service.inputs import inputs_in, operations, route_examples
+from fastapi.openapi.utils import get_openapi
+from fastapi.testclient import TestClient
 from jsonschema_rs import Draft202012Validator
 
 from tools.openapi import FOLDER, applications, openapi_text
@@ -62,14 +69,53 @@ def test_examples_of_routes_that_are_gone_are_gone() -> None:
     assert set(route_examples(*files)) <= routes
 
 
+@pytest.fixture
+def threads_that_change_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("threads_that_change_often")
 def test_document_is_generated_once_for_first_requests_that_come_together() -> None:
     """FastAPI fails with KeyError, and the requests with 500, if two threads generate it."""
     app = applications()["predictor"]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            documents = [future.result() for future in [pool.submit(app.openapi) for _ in range(4)]]
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(4) as pool:
+        documents = [future.result() for future in [pool.submit(app.openapi) for _ in range(4)]]
     assert all(document is documents[0] for document in documents)
+
+
+@pytest.mark.usefixtures("threads_that_change_often")
+async def test_route_is_described_once_for_first_requests_that_come_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described: list[Any] = []
+
+    def counted(**options: Any) -> dict[str, Any]:
+        described.extend(options["routes"])
+        return get_openapi(**options)
+
+    monkeypatch.setattr(inputs, "get_openapi", counted)
+    app = applications()["predictor"]
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client:
+        asked = [client.get(path, params={"wrong": 1}) for _ in range(10) for path in ("/models", "/v2")]
+        asked += [client.get("/openapi.json") for _ in range(4)]
+        answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [422] * 20 + [200] * 4
+    assert len(described) == 2
+
+
+@pytest.mark.parametrize("name", ["predictor", "trainer"])
+def test_route_described_by_itself_has_the_inputs_of_the_document(name: str) -> None:
+    document = json.loads((FOLDER / f"{name}.json").read_text())
+    app = applications()[name]
+    client = TestClient(app, raise_server_exceptions=False)
+    for route, operation in operations(document):
+        if "page" not in operation["tags"] and not route.endswith("/events"):
+            method, path = route.split(" ")
+            client.request(method, re.sub(r"{\w+}", "unknown", path))
+    known = app.state.known_inputs
+    assert len(known) > 10
+    assert known == {route: one for route, one in inputs_in(document).items() if route in known}
