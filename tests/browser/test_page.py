@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.chain import SIX_ADULTS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 SCREENSHOTS = os.environ.get("AGEGENDER_SCREENSHOTS")  # a folder for those of docs/images
 
@@ -127,6 +127,23 @@ def test_wider_interval_can_be_selected(new_page: NewPage, astronaut: Path) -> N
     page.wait_for_selector("text=90 % sure")
     page.select_option("#coverage", "0.5")
     page.wait_for_selector("text=50 % sure")
+
+
+def test_answer_that_comes_late_does_not_replace_the_one_of_the_last_coverage(
+    new_page: NewPage, astronaut: Path
+) -> None:
+    page = new_page()
+    choose(page, astronaut)
+    page.wait_for_selector("text=90 % sure")
+    held: list[Route] = []
+    page.route("**/age-gender?coverage=0.5", lambda route: held.append(route))
+    page.select_option("#coverage", "0.5")
+    page.select_option("#coverage", "0.8")
+    page.wait_for_selector("text=80 % sure")
+    with page.expect_response("**/age-gender?coverage=0.5"):
+        held[0].continue_()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 100))")
+    assert page.get_by_text("80 % sure").is_visible()
 
 
 def test_card_rounds_the_interval_outwards(new_page: NewPage, astronaut: Path) -> None:

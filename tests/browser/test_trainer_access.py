@@ -1,6 +1,7 @@
 """The trainer's page by keyboard, by screen reader, on a telephone and in the dark, and what it rejects."""
 
 import io
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +171,89 @@ def test_faces_and_labels_are_opened_by_keyboard(page: "Page") -> None:
         own.get_by_role("combobox", name="Age", exact=True).select_option(label="none")
     own.get_by_text("unknown").first.wait_for()
     assert page.evaluate("document.activeElement.name") == "age_column"
+
+
+def held_first(page: "Page", path: str) -> "list[Route]":
+    """Hold the page's next request to a path until the test continues it; later ones pass."""
+    held: list[Route] = []
+
+    def hold(route: "Route") -> None:
+        route.continue_() if held else held.append(route)
+
+    page.route(path, hold)
+    return held
+
+
+def release(page: "Page", held: "list[Route]", path: str) -> None:
+    with page.expect_response(path):
+        held[0].continue_()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 100))")  # the page has read the answer
+
+
+def test_answer_that_comes_late_does_not_replace_the_last_choice(page: "Page", data_dir: Path) -> None:
+    folder = data_dir / "coded"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(jpeg())
+    (folder / "people.csv").write_text("file,age,gender\na.jpg,30,0\nb.jpg,40,1\n")
+    try:
+        page.reload()
+        coded = page.locator("#datasets article", has=page.get_by_role("heading", name="coded"))
+        coded.get_by_role("button", name="Labels").click()
+        coded.get_by_label("Gender “0” means").wait_for()
+        held = held_first(page, "**/datasets/coded/labels?*")
+        coded.get_by_label("Gender “0” means").select_option("male")
+        coded.get_by_label("Gender “1” means").select_option("female")
+        coded.get_by_text("2 of 2 rows").wait_for()
+        release(page, held, "**/datasets/coded/labels?*")
+        assert coded.get_by_text("2 of 2 rows").is_visible()
+        assert coded.get_by_label("Gender “1” means").input_value() == "female"
+        assert coded.get_by_role("button", name="Use these labels").is_enabled()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_list_that_comes_late_does_not_remove_a_data_set(page: "Page", data_dir: Path) -> None:
+    held: list[tuple[Route, Any]] = []
+
+    def hold(route: "Route") -> None:  # with the answer from before the upload
+        route.continue_() if held else held.append((route, route.fetch()))
+
+    page.route("**/datasets?*", hold)
+    page.evaluate("import('/page/datasets.js').then((module) => void module.listDatasets())")
+    files = [
+        {"name": name, "mimeType": "", "buffer": content}
+        for name, content in (("a.jpg", jpeg()), ("people.csv", b"file,age,gender\na.jpg,30,f\n"))
+    ]
+    page.set_input_files("#files", files)  # type: ignore[arg-type]
+    page.get_by_label("Name of the data set").fill("late")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    late = page.locator("#datasets article", has=page.get_by_role("heading", name="late"))
+    late.wait_for()
+    route, old = held[0]
+    route.fulfill(response=old)
+    page.evaluate("() => new Promise((done) => setTimeout(done, 100))")
+    assert late.is_visible()
+    shutil.rmtree(data_dir / "late")
+
+
+def test_report_that_comes_late_does_not_mix_with_the_last_one(page: "Page") -> None:
+    open_tab(page, "Report")
+    experiments = page.locator("#report select")
+    first, second, third = (
+        option.get_attribute("value") for option in experiments.locator("option").all()[:3]
+    )
+    assert experiments.input_value() == first
+    held = held_first(page, "**/report?format=json")
+    with page.expect_request("**/report?format=json"):
+        experiments.select_option(second)
+    with page.expect_response("**/predictions?format=json"):
+        experiments.select_option(third)
+    release(page, held, "**/report?format=json")
+    page.locator("#report table").first.wait_for()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 500))")
+    assert experiments.input_value() == third
+    assert page.get_by_role("heading", name="Predicted against true age").count() == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -42,14 +42,14 @@ async function addFiles(files) {
   if (others) showStatus(`${byId("status").textContent}. Skipped, not an image: ${others}.`, true);
 }
 
+// An answer counts only if no other coverage was asked for meanwhile.
 async function requestPrediction(picture) {
-  picture.error = null;
-  try {
-    picture.answer = await predict(picture.file, picture.file.name, byId("coverage").value);
-  } catch (error) {
-    picture.answer = null;
-    picture.error = error.message;
-  }
+  const mine = (picture.asked = Symbol());
+  const result = await predict(picture.file, picture.file.name, byId("coverage").value).then(
+    (answer) => ({ answer, error: null }),
+    (error) => ({ answer: null, error: error.message }),
+  );
+  if (picture.asked === mine) Object.assign(picture, result);
 }
 
 async function show(picture) {

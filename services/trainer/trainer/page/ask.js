@@ -11,6 +11,19 @@ export async function ask(path, options = {}) {
 export const post = (path, body) =>
   ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
+// Return a function that asks and draws the answer. If it is called again before the answer is there, only the last
+// call's answer is drawn, for all of them: answers may arrive in another order than they were asked for.
+export function drawLast(asked, draw) {
+  let last;
+  return (...given) => {
+    const call = asked(...given).then(
+      (answer) => (call === last ? draw(answer) : last),
+      (error) => (call === last ? Promise.reject(error) : last),
+    );
+    return (last = call);
+  };
+}
+
 // Whether an error is the problem of that name.
 export const isProblem = (error, name) => String(error.problem?.type).endsWith(`:${name}`);
 

@@ -1,7 +1,7 @@
 // The figures of experiments, alone and side by side with the options in which they differ.
 import { decimals, duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { ask, report } from "./ask.js";
+import { ask, drawLast, report } from "./ask.js";
 
 const place = document.querySelector("#comparison");
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -24,19 +24,23 @@ export const figureList = (status) =>
 
 export async function compare(ids, message) {
   try {
-    const found = await Promise.all(ids.map(async (id) => ({
-      status: await ask(`/experiments/${id}`),
-      options: flat((await ask(`/experiments/${id}/report?format=json`)).experiment.options),
-    })));
-    const others = new URLSearchParams(ids.slice(1).map((id) => ["with", id]));
-    const paired = await ask(`/experiments/${ids[0]}/paired-comparison?${others}`).catch((error) => ({ problem: error.message }));
-    draw(found, paired);
+    await drawComparison(ids);
   } catch (error) {
     report(message, error.message, true);
   }
 }
 
-function draw(found, paired) {
+const drawComparison = drawLast(async (ids) => {
+  const found = await Promise.all(ids.map(async (id) => ({
+    status: await ask(`/experiments/${id}`),
+    options: flat((await ask(`/experiments/${id}/report?format=json`)).experiment.options),
+  })));
+  const others = new URLSearchParams(ids.slice(1).map((id) => ["with", id]));
+  const paired = await ask(`/experiments/${ids[0]}/paired-comparison?${others}`).catch((error) => ({ problem: error.message }));
+  return { found, paired };
+}, draw);
+
+function draw({ found, paired }) {
   const table = element("table");
   table.createCaption().textContent = "Out-of-fold figures, and options that differ";
   const head = table.createTHead().insertRow();

@@ -2,7 +2,7 @@
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
 import { eachEvent } from "/web/key.js";
-import { ask, datasetPath, isProblem, post, report } from "./ask.js";
+import { ask, datasetPath, drawLast, isProblem, post, report } from "./ask.js";
 import { showFaces } from "./faces.js";
 import { showLabels } from "./labels.js";
 
@@ -21,8 +21,7 @@ export function startDatasets(options) {
   return listDatasets();
 }
 
-export async function listDatasets() {
-  const found = await ask("/datasets?all_folders=true");
+export const listDatasets = drawLast(() => ask("/datasets?all_folders=true"), (found) => {
   const names = new Set(found.map(({ name }) => name));
   for (const [name, { card }] of cards) {
     if (names.has(name)) continue;
@@ -32,7 +31,7 @@ export async function listDatasets() {
   for (const one of found) show(one);
   if (!found.length) list.replaceChildren(element("p", { className: "hint" }, "There is no data set yet."));
   changed(found);
-}
+});
 
 // Show the labels of a data set that was just uploaded, or its faces if they need no choice.
 export async function openUploaded({ name, format, tables }) {

@@ -41,6 +41,7 @@ export async function showFaces(place, dataset) {
   place.replaceChildren(element("h3", {}, "Faces with labels"), list, more, message);
   let first = 0;
   async function next() {
+    more.disabled = true; // or a second click would ask for the same rows
     try {
       const rows = await ask(datasetPath(dataset, `/images?first=${first}&rows=${PAGE}`));
       add(list, rows.map((row) => ({ dataset, file: row.file, text: labelText(row) })));
@@ -51,6 +52,7 @@ export async function showFaces(place, dataset) {
       more.hidden = true;
       report(message, error.message, true);
     }
+    more.disabled = false;
   }
   more.addEventListener("click", next);
   await next();

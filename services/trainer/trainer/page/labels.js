@@ -1,6 +1,6 @@
 // Shows how the labels of a folder are read, lets the user correct columns and gender words, and writes labels.csv.
 import { element } from "/web/elements.js";
-import { ask, datasetPath, post, report } from "./ask.js";
+import { ask, datasetPath, drawLast, post, report } from "./ask.js";
 
 const ROLES = { file_column: "Image name", age_column: "Age", gender_column: "Gender" };
 
@@ -12,10 +12,14 @@ export async function showLabels(place, name, written) {
   const content = element("div");
   place.replaceChildren(content, message);
 
-  async function look() {
+  const read = drawLast(() => {
     const query = new URLSearchParams(Object.entries({ ...choice, map: asText(choice.map) }).filter(([, value]) => value !== undefined));
+    return ask(datasetPath(name, `/labels?${query}`));
+  }, draw);
+
+  async function look() {
     try {
-      draw(await ask(datasetPath(name, `/labels?${query}`)));
+      await read();
       report(message, "");
     } catch (error) {
       report(message, error.message, true);

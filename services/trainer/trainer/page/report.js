@@ -1,7 +1,7 @@
 // The report of an experiment: figures first, predicted against true age, the worst errors, tables, and files to save.
 import { decimals } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { ask, datasetPath, report, save } from "./ask.js";
+import { ask, datasetPath, drawLast, report, save } from "./ask.js";
 import { drawScatter } from "./charts.js";
 import { figureList } from "./compare.js";
 import { gallery } from "./faces.js";
@@ -21,26 +21,34 @@ export function startReports() {
 // Called when the tab is selected.
 export async function openReport() {
   try {
-    const finished = (await ask("/experiments")).filter(({ state }) => state === "finished");
-    field.replaceChildren(...finished.map((one) => new Option(one.name ? `${one.name} (${one.id})` : one.id, one.id)));
-    report(message, finished.length ? "" : "No experiment is finished yet.");
-    const status = finished.find(({ id }) => id === argumentOf("report")) ?? finished[0];
-    if (!status) return content.replaceChildren();
-    field.value = status.id;
-    const version = `${status.id} ${status.results?.finished}`; // a refit renews the report
-    if (shown !== version) await draw(status);
-    shown = version;
+    await drawReport();
   } catch (error) {
     report(message, error.message, true);
   }
 }
 
-async function draw(status) {
+const drawReport = drawLast(read, draw);
+
+async function read() {
+  const finished = (await ask("/experiments")).filter(({ state }) => state === "finished");
+  const status = finished.find(({ id }) => id === argumentOf("report")) ?? finished[0];
+  const version = status && `${status.id} ${status.results?.finished}`; // a refit renews the report
+  if (!status || shown === version) return { finished, status, version };
   const path = `/experiments/${status.id}`;
-  content.replaceChildren(element("dl", { className: "figures" }, ...figureList(status)), files(path, status.id));
   const summary = await ask(`${path}/report?format=json`);
   const faces = await ask(`${path}/predictions?format=json`);
   const sets = await Promise.all(status.datasets.map((name) => ask(datasetPath(name)).catch(() => null)));
+  return { finished, status, version, summary, faces, sets };
+}
+
+function draw({ finished, status, version, summary, faces, sets }) {
+  field.replaceChildren(...finished.map((one) => new Option(one.name ? `${one.name} (${one.id})` : one.id, one.id)));
+  report(message, finished.length ? "" : "No experiment is finished yet.");
+  if (!status) return content.replaceChildren();
+  field.value = status.id;
+  if (shown === version) return;
+  shown = version;
+  content.replaceChildren(element("dl", { className: "figures" }, ...figureList(status)), files(`/experiments/${status.id}`, status.id));
   const withImages = new Set(sets.filter((one) => one?.format).map(({ name }) => name));
   const pictures = (some, text) => gallery(some.map((face) =>
     ({ dataset: face.dataset, file: face.file, text: text(face), hasImage: withImages.has(face.dataset) })));
