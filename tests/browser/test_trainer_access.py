@@ -256,6 +256,17 @@ def test_report_that_comes_late_does_not_mix_with_the_last_one(page: "Page") -> 
     assert page.get_by_role("heading", name="Predicted against true age").count() == 1
 
 
+def test_report_that_cannot_be_read_leaves_no_other_one_in_its_place(page: "Page") -> None:
+    open_tab(page, "Report")
+    page.route("**/report?format=json", lambda route: route.abort())
+    page.locator("#report select").select_option(index=1)
+    page.locator("#report .message.error").wait_for()
+    assert page.locator("#report table").count() == 0
+    page.unroute("**/report?format=json")
+    page.locator("#report select").select_option(index=0)  # the one that was drawn before
+    page.locator("#report table").first.wait_for()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out_and_fit_on_a_telephone(page: "Page", scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

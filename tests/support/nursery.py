@@ -84,12 +84,11 @@ def nursery() -> Nursery:
 
 def main() -> None:
     with quick_imports():
-        import trainer.app
+        import trainer.app  # noqa: F401  which `serve` imports
         from trainer.__main__ import main as serve
         from trainer.jobs import preload
         from trainer.worker import main as work
 
-    assert trainer.app
     programs = {"trainer": serve, "trainer.worker": work}
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -13,6 +13,6 @@ def test_group_of_a_test_reaches_the_scheduler(request: pytest.FixtureRequest) -
 
 @pytest.mark.parametrize("content", [b"x" * 10_000_000])
 def test_name_of_a_test_does_not_hold_its_data(request: pytest.FixtureRequest, content: bytes) -> None:
-    """Each process sends all names to that which distributes the tests: with data, 24 MB and ten seconds."""
+    """Names with their data were 24 MB in each process, and delayed the first test by ten seconds."""
     assert "10,000,000 long" in request.node.nodeid
     assert max(len(item.nodeid) for item in request.session.items) < 600

@@ -20,9 +20,12 @@ export function startReports() {
 
 // Called when the tab is selected.
 export async function openReport() {
+  report(message, "Reading the report …");
   try {
     await drawReport();
   } catch (error) {
+    shown = null;
+    content.replaceChildren(); // the report that was drawn before is not that of the selected experiment
     report(message, error.message, true);
   }
 }
@@ -46,7 +49,7 @@ function draw({ finished, status, version, summary, faces, sets }) {
   report(message, finished.length ? "" : "No experiment is finished yet.");
   if (!status) return content.replaceChildren();
   field.value = status.id;
-  if (shown === version) return;
+  if (!faces) return; // it is drawn already
   shown = version;
   content.replaceChildren(element("dl", { className: "figures" }, ...figureList(status)), files(`/experiments/${status.id}`, status.id));
   const withImages = new Set(sets.filter((one) => one?.format).map(({ name }) => name));
