@@ -31,6 +31,11 @@ def test_tests_that_name_a_changed_file_run() -> None:
     assert quick.distances(["docs/troubleshooting.md"])["tests/unit/test_troubleshooting.py"] == 1
 
 
+def test_tests_that_read_every_file_run_after_any_change() -> None:
+    near = quick.distances(["tests/browser/test_page.py"])  # which no unit or contract test imports
+    assert near == dict.fromkeys(quick.EVERY_CHANGE, 1)
+
+
 def test_nearest_tests_fill_the_budget_and_changed_ones_always_run() -> None:
     near = {"far.py": 3, "near.py": 1, "long.py": 1, "changed.py": 0}
     durations = {"far.py": 1.0, "near.py": 20.0, "long.py": 60.0, "changed.py": 100.0}
