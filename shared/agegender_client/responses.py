@@ -127,6 +127,8 @@ class Labels(_Response):
     file_column: str | None = None
     age_column: str | None = None
     gender_column: str | None = None
+    subject_column: str | None = None
+    fold_column: str | None = None
     genders: dict[str, str | None] = {}
     examples: list[ExampleRow] = []
     rows: int

@@ -102,7 +102,7 @@ def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(
     sentence = (
         f"{IMAGES} of {IMAGES + 6} faces (1 bad-file-name, e.g. ../outside.png; "
         "1 image-missing, e.g. gone.jpg; "
-        "1 link-outside, e.g. link.png; 1 no-age, e.g. unknown.png; 1 repeated-row, e.g. 000.png; "
+        "1 link-outside, e.g. link.png; 1 no-age, e.g. unknown.png: 'old'; 1 repeated-row, e.g. 000.png; "
         "1 unreadable-image, e.g. text.jpg)"
     )
     assert (meta_data["summary"], extracted["summary"]) == (sentence, sentence)
@@ -110,6 +110,7 @@ def test_faces_come_out_with_their_labels_and_the_rest_with_reasons(
     assert (ended["summary"], ended["faces"], ended["removed"]) == (sentence, IMAGES, meta_data["removed"])
     notes = (system.data_dir / "faces" / SPACE.id / "removed-images.jsonl").read_text()
     assert '{"file": "text.jpg", "reason": "unreadable-image"}' in notes
+    assert '{"file": "unknown.png", "reason": "no-age", "cell": "old"}' in notes
     until(lambda: not list(system.data_dir.glob("faces/*/extract-images")), "the work is cleared away")
     (listed,) = system.client.get("/datasets").json()
     assert (listed["name"], listed["kind"], listed["variants"]) == ("faces", "labels.csv", ["images"])
@@ -249,12 +250,12 @@ def test_data_set_with_a_blank_in_its_name_and_no_readable_row_fails_with_the_co
     system.start_worker()
     system.extract("My faces (1)")
     ended = system.ended("My faces (1)")
-    counts = "0 of 3 faces (2 gender-not-mapped, e.g. a.jpg; 1 age-out-of-range, e.g. c.jpg)"
+    counts = "0 of 3 faces (2 gender-not-mapped, e.g. a.jpg: '0'; 1 age-out-of-range, e.g. c.jpg: '140')"
     assert (ended["state"], ended["faces"], ended["summary"]) == ("failed", 0, counts)
     assert counts in ended["problem"]["detail"] and "--gender 0=male" in ended["problem"]["detail"]
     system.extract("My faces (1)", genders={"0": "male", "1": "female"})
     ended = system.ended("My faces (1)")
-    counts = "0 of 3 faces (2 image-missing, e.g. a.jpg; 1 age-out-of-range, e.g. c.jpg)"
+    counts = "0 of 3 faces (2 image-missing, e.g. a.jpg; 1 age-out-of-range, e.g. c.jpg: '140')"
     assert (ended["state"], ended["summary"]) == ("failed", counts)
     answer = system.client.post("/datasets/Adience/extract", json={"genders": {"0": "m"}})
     assert answer.status_code == 404

@@ -1,7 +1,13 @@
-"""MATLAB level 5 files, element by element, so that tests can state what is not there."""
+"""MATLAB level 5 files: IMDB-WIKI's tables, and element by element, to state what is not there."""
 
 import struct
 import zlib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import savemat
 
 
 def element(kind: int, content: bytes) -> bytes:
@@ -32,3 +38,26 @@ def nested_cells(depth: int) -> bytes:
 def compressed(content: bytes) -> bytes:
     packed = zlib.compress(content, 9)
     return struct.pack("<II", 15, len(packed)) + packed
+
+
+def matlab_day(year: int, month: int, day: int) -> int:
+    return date(year, month, day).toordinal() + 366
+
+
+def write_wiki(folder: Path, rows: list[tuple[str, float, float, float, str]], compress: bool = True) -> Path:
+    def cells(values: list[str]) -> Any:
+        column = np.empty((1, len(values)), dtype=object)
+        column[0, :] = values
+        return column
+
+    files, births, genders, taken, names = zip(*rows, strict=True)
+    table = {
+        "dob": np.array([births]),
+        "photo_taken": np.array([taken]),
+        "full_path": cells(list(files)),
+        "gender": np.array([genders]),
+        "name": cells(list(names)),
+        "face_score": np.full((1, len(rows)), -np.inf),
+    }
+    savemat(folder / "wiki.mat", {"wiki": table}, do_compression=compress)
+    return folder / "wiki.mat"

@@ -147,8 +147,8 @@ def test_everything_removed_is_in_the_meta_data_and_the_list_of_data_sets(tmp_pa
     made(tmp_path, rows)
     outcome = merge(tmp_path, extracted(tmp_path))
     expected = (
-        "37 of 43 faces (2 no-face, e.g. no1.jpg; 1 age-out-of-range, e.g. old.jpg; 1 bad-file-name, e.g. "
-        "/etc/x.jpg; 1 image-missing, e.g. gone.jpg; 1 repeated-row, e.g. 0.jpg); 1 images with several "
+        "37 of 43 faces (2 no-face, e.g. no1.jpg; 1 age-out-of-range, e.g. old.jpg: '120'; 1 bad-file-name, "
+        "e.g. /etc/x.jpg; 1 image-missing, e.g. gone.jpg; 1 repeated-row, e.g. 0.jpg); 1 images with several "
         "faces, e.g. two.jpg; 1 without age, e.g. sub/x.jpg"
     )
     assert outcome.summary == expected
@@ -175,7 +175,7 @@ def test_images_that_are_all_absent_are_no_lack_of_faces(tmp_path: Path) -> None
         merge(tmp_path, ready)
     assert caught.value.slug == "no-faces"
     assert (
-        "0 of 3 faces (2 image-missing, e.g. gone/1.jpg; 1 age-out-of-range, e.g. old.jpg)"
+        "0 of 3 faces (2 image-missing, e.g. gone/1.jpg; 1 age-out-of-range, e.g. old.jpg: '120')"
         in caught.value.detail
     )
     assert "Compare the file names" in caught.value.detail
@@ -204,7 +204,10 @@ def test_labels_that_leave_nothing_give_the_counts_and_what_to_do(tmp_path: Path
     folder = made(tmp_path, [f"{number}.jpg,3,{number % 2}" for number in range(6)] + ["x.jpg,3,w"])
     with pytest.raises(Problem) as caught:
         write_plan(tables.FORMAT, folder, "images", CHUNK, tmp_path / "work")
-    assert "0 of 7 faces (6 gender-not-mapped, e.g. 0.jpg; 1 no-gender, e.g. x.jpg)" in caught.value.detail
+    assert (
+        "0 of 7 faces (6 gender-not-mapped, e.g. 0.jpg: '0'; 1 no-gender, e.g. x.jpg: 'w')"
+        in caught.value.detail
+    )
     assert "--gender 0=male --gender 1=female" in caught.value.detail
     assert caught.value.extra["removed"] == {"gender-not-mapped": 6, "no-gender": 1}
 

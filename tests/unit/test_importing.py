@@ -1,6 +1,5 @@
 """Import of labels: tables as people have them, columns and values guessed, and labels.csv written."""
 
-import csv
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -8,29 +7,13 @@ from pathlib import Path
 import pytest
 from agegender.errors import Problem
 from agegender.labels import Gender
-from PIL import Image
 from trainer.datasets.formats import format_of, names, require_format, tables
-from trainer.datasets.importing import ORIGINAL, REMOVED, SOURCE, export_metadata, propose, write_labels
+from trainer.datasets.formats.table_files import SOURCE
+from trainer.datasets.importing import ORIGINAL, REMOVED, export_metadata, propose, write_labels
 from trainer.datasets.labels import LabelledImage, Removed, checked_rows
 from trainer.datasets.proposals import LabelChoice, LabelProposal, LabelQuery
 
-
-def images(folder: Path, *files: str) -> Path:
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(folder / file)
-    return folder
-
-
-def table(folder: Path, content: str, name: str = "labels.csv", encoding: str = "utf-8") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content, encoding=encoding, newline="")
-    return folder
-
-
-def written(folder: Path) -> list[dict[str, str]]:
-    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+from tests.support.label_folders import images, table, written
 
 
 def columns(proposal: LabelProposal) -> tuple[str | None, str | None, str | None]:
@@ -76,7 +59,7 @@ def test_labels_csv_is_written_and_is_what_an_extraction_reads(tmp_path: Path) -
         {"file": "faces/a.jpg", "age": "25-32", "gender": "female", "subject": "ann", "fold": ""},
         {"file": "faces/b.jpg", "age": "", "gender": "male", "subject": "", "fold": ""},
     ]
-    assert (tmp_path / REMOVED).read_text() == "file,reason\nc.jpg,image-missing\n"
+    assert (tmp_path / REMOVED).read_text() == "file,reason,cell\nc.jpg,image-missing,\n"
     assert format_of(tmp_path) is tables.FORMAT
     assert [row.file for row in extracted(tmp_path)] == ["faces/a.jpg", "faces/b.jpg"]
 

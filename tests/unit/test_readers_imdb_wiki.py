@@ -2,9 +2,7 @@
 
 import struct
 import tracemalloc
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,30 +12,15 @@ from scipy.io import loadmat, savemat
 from trainer.datasets.formats import format_of, imdb_wiki
 from trainer.datasets.labels import LabelledImage, Reason, Removed
 
-from tests.support.mat_files import compressed, element, mat_file, matrix, nested_cells
-
-
-def matlab_day(year: int, month: int, day: int) -> int:
-    return date(year, month, day).toordinal() + 366
-
-
-def write_wiki(folder: Path, rows: list[tuple[str, float, float, float, str]], compress: bool = True) -> Path:
-    def cells(values: list[str]) -> Any:
-        column = np.empty((1, len(values)), dtype=object)
-        column[0, :] = values
-        return column
-
-    files, births, genders, taken, names = zip(*rows, strict=True)
-    table = {
-        "dob": np.array([births]),
-        "photo_taken": np.array([taken]),
-        "full_path": cells(list(files)),
-        "gender": np.array([genders]),
-        "name": cells(list(names)),
-        "face_score": np.full((1, len(rows)), -np.inf),
-    }
-    savemat(folder / "wiki.mat", {"wiki": table}, do_compression=compress)
-    return folder / "wiki.mat"
+from tests.support.mat_files import (
+    compressed,
+    element,
+    mat_file,
+    matlab_day,
+    matrix,
+    nested_cells,
+    write_wiki,
+)
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -80,7 +80,9 @@ def test_of_repeated_rows_the_first_is_kept(tmp_path: Path) -> None:
         (b"name,age\nx,1\n", "file is missing"),
         (b"file,age\n" + b"x" * 10_000_000 + b",3\n", "line 2 has more than"),
         (b"file,age\nx.jpg," + b"9" * 10_000_000 + b"\n", "line 2 has more than"),
-        (b'file,age\n"x.jpg,3\n' + b"y.jpg,4\n" * 50_000, "not a CSV table"),
+        (b'file,age\n"x.jpg,3\n' + b"y.jpg,4\n" * 50_000, "row that begins in line 2 cannot be read"),
+        (b'file,age\nw.jpg,3\n"x.jpg,3\ny.jpg,4\n', "row that begins in line 3 cannot be read"),
+        (b'file,age,note\nx.jpg,3,"a\nb"\ny.jpg,4,"c"d\nz.jpg,4,"e"\n', "begins in line 4 .*quoted whole"),
         ("file,age\nä.jpg,3\n".encode("latin-1"), "save it as UTF-8"),
         ("file,age\nx.jpg,3\n".encode("utf-16"), "UTF-8"),
         (b"file,age\nx\0.jpg,3\n", "NUL"),
@@ -95,12 +97,17 @@ def test_a_table_that_cannot_be_read_is_a_problem_that_states_why(
     assert str(tmp_path.parent) not in caught.value.detail
 
 
+def test_quotes_line_breaks_and_delimiters_in_quoted_cells_are_read(tmp_path: Path) -> None:
+    content = 'file,age,note\n"x, 1.jpg",5,"one\n""two"""\ny.jpg,6,5\'10" tall\n'
+    assert [row.file for row in read_csv(tmp_path, content)] == ["x, 1.jpg", "y.jpg"]
+
+
 def test_a_short_row_lacks_its_last_labels_and_surplus_cells_must_be_empty(tmp_path: Path) -> None:
     short, empty, long = read_csv(tmp_path, "file,age,gender\nx.jpg,5\ny.jpg,5,f,,\nDoe, J.jpg,5,f,more\n")
     assert isinstance(short, LabelledImage)
     assert short.gender is Gender.UNKNOWN
     assert isinstance(empty, LabelledImage)
-    assert long == Removed("Doe", Reason.BAD_ROW)
+    assert long == Removed("Doe", Reason.BAD_ROW, cell="fmore")
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -245,7 +252,7 @@ def test_fairface_ranges_and_genders(tmp_path: Path) -> None:
         LabelledImage("train/1.jpg", 50.0, 59.0, Gender.MALE),
         LabelledImage("train/2.jpg", 70.0, 100.0, Gender.FEMALE),
         LabelledImage("train/3.jpg", 3.0, 9.0, Gender.FEMALE),
-        Removed("train/4.jpg", Reason.NO_AGE),
+        Removed("train/4.jpg", Reason.NO_AGE, cell="young"),
         LabelledImage("val/1.jpg", 3.0, 9.0, Gender.UNKNOWN),
     ]
 

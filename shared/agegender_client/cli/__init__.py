@@ -28,6 +28,15 @@ errors = Console(stderr=True, soft_wrap=True)
 Run = Experiment | Search | Evaluation | VideoRun
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one value per line.")]
+NearDuplicates = Annotated[
+    str | None,
+    typer.Option(
+        help="Faces that count as one subject: off, photographs (copies of a photograph) or persons."
+    ),
+]
+SubjectsFrom = Annotated[
+    str | None, typer.Option(help="Copy unknown subjects from the extraction in this space.")
+]
 SpaceOption = Annotated[
     str | None, typer.Option("--space", help="Embedding space, if data were extracted in several.")
 ]

@@ -15,7 +15,9 @@ from agegender_client.cli import (
     AsJson,
     FacesOption,
     ImageSetOption,
+    NearDuplicates,
     SpaceOption,
+    SubjectsFrom,
     console,
     errors,
     plural,
@@ -26,16 +28,6 @@ from agegender_client.cli import (
 from agegender_client.responses import Dataset, Extraction, Labels
 
 _HUGGING_FACE = "hf:"
-
-NearDuplicates = Annotated[
-    str | None,
-    typer.Option(
-        help="Faces that count as one subject: off, photographs (copies of a photograph) or persons."
-    ),
-]
-SubjectsFrom = Annotated[
-    str | None, typer.Option(help="Copy unknown subjects from the extraction in this space.")
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -243,6 +235,11 @@ def import_labels(
     file_column: Annotated[str | None, typer.Option(help="Column with the image's name.")] = None,
     age_column: Annotated[str | None, typer.Option(help="Column with the age; '' for none.")] = None,
     gender_column: Annotated[str | None, typer.Option(help="Column with the gender; '' for none.")] = None,
+    subject_column: Annotated[str | None, typer.Option(help="Column with the person; '' for none.")] = None,
+    fold_column: Annotated[str | None, typer.Option(help="Column with the fold; '' for none.")] = None,
+    label_table: Annotated[
+        str | None, typer.Option("--table", help="Table in the folder to read; default: guessed.")
+    ] = None,
     genders: Annotated[
         str | None, typer.Option("--map", metavar="0=female,1=male", help="Meaning of gender words.")
     ] = None,
@@ -256,8 +253,10 @@ def import_labels(
     Embeddings of the original project (data-aligned.npy or data.npy) are imported as they are.
     """
     is_hugging_face, name = name.startswith(_HUGGING_FACE), name.removeprefix(_HUGGING_FACE)
-    columns = {"file_column": file_column, "age_column": age_column, "gender_column": gender_column}
-    given = {**columns, "map": genders, "hugging_face": is_hugging_face or None}
+    columns = {"file": file_column, "age": age_column, "gender": gender_column}
+    columns |= {"subject": subject_column, "fold": fold_column}
+    given: dict[str, Any] = {f"{role}_column": column for role, column in columns.items()}
+    given |= {"table": label_table, "map": genders, "hugging_face": is_hugging_face or None}
     options = {key: value for key, value in given.items() if value is not None}
     with Client() as client:
         if not options and (image_set is not None or replace or _is_original(client, name)):
@@ -297,8 +296,9 @@ def _show_labels(labels: Labels) -> None:
     """Print where labels were found, five rows with what they are read as, and what to check."""
     lines = [f"{labels.dataset}: labels of the format {labels.format} {', '.join(labels.source)}".rstrip()]
     if labels.source:
-        columns = {"file": labels.file_column, "age": labels.age_column, "gender": labels.gender_column}
-        lines += ["columns: " + ", ".join(f"{role} = {column or 'none'}" for role, column in columns.items())]
+        roles = ("file", "age", "gender", "subject", "fold")
+        columns = {role: getattr(labels, f"{role}_column") or "none" for role in roles}
+        lines += ["columns: " + ", ".join(f"{role} = {column}" for role, column in columns.items())]
     if labels.genders:
         meanings = [f"{text or 'empty'} = {gender or '?'}" for text, gender in labels.genders.items()]
         lines += [f"genders: {', '.join(meanings)}"]

@@ -1,6 +1,10 @@
-"""List the data sets of a data folder: what each contains, and what has been extracted from it."""
+"""List the data sets of a data folder, what has been extracted from each, and the images in a folder."""
 
-from collections.abc import Iterator
+import os
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from trainer.datasets.embedding_set import is_dataset_name
 from trainer.datasets.formats import format_of, require_format
-from trainer.datasets.labels import removal_summary
+from trainer.datasets.labels import is_image_name, removal_summary
 from trainer.datasets.original import original_image_sets
 
 log = structlog.get_logger(__name__)
@@ -22,6 +26,7 @@ log = structlog.get_logger(__name__)
 RESERVED = frozenset(
     {"experiments", "searches", "evaluations", "videos", "models", "packs", "trash", "redis", "lost+found"}
 )
+MAX_IMAGES = 1_000_000  # of a folder, that are compared with its labels
 
 
 class ExtractedSet(BaseModel):
@@ -158,3 +163,118 @@ def _extracted(folder: Path) -> Iterator[ExtractedSet]:
             log.warning(
                 "extracted faces not listed: cannot read their meta-data", path=str(path), error=str(error)
             )
+
+
+@dataclass(frozen=True)
+class Images:
+    """The image files of a folder, and which of them a table means.
+
+    Attributes
+    ----------
+    paths : relative to the folder, with `/`.
+    complete : false if the folder has more images than are listed.
+    """
+
+    paths: frozenset[str]
+    complete: bool
+
+    @classmethod
+    def below(cls, folder: Path) -> "Images":
+        paths: set[str] = set()
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            place = Path(parent).relative_to(folder).as_posix()
+            paths.update(name if place == "." else f"{place}/{name}" for name in names if is_image_name(name))
+            if len(paths) > MAX_IMAGES:
+                return cls(frozenset(paths), complete=False)
+        return cls(frozenset(paths), complete=True)
+
+    @cached_property
+    def _by_ending(self) -> Mapping[str, str | None]:
+        """Return the path for each name, and for names that several images have also with their folders.
+
+        Names are compared as `_comparable`, with and without their extension. None means several paths.
+        """
+        found: dict[str, str | None] = {}
+        for path in self.paths:
+            name = _comparable(path.rpartition("/")[2])
+            for key in {name, _stem(name)}:
+                found[key] = None if key in found else path
+        shared: dict[str, str | None] = {}
+        for path in self.paths:
+            parts = _comparable(path).split("/")
+            if found[parts[-1]] is None or found[_stem(parts[-1])] is None:
+                for start in range(len(parts) - 1):
+                    ending = "/".join(parts[start:])
+                    for key in {ending, _stem(ending)}:
+                        shared[key] = None if key in shared else path
+        return found | shared
+
+    def meant(self, file: str) -> str | None:
+        """Return the image that a path of a table leads to: one path is the end of the other.
+
+        Letter case, the form of accents and a missing extension make no difference. A name without folders
+        means the only image of this name, in whatever folder it is. None if there is none, or several.
+        """
+        if file in self.paths:
+            return file
+        parts = _parts(file)
+        for start in range(len(parts)):
+            path = self._by_ending.get("/".join(parts[start:]))
+            if path is not None:
+                folders = _comparable(path).split("/")[:-1]
+                common = min(len(folders), len(parts) - 1)
+                agree = parts[len(parts) - 1 - common : -1] == folders[len(folders) - common :]
+                return path if agree and (common or len(parts) == 1) else None
+        return None
+
+    def likely(self, file: str) -> str | None:
+        """Return the only image that has the name of a path, or its name and last folders."""
+        parts = _parts(file)
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((path for ending in endings if (path := self._by_ending.get(ending))), None)
+
+    def resolver(self, files: Callable[[], Iterable[str]]) -> Callable[[str], str]:
+        """Return the function that gives each file of a table the path of its image, or leaves it as it is.
+
+        Where no path of the table with a folder leads to an image, its folders are those of another machine:
+        the images are found by their names then, unless two rows would get the same image.
+
+        files : returns all files of the table; called if the first that leads nowhere is met.
+        """
+        elsewhere: dict[str, str] | None = None
+
+        def resolve(file: str) -> str:
+            nonlocal elsewhere
+            if (path := self.meant(file)) is not None:
+                return path
+            if elsewhere is None:
+                elsewhere = self._elsewhere(set(files()))
+            return elsewhere.get(file, file)
+
+        return resolve
+
+    def _elsewhere(self, files: Collection[str]) -> dict[str, str]:
+        taken: set[str] = set()
+        likely: dict[str, list[str]] = {}
+        for file in files:
+            if (path := self.meant(file)) is not None:
+                if len(_parts(file)) > 1:
+                    return {}  # the table's folders are those of this data set
+                taken.add(path)
+            elif (path := self.likely(file)) is not None:
+                likely.setdefault(path, []).append(file)
+        return {names[0]: path for path, names in likely.items() if len(names) == 1 and path not in taken}
+
+
+def _comparable(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _parts(file: str) -> list[str]:
+    """Return the folders and the name of a path of any operating system."""
+    return [part for part in _comparable(file).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0] or path

@@ -5,6 +5,7 @@ They are exported as the `metadata.csv` of Hugging Face's image folders.
 
 import csv
 import os
+from dataclasses import replace
 from hashlib import sha256
 from io import TextIOWrapper
 from itertools import islice
@@ -12,36 +13,43 @@ from pathlib import Path
 from typing import IO
 
 from agegender.errors import Problem
-from agegender.files import atomic_file, read_json, write_json
+from agegender.files import atomic_file, write_json
 
+from trainer.datasets.catalog import Images
 from trainer.datasets.formats import TABLE_FORMATS, format_of, require_format, tables, unknown_folder
 from trainer.datasets.formats.names import CLASS_FOLDERS
 from trainer.datasets.formats.table_files import (
     EXPORTED,
     LABELS,
     METADATA,
+    SOURCE,
     SURPLUS,
     columns,
     hugging_face_tables,
+    import_record,
     rows,
     tables_in,
 )
-from trainer.datasets.labels import NO_FOLD, LabelledImage, Removed, is_safe_name
+from trainer.datasets.labels import (
+    NO_FOLD,
+    LabelledImage,
+    Removed,
+    age_interval,
+    age_text,
+    gender_text,
+    is_safe_name,
+)
 from trainer.datasets.proposals import (
-    Images,
     Inspection,
     LabelChoice,
     LabelExport,
     LabelProposal,
     Source,
-    age_text,
-    gender_text,
 )
 
-SOURCE = "labels.source.json"  # what labels.csv was written from
 ORIGINAL = "labels.original.csv"  # the labels.csv that a person wrote
 REMOVED = "labels.removed.csv"
-_OURS = frozenset({LABELS, METADATA, REMOVED})
+_OURS = (LABELS, METADATA, REMOVED, "labels.original")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
@@ -71,18 +79,21 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
     """
     choice = _selection(folder, choice)
     source = _source(folder, choice, Images.below(folder))
-    tables.unpack(folder, source.files, lambda: None)
+    tables.unpack(folder, source.files, lambda: None, choice.genders, choice.columns)
     inspection = Inspection(folder, source, choice, Images.below(folder), is_unpacked=True)
     labels = tables.label_file(folder)
     with atomic_file(labels) as kept, atomic_file(folder / REMOVED) as omitted:
         proposal = _write_rows(inspection, kept, omitted)
         if not proposal.usable:
             raise _nothing_usable(folder, proposal)
-        own = None if not labels.is_file() or _is_written(folder) else _free_name(folder)
+        own = None if not labels.is_file() or import_record(folder) else _free_name(folder)
         names = tuple(own if own and name == LABELS else name for name in source.files)
         kept.flush()
         digest = sha256(Path(kept.name).read_bytes()).hexdigest()
-        write_json(folder / SOURCE, {"tables": names, "sha256": digest, **choice.model_dump()})
+        # A labels.csv that is written again from its own tables keeps the limits of the first format.
+        name = source.label_format.name if not source.files else import_record(folder).get("format")
+        record = {"tables": names, "format": name, "sha256": digest, **choice.model_dump()}
+        write_json(folder / SOURCE, record)
         if own:
             labels.replace(folder / own)
     if not proposal.removed:
@@ -96,10 +107,10 @@ def _write_rows(inspection: "Inspection", kept: IO[bytes], omitted: IO[bytes]) -
     texts = [TextIOWrapper(file, encoding="utf-8", errors="replace", newline="") for file in (kept, omitted)]
     kept_rows, removed_rows = (csv.writer(text, lineterminator="\n") for text in texts)
     kept_rows.writerow(tables.ROLES)
-    removed_rows.writerow(("file", "reason"))
+    removed_rows.writerow(("file", "reason", "cell"))
     for _, row in inspection.rows():
         if isinstance(row, Removed):
-            removed_rows.writerow((row.file, row.reason.value))
+            removed_rows.writerow((row.file, row.reason.value, row.cell))
         else:
             fold = "" if row.fold == NO_FOLD else row.fold
             kept_rows.writerow((row.file, age_text(row), gender_text(row), row.subject, fold))
@@ -160,12 +171,12 @@ def _selection(folder: Path, choice: LabelChoice | None) -> LabelChoice:
     """Return what a user selected, or else what labels.csv was written with."""
     if choice is not None and choice != LabelChoice():
         return choice
-    if not _is_written(folder):
-        return LabelChoice()
+    stored = import_record(folder)
     try:
-        stored = read_json(folder / SOURCE)
-        return LabelChoice.model_validate({name: stored[name] for name in LabelChoice.model_fields})
-    except (OSError, ValueError, KeyError, TypeError):
+        return LabelChoice.model_validate(
+            {key: stored[key] for key in LabelChoice.model_fields if key in stored}
+        )
+    except ValueError:
         return LabelChoice()
 
 
@@ -173,6 +184,8 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
     """Return where the labels of a folder are."""
     if choice.hugging_face:
         return _hugging_face_source(folder, choice, images)
+    if choice.table is not None:
+        return _table_source(folder, (_existing_table(folder, choice.table),), choice, images)
     if written := _tables_written_from(folder):
         return _table_source(folder, written, choice, images)
     found = format_of(folder)
@@ -180,7 +193,22 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
     if found is not None and not is_table and not choice.columns:
         return Source(found, found.image_sets(folder)[0])
     if names := tables_in(folder):
-        return _table_source(folder, tuple(names), choice, images)
+        source = _table_source(folder, tuple(names), choice, images)
+        others, _ = _usable(folder, LabelChoice(), images)
+        return replace(
+            source, unread=tuple(other.files[0] for other in others if other.files[0] not in names)
+        )
+    sources, problem = _usable(folder, choice, images)
+    if sources:
+        return _together(sources)
+    if found is not None and not choice.columns:
+        return Source(found, found.image_sets(folder)[0])
+    raise problem or unknown_folder(folder)
+
+
+def _usable(folder: Path, choice: LabelChoice, images: Images) -> tuple[list[Source], Problem | None]:
+    """Return the tables of any name that have a label each, and the first problem of the others."""
+    found: list[Source] = []
     problem: Problem | None = None
     for name in _other_tables(folder):
         try:
@@ -188,11 +216,30 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
         except Problem as error:
             problem = problem or error
             continue
-        if source.found is not None and (source.found.age or source.found.gender):
-            return source
-    if found is not None and not choice.columns:
-        return Source(found, found.image_sets(folder)[0])
-    raise problem or unknown_folder(folder)
+        if source.first is not None and (source.first.age or source.first.gender):
+            found.append(source)
+    return found, problem
+
+
+def _together(sources: list[Source]) -> Source:
+    """Return the first table with all that have the same columns; the others are not read."""
+    first = sources[0]
+    alike = [one for one in sources if set(one.columns) == set(first.columns) and one.found == first.found]
+    return replace(
+        first,
+        files=tuple(one.files[0] for one in alike),
+        found=tuple(one.found[0] for one in alike),
+        unread=tuple(one.files[0] for one in sources if one not in alike),
+    )
+
+
+def _existing_table(folder: Path, name: str) -> str:
+    """Return the name of a table in a folder. Raises ``bad-labels`` 422 if there is no such table."""
+    if is_safe_name(name) and name.lower().endswith(_TABLE_SUFFIXES) and (folder / name).is_file():
+        return name
+    known = dict.fromkeys([*tables_in(folder), *_other_tables(folder)])
+    listed = ", ".join(known) or "none"
+    raise Problem("bad-labels", 422, f"{folder.name!r} has no table {name!r}. Its tables are: {listed}.")
 
 
 def _hugging_face_source(folder: Path, choice: LabelChoice, images: Images) -> Source:
@@ -208,15 +255,6 @@ def _hugging_face_source(folder: Path, choice: LabelChoice, images: Images) -> S
     raise Problem(problem.slug, problem.status, detail + problem.detail, **problem.extra)
 
 
-def _is_written(folder: Path) -> bool:
-    """Return whether labels.csv is as an import wrote it, and not a person's own."""
-    try:
-        digest = sha256((folder / LABELS).read_bytes()).hexdigest()
-        return bool(read_json(folder / SOURCE)["sha256"] == digest)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _free_name(folder: Path) -> str:
     """Return a name for a labels.csv of a person, so that no earlier one is replaced."""
     names = [ORIGINAL, *(f"labels.original-{number}.csv" for number in range(2, 1000))]
@@ -225,13 +263,12 @@ def _free_name(folder: Path) -> str:
 
 def _tables_written_from(folder: Path) -> tuple[str, ...]:
     """Return the tables that the present labels.csv was written from."""
-    if not _is_written(folder):
+    names = import_record(folder).get("tables")
+    if not isinstance(names, list):
         return ()
-    try:
-        names = read_json(folder / SOURCE)["tables"]
-        return tuple(name for name in names if is_safe_name(name) and (folder / name).is_file())
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    return tuple(
+        name for name in names if isinstance(name, str) and is_safe_name(name) and (folder / name).is_file()
+    )
 
 
 def _other_tables(folder: Path) -> list[str]:
@@ -240,33 +277,41 @@ def _other_tables(folder: Path) -> list[str]:
     return sorted(
         name
         for name in names
-        if name.lower().endswith(_TABLE_SUFFIXES) and name not in _OURS and name[0] != "."
+        if name.lower().endswith(_TABLE_SUFFIXES) and not name.startswith((*_OURS, "."))
     )
 
 
 def _table_source(folder: Path, names: tuple[str, ...], choice: LabelChoice, images: Images) -> Source:
-    first = folder / names[0]
-    present = columns(first, tables.LIKELY | {name.lower() for name in choice.columns.values() if name})
-    guessed = _guess_columns(first, present, images) | choice.columns
-    found = tables.find_columns(first, present, guessed)
-    return Source(tables.TABLE, tables.IMAGE_SET, names, found, tuple(present))
+    likely = tables.LIKELY | {name for name in choice.columns.values() if name}
+    present = {name: columns(folder / name, likely) for name in names}
+    found: dict[tuple[str, ...], tables.Columns] = {}
+    for name in names:
+        if tuple(present[name]) not in found:  # a hundred shards with the same columns are examined once
+            guessed = _guess_columns(folder / name, present[name], images) | choice.columns
+            found[tuple(present[name])] = tables.find_columns(folder / name, present[name], guessed)
+    return Source(
+        tables.TABLE,
+        tables.IMAGE_SET,
+        names,
+        tuple(found[tuple(present[name])] for name in names),
+        tuple(dict.fromkeys(column for name in names for column in present[name])),
+    )
 
 
 def _guess_columns(path: Path, present: list[str], images: Images) -> dict[str, str | None]:
     """Return roles of columns whose names say nothing, by their values."""
     sample = list(islice(rows(path, tables.LIKELY), _SAMPLE))
-    named = {role for role in tables.ROLES if any(name in present for name in tables.ALIASES[role])}
-    taken = {name for role in named for name in tables.ALIASES[role]}
+    named = {tables.role_of(name) for name in present}
     open_columns = [
         name
         for name in present
-        if name not in taken and name != SURPLUS and not any(voter in name for voter in _VOTERS)
+        if tables.role_of(name) is None and name != SURPLUS and not any(voter in name for voter in _VOTERS)
     ]
     guessed: dict[str, str | None] = {}
     tests = {
-        "file": lambda name, value: images.resolve(value) in images.paths,
+        "file": lambda name, value: bool(images.meant(value) or images.likely(value)),
         "gender": lambda name, value: value.lower() in tables.GENDERS,
-        "age": lambda name, value: _means_age(name) and tables.age_interval(value) is not None,
+        "age": lambda name, value: _means_age(name) and age_interval(value) is not None,
     }
     for role in [role for role in tests if role not in named]:
         for name in open_columns:

@@ -1,5 +1,6 @@
 """Rows of labels: images with their labels, removed rows with the reason, and what a label format is."""
 
+import math
 import posixpath
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from agegender.errors import Problem
-from agegender.labels import Gender
+from agegender.labels import GENDER_NAMES, MAX_AGE, Gender
 
 NO_FOLD = -1
 UNKNOWN_AGE = float("nan")
@@ -20,6 +21,14 @@ _MAX_NAME = 1024
 _MAX_SUBJECT = 200
 _LONGEST_EXAMPLE = 120
 _IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE | re.DOTALL)
+_YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
+_AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
+_PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
+_AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
+_UNIT = re.compile(r"(?<=[\d+)])\s*(?:years?(?: old)?|yrs?|y\.?o\.?|y)$")
+_DECADE = re.compile(r"([1-9]0)'?s")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DATE = re.compile(rf"(\d{{1,2}})-({'|'.join(_MONTHS)})|({'|'.join(_MONTHS)})-(\d{{1,2}})")
 _DRIVE = re.compile(r"[A-Za-z]:/")  # an absolute path on Windows
 
 
@@ -48,6 +57,12 @@ class Reason(StrEnum):
 REPEATED = frozenset({Reason.REPEATED_ROW, Reason.REPEATED_IMAGE})
 # What the user can do about a reason.
 ADVICE: Mapping[str, str] = {
+    Reason.NO_AGE: "Write an age as years (34) or as a range (25-32, 70+).",
+    Reason.AGE_OUT_OF_RANGE: f"Ages are 0 to {MAX_AGE} years.",
+    Reason.NO_GENDER: "Write a gender as f or m, female or male; or state the meaning of other words: "
+    'agegender extract NAME --gender Frau=female, or {"genders": {"Frau": "female"}} over HTTP.',
+    Reason.BAD_FOLD: "Write a fold as a number from 0 to 99, or leave the column out: five are made then.",
+    Reason.BAD_ROW: "Put cells that contain the delimiter into quotes.",
     Reason.BAD_FILE_NAME: "Write file names relative to the data set's folder.",
     Reason.GENDER_NOT_MAPPED: "Data sets disagree about what a gender written as a number means. Start the "
     "extraction again with the meaning: agegender extract NAME --gender 0=male --gender 1=female, or "
@@ -84,11 +99,12 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One row of the labels that is not used, and the reason."""
+    """One row of the labels that is not used, the reason, and the cell that is the reason, if it is one."""
 
     file: str
     reason: Reason
     fold: int = NO_FOLD
+    cell: str = ""
 
 
 LabelRow = LabelledImage | Removed
@@ -134,7 +150,8 @@ class DatasetFormat:
             detail = f"genders: the label format {self.name} defines its genders; omit this option."
             errors = [{"field": "genders", "message": "only for labels.csv"}]
             raise Problem("invalid-request", 422, detail, errors=errors)
-        return self.with_genders({text: Gender[name.upper()] for text, name in genders.items()})
+        mapped = self.with_genders({text: Gender[name.upper()] for text, name in genders.items()})
+        return replace(mapped, min_det_score=self.min_det_score, one_face_only=self.one_face_only)
 
 
 def bad_labels(path: Path, what: str) -> Problem:
@@ -201,6 +218,44 @@ def is_image_name(name: str) -> bool:
     return _IMAGE.fullmatch(name) is not None
 
 
+def age_interval(text: str) -> tuple[float, float] | None:
+    """Return the years of an age in one of the usual notations, or None if it is not an age.
+
+    Spreadsheets make dates of ranges: `3-Sep` and `9-Mar` of 3-9, `19-Oct` and `Oct-19` of 10-19.
+
+    >>> age_interval("34,5"), age_interval("25 - 32"), age_interval("(25, 32)"), age_interval("more than 70")
+    ((34.5, 34.5), (25.0, 32.0), (25.0, 32.0), (70.0, 100.0))
+    >>> age_interval("03-Sep"), age_interval("Oct-19"), age_interval("young")
+    ((3.0, 9.0), (10.0, 19.0), None)
+    >>> age_interval("25 years"), age_interval("30-39 y"), age_interval("20s")
+    ((25.0, 25.0), (30.0, 39.0), (20.0, 29.0))
+    """
+    text = _UNIT.sub("", text.strip().lower())
+    if match := _DECADE.fullmatch(text):
+        return float(match[1]), float(match[1]) + 9
+    if match := _AGE.fullmatch(text) or _PAIR.fullmatch(text):
+        low, high = match[1], match[2] or match[1]
+        return float(low.replace(",", ".")), float(high.replace(",", "."))
+    if match := _AT_LEAST.fullmatch(text):
+        return float(match[1].replace(",", ".")), float(MAX_AGE)
+    if match := _DATE.fullmatch(text):
+        month = _MONTHS.index(match[2] or match[3]) + 1
+        first, last = sorted((month, int(match[1] or match[4])))
+        return float(first), float(last)
+    return None
+
+
+def age_text(row: LabelledImage) -> str:
+    if math.isnan(row.age_low):
+        return ""
+    low, high = (f"{years:g}" for years in (row.age_low, row.age_high))
+    return low if low == high else f"{low}-{high}"
+
+
+def gender_text(row: LabelledImage) -> str:
+    return "" if row.gender == Gender.UNKNOWN else GENDER_NAMES[row.gender]
+
+
 def removal_summary(
     kept: int, removed: Mapping[str, int], examples: Mapping[str, str] | None = None, noun: str = "faces"
 ) -> str:
@@ -235,9 +290,11 @@ class Removals:
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def add(self, reason: str, file: str) -> None:
+    def add(self, reason: str, file: str, cell: str = "") -> None:
+        """Count an image. cell : the text in the labels that is the reason, if there is one."""
         self.counts[reason] += 1
-        self.examples.setdefault(reason, _shown(file))
+        if reason not in self.examples:
+            self.examples[reason] = _shown(file) + (f": {_shown(cell)!r}" if cell else "")
 
     def __add__(self, later: "Removals") -> "Removals":
         """Add the counts; the examples of the first operand win."""
@@ -260,9 +317,9 @@ class Removals:
         return "".join(f" {ADVICE[reason]}" for reason in sorted(self.counts) if reason in ADVICE)
 
 
-def _shown(file: str) -> str:
-    """Make a file name safe and short enough to show in a terminal."""
+def _shown(text: str) -> str:
+    """Make a file name or a cell safe and short enough to show in a terminal."""
     text = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in file
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
     return text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}…"

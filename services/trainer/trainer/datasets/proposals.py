@@ -1,7 +1,6 @@
 """Propose how the labels in a folder are read: the choices of a user, examples and counts."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from agegender.errors import Problem
 from agegender.labels import GENDER_NAMES, Gender
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trainer.datasets.catalog import MAX_IMAGES, Images
 from trainer.datasets.formats import tables
 from trainer.datasets.formats.embedded import UNPACKED
 from trainer.datasets.formats.table_files import tables_in
@@ -22,20 +22,25 @@ from trainer.datasets.labels import (
     LabelledImage,
     LabelRow,
     Reason,
+    Removals,
     Removed,
+    age_text,
     checked_rows,
-    is_image_name,
-    removal_summary,
+    gender_text,
 )
 
 _EXAMPLES, _VALUES = 5, 20
 _MAX_CELL = 200
-_MAX_FILES = 1_000_000
+# Reasons that a cell is; a word for a gender is shown with its own advice.
+_UNREAD = (Reason.NO_AGE, Reason.AGE_OUT_OF_RANGE, Reason.BAD_FOLD, Reason.BAD_ROW)
 
 GenderName = Literal["female", "male"]
 _FILE = "column with the image's name; default: guessed"
 _AGE = "column with the age; empty: none; default: guessed"
 _GENDER = "column with the gender; empty: none; default: guessed"
+_SUBJECT = "column with the person, or another group that stays in one fold; empty: none; default: guessed"
+_FOLD = "column with the fold; empty: none; default: guessed"
+_TABLE = "table to read, relative to the folder; default: the first that has labels, and those like it"
 _HUGGING_FACE = "read the folder as a data set of Hugging Face: metadata.*, Parquet shards or class folders"
 
 
@@ -47,6 +52,9 @@ class LabelChoice(BaseModel):
     file_column: str | None = Field(None, description=_FILE)
     age_column: str | None = Field(None, description=_AGE)
     gender_column: str | None = Field(None, description=_GENDER)
+    subject_column: str | None = Field(None, description=_SUBJECT)
+    fold_column: str | None = Field(None, description=_FOLD)
+    table: str | None = Field(None, description=_TABLE)
     hugging_face: bool = Field(False, description=_HUGGING_FACE)
     map: dict[str, GenderName] = Field(
         default_factory=dict,
@@ -70,7 +78,7 @@ class LabelChoice(BaseModel):
     @property
     def columns(self) -> dict[str, str | None]:
         """Return the selected columns by role; None for a label that is not to be read."""
-        selected = {"file": self.file_column, "age": self.age_column, "gender": self.gender_column}
+        selected = {role: getattr(self, f"{role}_column") for role in tables.ROLES}
         return {role: name or None for role, name in selected.items() if name is not None}
 
     @property
@@ -89,6 +97,9 @@ class LabelQuery(BaseModel):
     file_column: str | None = Field(None, description=_FILE)
     age_column: str | None = Field(None, description=_AGE)
     gender_column: str | None = Field(None, description=_GENDER)
+    subject_column: str | None = Field(None, description=_SUBJECT)
+    fold_column: str | None = Field(None, description=_FOLD)
+    table: str | None = Field(None, description=_TABLE)
     hugging_face: bool = Field(False, description=_HUGGING_FACE)
     map: str = Field(
         "",
@@ -165,7 +176,9 @@ class LabelProposal(BaseModel):
     with_age: int = Field(description="usable rows with an age")
     with_gender: int = Field(description="usable rows with a gender")
     removed: dict[str, int] = Field(description="rows that cannot be used, by reason")
-    removed_examples: dict[str, str] = Field(description="the first file of each reason")
+    removed_examples: dict[str, str] = Field(
+        description="the first file of each reason, with the cell that is the reason"
+    )
     images_without_row: int = Field(0, description="images in the folder that no row names")
     summary: str = Field(description="the counts in one sentence")
     problems: list[str] = Field(description="what to check or to do, in sentences")
@@ -176,45 +189,25 @@ class LabelProposal(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """The place of a folder's labels: in tables with known columns, or where a format finds them."""
+    """The place of a folder's labels: in tables with known columns, or where a format finds them.
+
+    Attributes
+    ----------
+    files : tables that are read together. found : columns to read of each.
+    columns : all columns of the tables. unread : other tables of the folder, which are not read.
+    """
 
     label_format: DatasetFormat
     image_set: str
     files: tuple[str, ...] = ()
-    found: tables.Columns | None = None
+    found: tuple[tables.Columns, ...] = ()
     columns: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Images:
-    """The image files of a folder, by path, name and name without its ending. A path of None is ambiguous."""
-
-    paths: frozenset[str]
-    by_name: Mapping[str, str | None]
-    complete: bool
-
-    @classmethod
-    def below(cls, folder: Path) -> "Images":
-        paths: set[str] = set()
-        by_name: dict[str, str | None] = {}
-        for parent, folders, names in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            place = Path(parent).relative_to(folder).as_posix()
-            for name in filter(is_image_name, names):
-                path = name if place == "." else f"{place}/{name}"
-                paths.add(path)
-                for key in {name, name.rpartition(".")[0]}:
-                    by_name[key] = None if key in by_name else path
-            if len(paths) > _MAX_FILES:
-                return cls(frozenset(paths), by_name, complete=False)
-        return cls(frozenset(paths), by_name, complete=True)
-
-    def resolve(self, file: str) -> str:
-        """Return the path of the image that a table names by path, by name alone, or without its ending."""
-        if file in self.paths:
-            return file
-        name = file.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        return self.by_name.get(name) or file
+    @property
+    def first(self) -> tables.Columns | None:
+        """Columns of the first table; None if the labels are in no table."""
+        return self.found[0] if self.found else None
 
 
 class Inspection:
@@ -227,58 +220,56 @@ class Inspection:
         self._folder, self._source, self._choice, self._images = folder, source, choice, images
         self._words = tables.gender_words(choice.genders, source.columns)
         self._counted = Counter[str]()
-        self._removed = Counter[str]()
-        self._removed_examples: dict[str, str] = {}
+        self._removals = Removals()
         self._examples: list[ExampleRow] = []
         self._values: dict[str, list[str]] = {name: [] for name in source.columns if name}
         self._genders = Counter[str]()
         self._seen: set[str] = set()
+        image_dir = source.label_format.image_dir(folder, source.image_set)
+        self._prefix = "" if image_dir == folder else f"{image_dir.relative_to(folder).as_posix()}/"
         self._done = False
 
     def rows(self) -> Iterator[tuple[Mapping[str, str], LabelRow]]:
         """Yield each row of the labels: its cells and what it is read as."""
-        for cells, row in self._checked():
-            self._count(cells, row)
+        for found, cells, row in self._checked():
+            self._count(found, cells, row)
             yield cells, row
         self._done = True
 
-    def _read(self) -> Iterator[tuple[Mapping[str, str], LabelRow]]:
-        found, folder = self._source.found, self._folder
-        if found is None:
-            label_format = self._source.label_format.with_gender_map(self._choice.map)
-            for row in label_format.read(folder, self._source.image_set):
-                yield {}, row
-            return
-        for table in self._source.files:
-            yield from tables.labelled_rows(folder, table, found, self._choice.genders)
+    def _read(self) -> Iterator[tuple[tables.Columns | None, Mapping[str, str], LabelRow]]:
+        """Yield each row as it is in the labels: the columns of its table, its cells, and its labels."""
+        source, folder = self._source, self._folder
+        if not source.found:
+            label_format = source.label_format.with_gender_map(self._choice.map)
+            for row in label_format.read(folder, source.image_set):
+                yield None, {}, replace(row, file=f"{self._prefix}{row.file}") if row.file else row
+        for table, found in zip(source.files, source.found, strict=True):
+            for cells, row in tables.labelled_rows(folder, table, found, self._choice.genders):
+                yield found, cells, row
 
-    def _checked(self) -> Iterator[tuple[Mapping[str, str], LabelRow]]:
-        image_dir = self._source.label_format.image_dir(self._folder, self._source.image_set)
-        prefix = "" if image_dir == self._folder else f"{image_dir.relative_to(self._folder).as_posix()}/"
-        last: list[Mapping[str, str]] = []
-        found = self._source.found
+    def _checked(self) -> Iterator[tuple[tables.Columns | None, Mapping[str, str], LabelRow]]:
+        last: list[tuple[tables.Columns | None, Mapping[str, str]]] = []
+        resolve = self._images.resolver(lambda: (row.file for _, _, row in self._read()))
 
         def resolved() -> Iterator[LabelRow]:
-            for cells, row in self._read():
-                last[:] = [cells]
-                file = self._images.resolve(f"{prefix}{row.file}") if row.file else row.file
-                row = replace(row, file=file)
+            for found, cells, row in self._read():
+                last[:] = [(found, cells)]
+                row = replace(row, file=resolve(row.file)) if row.file else row
                 yield row if found is None else tables.held(self._source.files[0], row)
 
         for row in checked_rows(resolved(), self._folder):
             is_missing = isinstance(row, LabelledImage) and not self._is_there(row.file)
-            yield last[0], Removed(row.file, Reason.IMAGE_MISSING, row.fold) if is_missing else row
+            yield *last[0], Removed(row.file, Reason.IMAGE_MISSING, row.fold) if is_missing else row
 
     def _is_there(self, file: str) -> bool:
         """Return whether an image exists, or will when the labels are unpacked."""
-        will_be = not self._is_unpacked and UNPACKED in file.split("/") and self._source.found is not None
+        will_be = not self._is_unpacked and UNPACKED in file.split("/") and bool(self._source.found)
         return will_be or file in self._images.paths or (self._folder / file).is_file()
 
-    def _count(self, cells: Mapping[str, str], row: LabelRow) -> None:
+    def _count(self, found: tables.Columns | None, cells: Mapping[str, str], row: LabelRow) -> None:
         self._counted["rows"] += 1
         if isinstance(row, Removed):
-            self._removed[row.reason.value] += 1
-            self._removed_examples.setdefault(row.reason.value, row.file[:_MAX_CELL])
+            self._removals.add(row.reason.value, row.file, row.cell)
         else:
             self._seen.add(row.file)
             self._counted["age"] += not math.isnan(row.age_low)
@@ -289,7 +280,6 @@ class Inspection:
             value = cells.get(name, "")[:_MAX_CELL]
             if len(values) < _EXAMPLES and value not in values:
                 values.append(value)
-        found = self._source.found
         if found is not None and found.gender:
             value = tables.plain(cells.get(found.gender, ""))[:_MAX_CELL]
             if value in self._genders or len(self._genders) < _MAX_CELL:
@@ -300,11 +290,10 @@ class Inspection:
         if not self._done:
             for _ in self.rows():
                 pass
-        source, found = self._source, self._source.found
-        usable = self._counted["rows"] - self._removed.total()
-        is_ready = source.found is None or (
-            list(source.files) == tables_in(self._folder) and self._reads_alike()
-        )
+        source, found = self._source, self._source.first
+        usable = self._counted["rows"] - self._removals.counts.total()
+        outcome = self._removals.outcome(usable, noun="rows")
+        is_ready = found is None or (list(source.files) == tables_in(self._folder) and self._reads_alike())
         return LabelProposal(
             dataset=self._folder.name,
             format=source.label_format.name,
@@ -318,21 +307,22 @@ class Inspection:
             usable=usable,
             with_age=self._counted["age"],
             with_gender=self._counted["gender"],
-            removed=dict(sorted(self._removed.items())),
-            removed_examples=self._removed_examples,
+            removed=outcome.removed,
+            removed_examples=outcome.removed_examples,
             images_without_row=len(self._images.paths - self._seen) if found else 0,
-            summary=removal_summary(usable, self._removed, self._removed_examples, noun="rows"),
+            summary=outcome.summary,
             problems=list(self._problems(usable)),
             ready=is_ready and usable > 0,
         )
 
     def _reads_alike(self) -> bool:
         """Return whether an extraction without labels.csv would read the same columns."""
-        first = self._folder / self._source.files[0]
+        if self._choice.map:
+            return False
         try:
-            return (
-                not self._choice.map
-                and tables.find_columns(first, list(self._source.columns)) == self._source.found
+            return all(
+                tables.columns_of(self._folder / table) == found
+                for table, found in zip(self._source.files, self._source.found, strict=True)
             )
         except Problem:
             return False
@@ -343,7 +333,7 @@ class Inspection:
         return "unknown" if text in tables.UNKNOWN else None
 
     def _problems(self, usable: int) -> Iterator[str]:
-        found = self._source.found
+        found = self._source.first
         counted = self._counted
         if not counted["rows"]:
             yield "There are no rows; write one per image."
@@ -362,19 +352,38 @@ class Inspection:
                 if getattr(found, role) is None:
                     names = ", ".join(repr(name) for name in self._source.columns if name)
                     yield f"No column is read as the {role}. Name it: --{role}-column, one of {names}."
-        if missing := self._removed[Reason.IMAGE_MISSING]:
+        removed, examples = self._removals.counts, self._removals.examples
+        for reason in _UNREAD:
+            if removed[reason]:
+                yield f"{removed[reason]:,} rows are {reason}, such as {examples[reason]}. {ADVICE[reason]}"
+        if found is not None and found.subject is None and (others := self._others(found)):
+            yield (
+                f"No column is read as the person. If {others} names the person in the image, select it "
+                "(--subject-column), so that nobody is in two folds."
+            )
+        if self._source.unread:
+            yield f"Not read: {', '.join(self._source.unread)}. --table NAME reads another table."
+        if len(self._source.files) > 1:
+            yield f"{len(self._source.files)} tables are read together: {', '.join(self._source.files)}."
+        if missing := removed[Reason.IMAGE_MISSING]:
             yield f"{missing:,} rows name files that are not in the folder. {ADVICE[Reason.IMAGE_MISSING]}"
-        if self._removed[Reason.IMAGE_NOT_HELD]:
-            first = self._removed_examples[Reason.IMAGE_NOT_HELD]
+        if removed[Reason.IMAGE_NOT_HELD]:
+            first = examples[Reason.IMAGE_NOT_HELD]
             files = ", ".join(self._source.files[:_EXAMPLES])
             yield f"{files}: the first image is named {first!r}. {ADVICE[Reason.IMAGE_NOT_HELD]}"
         if found is not None and (extra := len(self._images.paths - self._seen)):
             yield f"{extra:,} images have no usable row, and are not extracted."
         if not self._images.complete:
-            yield f"The folder has more than {_MAX_FILES:,} images; names without their folder may be missed."
+            yield f"The folder has more than {MAX_IMAGES:,} images; names without their folder may be missed."
         for name, what in (("age", "an age"), ("gender", "a gender")):
             if usable and not counted[name] and (found is None or getattr(found, name)):
                 yield f"No usable row has {what}."
+
+    def _others(self, found: tables.Columns) -> str:
+        """Return the columns that are not read, some of them by name."""
+        read = {getattr(found, role) for role in tables.ROLES}
+        others = [name for name in self._source.columns if name and name not in read]
+        return " or ".join(repr(name) for name in others[:_EXAMPLES])
 
 
 def _example(cells: Mapping[str, str], row: LabelRow) -> ExampleRow:
@@ -386,14 +395,3 @@ def _example(cells: Mapping[str, str], row: LabelRow) -> ExampleRow:
     return ExampleRow(
         file=file, cells=shown, age=age_text(row), gender=gender_text(row), subject=row.subject, fold=fold
     )
-
-
-def age_text(row: LabelledImage) -> str:
-    if math.isnan(row.age_low):
-        return ""
-    low, high = (f"{years:g}" for years in (row.age_low, row.age_high))
-    return low if low == high else f"{low}-{high}"
-
-
-def gender_text(row: LabelledImage) -> str:
-    return "" if row.gender == Gender.UNKNOWN else GENDER_NAMES[row.gender]

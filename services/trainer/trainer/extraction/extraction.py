@@ -131,7 +131,7 @@ class ExtractionDetails(BaseModel):
         default_factory=dict, description="rows by reason; until it has ended, those that labels removed"
     )
     removed_examples: dict[str, str] = Field(
-        default_factory=dict, description="the first file of each reason"
+        default_factory=dict, description="the first file of each reason, with the cell that is the reason"
     )
     summary: str = Field("", description="the same in one sentence, once the labels have been read")
     problem: dict[str, Any] | None = Field(None, description="why it failed, or what it waits for")

@@ -228,7 +228,8 @@ def _columns(images: list[LabelledImage]) -> FaceLabels:
 class Notes:
     """Write which images were removed, and which had several faces, and count both.
 
-    `removed-<image set>.jsonl` has a line {"file", "reason"} per removed image.
+    `removed-<image set>.jsonl` has a line {"file", "reason"} per removed image, with "cell" if a cell of the
+    labels is the reason.
     `several-faces-<image set>.jsonl` has a line {"file", "faces", "selected"} per image with several faces;
     `selected` counts from the largest, which is 0. Both files appear when the block ends.
     """

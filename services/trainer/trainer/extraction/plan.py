@@ -241,7 +241,7 @@ def write_plan(kind: DatasetFormat, folder: Path, image_set: str, shard_size: in
             if not (isinstance(row, Removed) and row.reason in REPEATED):
                 plan.rows_of_fold[row.fold] += 1
             if isinstance(row, Removed):
-                plan.removals.add(row.reason.value, row.file)
+                plan.removals.add(row.reason.value, row.file, row.cell)
                 _write_line(removed, row)
                 continue
             plan.images += 1
@@ -332,5 +332,6 @@ def _write_shard(path: Path, images: list[LabelledImage]) -> None:
 
 
 def _write_line(file: IO[bytes], row: Removed) -> None:
-    line = json.dumps({"file": row.file, "reason": row.reason.value}, ensure_ascii=False)
+    cell = {"cell": row.cell} if row.cell else {}
+    line = json.dumps({"file": row.file, "reason": row.reason.value, **cell}, ensure_ascii=False)
     file.write(line.encode(errors="backslashreplace") + b"\n")  # a name on disk may not be valid Unicode

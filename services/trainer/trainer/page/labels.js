@@ -2,7 +2,7 @@
 import { element } from "/web/elements.js";
 import { ask, datasetPath, drawLast, post, report } from "./ask.js";
 
-const ROLES = { file_column: "Image name", age_column: "Age", gender_column: "Gender" };
+const ROLES = { file_column: "Image name", age_column: "Age", gender_column: "Gender", subject_column: "Person", fold_column: "Fold" };
 
 // written : called once labels.csv exists.
 export async function showLabels(place, name, written) {

@@ -1,6 +1,7 @@
 """Label formats: a module per format, and the list in which they are tried."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ _TO_IMPORT = "agegender import NAME reads a table of another name, or with other
 
 def format_of(folder: Path) -> DatasetFormat | None:
     """Return the format of the data set in a folder, or None if no format recognises it."""
-    return next((candidate for candidate in FORMATS if candidate.image_sets(folder)), None)
+    found = next((candidate for candidate in FORMATS if candidate.image_sets(folder)), None)
+    if found is not tables.FORMAT or not (folder / table_files.SOURCE).is_file():
+        return found
+    # labels.csv that was imported from another format keeps that format's limits.
+    name = table_files.import_record(folder).get("format")
+    source = next((candidate for candidate in FORMATS if candidate.name == name), found)
+    if (source.min_det_score, source.one_face_only) == (found.min_det_score, found.one_face_only):
+        return found
+    return replace(found, min_det_score=source.min_det_score, one_face_only=source.one_face_only)
 
 
 def require_format(folder: Path) -> DatasetFormat:

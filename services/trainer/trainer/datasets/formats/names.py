@@ -26,7 +26,7 @@ from pathlib import Path
 from agegender.labels import MAX_AGE, Gender
 
 from trainer.datasets.formats.table_files import SPLITS
-from trainer.datasets.formats.tables import GENDERS, age_interval, gender_words, is_number, plain
+from trainer.datasets.formats.tables import GENDERS, gender_words, is_number, plain
 from trainer.datasets.labels import (
     UNKNOWN_AGE,
     DatasetFormat,
@@ -34,6 +34,7 @@ from trainer.datasets.labels import (
     LabelRow,
     Reason,
     Removed,
+    age_interval,
     is_image_name,
 )
 

@@ -3,14 +3,17 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from agegender.errors import Problem
+from agegender.files import read_json
 
 from trainer.datasets.formats.embedded import (
     BOX,
@@ -27,6 +30,7 @@ LABELS = "labels.csv"
 _SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 _METADATA = [f"metadata{suffix}" for suffix in _SUFFIXES]
 _TABLES = [*(f"{stem}{suffix}" for stem in ("labels", "annotations") for suffix in _SUFFIXES), *_METADATA]
+SOURCE = "labels.source.json"  # what an import wrote labels.csv from
 METADATA = "metadata.csv"
 EXPORTED = "metadata.csv.exported"  # its presence means that metadata.csv is an export, and not the labels
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
@@ -39,6 +43,7 @@ JSON_LINES = frozenset({".jsonl", ".ndjson"})
 _SAMPLE = 100  # rows of JSON Lines whose names are the columns
 SURPLUS = ""  # key of the joined cells beyond the last column
 _DELIMITERS = ",;\t|"
+_UNSAID = re.compile(r"[\W_]+")
 _SEPARATOR_LINE = "sep="  # Excel may write this line before the column names
 
 
@@ -54,7 +59,17 @@ def tables_in(folder: Path) -> list[str]:
     if not ignored and (found := metadata_in_splits(folder)):
         return found
     shards = parquet_shards(folder)
-    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)][:1]
+    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)]
+
+
+def import_record(folder: Path) -> dict[str, Any]:
+    """Return what an import recorded of labels.csv; nothing if a person wrote or changed labels.csv since."""
+    try:
+        record = read_json(folder / SOURCE)
+        digest = sha256((folder / LABELS).read_bytes()).hexdigest()
+        return dict(record) if record["sha256"] == digest else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def metadata_in_splits(folder: Path) -> list[str]:
@@ -140,6 +155,17 @@ def rows(path: Path, likely: Collection[str] = ()) -> Iterator[dict[str, str]]:
         yield from _named(names, cells)
 
 
+def heading(name: str) -> str:
+    """Return a column's name as it is compared: only its letters and digits, in lower case."""
+    return _UNSAID.sub("", name.lower())
+
+
+def same_column(name: str, found: Sequence[str]) -> str:
+    """Return the column that a name means, or else the name, which no column has."""
+    name = name.strip().lower()
+    return name if name in found else next((one for one in found if heading(one) == heading(name)), name)
+
+
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the stripped lines of a text file; empty ones are omitted. Raises ``bad-labels`` 422."""
     with _opened(path) as lines:
@@ -167,10 +193,29 @@ def _table(
                     first = next(lines, "")
                 else:
                     dialect["delimiter"] = _delimiter(first, set(likely))
-            cells = csv.reader(chain([first], lines), **dialect)
+            cells = _cells(path, chain([first], lines), dialect)
             yield [name.strip().lower() for name in next(cells, [])], cells
         except csv.Error as error:
             raise bad_labels(path, f"it is not a CSV table: {error}") from error
+
+
+def _cells(path: Path, lines: Iterable[str], dialect: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the cells of each row. An open quote is an error: it would take the following rows with it."""
+    reader = csv.reader(lines, strict=True, **dialect)
+    first = 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            what = (
+                f"the row that begins in line {first} cannot be read ({error}). Cells that contain quotes, "
+                'line breaks or the delimiter must be quoted whole, as in "one, ""two"""'
+            )
+            raise bad_labels(path, what) from error
+        if cells is None:
+            return
+        yield cells
+        first = reader.line_num + 1
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -211,8 +256,9 @@ def _delimiter(first_line: str, expected: set[str]) -> str:
 
     def found(delimiter: str) -> tuple[int, int]:
         cells = next(csv.reader([first_line], delimiter=delimiter), [])
-        return len(expected & {cell.strip().lower() for cell in cells}), len(cells)
+        return len(headings & {heading(cell) for cell in cells}), len(cells)
 
+    headings = {heading(name) for name in expected}
     return max(_DELIMITERS, key=found)
 
 
@@ -255,7 +301,8 @@ def missing_columns(
 
 def nearest_column(name: str, found: Sequence[str], similar: Collection[str]) -> str | None:
     """Return the column that was probably meant by another name; those that are similar first."""
-    known = next((other for other in similar if other in found), None)
+    headings = {heading(other): other for other in reversed(found)}
+    known = next((headings[heading(other)] for other in similar if heading(other) in headings), None)
     return known or next(iter(get_close_matches(name, [other for other in found if other], n=1)), None)
 
 

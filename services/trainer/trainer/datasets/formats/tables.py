@@ -31,10 +31,12 @@ from trainer.datasets.formats.table_files import (
     LABELS,
     SURPLUS,
     columns,
+    heading,
     missing_columns,
     nearest_column,
     require_columns,
     rows,
+    same_column,
     tables_in,
 )
 from trainer.datasets.labels import (
@@ -45,41 +47,39 @@ from trainer.datasets.labels import (
     LabelRow,
     Reason,
     Removed,
+    age_interval,
     is_safe_name,
 )
 
 IMAGE_SET = "images"
 
-# Names of the columns, the preferred first.
+# Names of the columns as `heading` compares them, the preferred first.
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "file": ("file", PIXELS, "filename", "file_name", "file name", "filepath", "file_path", "path",
-             "image_path", "image_name", "image_file", "image", "img_name", "img_path", "img"),
-    "age": ("age", "ages", "age_years", "age (years)", "years", "age_group"),
+    "file": ("file", PIXELS, "filename", "filepath", "path", "imagepath", "imagename", "imagefile", "image",
+             "imgname", "imgpath", "imgfile", "img"),
+    "age": ("age", "ages", "ageyears", "ageinyears", "years", "agegroup"),
     "gender": ("gender", "sex", "genders"),
-    "subject": ("subject", "subject_id", "subjectid", "subjects", "person_id", "person", "identity",
-                "identity_id", "user_id"),
-    "fold": ("fold", "folds", "fold_id", "kfold"),
+    "subject": ("subject", "subjectid", "subjects", "personid", "person", "identity", "identityid", "userid",
+                "participant", "participantid", "individual", "individualid", "celebrity", "celebid"),
+    "fold": ("fold", "folds", "foldid", "kfold"),
 }  # fmt: skip
 # Names that may mean a column but usually mean something else.
 _SIMILAR = {"file": ("name", "picture", "photo", "image_id", "img_id", "id")}
 LIKELY = frozenset(name for names in ALIASES.values() for name in names)
+_ROLES = {name: role for role, names in ALIASES.items() for name in names}
 
 # As spreadsheets, pandas and published data sets write it.
 UNKNOWN = frozenset({"", "-", "-1", "u", "unknown", "none", "nan", "null", "na", "n/a", "#n/a", "<na>"})
 _NO_FOLD = UNKNOWN - {"-1"}
+_NO_SUBJECT = UNKNOWN - {"u"}  # which may be a person's letter
 GENDERS: Mapping[str, Gender] = {
     **dict.fromkeys(("m", "male", "males", "man", "men"), Gender.MALE),
     **dict.fromkeys(("f", "female", "females", "woman", "women"), Gender.FEMALE),
 }
 _UTKFACE_GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
-_YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
-_AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
-_PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
-_AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DATE = re.compile(rf"(\d{{1,2}})-({'|'.join(_MONTHS)})|({'|'.join(_MONTHS)})-(\d{{1,2}})")
 _ROOT = re.compile(r"(?:[A-Za-z]:)?[\\/]+")
 _NUMBER = re.compile(r"(-?\d+)(?:[.,]0*)?")  # pandas writes a column of integers with gaps as 0.0
+_SUBJECT = re.compile(r"(-?\d+)[.,]0")
 _FOLDS = range(100)
 
 
@@ -102,8 +102,12 @@ def find_columns(path: Path, found: list[str], selected: Mapping[str, str | None
 
     selected : role → name of its column, None for no column. Raises ``bad-labels`` if a column is missing.
     """
-    selected = {role: name and name.strip().lower() for role, name in (selected or {}).items()}
-    named = {role: next((name for name in ALIASES[role] if name in found), None) for role in ROLES} | selected
+    selected = {role: name and same_column(name, found) for role, name in (selected or {}).items()}
+    headings = {heading(name): name for name in reversed(found)}
+    named = {
+        role: next((headings[name] for name in ALIASES[role] if name in headings), None) for role in ROLES
+    }
+    named |= selected
     if path.suffix.lower() == PARQUET and "file" not in selected:
         named["file"] = image_column(path) or named["file"]
     given = [name for name in selected.values() if name]
@@ -111,6 +115,16 @@ def find_columns(path: Path, found: list[str], selected: Mapping[str, str | None
     if not named["file"]:
         raise missing_columns(path, found, ("file",), ("file",), _SIMILAR)
     return Columns(**{role: name or None for role, name in named.items()})  # type: ignore[arg-type]
+
+
+def columns_of(path: Path) -> Columns:
+    """Return the columns of a table that are read without a choice. Raises what `find_columns` does."""
+    return find_columns(path, columns(path, LIKELY))
+
+
+def role_of(name: str) -> str | None:
+    """Return what a column of this name holds, None if the name is none of the usual ones."""
+    return _ROLES.get(heading(name))
 
 
 def similar_columns(found: list[str]) -> dict[str, str]:
@@ -133,7 +147,7 @@ def read(folder: Path, image_set: str, genders: Mapping[str, Gender] | None = No
     genders : meaning of further words or numbers in the column `gender`.
     """
     for table in tables_in(folder):
-        found = find_columns(folder / table, columns(folder / table, LIKELY))
+        found = columns_of(folder / table)
         for _, row in labelled_rows(folder, table, found, genders or {}):
             yield held(table, row)
 
@@ -198,11 +212,21 @@ def _photograph(table: Path, name: str) -> Path | None:
     return None
 
 
-def unpack(folder: Path, names: Iterable[str], check: Check) -> None:
+def unpack(
+    folder: Path,
+    names: Iterable[str],
+    check: Check,
+    genders: Mapping[str, Gender] | None = None,
+    selected: Mapping[str, str | None] | None = None,
+) -> None:
     """Write the images that tables hold, or that are cut out for their boxes, where files are missing.
 
-    check : is called before each image. Raises ``bad-labels`` and ``parquet-not-installed`` as `rows` does.
+    check : is called before each image. genders : meaning of further words or numbers in the column `gender`.
+    selected : role → name of its column, as for `find_columns`.
+
+    Raises ``bad-labels`` and ``parquet-not-installed`` as `rows` does.
     """
+    words = gender_words(genders or {})
     for table in names:
         path = folder / table
         found = columns(path, LIKELY)
@@ -215,13 +239,15 @@ def unpack(folder: Path, names: Iterable[str], check: Check) -> None:
         elif PIXELS in found:
             unpack_pixels(path, rows(path, LIKELY), check)
         else:
-            unpack_boxes(path, _boxes(path, find_columns(path, found)), check)
+            unpack_boxes(path, _boxes(path, find_columns(path, found, selected), words), check)
 
 
-def _boxes(path: Path, found: Columns) -> Iterator[tuple[int, Path, Mapping[str, str]]]:
-    for number, cells in enumerate(rows(path, LIKELY)):
+def _boxes(
+    path: Path, found: Columns, words: Mapping[str, Gender]
+) -> Iterator[tuple[int, Path, Mapping[str, str]]]:
+    for number, cells in enumerate(rows(path, _likely(found))):
         file = cells.get(found.file, "")
-        if isinstance(labelled(cells, found, GENDERS), LabelledImage) and (image := _photograph(path, file)):
+        if isinstance(labelled(cells, found, words), LabelledImage) and (image := _photograph(path, file)):
             yield number, image, cells
 
 
@@ -259,57 +285,45 @@ def labelled(row: Mapping[str, str], found: Columns, words: Mapping[str, Gender]
 
     words : gender word, as `plain` returns it → gender.
     """
-    file = row.get(found.file, "")
-    age = plain(row.get(found.age or "", "")) if found.age else ""
-    gender_text = plain(row.get(found.gender or "", "")) if found.gender else ""
-    subject = row.get(found.subject or "", "") if found.subject else ""
-    fold_text = plain(row.get(found.fold or "", "")) if found.fold else ""
+
+    def cell(name: str | None) -> str:
+        return row.get(name, "") if name else ""
+
+    file, subject = row.get(found.file, ""), cell(found.subject)
+    age_cell, gender_cell, fold_cell = cell(found.age), cell(found.gender), cell(found.fold)
+    age, gender_text, fold_text = plain(age_cell), plain(gender_cell), plain(fold_cell)
     if row.get(SURPLUS):
-        return Removed(file, Reason.BAD_ROW)  # an unquoted delimiter in a cell shifts the columns
+        # An unquoted delimiter in a cell shifts the columns.
+        return Removed(file, Reason.BAD_ROW, cell=row[SURPLUS])
     if fold_text not in _NO_FOLD and not (fold_text.isascii() and fold_text.isdigit()):
-        return Removed(file, Reason.BAD_FOLD)
+        return Removed(file, Reason.BAD_FOLD, cell=fold_cell)
     fold = NO_FOLD if fold_text in _NO_FOLD else int(fold_text[:9])
     if fold != NO_FOLD and fold not in _FOLDS:
-        return Removed(file, Reason.BAD_FOLD)
+        return Removed(file, Reason.BAD_FOLD, cell=fold_cell)
     low = high = UNKNOWN_AGE
     if age not in UNKNOWN:
         if (interval := age_interval(age)) is None:
-            return Removed(file, Reason.NO_AGE, fold)
+            return Removed(file, Reason.NO_AGE, fold, age_cell)
         low, high = interval
         if not low <= high <= MAX_AGE:
-            return Removed(file, Reason.AGE_OUT_OF_RANGE, fold)
+            return Removed(file, Reason.AGE_OUT_OF_RANGE, fold, age_cell)
     gender = words.get(gender_text)
     if gender is None and gender_text not in UNKNOWN:
         reason = Reason.GENDER_NOT_MAPPED if is_number(gender_text) else Reason.NO_GENDER
-        return Removed(file, reason, fold)
+        return Removed(file, reason, fold, gender_cell)
     if gender is None and age in UNKNOWN:
-        return Removed(file, Reason.NO_AGE, fold)
+        return Removed(file, Reason.NO_AGE, fold, age_cell)
     if not subject.isprintable():
         return Removed(file, Reason.BAD_ROW, fold)
-    return LabelledImage(file, low, high, Gender.UNKNOWN if gender is None else gender, subject, fold)
+    return LabelledImage(
+        file, low, high, Gender.UNKNOWN if gender is None else gender, subject_name(subject), fold
+    )
 
 
-def age_interval(text: str) -> tuple[float, float] | None:
-    """Return the years of an age in one of the usual notations, or None if it is not an age.
-
-    Spreadsheets make dates of ranges: `3-Sep` and `9-Mar` of 3-9, `19-Oct` and `Oct-19` of 10-19.
-
-    >>> age_interval("34,5"), age_interval("25 - 32"), age_interval("(25, 32)"), age_interval("more than 70")
-    ((34.5, 34.5), (25.0, 32.0), (25.0, 32.0), (70.0, 100.0))
-    >>> age_interval("03-Sep"), age_interval("Oct-19"), age_interval("young")
-    ((3.0, 9.0), (10.0, 19.0), None)
-    """
-    text = text.strip().lower()
-    if match := _AGE.fullmatch(text) or _PAIR.fullmatch(text):
-        low, high = match[1], match[2] or match[1]
-        return float(low.replace(",", ".")), float(high.replace(",", "."))
-    if match := _AT_LEAST.fullmatch(text):
-        return float(match[1].replace(",", ".")), float(MAX_AGE)
-    if match := _DATE.fullmatch(text):
-        month = _MONTHS.index(match[2] or match[3]) + 1
-        first, last = sorted((month, int(match[1] or match[4])))
-        return float(first), float(last)
-    return None
+def subject_name(text: str) -> str:
+    """Return the name of a person in a cell, empty if it is unknown; `7.0` is `7`, as pandas writes it."""
+    name = match[1] if (match := _SUBJECT.fullmatch(text)) else text
+    return "" if name.lower() in _NO_SUBJECT else name
 
 
 def _is_labels_csv(folder: Path) -> list[str]:
@@ -320,7 +334,7 @@ def _is_table(folder: Path) -> list[str]:
     """Return the image set if the folder's table has a file and a label under usual names."""
     try:
         for table in tables_in(folder):
-            found = find_columns(folder / table, columns(folder / table, LIKELY))
+            found = columns_of(folder / table)
             if found.age or found.gender:
                 return [IMAGE_SET]
     except Problem as problem:
@@ -329,12 +343,14 @@ def _is_table(folder: Path) -> list[str]:
     return []
 
 
-def _unpack(folder: Path, image_set: str, check: Check) -> None:
-    unpack(folder, tables_in(folder), check)
+def _unpack(folder: Path, image_set: str, check: Check, genders: Mapping[str, Gender] | None = None) -> None:
+    unpack(folder, tables_in(folder), check, genders)
 
 
 def _with_genders(label_format: DatasetFormat, genders: Mapping[str, Gender]) -> DatasetFormat:
-    return replace(label_format, read=partial(read, genders=genders))
+    return replace(
+        label_format, read=partial(read, genders=genders), unpack=partial(_unpack, genders=genders)
+    )
 
 
 _IN_FOLDER = DatasetFormat(
