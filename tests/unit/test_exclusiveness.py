@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
 from trainer.datasets.exclusiveness import check, merged, require_exclusive, shared_faces
+from trainer.datasets.folds import Grouping, NearDuplicates, with_folds
 from trainer.experiments.experiment import MERGED, merged_subjects, save_experiment
 from trainer.experiments.experiment_data import (
     as_one,
@@ -97,6 +98,113 @@ def test_data_sets_that_name_the_same_people_are_refused(tmp_path: Path) -> None
     with pytest.raises(Problem, match="names of subjects that several data sets use") as caught:
         checked(tmp_path, ["A", "B"])
     assert caught.value.extra["found"] == {"same-subject": {"groups": 25, "faces": 100}}
+
+
+def with_names(faces: EmbeddingSet, *names: str) -> EmbeddingSet:
+    """With these subjects for the first faces."""
+    subject = faces.subject.astype(object)
+    subject[: len(names)] = names
+    return replace(faces, subject=subject.astype(np.str_))
+
+
+def two_names(near_duplicates: NearDuplicates | None = None) -> EmbeddingSet:
+    """Extract `imdb`, in which one photograph has two names; the other three faces are Brad's."""
+    image_hash = A.image_hash.copy()
+    image_hash[1] = image_hash[0]
+    imdb = replace(with_names(A, "Angelina", *["Brad"] * 4, "a2"), image_hash=image_hash)
+    return with_folds(replace(imdb, fold=np.full(70, -1, np.int16)), Grouping(near_duplicates))[0]
+
+
+WIKI = with_folds(with_names(replace(B, fold=np.full(50, -1, np.int16)), "Brad", "Brad", "b1", "b1"))[0]
+
+
+def test_a_photograph_under_two_names_hides_neither_from_other_data_sets(tmp_path: Path) -> None:
+    imdb = two_names()
+    assert set(imdb.subject[:5].tolist()) == {"Angelina"}
+    write(tmp_path, imdb=imdb, wiki=WIKI)
+    with pytest.raises(Problem, match="names of subjects that several data sets use") as caught:
+        checked(tmp_path, ["imdb", "wiki"])
+    assert caught.value.extra["found"] == {"same-subject": {"groups": 1, "faces": 7}}
+    labels, report = checked(tmp_path, ["imdb", "wiki"], "merge")
+    assert report["found"] == caught.value.extra["found"]
+    assert set(labels.subject[[0, 1, 2, 3, 4, 70, 71]].tolist()) == {"imdb/Angelina"}
+    assert len(set(labels.fold[[0, 1, 2, 3, 4, 70, 71]].tolist())) == 1
+
+
+def test_both_names_of_a_photograph_are_seen_by_networks_trained_on_it() -> None:
+    imdb = two_names()
+    assert shared_faces({"imdb": imdb}, {"wiki": WIKI}) == (2, ["wiki/00000.jpg", "wiki/00001.jpg"])
+    assert shared_faces({"wiki": WIKI}, {"imdb": imdb})[0] == 5
+    other = with_folds(with_names(B, "Angelina"))[0]
+    assert shared_faces({"imdb": imdb}, {"other": other}) == (1, ["other/00000.jpg"])
+    # Without the joining, only the faces of that name.
+    assert shared_faces({"wiki": WIKI}, {"imdb": two_names("off")})[0] == 4
+
+
+def test_data_sets_that_each_joined_a_name_with_another_are_compared_by_all_of_them(tmp_path: Path) -> None:
+    image_hash = B.image_hash.copy()
+    image_hash[1] = image_hash[0]
+    other = with_folds(replace(with_names(B, "Aaron", "Brad", "Zoe", "Zoe"), image_hash=image_hash))[0]
+    assert other.subject[:2].tolist() == ["Aaron", "Aaron"]
+    write(tmp_path, imdb=two_names(), other=other)
+    assert checked(tmp_path, ["imdb", "other"], "allow")[1]["found"] == {
+        "same-subject": {"groups": 1, "faces": 7}
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("Angelina_Jolie", "Angelina Jolie", True),
+        ("angelina jolie", "Angelina JOLIE", True),
+        (" Angelina Jolie ", "Angelina Jolie", True),
+        ("Penélope Cruz", "Pene\u0301lope_Cruz", True),
+        ("Penélope Cruz", "Penelope Cruz", False),
+        ("Angelina Jolie", "AngelinaJolie", False),
+        ("7", "7", True),  # data sets may number different people alike: overlap is set to allow
+        ("7", "07", False),
+        ("near-duplicates-01", "near-duplicates-01", False),
+        ("", "", False),
+        ("_", " ", False),
+    ],
+)
+def test_names_are_compared_without_case_blanks_and_unicode_form(first: str, second: str, same: bool) -> None:
+    one, other = with_names(A, first, first, first), with_names(B, second, second)
+    assert shared_faces({"one": one}, {"other": other})[0] == (2 if same else 0)
+    sets: dict[str, FaceLabels] = {"one": one, "other": other}
+    faces = as_one(sets)
+    assert ("same-subject" in check(faces, sets).found) == same
+    assert faces.subject[0] == (f"one/{first}" if first else "")  # stored names stay as they are
+
+
+def test_all_spellings_of_a_name_are_joined_if_another_data_set_has_it(tmp_path: Path) -> None:
+    one = with_names(A, "Brad Pitt", "a0", "Brad_Pitt", "a1", "brad pitt", "a2")
+    write(tmp_path, one=one, other=with_names(B, "BRAD PITT", "b0", "Brad__Pitt", "b1"))
+    assert "same-subject" not in checked(tmp_path, ["one"], "allow")[1]["found"]
+    for names, rows in (
+        (["one", "other"], [0, 2, 4, 70, 72]),
+        (["other", "one"], [0, 2, 50, 52, 54]),
+    ):
+        labels, report = checked(tmp_path, names, "merge")
+        assert report["found"]["same-subject"] == {"groups": 1, "faces": 5}
+        assert len(set(labels.subject[rows].tolist())) == len(set(labels.fold[rows].tolist())) == 1
+
+
+def test_the_labelled_subject_is_kept_beside_the_joined_one(tmp_path: Path) -> None:
+    imdb = two_names()
+    write(tmp_path, imdb=imdb, off=two_names("off"))
+    stored = read_labels(tmp_path, "imdb", SPACE, "images")
+    assert stored.labelled_subject[:5].tolist() == ["Angelina", *["Brad"] * 4]
+    assert (read_labels(tmp_path, "off", SPACE, "images").labelled_subject == stored.labelled_subject).all()
+    path = tmp_path / "imdb" / SPACE.id / "data-images.npz"
+    arrays = read_npz(path)
+    del arrays["labelled_subject"]
+    write_npz(path, arrays)
+    old = read_labels(tmp_path, "imdb", SPACE, "images")
+    assert len(old.labelled_subject) == 0 and (old.subject == imdb.subject).all()
+    angelina = with_folds(with_names(B, "Angelina"))[0]
+    assert shared_faces({"old": old}, {"other": angelina}) == (1, ["other/00000.jpg"])
+    assert shared_faces({"old": old}, {"other": WIKI}) == (0, [])
 
 
 def test_names_given_to_near_duplicates_are_not_people(tmp_path: Path) -> None:

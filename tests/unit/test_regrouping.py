@@ -95,6 +95,20 @@ def test_subjects_and_folds_of_changed_labels_are_taken_over(tmp_path: Path) -> 
     assert faces.subject[29] == faces.subject[0] == "s0"  # a copy joins both names
 
 
+def test_names_that_a_copy_joined_are_found_again_when_the_labels_are_gone(tmp_path: Path) -> None:
+    old_extraction(tmp_path)
+    rows = "".join(f"{number}.jpg,30,f,s{number // 3}\n" for number in range(30))
+    (tmp_path / "faces" / "labels.csv").write_text("file,age,gender,subject\n" + rows)
+    regroup(tmp_path, "faces", SPACE, "images")
+    faces = read_labels(tmp_path, "faces", SPACE, "images")
+    assert faces.subject[27] == "s0" and faces.labelled_subject[27] == "s9"
+    (tmp_path / "faces" / "labels.csv").unlink()
+    regroup(tmp_path, "faces", SPACE, "images", near_duplicates="off")
+    faces = read_labels(tmp_path, "faces", SPACE, "images")
+    assert (faces.subject == faces.labelled_subject).all()
+    assert faces.subject.tolist() == [f"s{number // 3}" for number in range(30)]
+
+
 def test_subjects_of_another_space_are_taken_over(tmp_path: Path) -> None:
     old = old_extraction(tmp_path, HUMAN)
     embedding = old.embedding.copy()

@@ -39,6 +39,7 @@ _OPTIONAL: dict[str, tuple[int, ...]] = {
     "file_sha256": (SHA256_BYTES,),
     "image_hash": (IMAGE_HASH_BYTES,),
     "photograph": (),
+    "labelled_subject": (),
 }
 
 
@@ -57,8 +58,9 @@ class FaceLabels:
     image_hash : uint8 [faces, 64]; perceptual hashes of the upright image and of its mirror image, 256 bits
         each.
     photograph : int32; row of the first face that comes from a copy of the same photograph.
+    labelled_subject : str; subject that the labels give, before near-duplicates were joined.
 
-    The last three have no rows if they are unknown, as in data sets that earlier releases extracted.
+    The last four have no rows if they are unknown, as in data sets that earlier releases extracted.
     """
 
     file: npt.NDArray[np.str_]
@@ -74,6 +76,7 @@ class FaceLabels:
         default_factory=lambda: np.zeros((0, IMAGE_HASH_BYTES), np.uint8), kw_only=True
     )
     photograph: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32), kw_only=True)
+    labelled_subject: npt.NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_), kw_only=True)
 
     def __post_init__(self) -> None:
         faces = len(self.file)
@@ -240,7 +243,8 @@ def combine_labels(sets: Mapping[str, FaceLabels]) -> FaceLabels:
 
     Files and subjects are prefixed with the data set's name, so subjects of two sets are never mixed up. The
     result has as many folds as the set with the fewest: its fold k takes the other sets' folds k, k + folds,
-    and so on. Folds therefore stay subject-exclusive.
+    and so on. Folds therefore stay subject-exclusive. Optional columns are dropped: `exclusiveness` compares
+    the data sets themselves.
 
     Raises ``no-folds`` 409 for a set without folds.
     """

@@ -1,9 +1,11 @@
 """Check that no photograph and no subject is on both sides of a split, across all data sets used together.
 
-The check compares the bytes of the image files, their perceptual hashes, and the names of subjects. Persons
-that only a recogniser finds are grouped within each data set at its extraction, but not across data sets.
+The check compares the bytes of the image files, their perceptual hashes, and the names of subjects. A subject
+that was joined from several has all of their names. Persons that only a recogniser finds are grouped within
+each data set at its extraction, but not across data sets.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +17,7 @@ from agegender.errors import Problem
 
 from trainer.datasets.duplicates import Groups, Pairs, copies, join, same_bytes
 from trainer.datasets.embedding_set import FaceLabels
-from trainer.datasets.folds import AUTOMATIC, groups_of, joined_subjects
+from trainer.datasets.folds import AUTOMATIC, groups_of, joined_subjects, labelled_subjects
 
 Overlap = Literal["refuse", "merge", "allow"]
 Reason = Literal["same-file", "same-photograph", "same-subject", "subject-in-several-folds"]
@@ -145,8 +147,10 @@ def shared_faces(first: Mapping[str, FaceLabels], second: Mapping[str, FaceLabel
     examples: list[str] = []
     for name, other in second.items():
         shared = np.zeros(len(other), dtype=np.bool_)
+        first_face = _first_of_each(groups_of(other.subject))[1]
         for one in first.values():
-            for pairs in (same_files(one, other), same_subjects(one, other), *same_photographs(one, other)):
+            shared |= np.isin(first_face, same_subjects(one, other)[1])
+            for pairs in (same_files(one, other), *same_photographs(one, other)):
                 shared[pairs[1]] = True
         count += int(shared.sum())
         examples += [f"{name}/{file}" for file in other.file[shared][:_EXAMPLES].tolist()]
@@ -168,10 +172,35 @@ def same_photographs(first: FaceLabels, second: FaceLabels) -> Iterator[Pairs]:
 
 
 def same_subjects(first: FaceLabels, second: FaceLabels) -> Pairs:
-    """Return pairs [2, n] of rows with the same labelled subject: each of `second` with one of `first`."""
-    pairs = _matching(first.subject, second.subject)
-    named = second.subject[pairs[1]]
-    return pairs[:, (named != "") & ~np.char.startswith(named, AUTOMATIC)]
+    """Return pairs [2, n] of rows whose subjects have a labelled name in common.
+
+    A row is that of a subject's first face. Every such subject of either data set is in a pair.
+    """
+    (names, rows), (other_names, other_rows) = _names(first), _names(second)
+    found = [_matching(names, other_names), _matching(other_names, names)[::-1]]
+    pairs = np.concatenate(found, axis=1)
+    return np.stack([rows[pairs[0]], other_rows[pairs[1]]])
+
+
+def _names(faces: FaceLabels) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """Return the names [n] of all subjects as they are compared, and the row [n] of each one's first face.
+
+    A joined subject has the labelled names of its faces and its own, which may be from another space.
+    """
+    first = _first_of_each(groups_of(faces.subject))[1].tolist()
+    columns = (faces.subject, labelled_subjects(faces))
+    found = {pair for column in columns for pair in zip(column.tolist(), first, strict=True)}
+    compared = {name: _compared(name) for name, _ in found}
+    pairs = sorted({(compared[name], row) for name, row in found if compared[name]})
+    return np.array([name for name, _ in pairs], np.str_), np.array([row for _, row in pairs], np.int64)
+
+
+def _compared(name: str) -> str:
+    """Return a name in lower case and Unicode form NFC, with single blanks; "" for an automatic name."""
+    if name.startswith(AUTOMATIC):
+        return ""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    return " ".join(folded.replace("_", " ").split()) or name
 
 
 def _matching(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Pairs:

@@ -233,10 +233,11 @@ def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dic
     if mode is None:
         mode = "persons" if recogniser or grouping.subjects_from else "photographs"
     labelled = faces.subject
+    columns: dict[str, Any] = {"labelled_subject": labelled}
     found: dict[str, Any] = {"method": mode}
     if faces.has_hashes:
         photograph = photograph_groups(faces.file_sha256, faces.image_hash)
-        faces = replace(faces, photograph=photograph.astype(np.int32))
+        columns["photograph"] = photograph.astype(np.int32)
         found["photographs"] = {
             **group_counts(photograph),
             "bits": HASH_BITS,
@@ -246,7 +247,7 @@ def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dic
         photograph = np.arange(len(faces))
         found["photographs"] = "not searched: the images have no hashes"
     if mode == "off":
-        return faces, found
+        return replace(faces, **columns), found
     if grouping.subjects is not None and mode == "persons":
         labelled = _filled(labelled, faces.file, grouping.subjects)
         found["persons"] = {"subjects_from": grouping.subjects_from}
@@ -261,7 +262,7 @@ def _grouped(faces: EmbeddingSet, grouping: Grouping) -> tuple[EmbeddingSet, dic
         }
         photograph = join(photograph, [np.stack([unknown, unknown[persons]])])
     subject = joined_subjects(labelled, photograph, faces.file)
-    return replace(faces, subject=subject), {**found, **group_counts(_automatic(subject))}
+    return replace(faces, **columns, subject=subject), {**found, **group_counts(_automatic(subject))}
 
 
 def joined_subjects(
@@ -279,6 +280,16 @@ def joined_subjects(
         digest = hashlib.sha256(str(file[rows[0]]).encode()).hexdigest()[:12]
         names[rows] = known[0] if known else f"{AUTOMATIC}{digest}"
     return names.astype(np.str_)
+
+
+def labelled_subjects(faces: FaceLabels) -> npt.NDArray[np.str_]:
+    """Return the subjects [faces] that the labels give, before near-duplicates were joined; empty if none.
+
+    An extraction of an earlier release has the joined names only. They are returned, without automatic ones.
+    """
+    if len(faces.labelled_subject) == len(faces):
+        return faces.labelled_subject
+    return np.where(np.char.startswith(faces.subject, AUTOMATIC), "", faces.subject)
 
 
 def group_counts(group: Groups) -> dict[str, int]:

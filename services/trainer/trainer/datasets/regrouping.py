@@ -30,11 +30,11 @@ from trainer.datasets.embedding_set import (
     write_embedding_set,
 )
 from trainer.datasets.folds import (
-    AUTOMATIC,
     Grouping,
     NearDuplicates,
     face_counts,
     found_groups,
+    labelled_subjects,
     with_folds,
 )
 from trainer.datasets.formats import format_name, format_of
@@ -156,11 +156,11 @@ def _as_labelled(
     subjects: list[str] = []
     folds: list[int] = []
     for file, subject, fold in zip(
-        faces.file.tolist(), faces.subject.tolist(), faces.fold.tolist(), strict=True
+        faces.file.tolist(), labelled_subjects(faces).tolist(), faces.fold.tolist(), strict=True
     ):
         row = rows.get(file)
         if row is None:
-            subjects.append("" if subject.startswith(AUTOMATIC) else subject)
+            subjects.append(subject)
             folds.append(fold if own_folds else NO_FOLD)
         else:
             subjects.append(row.subject)
