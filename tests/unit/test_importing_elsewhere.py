@@ -1,11 +1,13 @@
 """Import of tables from elsewhere: no label reaches another person's image, and no row vanishes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from agegender.errors import Problem
 from trainer.datasets.formats import format_of, require_format, tables
+from trainer.datasets.formats.table_files import MAX_JSON
 from trainer.datasets.importing import propose, write_labels
 from trainer.datasets.labels import LabelledImage, checked_rows
 from trainer.datasets.proposals import LabelChoice
@@ -174,6 +176,31 @@ def test_cell_that_cannot_be_read_is_shown_with_what_to_write(
     proposal = propose(tmp_path)
     assert next(iter(proposal.removed_examples.values())) == f"a.jpg: {cell!r}"
     assert any(advice in problem for problem in proposal.problems)
+
+
+def test_array_of_json_objects_is_a_table(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg", "b.jpg")
+    rows = [{"image": "a.jpg", "Age": 30, "sex": "f"}, {"image": "b.jpg", "Age": [30, 39], "sex": None}]
+    table(tmp_path, json.dumps(rows), "faces.json")
+    assert labelled(tmp_path) == {"a.jpg": "30", "b.jpg": "30-39"}
+    assert propose(tmp_path).source == ["faces.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a.jpg": 30}', "expected an array of objects.* got dict"),
+        ("[1]", "entry 1 is not a JSON object"),
+        ("[", "the file is not JSON"),
+        ("[" * 60_000, "the file is not JSON"),
+        ("[" + " " * MAX_JSON + "]", "write it as JSON Lines"),
+    ],
+    ids=["object", "number", "broken", "deep", "large"],
+)
+def test_json_that_is_no_table_states_why(tmp_path: Path, text: str, message: str) -> None:
+    table(tmp_path, text, "faces.json")
+    with pytest.raises(Problem, match=message):
+        propose(tmp_path)
 
 
 def test_units_and_decades_of_ages_are_read(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ from trainer.datasets.proposals import (
 
 ORIGINAL = "labels.original.csv"  # the labels.csv that a person wrote
 REMOVED = "labels.removed.csv"
-_OURS = (LABELS, METADATA, REMOVED, "labels.original")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+_OURS = (LABELS, METADATA, REMOVED, SOURCE, "labels.original")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
 _AGE_WORDS = ("alter", "edad", "idade", "leeftijd", "eta", "età", "âge", "yas", "yaş", "wiek")

@@ -43,7 +43,9 @@ RESERVE = 16 * 1024**2  # bytes of the volume that an upload leaves free
 STALE_SECONDS = 600.0  # after which an unchanged upload is left over from a process that was killed
 
 # Workbooks are not read, but the message about a folder's labels names them.
-TABLES = frozenset({".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".mat", ".xls", ".xlsx", ".ods"})
+TABLES = frozenset(
+    {".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".mat", ".xls", ".xlsx", ".ods"}
+)
 ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"})
 _ADDED = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})  # by operating systems, as hidden files are
 _PREFIX = ".upload-"

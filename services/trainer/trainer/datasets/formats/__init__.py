@@ -21,7 +21,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
 )
 
 TABLE_FORMATS = frozenset({tables.FORMAT.name, tables.TABLE.name})
-_TABLES = frozenset({".csv", ".tsv", ".txt", ".parquet", *table_files.JSON_LINES})
+_TABLES = frozenset({".csv", ".tsv", ".txt", ".parquet", table_files.JSON, *table_files.JSON_LINES})
 _WORKBOOKS = frozenset({".xls", ".xlsx", ".xlsm", ".ods", ".numbers"})
 _SHOWN = 20
 _TO_IMPORT = "agegender import NAME reads a table of another name, or with other columns."

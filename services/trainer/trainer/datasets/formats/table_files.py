@@ -1,4 +1,4 @@
-"""Find the tables of a data set, and read them (CSV, TSV, JSON Lines, Parquet) row by row, within limits."""
+"""Find the tables of a data set, and read them (CSV, TSV, JSON, Parquet) row by row, within limits."""
 
 import csv
 import json
@@ -39,6 +39,8 @@ _IN_SPLITS = [f"{parent}{split}" for parent in ("", "data/") for split in SPLITS
 MAX_BYTES = 1024**3
 MAX_LINE = 64 * 1024
 _SHOWN = 40  # columns, and characters of each, quoted in an error
+JSON = ".json"
+MAX_JSON = 32 * 1024**2  # which is read whole
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 _SAMPLE = 100  # rows of JSON Lines whose names are the columns
 SURPLUS = ""  # key of the joined cells beyond the last column
@@ -134,7 +136,7 @@ def columns(path: Path, likely: Collection[str] = ()) -> list[str]:
     """
     if path.suffix.lower() == PARQUET:
         return parquet_columns(path)
-    if path.suffix.lower() in JSON_LINES:
+    if path.suffix.lower() in (JSON, *JSON_LINES):
         first = islice(_json_rows(path), _SAMPLE)
         return list(dict.fromkeys(name for row in first for name in row if name != SURPLUS))
     with _table(path, likely) as (names, _):
@@ -147,7 +149,7 @@ def rows(path: Path, likely: Collection[str] = ()) -> Iterator[dict[str, str]]:
     The delimiter (comma, semicolon, tab or bar) is the one with which the first line contains most of the
     likely columns. Takes and raises what `columns` does.
     """
-    if path.suffix.lower() in (PARQUET, *JSON_LINES):
+    if path.suffix.lower() in (PARQUET, JSON, *JSON_LINES):
         read = parquet_rows if path.suffix.lower() == PARQUET else _json_rows
         yield from read(path)
         return
@@ -219,21 +221,43 @@ def _cells(path: Path, lines: Iterable[str], dialect: Mapping[str, Any]) -> Iter
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the objects of a JSON Lines file, their values as text."""
+    """Yield the objects of a JSON Lines file, or of the array of a JSON file, their values as text."""
+    for place, row in _json_array(path) if path.suffix.lower() == JSON else _json_lines(path):
+        if not isinstance(row, dict):
+            raise bad_labels(path, f'{place} is not a JSON object, such as {{"file_name": …}}')
+        yield {
+            **{str(name).strip().lower(): cell_text(value) for name, value in row.items()},
+            SURPLUS: "",
+        }
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise bad_labels(path, f"line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise bad_labels(path, f'line {number} is not a JSON object, such as {{"file_name": …}}')
-            yield {
-                **{str(name).strip().lower(): cell_text(value) for name, value in row.items()},
-                SURPLUS: "",
-            }
+            if line.strip():
+                yield f"line {number}", _json(path, f"line {number}", line)
+
+
+def _json_array(path: Path) -> Iterator[tuple[str, object]]:
+    require_inside(path)
+    if path.stat().st_size > MAX_JSON:
+        raise bad_labels(path, f"the file is larger than {MAX_JSON} bytes; write it as JSON Lines (.jsonl)")
+    try:
+        rows = _json(path, "the file", path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, OSError) as error:
+        raise bad_labels(path, f"it cannot be read as UTF-8 text: {error}") from error
+    if not isinstance(rows, list):
+        raise bad_labels(
+            path, f'expected an array of objects, [{{"file_name": …}}], got {type(rows).__name__}'
+        )
+    yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _json(path: Path, place: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad_labels(path, f"{place} is not JSON: {error}") from error
 
 
 @contextmanager
