@@ -90,6 +90,53 @@ def test_the_same_labels_and_time_of_another_image_count_as_another(tmp_path: Pa
     assert all(isinstance(row, LabelledImage) for row in names.read_utkface(tmp_path, "images"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "31_1_2023_ann.jpg",
+        "31_1_2023.jpg",
+        "12_1_20230131.jpg",
+        "31_1_2023_5.jpg",
+        "2023_1_31.jpg",
+        "0012_0_01.jpg",
+        "012_0_1_20170101000000000.jpg",
+        "25_1_0_ann.jpg",
+        "5_1_2_3_4.jpg",
+    ],
+)
+def test_dates_and_numbers_of_persons_are_no_labels(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert format_of(tmp_path) is None
+    assert list(names.read_utkface(tmp_path, "images")) == [Removed(name, Reason.NO_AGE)]
+
+
+def test_one_name_does_not_make_a_folder_utkface(tmp_path: Path) -> None:
+    files = ("25/female/a.jpg", "30/male/b.jpg", "40/male/c.jpg", "12_1_5.jpg")
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    assert [summary(rows[file])[0] for file in files[:3]] == [25, 30, 40]
+    assert rows["12_1_5.jpg"] == Removed("12_1_5.jpg", Reason.NO_AGE)
+
+
+def test_names_above_the_highest_age_which_come_first_do_not_hide_utkface(tmp_path: Path) -> None:
+    ages = [*(100 + number % 17 for number in range(90)), *(number % 90 + 1 for number in range(900))]
+    images = [f"UTKFace/{age}_0_0_{20170101000000000 + index}.jpg" for index, age in enumerate(ages)]
+    rows = rows_of(tmp_path, names.UTKFACE, *images, "UTKFace/100_1.jpg", "Extra/a.jpg", "Extra/b.jpg")
+    assert len(rows) == len(images) + 3
+    assert [file for file, row in rows.items() if getattr(row, "reason", "") == Reason.NO_AGE] == [
+        "UTKFace/100_1.jpg",
+        "Extra/a.jpg",
+        "Extra/b.jpg",
+    ]
+
+
+def test_utkface_names_with_a_time_are_read_in_any_folder(tmp_path: Path) -> None:
+    files = ("part1/30_0_0_7.jpg", "test/20_1_0_20170101000000001.jpg", "train/21_1_0_20170101000000002.jpg")
+    rows = rows_of(tmp_path, names.UTKFACE, *files)
+    assert [summary(rows[file])[0] for file in files] == [30, 20, 21]
+    rows = rows_of(tmp_path, names.UTKFACE, "persons/1_1_1.jpg")
+    assert rows["persons/1_1_1.jpg"] == Removed("persons/1_1_1.jpg", Reason.NO_AGE)
+
+
 def test_images_in_the_folder_of_the_archive_are_found(tmp_path: Path) -> None:
     (tmp_path / "UTKFace").mkdir()
     (tmp_path / "UTKFace" / "20_1_0_20170101000000000.jpg.chip.jpg").touch()

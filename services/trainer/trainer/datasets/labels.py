@@ -1,5 +1,6 @@
 """Rows of labels: images with their labels, removed rows with the reason, and what a label format is."""
 
+import os
 import posixpath
 import re
 from collections import Counter
@@ -199,6 +200,22 @@ def is_safe_name(file: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has the ending of an image, and is not hidden."""
     return _IMAGE.fullmatch(name) is not None
+
+
+def images_below(folder: Path, depth: int, place: str = "") -> Iterator[str]:
+    """Yield the paths of the images in a folder, and in its folders down to `depth` levels, in their order.
+
+    Links to folders, and hidden folders, are omitted.
+    """
+    with os.scandir(folder / place) as entries:
+        found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    for entry in found:
+        path = f"{place}/{entry.name}" if place else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 0:
+                yield from images_below(folder, depth - 1, path)
+        elif is_image_name(entry.name):
+            yield path
 
 
 def removal_summary(

@@ -3,7 +3,7 @@
 - UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423): `[age]_[gender]_[race]_[time].jpg`; gender 0 is male
   and 1 female. Variations in circulation are accepted: other endings (`.JPG`, `.jpeg`, `.png`, `.pg`), a
   missing dot (`55_0_0_20170116232725357jpg`), a blank before the ending, and times of 16 or 18 digits. Four
-  images lack their gender or their race.
+  images lack their gender or their race. Similar sets have a number instead of the time, and no race.
 - AgeDB (Moschoglou et al. 2017, doi:10.1109/CVPRW.2017.250): `[number]_[name]_[age]_[m or f].jpg`; some names
   have blanks before an underscore, or Cyrillic letters.
 - MORPH (Ricanek and Tesafaye 2006, doi:10.1109/FGR.2006.78): `[person]_[number][M or F][age].JPG`.
@@ -34,6 +34,7 @@ from trainer.datasets.labels import (
     LabelRow,
     Reason,
     Removed,
+    images_below,
     is_image_name,
 )
 
@@ -48,16 +49,21 @@ _FOLDERS = (
     "part3",
     "utkface_inthewild",
 )
-_DEPTH = 3
-_NAME = re.compile(r"(?P<age>\d+)_(?P<labels>(?:\d*_)+)(?P<time>\d+)", re.ASCII)
+# Ages have no leading zeros, in contrast to the numbers of persons.
+_NAME = re.compile(
+    r"(?P<age>0|[1-9]\d{0,2})_(?P<gender>\d?)_(?:(?P<race>\d?)_)?(?P<time>\d+)(?P<rest>(?s:.*))", re.ASCII
+)
 _TIME_DIGITS = 14  # a shorter number is no time but an index, as in similar sets; no label is missing then
+_DAY_MONTH_YEAR = re.compile(r"(?:[1-9]|[12]\d|3[01])_[1-9]_(?:19|20)\d\d(?!\d)")
+_DAY = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+_REST = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))*(?:\.[a-z][a-z\d]{0,4})?", re.IGNORECASE)
 _ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
 _OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
 _GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 
 _AGEDB = re.compile(r"\d+\s*_\s*(?P<subject>.+?)\s*_\s*(?P<age>\d+)\s*_\s*(?P<gender>[mf])", re.IGNORECASE)
 _MORPH = re.compile(r"(?P<subject>\d+)_(?P<number>\d+)(?P<gender>[MF])(?P<age>\d{2,3})", re.IGNORECASE)
-_CACD = re.compile(r"(?P<age>\d{1,3})_(?P<subject>[^\d_].*)_\d{4}")
+_CACD = re.compile(r"(?P<age>[1-9]\d{0,2})_(?P<subject>[^\d_].*)_\d{4}")
 _FG_NET = re.compile(r"(?P<subject>\d{3})A(?P<age>\d{2})[a-z]?", re.IGNORECASE)
 _ALL_AGE_FACES = re.compile(r"(?P<number>\d{5})A(?P<age>\d{2})")
 _LAST_FEMALE = 7380  # of All-Age-Faces
@@ -69,18 +75,15 @@ _SPLITS = frozenset({"images", "image", "data", "faces", "dataset", "training", 
 
 
 def read_utkface(folder: Path, image_set: str) -> Iterator[LabelRow]:
-    """Yield the images folder by folder, in the order of their names. Subjects are unknown.
+    """Yield the images folder by folder, those of the archives first. Subjects are unknown.
 
     The archives overlap, so an image whose name without its ending was read before is removed as repeated.
     """
     seen: set[str] = set()
-    for place in _places(folder):
-        names = sorted(entry.name for entry in os.scandir(folder / place) if entry.is_file())
+    for place, names in _places(folder):
         for name in names:
-            match = _match(name)
-            if match is None and not is_image_name(name):
-                continue
             file = f"{place}/{name}" if place else name
+            match = _match(file)
             stem = _ENDING.split(name, maxsplit=1)[0]
             if match is not None and stem in seen:
                 yield Removed(file, Reason.REPEATED_IMAGE)
@@ -89,60 +92,64 @@ def read_utkface(folder: Path, image_set: str) -> Iterator[LabelRow]:
             yield _labelled(file, match)
 
 
-def _match(name: str) -> "re.Match[str] | None":
-    return None if _OTHER_FILE.fullmatch(name) else _NAME.match(name)
+def _match(file: str) -> "re.Match[str] | None":
+    """Match a file's name; None for a date.
+
+    A number instead of the time counts in the archives' folders only, with nothing but the ending after it.
+    """
+    place, _, name = file.rpartition("/")
+    match = None if _OTHER_FILE.fullmatch(name) else _NAME.fullmatch(name)
+    if match is None or len(match["time"]) >= _TIME_DIGITS:
+        return match
+    is_date = match["race"] is None and (_DAY_MONTH_YEAR.match(name) or _DAY.fullmatch(match["time"]))
+    is_known = place == "" or set(place.lower().split("/")) <= set(_FOLDERS)
+    return match if is_known and not is_date and _REST.fullmatch(match["rest"]) else None
 
 
-def _places(folder: Path, place: str = "", depth: int = _DEPTH) -> Iterator[str]:
-    """Yield the folder itself and, recursively, its folders that are named like those of the archives."""
-    yield place
-    if depth == 0:
-        return
+def _places(folder: Path, place: str = "", depth: int = _MAX_DEPTH) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and, recursively, its folders, each with the sorted names of its images.
+
+    Folders named like those of the archives precede the others, and may be links.
+    """
     with os.scandir(folder / place) as entries:
-        found = [entry.name for entry in entries if entry.name.lower() in _FOLDERS and entry.is_dir()]
-    for name in sorted(found, key=lambda name: (_FOLDERS.index(name.lower()), name)):
-        yield from _places(folder, f"{place}/{name}" if place else name, depth - 1)
-
-
-def _labels_in(name: str) -> LabelRow:
-    return _labelled(name, _match(name))
+        found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    yield place, [e.name for e in found if (is_image_name(e.name) or _match(e.name)) and e.is_file()]
+    ranks = {entry: (*_FOLDERS, entry.name.lower()).index(entry.name.lower()) for entry in found}
+    for entry in sorted(found, key=lambda entry: ranks[entry]):
+        if depth > 0 and entry.is_dir(follow_symlinks=ranks[entry] < len(_FOLDERS)):
+            yield from _places(folder, f"{place}/{entry.name}" if place else entry.name, depth - 1)
 
 
 def _labelled(file: str, match: "re.Match[str] | None") -> LabelRow:
     if match is None:
         return Removed(file, Reason.NO_AGE)
-    if int(match["age"][:9]) > MAX_AGE:
+    if int(match["age"]) > MAX_AGE:
         return Removed(file, Reason.AGE_OUT_OF_RANGE)
     years = float(match["age"])
-    labels = match["labels"][:-1].split("_")
-    if labels[0] == "" or (len(labels) == 1 and len(match["time"]) >= _TIME_DIGITS):
+    if match["gender"] == "" or (match["race"] is None and len(match["time"]) >= _TIME_DIGITS):
         # One label is missing, and which one is ambiguous: in 61_1_20170109142408075 the 1 is the gender; in
         # 39_1_20170116174525125 most people who looked at the image take it for the race.
         return LabelledImage(file, years, years, Gender.UNKNOWN)
-    if (gender := _GENDERS.get(labels[0])) is None:
+    if (gender := _GENDERS.get(match["gender"])) is None:
         return Removed(file, Reason.NO_GENDER)
     return LabelledImage(file, years, years, gender)
 
 
 def _utkface_image_sets(folder: Path) -> list[str]:
-    for place in _places(folder):
-        with os.scandir(folder / place) as entries:
-            if any(isinstance(_labels_in(entry.name), LabelledImage) for entry in entries):
-                return [IMAGE_SET]
-    return []
-
-
-def _images(folder: Path, place: str = "", depth: int = _MAX_DEPTH) -> Iterator[str]:
-    """Yield the paths of all images below a folder, in the order of their names; none in hidden folders."""
-    with os.scandir(folder / place) as entries:
-        found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-    for entry in found:
-        path = f"{place}/{entry.name}" if place else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if depth > 0:
-                yield from _images(folder, path, depth - 1)
-        elif is_image_name(entry.name):
-            yield path
+    """Return the image set if most images of the first folders are named so; samples each folder evenly."""
+    images = usable = named = 0.0
+    for place, names in _places(folder):
+        sample = names[:: max(1, -(-len(names) // _SAMPLE))]
+        for name in sample:
+            match = _match(f"{place}/{name}" if place else name)
+            is_usable = isinstance(_labelled(name, match), LabelledImage)
+            usable += is_usable
+            if is_usable or (match is not None and len(match["time"]) >= _TIME_DIGITS):
+                named += len(names) / len(sample)
+        images += len(names)
+        if images >= _SAMPLE:
+            break
+    return [IMAGE_SET] if usable and named >= _LEAST_SHARE * images else []
 
 
 Reader = Callable[[str], LabelRow]
@@ -150,17 +157,19 @@ Reader = Callable[[str], LabelRow]
 
 def _read(labels: Reader, folder: Path, image_set: str) -> Iterator[LabelRow]:
     """Yield what each image's path is read as."""
-    return (labels(file) for file in _images(folder))
+    return (labels(file) for file in images_below(folder, _MAX_DEPTH))
 
 
 def _image_sets(labels: Reader, folder: Path) -> list[str]:
     """Return the image set if most of the first images have labels in their names."""
-    sample = [labels(file) for file in islice(_images(folder), _SAMPLE)]
+    sample = [labels(file) for file in islice(images_below(folder, _MAX_DEPTH), _SAMPLE)]
     labelled = sum(isinstance(row, LabelledImage) for row in sample)
     return [IMAGE_SET] if labelled and labelled >= _LEAST_SHARE * len(sample) else []
 
 
-def _in_name(pattern: "re.Pattern[str]", gender: Callable[["re.Match[str]"], Gender]) -> Reader:
+def _in_name(
+    pattern: "re.Pattern[str]", gender: Callable[["re.Match[str]"], Gender] = lambda match: Gender.UNKNOWN
+) -> Reader:
     """Return the reader of a pattern with the groups `age` and, if it names persons, `subject`."""
 
     def labels(file: str) -> LabelRow:
@@ -176,10 +185,6 @@ def _in_name(pattern: "re.Pattern[str]", gender: Callable[["re.Match[str]"], Gen
 
 def _letter(match: "re.Match[str]") -> Gender:
     return GENDERS[match["gender"].lower()]
-
-
-def _unknown(match: "re.Match[str]") -> Gender:
-    return Gender.UNKNOWN
 
 
 def _by_number(match: "re.Match[str]") -> Gender:
@@ -243,7 +248,7 @@ def _folder_image_sets(folder: Path) -> list[str]:
     if any((len(name) > 1 and name[0] == "0") or int(plain(name)[:9]) > MAX_AGE for name in numbers):
         return []
     classes = {name for name in names if name in GENDERS or age_interval(name) is not None}
-    sample = [_folder_reader(folder, {})(file) for file in islice(_images(folder), _SAMPLE)]
+    sample = [_folder_reader(folder, {})(file) for file in islice(images_below(folder, _MAX_DEPTH), _SAMPLE)]
     readable = [row for row in sample if isinstance(row, LabelledImage) or row.reason != Reason.NO_AGE]
     return [IMAGE_SET] if classes and len(readable) >= _LEAST_SHARE * len(sample) > 0 else []
 
@@ -267,8 +272,8 @@ UTKFACE = DatasetFormat(
 )
 AGEDB = _format("agedb", "AgeDB: images named [number]_[name]_[age]_[m or f].jpg", _in_name(_AGEDB, _letter))
 MORPH = _format("morph", "MORPH: images named [person]_[number][M or F][age].JPG", _in_name(_MORPH, _letter))
-CACD = _format("cacd", "CACD: images named [age]_[name]_[number].jpg", _in_name(_CACD, _unknown))
-FG_NET = _format("fg-net", "FG-NET: images named [person]A[age].JPG", _in_name(_FG_NET, _unknown))
+CACD = _format("cacd", "CACD: images named [age]_[name]_[number].jpg", _in_name(_CACD))
+FG_NET = _format("fg-net", "FG-NET: images named [person]A[age].JPG", _in_name(_FG_NET))
 ALL_AGE_FACES = _format(
     "all-age-faces", "All-Age-Faces: images named [number]A[age].jpg", _in_name(_ALL_AGE_FACES, _by_number)
 )
