@@ -74,6 +74,7 @@ GENDERS: Mapping[str, Gender] = {
 _UTKFACE_GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
 _YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
 _AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
+_BARE_YEARS = re.compile(_YEARS)
 _PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
 _AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -310,6 +311,16 @@ def age_interval(text: str) -> tuple[float, float] | None:
         first, last = sorted((month, int(match[1] or match[4])))
         return float(first), float(last)
     return None
+
+
+def is_age_range(text: str) -> bool:
+    """Return whether a name is a range of ages, such as `25-32` or `60+`. A month makes it a date.
+
+    >>> is_age_range("(25, 32)"), is_age_range("more than 70"), is_age_range("25"), is_age_range("12-jan")
+    (True, True, False, False)
+    """
+    has_month = any(map(str.isalpha, text.removeprefix("more than")))
+    return not has_month and not _BARE_YEARS.fullmatch(text) and age_interval(text) is not None
 
 
 def _is_labels_csv(folder: Path) -> list[str]:
