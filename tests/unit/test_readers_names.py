@@ -1,11 +1,13 @@
 """Data sets whose labels are in the names of files and folders."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
+from agegender.errors import Problem
 from agegender.labels import Gender
-from trainer.datasets.formats import format_of, names, tables
+from trainer.datasets.formats import format_of, names, require_format, tables
 from trainer.datasets.importing import propose
 from trainer.datasets.labels import DatasetFormat, LabelledImage, LabelRow, Reason, Removed
 
@@ -88,6 +90,53 @@ def test_the_same_labels_and_time_of_another_image_count_as_another(tmp_path: Pa
     for name in ("20_1_0_20170101000000000_a.jpg", "20_1_0_20170101000000000_b.jpg"):
         (tmp_path / name).touch()
     assert all(isinstance(row, LabelledImage) for row in names.read_utkface(tmp_path, "images"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "31_1_2023_ann.jpg",
+        "31_1_2023.jpg",
+        "12_1_20230131.jpg",
+        "31_1_2023_5.jpg",
+        "2023_1_31.jpg",
+        "0012_0_01.jpg",
+        "012_0_1_20170101000000000.jpg",
+        "25_1_0_ann.jpg",
+        "5_1_2_3_4.jpg",
+    ],
+)
+def test_dates_and_numbers_of_persons_are_no_labels(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert format_of(tmp_path) is None
+    assert list(names.read_utkface(tmp_path, "images")) == [Removed(name, Reason.NO_AGE)]
+
+
+def test_one_name_does_not_make_a_folder_utkface(tmp_path: Path) -> None:
+    files = ("25/female/a.jpg", "30/male/b.jpg", "40/male/c.jpg", "12_1_5.jpg")
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    assert [summary(rows[file])[0] for file in files[:3]] == [25, 30, 40]
+    assert rows["12_1_5.jpg"] == Removed("12_1_5.jpg", Reason.NO_AGE)
+
+
+def test_names_above_the_highest_age_which_come_first_do_not_hide_utkface(tmp_path: Path) -> None:
+    ages = [*(100 + number % 17 for number in range(90)), *(number % 90 + 1 for number in range(900))]
+    images = [f"UTKFace/{age}_0_0_{20170101000000000 + index}.jpg" for index, age in enumerate(ages)]
+    rows = rows_of(tmp_path, names.UTKFACE, *images, "UTKFace/100_1.jpg", "Extra/a.jpg", "Extra/b.jpg")
+    assert len(rows) == len(images) + 3
+    assert [file for file, row in rows.items() if getattr(row, "reason", "") == Reason.NO_AGE] == [
+        "UTKFace/100_1.jpg",
+        "Extra/a.jpg",
+        "Extra/b.jpg",
+    ]
+
+
+def test_utkface_names_with_a_time_are_read_in_any_folder(tmp_path: Path) -> None:
+    files = ("part1/30_0_0_7.jpg", "test/20_1_0_20170101000000001.jpg", "train/21_1_0_20170101000000002.jpg")
+    rows = rows_of(tmp_path, names.UTKFACE, *files)
+    assert [summary(rows[file])[0] for file in files] == [30, 20, 21]
+    rows = rows_of(tmp_path, names.UTKFACE, "persons/1_1_1.jpg")
+    assert rows["persons/1_1_1.jpg"] == Removed("persons/1_1_1.jpg", Reason.NO_AGE)
 
 
 def test_images_in_the_folder_of_the_archive_are_found(tmp_path: Path) -> None:
@@ -184,6 +233,7 @@ def test_afad_folders_are_ages_with_codes_for_the_gender(tmp_path: Path) -> None
         ("25/f/a.jpg", (25, 25), Gender.FEMALE),
         ("train/Men/70+/a.jpg", (70, 100), Gender.MALE),
         ("women/25-32/x/a.jpg", (25, 32), Gender.FEMALE),
+        ("25/women/12/a.jpg", (25, 25), Gender.FEMALE),
         ("(25, 32)/a.png", (25, 32), Gender.UNKNOWN),
         ("more than 70/a.png", (70, 100), Gender.UNKNOWN),
         ("female/a.png", None, Gender.FEMALE),
@@ -207,14 +257,139 @@ def test_folders_0_and_1_are_genders_that_need_a_map(tmp_path: Path) -> None:
     assert genders == [Gender.FEMALE, Gender.MALE]
 
 
+def mapped(folder: Path) -> dict[str, LabelRow]:
+    rows = names.CLASS_FOLDERS.with_gender_map({"0": "male", "1": "female"}).read(folder, "images")
+    return {row.file: row for row in rows}
+
+
+def test_coded_genders_stand_below_ages_that_include_0_and_1(tmp_path: Path) -> None:
+    files = ("0/1/z.jpg", "1/0/y.jpg", "25/0/x.jpg", "30/1/w.jpg")
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    assert set(rows.values()) == {Removed(file, Reason.GENDER_NOT_MAPPED) for file in files}
+    assert [summary(mapped(tmp_path)[file])[:2] for file in files] == [
+        (0, Gender.FEMALE),
+        (1, Gender.MALE),
+        (25, Gender.MALE),
+        (30, Gender.FEMALE),
+    ]
+
+
+@pytest.mark.parametrize("file", ["25/0/x.jpg", "0/25/x.jpg", "train/0/25/x.jpg"])
+def test_one_coded_gender_needs_a_map_too(tmp_path: Path, file: str) -> None:
+    assert rows_of(tmp_path, names.CLASS_FOLDERS, file) == {file: Removed(file, Reason.GENDER_NOT_MAPPED)}
+    assert summary(mapped(tmp_path)[file])[:2] == (25, Gender.MALE)
+
+
+def test_a_code_beside_those_of_the_map_is_not_mapped(tmp_path: Path) -> None:
+    rows_of(tmp_path, names.CLASS_FOLDERS, "25/0/x.jpg", "30/1/y.jpg", "30/2/z.jpg")
+    assert [getattr(row, "gender", row) for row in mapped(tmp_path).values()] == [
+        *(Gender.MALE, Gender.FEMALE),
+        Removed("30/2/z.jpg", Reason.GENDER_NOT_MAPPED),
+    ]
+
+
+def test_two_levels_of_0_and_1_are_not_guessed(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, "0/1/z.jpg", "1/0/y.jpg")
+    assert {row.reason for row in rows.values() if isinstance(row, Removed)} == {Reason.GENDER_NOT_MAPPED}
+    assert mapped(tmp_path)["1/0/y.jpg"] == Removed("1/0/y.jpg", Reason.NO_GENDER)
+
+
+def numbered(pattern: str, numbers: range) -> list[str]:
+    return [pattern.format(number) for number in numbers]
+
+
 @pytest.mark.parametrize(
-    "folders", [["00", "01", "99"], ["1", "2", "3", "412"], ["ann", "bob", "25"], ["n000001", "n000002"]]
+    "files",
+    [
+        numbered("train/{}/x.jpg", range(18, 76)),
+        numbered("test/{}/x.jpg", range(20, 51)),
+        numbered("{}/x.jpg", range(1, 91)),
+        [*numbered("{}/f/x.jpg", range(1, 31)), *numbered("{}/m/x.jpg", range(1, 29))],
+        [*numbered("male/{}/x.jpg", range(1, 100)), *numbered("female/{}/x.jpg", range(101))],
+        [*numbered("{}/111/x.jpg", range(1, 8)), *numbered("{}/112/x.jpg", range(1, 8))],
+        [*numbered("{}/x.jpg", range(5)), "5-9/x.jpg", "10-19/x.jpg"],
+        ["0/x.jpg", "10/x.jpg", "20/x.jpg", "30/x.jpg", "unknown/x.jpg"],
+    ],
+)
+def test_numbers_are_ages_if_something_speaks_for_it(tmp_path: Path, files: list[str]) -> None:
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    for row in rows.values():
+        years = next((int(name) for name in row.file.split("/") if name.isdigit()), None)
+        if years is not None:
+            assert isinstance(row, LabelledImage) and row.age_low == years
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["male/001/x.jpg", "female/003/x.jpg"],
+        [*numbered("male/{}/x.jpg", range(1, 4)), "female/4/x.jpg"],
+        [*numbered("male/{}/x.jpg", range(1, 50)), *numbered("female/{}/x.jpg", range(50, 100))],
+        [*numbered("{}/male/x.jpg", range(1, 50)), *numbered("{}/female/x.jpg", range(50, 100))],
+        [*numbered("{}/male/x.jpg", range(9)), *numbered("{}/female/x.jpg", range(9))],
+        ["male/1/x.jpg", "male/2/x.jpg", "female/412/x.jpg"],
+        ["male/ann/x.jpg", "male/bob/x.jpg", "male/25/x.jpg"],
+        ["male/12-jan/x.jpg", "female/13-jan/x.jpg"],
+        ["male/25/12/x.jpg", "female/30/45/x.jpg"],
+    ],
+)
+def test_genders_are_read_without_ages_if_numbers_may_be_persons(tmp_path: Path, files: list[str]) -> None:
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    for row in rows.values():
+        assert isinstance(row, LabelledImage) and math.isnan(row.age_low)
+        assert row.gender is (Gender.FEMALE if "female" in row.file else Gender.MALE)
+
+
+def test_persons_with_a_range_of_ages_below_have_that_age(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, "12/25-32/x.jpg", "45/60+/x.jpg")
+    ages = [(row.age_low, row.age_high) for row in rows.values() if isinstance(row, LabelledImage)]
+    assert ages == [(25, 32), (60, 100)]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["00", "01", "99"],
+        ["001", "002", "110"],
+        ["1", "2", "3", "412"],
+        ["ann", "bob", "25"],
+        ["n000001", "n000002"],
+        ["1", "2", "3", "4", "5"],
+        ["train/1", "train/2", "test/3"],
+        [str(number) for number in range(9)],
+        [str(number) for number in range(1, 61) if number % 7],
+        ["1.1", "1.2", "2.1"],
+        ["25/12", "30/45"],
+    ],
 )
 def test_numbered_folders_and_persons_are_not_taken_for_ages(tmp_path: Path, folders: list[str]) -> None:
     for folder in folders:
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.jpg").touch()
-    assert format_of(tmp_path) is None
+    with pytest.raises(Problem, match=r"numbers .* labels\.csv"):
+        require_format(tmp_path)
+
+
+def test_the_order_in_which_folders_are_listed_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [f"{age}/{gender}/x.jpg" for age in (1, 7, 25, 60) for gender in "fm"]
+    rows = rows_of(tmp_path, names.CLASS_FOLDERS, *files)
+    listing = os.scandir
+
+    class Reversed:
+        def __init__(self, path: Path) -> None:
+            with listing(path) as entries:
+                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self) -> "list[os.DirEntry[str]]":
+            return self.entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    assert rows_of(tmp_path, names.CLASS_FOLDERS) == rows
 
 
 def test_folders_that_an_extraction_adds_change_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rows of labels: images with their labels, removed rows with the reason, and what a label format is."""
 
 import math
+import os
 import posixpath
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ _LONGEST_EXAMPLE = 120
 _IMAGE = re.compile(r"[^.].*\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)", re.IGNORECASE | re.DOTALL)
 _YEARS = r"(\d{1,3}(?:[.,]\d+)?)"
 _AGE = re.compile(rf"{_YEARS}(?:\s*[-\N{{EN DASH}}]\s*{_YEARS})?")
+_BARE_YEARS = re.compile(_YEARS)
 _PAIR = re.compile(rf"[(\[]{_YEARS}, ?{_YEARS}[)\]]")
 _AT_LEAST = re.compile(rf"(?:more than )?{_YEARS}\+?")
 _UNIT = re.compile(r"(?<=[\d+)])\s*(?:years?(?: old)?|yrs?|y\.?o\.?|y)$")
@@ -245,6 +247,16 @@ def age_interval(text: str) -> tuple[float, float] | None:
     return None
 
 
+def is_age_range(text: str) -> bool:
+    """Return whether a name is certainly of ages, as `25-32`, `60+` and `20s` are; no bare number and no date.
+
+    >>> is_age_range("(25, 32)"), is_age_range("more than 70"), is_age_range("25"), is_age_range("12-jan")
+    (True, True, False, False)
+    """
+    is_ambiguous = _BARE_YEARS.fullmatch(text) or _DATE.fullmatch(text)
+    return not is_ambiguous and age_interval(text) is not None
+
+
 def age_text(row: LabelledImage) -> str:
     if math.isnan(row.age_low):
         return ""
@@ -254,6 +266,22 @@ def age_text(row: LabelledImage) -> str:
 
 def gender_text(row: LabelledImage) -> str:
     return "" if row.gender == Gender.UNKNOWN else GENDER_NAMES[row.gender]
+
+
+def images_below(folder: Path, depth: int, place: str = "") -> Iterator[str]:
+    """Yield the paths of the images in a folder, and in its folders down to `depth` levels, in their order.
+
+    Links to folders, and hidden folders, are omitted.
+    """
+    with os.scandir(folder / place) as entries:
+        found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    for entry in found:
+        path = f"{place}/{entry.name}" if place else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 0:
+                yield from images_below(folder, depth - 1, path)
+        elif is_image_name(entry.name):
+            yield path
 
 
 def removal_summary(
