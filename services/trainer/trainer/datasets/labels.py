@@ -248,7 +248,7 @@ def age_interval(text: str) -> tuple[float, float] | None:
 
 
 def is_age_range(text: str) -> bool:
-    """Return whether a name is certainly of ages, as `25-32`, `60+` and `20s` are; no bare number and no date.
+    """Return whether a name is certainly of ages, as `25-32`, `60+` and `20s` are; no bare number, no date.
 
     >>> is_age_range("(25, 32)"), is_age_range("more than 70"), is_age_range("25"), is_age_range("12-jan")
     (True, True, False, False)
