@@ -146,6 +146,7 @@ def test_faces_and_labels_are_opened_by_keyboard(page: "Page") -> None:
     own.get_by_role("button", name="Labels").focus()
     page.keyboard.press("Space")
     own.get_by_role("combobox", name="Age", exact=True).wait_for()
+    assert own.get_by_role("combobox", name="Person", exact=True).input_value() == ""
     # A choice reads the labels again, and the focus stays where it was.
     own.get_by_role("combobox", name="Age", exact=True).focus()
     with page.expect_response("**/labels?*"):
