@@ -4,19 +4,24 @@ Images of more than 8 bits per sample are scaled by their content. A container o
 significant bits, and a decoder that keeps the upper byte makes such an image black. Here the number of
 significant bits is found from the brightest samples, and white is the largest value of so many bits. A full
 16-bit image is divided by 257; floating-point samples up to 1 are multiplied by 255.
+
+Colours are converted to sRGB if the image has an RGB profile of another space, in which the same colours are
+other numbers: telephones write Display P3, and cameras Adobe RGB.
 """
 
 import io
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 from pillow_heif import register_heif_opener
 
 from agegender.avif_size import coded_pixels
@@ -28,9 +33,11 @@ Box = tuple[int, int, int, int]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_ORIENTATION = 0x0112
-_START_OF_SCAN = b"\xff\xda"
+_JPEG, _START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
 # Each scan of a progressive JPEG is an uninterruptible pass over all pixels; cameras write 10.
 _MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # of a segment; the others are in the middle of a scan
+_MAX_SEGMENTS = 10_000
 _STRIP_ROWS = 256
 
 # Pillow keeps one byte of these samples. Read in the other byte order, the same unpacker keeps the other one.
@@ -40,8 +47,10 @@ _OTHER_BYTE = {
     for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
 }
 _GREY_ALPHA = "LA;16B"  # as one number of 32 bits: grey, then alpha
-_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
-_SEPARATE = 2
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 262, 284  # TIFF tags
+_SEPARATE, _WHITE_IS_ZERO = 2, 0
+_MAX_PROFILE = 1024**2  # bytes; those of RGB spaces have a few hundred
+_SAME_COLOUR = 3  # of 255; between the variants of sRGB in circulation
 
 _BRIGHTEST = 0.999  # quantile that must be within white; a few hot pixels may be above it
 _SAMPLES = 1_000_000  # at most, for that quantile
@@ -94,7 +103,7 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             415,
             f"The bytes are not an image in one of the formats {', '.join(FORMATS)}.",
         ) from error
-    if image.format == "JPEG" and content.count(_START_OF_SCAN) > _MAX_SCANS:
+    if content.startswith(_JPEG) and _has_many_scans(content):
         raise Problem("unreadable-image", 415, f"The JPEG has more than {_MAX_SCANS} scans; save it again.")
     _check_pixels(image, limits)
     if image.format == "AVIF":
@@ -107,6 +116,24 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
             "plane per colour. Save it with planar configuration 1, or as PNG.",
         )
     return image
+
+
+def _has_many_scans(content: bytes) -> bool:
+    """Return whether a JPEG has too many scans, up to its end: telephones append a film."""
+    if content.count(_START_OF_SCAN) <= _MAX_SCANS:
+        return False
+    position, scans = 2, 0
+    for _ in range(_MAX_SEGMENTS):
+        match = _MARKER.search(content, position)
+        if match is None or match[1] == b"\xd9":  # the end of the image
+            return False
+        scans += match[1] == b"\xda"
+        if scans > _MAX_SCANS:
+            return True
+        position = match.end()
+        if match[1] not in (b"\x01", b"\xd8"):
+            position += max(2, int.from_bytes(content[position : position + 2]))
+    return True
 
 
 def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
@@ -149,15 +176,16 @@ def read_header(content: bytes, limits: ImageLimits) -> ImageHeader:
 
 
 def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Decode to upright RGB pixels [height, width, 3]; the first frame of an animation.
+    """Decode to upright sRGB pixels [height, width, 3]; the first frame of an animation.
 
     Images of more than 8 bits per sample are scaled by their content. Raises
     what `read_header` raises, and ``damaged-image`` 422 if the pixels cannot be decoded.
     """
     with _open(content, limits) as image:
+        transform = srgb_transform(image)
         try:
             if is_deep(image):
-                return deep_pixels(image, lambda: _open(content, limits))
+                return _converted(deep_pixels(image, lambda: _open(content, limits)), transform)
             image.load()
         except Exception as error:
             raise Problem(
@@ -166,7 +194,7 @@ def decode(content: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
         _check_pixels(image, limits)  # pillow-heif corrects the size when it decodes
         with suppress(Exception):  # broken EXIF: keep the stored orientation
             ImageOps.exif_transpose(image, in_place=True)
-        return _pixels(image)
+        return _converted(_pixels(image), transform)
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -177,6 +205,44 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
         bottom = min(top + _STRIP_ROWS, height)
         pixels[top:bottom] = np.asarray(_as_rgb(image.crop((0, top, width, bottom))))
     return pixels
+
+
+def _converted(
+    pixels: npt.NDArray[np.uint8], transform: ImageCms.ImageCmsTransform | None
+) -> npt.NDArray[np.uint8]:
+    """Convert colours in place.
+
+    Nothing is gained by converting around faces alone: landmarks differ if the colours do, and so embeddings.
+    """
+    if transform is None:
+        return pixels
+    for top in range(0, len(pixels), _STRIP_ROWS):
+        strip = pixels[top : top + _STRIP_ROWS]
+        strip[:] = np.asarray(ImageCms.applyTransform(Image.fromarray(strip), transform))
+    return pixels
+
+
+def srgb_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """Return the conversion of an image's colours to sRGB; None if they are sRGB or of no known RGB space."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or image.mode in ("CMYK", "L", "LA", "1"):
+        return None
+    return _to_srgb(profile) if 0 < len(profile) <= _MAX_PROFILE else None
+
+
+@lru_cache(maxsize=8)
+def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    levels = np.linspace(0, 255, 6).astype(np.uint8)
+    colours = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3))
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+        converted = ImageCms.applyTransform(colours, transform)
+    except Exception:  # a broken profile, or one of another colour space; the image is read without it
+        return None
+    assert converted is not None
+    difference = np.abs(np.asarray(colours, np.int16) - np.asarray(converted, np.int16))
+    return transform if difference.max() > _SAME_COLOUR else None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -239,13 +305,17 @@ def _scaled(image: Image.Image, strip: Callable[[Box], Samples]) -> npt.NDArray[
     width, height = image.size
     boxes = [(0, top, width, min(top + _STRIP_ROWS, height)) for top in range(0, height, _STRIP_ROWS)]
     step = max(1, width * height // _SAMPLES)
-    white = white_level(np.concatenate([_colours(strip(box)).reshape(-1)[::step] for box in boxes]))
+    samples_of = (_colours(strip(box)) for box in boxes)
+    white = white_level(np.concatenate([one.reshape(-1, one.shape[2])[::step].ravel() for one in samples_of]))
     transparent = image.info.get("transparency")
+    is_negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     pixels = np.empty((height, width, 3), np.uint8)
     for box in boxes:
         samples = strip(box)
         colours = _colours(samples)
         values = np.clip(np.nan_to_num(colours.astype(np.float64)), 0, white) * (255 / white)
+        if is_negative:  # Pillow inverts samples of 8 bits only
+            values = 255 - values
         if colours.shape[2] < samples.shape[2]:
             opaque = samples[..., -1:].astype(np.float64) / 65535
             values = values * opaque + 255 * (1 - opaque)

@@ -1,5 +1,6 @@
 """Each pack, with its real weights, on a real photograph: six adults."""
 
+import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,12 +9,15 @@ import cv2
 import numpy as np
 import pytest
 from agegender.faces import Face, ImageFaces, turned_points
+from agegender.images import ImageLimits, decode
 from embedder.detection.search import Detections
 from embedder.packs.pack import Pack
 from embedder.packs.store import HUMAN_PACKS, load_pack
+from PIL import Image
 from predictor.quality import face_quality
 from trainer.extraction.embed import same_face_mirrored
 
+from tests.support.colour_profiles import in_space, rgb_profile
 from tests.support.packs import buffalo_sc_dir, human_pack_dir
 from tools.stack import PHOTOGRAPH
 
@@ -56,6 +60,12 @@ def searched(pack: Pack, image: np.ndarray) -> Found:
     return detections[0], pack.embed([image], detections)[0]
 
 
+def as_adobe_rgb(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    in_space("Adobe RGB", image).save(file, "PNG", icc_profile=rgb_profile("Adobe RGB"))
+    return file.getvalue()
+
+
 def centres(faces: list[Face]) -> np.ndarray:
     return np.array([[(f.bbox[0] + f.bbox[2]) / 2, (f.bbox[1] + f.bbox[3]) / 2] for f in faces])
 
@@ -91,6 +101,15 @@ def test_half_the_size_finds_the_same_people(pack: Pack, photograph: np.ndarray,
     for index, match in enumerate(distance.argmin(axis=1)):
         assert distance[index, match] < 25
         assert cosine(upright[index], smaller[int(match)]) > 0.8
+
+
+def test_photograph_in_another_colour_space_has_the_same_faces(
+    pack: Pack, photograph: np.ndarray, upright: list[Face]
+) -> None:
+    content = as_adobe_rgb(Image.fromarray(photograph))
+    faces = pack.faces([decode(content, ImageLimits())])[0]
+    assert np.abs(centres(faces) - centres(upright)).max() < 1
+    assert all(cosine(a, b) > 0.998 for a, b in zip(faces, upright, strict=True))
 
 
 def test_tight_crop_of_a_face_is_found(pack: Pack, photograph: np.ndarray, upright: list[Face]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agegender import images
 from agegender.errors import Problem
 from agegender.images import ImageLimits, decode, read_header, white_level
 from embedder_proxy.embedders import upright_rgb
@@ -161,3 +162,9 @@ def test_original_container_gets_a_deep_png_as_8_bits() -> None:
     upright = upright_rgb(png16(significant(image8(), 12)), LIMITS)
     with Image.open(io.BytesIO(upright.content)) as image:
         assert np.abs(np.asarray(image).astype(int) - image8()).max() <= 1
+
+
+def test_white_is_found_in_all_colours_of_a_large_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_SAMPLES", 100)  # every third pixel
+    samples = np.full((15, 20, 3), (200 * 16, 2000 * 16, 4000 * 16), np.uint16)
+    assert decode(png16(samples), LIMITS)[0, 0].tolist() == [12, 125, 249]

@@ -40,7 +40,7 @@ def metric_value(client: httpx.Client, metric: str) -> float:
 
 def entries(server: RedisServer) -> list[str]:
     """Return the keys of the cached faces, without those that account for their memory."""
-    return [str(key, "ascii") for key in server.client.scan_iter("agegender:faces:5:*")]
+    return [str(key, "ascii") for key in server.client.scan_iter("agegender:faces:6:*")]
 
 
 def test_the_same_picture_is_embedded_once(double: EmbedderDouble, redis: RedisServer) -> None:

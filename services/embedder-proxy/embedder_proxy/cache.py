@@ -262,4 +262,4 @@ class FaceCache:
 
 
 def _key(space: Space, digest: str) -> str:
-    return f"agegender:faces:5:{space.id}:{space.dimension}:{digest}"
+    return f"agegender:faces:6:{space.id}:{space.dimension}:{digest}"

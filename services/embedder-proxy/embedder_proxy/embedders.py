@@ -11,7 +11,7 @@ import httpx
 from agegender.errors import Problem
 from agegender.faces import Face, FaceSelection, ImageFaces, check_embeddings
 from agegender.http_clients import exchange
-from agegender.images import FORMATS, ImageLimits, decode, is_deep
+from agegender.images import FORMATS, ImageLimits, decode, is_deep, srgb_transform
 from agegender.spaces import Space
 from agegender.wire import DIMENSION, OriginalFace, WireError, decode_faces_answer, encode_image_request
 from agegender_service.deadlines import Deadline
@@ -214,7 +214,7 @@ def _area(face: Face) -> float:
 
 
 def upright_rgb(content: bytes, limits: ImageLimits) -> UprightImage:
-    """Return the file itself if it is an upright 8-bit RGB JPEG or PNG, else its pixels as PNG (lossless).
+    """Return the file itself if it is an upright 8-bit sRGB JPEG or PNG, else its pixels as PNG (lossless).
 
     Raises the problems of `agegender.images.decode`, because the original container responds to a damaged
     file with a bare 500.
@@ -232,7 +232,7 @@ def _is_plain(content: bytes) -> bool:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.format not in _PLAIN_FORMATS or image.mode != "RGB" or "transparency" in image.info:
             return False
-        if is_deep(image):  # its mode is RGB too
+        if is_deep(image) or srgb_transform(image) is not None:  # their mode is RGB too
             return False
         try:
             return bool(image.getexif().get(_ORIENTATION, 1) == 1)
