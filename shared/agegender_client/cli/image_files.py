@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 from agegender.faces import ImageProblem
 from agegender.predictions import FaceAnswer, ImageAnswer
 
-from agegender_client.cli import plural
+from agegender_client.cli import plural, shown_path
 
 # A file with such a name is sent even if its content is no image. The service then reports the problem.
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -73,11 +73,6 @@ class FoundFiles:
             for reason, paths in sorted(self.skipped.items(), key=lambda item: -len(item[1]))
         ]
         return f"Skipped {plural(sum(map(len, self.skipped.values())), 'file')}: {'; '.join(reasons)}."
-
-
-def shown_path(path: Path) -> str:
-    """Return the path as printable text, even if its name is not valid UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
 
 
 def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:

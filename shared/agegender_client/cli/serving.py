@@ -11,7 +11,6 @@ import typer
 from agegender.display import certainty, interval, score, years
 from agegender.errors import Problem
 from agegender.faces import ImageProblem
-from agegender.files import write_bytes
 from agegender.heads.head import Task
 from agegender.predictions import UNFAMILIAR, FaceAnswer, ImageAnswer, Models
 from rich.markup import escape
@@ -21,12 +20,16 @@ from agegender_client import Client
 from agegender_client.cli import (
     AsJson,
     FacesOption,
+    OverwriteOption,
     console,
     errors,
-    plural,
     print_json,
     progress_bars,
+    require_new,
+    shown_path,
     table,
+    write_output,
+    writing,
 )
 from agegender_client.cli.image_files import (
     FaceTable,
@@ -34,7 +37,6 @@ from agegender_client.cli.image_files import (
     ImageFile,
     found_files,
     planned_outputs,
-    shown_path,
 )
 
 _CONCURRENT_REQUESTS = 4
@@ -62,9 +64,7 @@ def predict(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write a table to this CSV file instead, one row per face.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite files of --annotate and --csv.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     webcam: Annotated[str | None, typer.Option(hidden=True)] = None,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per image.")] = None,
@@ -83,8 +83,7 @@ def predict(
     found = found_files(images, annotate)
     _report_skipped(found)
     outputs = {} if annotate is None else planned_outputs(found.files, annotate)
-    if not overwrite:
-        _require_new([*outputs.values(), *([csv_file] if csv_file else [])])
+    require_new([*outputs.values(), *([csv_file] if csv_file else [])], overwrite=overwrite)
     with ExitStack() as opened:
         rows = None if csv_file is None else opened.enter_context(FaceTable(_opened(csv_file)))
         failed = _predict_files(found.files, options, outputs, rows, as_json=as_json)
@@ -111,15 +110,6 @@ def _opened(path: Path) -> IO[str]:
         return path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise typer.BadParameter(f"{shown_path(path)} cannot be written: {error.strerror}") from error
-
-
-def _require_new(outputs: list[Path]) -> None:
-    existing = [path for path in outputs if path.exists() or path.is_symlink()]
-    if existing:
-        raise typer.BadParameter(
-            f"{plural(len(existing), 'file')} would be overwritten, such as {shown_path(existing[0])}; "
-            "choose another name, or add --overwrite"
-        )
 
 
 def _predict_files(
@@ -168,7 +158,10 @@ def _answers(
                 raise
             return ImageProblem(problem=problem.document())
         if drawn is not None:
-            _write(outputs[file.path], drawn)
+            path = outputs[file.path]
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_output(path, drawn)
         return answer
 
     with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
@@ -176,15 +169,6 @@ def _answers(
             yield from zip(files, pool.map(predicted, files), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise Problem(
-            "output-not-writable", 500, f"{shown_path(path)} cannot be written: {error.strerror}."
-        ) from error
 
 
 def _add_rows(shown: Table, file: ImageFile, answer: ImageAnswer | ImageProblem) -> None:
