@@ -237,7 +237,7 @@ class OutputFile:
     Links are followed. Pipes and devices are written directly. The folder must exist. As a context manager,
     it is finished at the end of the block, and discarded after an error.
 
-    Every method raises ``output-not-writable`` 500, except `discard`.
+    Raises ``output-not-writable`` 500.
     """
 
     def __init__(self, path: Path) -> None:
@@ -287,6 +287,22 @@ class OutputFile:
         except Problem:
             self.discard()
             raise
+
+    def keep(self) -> Path:
+        """Keep what was written of an incomplete file, beside it. Returns the name: ``faces.partial.csv``."""
+        with suppress(OSError):
+            self._file.close()
+        if self._part is None:
+            return self._path
+        part, self._part = self._part, None
+        number, stem, suffix = 1, self._target.stem, self._target.suffix
+        kept = self._target.with_name(f"{stem}.partial{suffix}")
+        while os.path.lexists(kept):
+            number += 1
+            kept = self._target.with_name(f"{stem}.partial-{number}{suffix}")
+        with suppress(OSError):
+            part = part.rename(kept)
+        return part
 
     def discard(self) -> None:
         """Remove what was written, so that the path is as it was before."""
