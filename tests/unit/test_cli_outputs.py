@@ -116,7 +116,9 @@ def test_standard_output_as_a_file_is_appended_to_and_not_replaced(
     log = tmp_path / "log"
     log.write_text("before\n")
     node = log.stat().st_ino
-    command = [sys.executable, "-m", "agegender_client.cli.app", "predictions", "e1", "-o", "/dev/stdout"]
+    link = tmp_path / "link"  # for if it is replaced nevertheless
+    link.symlink_to("/dev/stdout")
+    command = [sys.executable, "-m", "agegender_client.cli.app", "predictions", "e1", "-o", str(link)]
     with log.open("a") as file:
         subprocess.run(command, stdout=file, check=True, timeout=60)
-    assert log.read_text() == "before\nnew\n" and log.stat().st_ino == node
+    assert log.read_text() == "before\nnew\n" and log.stat().st_ino == node and link.is_symlink()

@@ -174,6 +174,23 @@ def test_failed_command_without_rows_leaves_nothing(
     assert table.read_text() == "old" and entries(tmp_path) == ["in", "t.csv"]
 
 
+def test_table_that_cannot_get_its_name_keeps_its_rows(
+    predictor: Predictor, run: Run, images: Path, tmp_path: Path
+) -> None:
+    def taken() -> Response:
+        (tmp_path / "t.csv").mkdir()
+        return failing("deadline-exceeded", 504)()
+
+    predictor.faults[b"image 11."] = taken
+    code, _, err = run("predict", str(images), "--csv", str(tmp_path / "t.csv"))
+    assert code == 1 and "cannot be written" in err and "t.partial.csv" in err
+    assert len(rows(tmp_path / "t.partial.csv")) == 12 and entries(tmp_path) == [
+        "in",
+        "t.csv",
+        "t.partial.csv",
+    ]
+
+
 def test_table_goes_through_a_pipe(run: Run, images: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

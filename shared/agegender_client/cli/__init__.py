@@ -265,10 +265,11 @@ class OutputFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.finish()
-        else:
-            self.discard()
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self.discard()  # nothing is left to remove once the file is finished
 
     def write(self, content: str | bytes) -> int:
         with writing(self._path):
@@ -276,17 +277,14 @@ class OutputFile:
 
     def finish(self) -> None:
         """Give the file its name."""
-        try:
-            with writing(self._path):
-                self._file.flush()
-                if self._part is not None:
-                    os.fsync(self._file.fileno())
-                self._file.close()
-                if self._part is not None:
-                    self._part.replace(self._target)
-        except Problem:
-            self.discard()
-            raise
+        with writing(self._path):
+            self._file.flush()
+            if self._part is not None:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if self._part is not None:
+                self._part.replace(self._target)
+                self._part = None
 
     def keep(self) -> Path:
         """Keep what was written of an incomplete file, beside it. Returns the name: ``faces.partial.csv``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.predictions import FaceAnswer, ImageAnswer
 
@@ -214,7 +215,12 @@ class FaceTable:
         self._file.discard()
 
     def finish(self) -> None:
-        self._file.finish()
+        """Give the file its name. If that fails, its rows are kept."""
+        try:
+            self._file.finish()
+        except Problem as problem:
+            problem.detail += f" The rows are in {shown_path(self._file.keep())}."
+            raise
 
     def keep(self) -> Path | None:
         """Keep an incomplete table, beside the stated file. Returns its name; None if it has no rows."""
