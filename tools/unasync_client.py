@@ -16,6 +16,7 @@ MODULES = {
     _CLIENT / "async_transport.py": (_CLIENT / "transport.py", "Connections of the blocking client."),
 }
 # Names that unasync does not know. asyncio.to_thread becomes operator.call: the function is called at once.
+# anyio.sleep becomes time.sleep.
 _NAMES = {
     "AsyncClient": "Client",
     "AsyncTransport": "Transport",
@@ -25,6 +26,7 @@ _NAMES = {
     "aiter_sse": "iter_sse",
     "aread": "read",
     "aclose": "close",
+    "anyio": "time",
     "asyncio": "operator",
     "to_thread": "call",
 }

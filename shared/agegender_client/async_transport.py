@@ -1,28 +1,41 @@
 """The connections of the client for asyncio. transport.py is generated from this file."""
 
 import json
+import logging
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 from agegender.errors import Problem, forget_frames
 from agegender.http_clients import direct_options, release, user_options
+from anyio import sleep
 from httpx_sse import aconnect_sse
 from pydantic import ValidationError
 from tenacity import AsyncRetrying
 
 from agegender_client import calls
 from agegender_client.calls import Call
+from agegender_client.responses import Evaluation, Experiment, Extraction, Search, VideoRun
 from agegender_client.settings import (
     ClientSettings,
     bad_answer,
     problem_of,
     problem_of_transport,
     retry_options,
+    stopped_watching,
 )
 
 Answer = TypeVar("Answer")
+Followed = TypeVar("Followed", Experiment, Search, Evaluation, VideoRun, Extraction)
+
+_PASSING = {429, 502, 503, 504}  # statuses of a trainer, or a proxy before it, that restarts
+RECONNECT_SECONDS = 300.0  # without any state of a watched run, after which the client stops watching
+SILENCE_SECONDS = 60.0  # after which a stream counts as broken: the trainer sends a comment every 15 seconds
+_PAUSES = 0.2, 5.0  # seconds before a stream is opened again, at first and at most
+
+log = logging.getLogger(__name__)
 
 
 class AsyncTransport:
@@ -86,16 +99,52 @@ class AsyncTransport:
         except ValidationError as error:
             return bad_answer(response, call.service).because_of(error)
 
-    async def _events(self, path: str) -> AsyncIterator[Any]:
+    async def _events(self, path: str, kind: type[Followed]) -> AsyncIterator[Followed]:
+        """Yield each change of a run, or of a data set's extractions, until all have ended.
+
+        A stream that breaks, or ends earlier, is opened again. Raises ``interrupted`` 503 if no state has
+        arrived for `RECONNECT_SECONDS`. Problems of the first attempt are raised at once.
+        """
         http = self._https["trainer"]
-        no_read_limit = httpx.Timeout(self._settings.timeout, read=None)
-        try:
-            async with aconnect_sse(http, "GET", path, timeout=no_read_limit) as source:
-                if not source.response.is_success:
-                    await source.response.aread()
-                    raise problem_of(source.response, str(http.base_url))
-                async for event in source.aiter_sse():
-                    if event.data:
-                        yield json.loads(event.data)
-        except httpx.TransportError as error:
-            raise problem_of_transport(error, str(http.base_url)) from error
+        timeout = httpx.Timeout(self._settings.timeout, read=SILENCE_SECONDS)
+        known: dict[object, Followed] = {}
+        lost: float | None = None  # when the last stream ended that sent a state
+        pause = _PAUSES[0]
+        while True:
+            current: dict[object, Followed] = {}
+            problem = None
+            try:
+                async with aconnect_sse(http, "GET", path, timeout=timeout) as source:
+                    if not source.response.is_success:
+                        await source.response.aread()
+                        raise problem_of(source.response, str(http.base_url))
+                    async for event in source.aiter_sse():
+                        if not event.data:
+                            continue
+                        state = kind.model_validate(json.loads(event.data))
+                        key = (state.space.id, state.image_set) if isinstance(state, Extraction) else None
+                        current[key], lost = state, None
+                        if known.get(key) != state:
+                            known[key], pause = state, _PAUSES[0]
+                            yield state
+                        if state.ended and key is None:
+                            return
+                if all(state.ended for state in current.values()) and (current or kind is Extraction):
+                    return
+            except httpx.TransportError as error:
+                problem = problem_of_transport(error, str(http.base_url)).because_of(error)
+            except Problem as answered:
+                problem = answered.as_value()
+            if problem is not None:
+                first = not known and problem.retry_after is None
+                if first or problem.status not in _PASSING:
+                    raise problem
+                if lost is None:
+                    log.warning("%s Asking again for the state of the run.", problem.detail)
+            lost = time.monotonic() if lost is None else lost
+            wait = max(pause, float(problem.retry_after or 0)) if problem else pause
+            silent = time.monotonic() - lost
+            if silent + wait > RECONNECT_SECONDS:
+                raise stopped_watching(problem, str(http.base_url), silent)
+            await sleep(wait)
+            pause = min(2 * pause, _PAUSES[1])

@@ -168,10 +168,9 @@ class AsyncClient(AsyncTransport):
         """Return a JPEG that shows the groups. Takes the options of `duplicates`, `first` and `groups`."""
         return await self._send(calls.duplicates_sheet(name, options))
 
-    async def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
+    def watch_extraction(self, name: str) -> AsyncIterator[Extraction]:
         """Yield each change of a data set's extractions until none is running."""
-        async for event in self._events(calls.dataset_path(name, "/events")):
-            yield Extraction.model_validate(event)
+        return self._events(calls.dataset_path(name, "/events"), Extraction)
 
     async def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
         """Create an experiment.
@@ -189,10 +188,12 @@ class AsyncClient(AsyncTransport):
     async def experiment(self, identifier: str) -> Experiment:
         return await self._send(calls.experiment(identifier))
 
-    async def watch(self, identifier: str) -> AsyncIterator[Experiment]:
-        """Yield each change of an experiment until it has ended."""
-        async for event in self._events(calls.experiment_path(identifier, "/events")):
-            yield Experiment.model_validate(event)
+    def watch(self, identifier: str) -> AsyncIterator[Experiment]:
+        """Yield each change of an experiment until it has ended, also across restarts of the trainer.
+
+        Raises ``interrupted`` 503 after five minutes without an answer. The experiment then continues.
+        """
+        return self._events(calls.experiment_path(identifier, "/events"), Experiment)
 
     async def report(self, identifier: str, kind: ReportFormat = "json") -> str:
         """Return the report of an experiment, a search or an evaluation.
@@ -279,10 +280,9 @@ class AsyncClient(AsyncTransport):
     async def evaluation(self, identifier: str) -> Evaluation:
         return await self._send(calls.evaluation(identifier))
 
-    async def watch_evaluation(self, identifier: str) -> AsyncIterator[Evaluation]:
+    def watch_evaluation(self, identifier: str) -> AsyncIterator[Evaluation]:
         """Yield each change of an evaluation until it has ended."""
-        async for event in self._events(calls.run_path(identifier, "/events")):
-            yield Evaluation.model_validate(event)
+        return self._events(calls.run_path(identifier, "/events"), Evaluation)
 
     async def resume_evaluation(self, identifier: str) -> Evaluation:
         """Resume a failed or cancelled evaluation."""
@@ -312,10 +312,9 @@ class AsyncClient(AsyncTransport):
     async def search(self, identifier: str) -> Search:
         return await self._send(calls.search(identifier))
 
-    async def watch_search(self, identifier: str) -> AsyncIterator[Search]:
+    def watch_search(self, identifier: str) -> AsyncIterator[Search]:
         """Yield each change of a search until it has ended."""
-        async for event in self._events(calls.search_path(identifier, "/events")):
-            yield Search.model_validate(event)
+        return self._events(calls.search_path(identifier, "/events"), Search)
 
     async def resume_search(self, identifier: str) -> Search:
         """Resume a failed or cancelled search."""
@@ -350,10 +349,9 @@ class AsyncClient(AsyncTransport):
         """Return how far a video is."""
         return await self._send(calls.video(identifier))
 
-    async def watch_video(self, identifier: str) -> AsyncIterator[VideoRun]:
+    def watch_video(self, identifier: str) -> AsyncIterator[VideoRun]:
         """Yield the state of a video at every change until it has ended."""
-        async for event in self._events(calls.run_path(identifier, "/events")):
-            yield VideoRun.model_validate(event)
+        return self._events(calls.run_path(identifier, "/events"), VideoRun)
 
     async def resume_video(self, identifier: str) -> VideoRun:
         """Resume a failed or cancelled video."""

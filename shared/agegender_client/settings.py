@@ -184,3 +184,13 @@ def problem_of_transport(error: httpx.TransportError, url: str) -> Problem:
     if isinstance(error, httpx.TimeoutException):
         return Problem("timeout", 504, f"{url} did not respond in time.")
     return Interrupted(url)
+
+
+def stopped_watching(problem: Problem | None, url: str, seconds: float) -> Problem:
+    """Return the problem of a watched run without any state for so many seconds.
+
+    problem : that of the last attempt; None if its stream ended without a state.
+    """
+    reason = problem.detail if problem else f"{url} ended the stream of events early."
+    detail = f"{reason} No state has arrived for {seconds:.0f} s. The run continues on the trainer."
+    return Problem("interrupted", 503, detail)

@@ -168,8 +168,7 @@ class Client(Transport):
 
     def watch_extraction(self, name: str) -> Iterator[Extraction]:
         """Yield each change of a data set's extractions until none is running."""
-        for event in self._events(calls.dataset_path(name, "/events")):
-            yield Extraction.model_validate(event)
+        return self._events(calls.dataset_path(name, "/events"), Extraction)
 
     def create_experiment(self, request: Mapping[str, Any], key: str | None = None) -> Experiment:
         """Create an experiment.
@@ -188,9 +187,11 @@ class Client(Transport):
         return self._send(calls.experiment(identifier))
 
     def watch(self, identifier: str) -> Iterator[Experiment]:
-        """Yield each change of an experiment until it has ended."""
-        for event in self._events(calls.experiment_path(identifier, "/events")):
-            yield Experiment.model_validate(event)
+        """Yield each change of an experiment until it has ended, also across restarts of the trainer.
+
+        Raises ``interrupted`` 503 after five minutes without an answer. The experiment then continues.
+        """
+        return self._events(calls.experiment_path(identifier, "/events"), Experiment)
 
     def report(self, identifier: str, kind: ReportFormat = "json") -> str:
         """Return the report of an experiment, a search or an evaluation.
@@ -279,8 +280,7 @@ class Client(Transport):
 
     def watch_evaluation(self, identifier: str) -> Iterator[Evaluation]:
         """Yield each change of an evaluation until it has ended."""
-        for event in self._events(calls.run_path(identifier, "/events")):
-            yield Evaluation.model_validate(event)
+        return self._events(calls.run_path(identifier, "/events"), Evaluation)
 
     def resume_evaluation(self, identifier: str) -> Evaluation:
         """Resume a failed or cancelled evaluation."""
@@ -312,8 +312,7 @@ class Client(Transport):
 
     def watch_search(self, identifier: str) -> Iterator[Search]:
         """Yield each change of a search until it has ended."""
-        for event in self._events(calls.search_path(identifier, "/events")):
-            yield Search.model_validate(event)
+        return self._events(calls.search_path(identifier, "/events"), Search)
 
     def resume_search(self, identifier: str) -> Search:
         """Resume a failed or cancelled search."""
@@ -350,8 +349,7 @@ class Client(Transport):
 
     def watch_video(self, identifier: str) -> Iterator[VideoRun]:
         """Yield the state of a video at every change until it has ended."""
-        for event in self._events(calls.run_path(identifier, "/events")):
-            yield VideoRun.model_validate(event)
+        return self._events(calls.run_path(identifier, "/events"), VideoRun)
 
     def resume_video(self, identifier: str) -> VideoRun:
         """Resume a failed or cancelled video."""

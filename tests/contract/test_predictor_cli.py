@@ -180,4 +180,4 @@ def test_predictions_are_written_as_a_table_with_a_row_per_face(
     code, _, err = run("predict", str(images), "--csv", str(table))
     assert code == 2 and "--overwrite" in err
     assert run("predict", str(images / "one.png"), "--csv", str(table), "--overwrite")[0] == 0
-    assert run("predict", str(images / "one.png"), "--csv", str(tmp_path / "no" / "f.csv"))[0] == 2
+    assert run("predict", str(images / "one.png"), "--csv", str(tmp_path / "no" / "f.csv"))[0] == 1

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,45 @@ def test_table_copy_and_plot_are_written(run: Run, clip: Path, tmp_path: Path) -
     assert code == 2 and ".mp4" in err
     code, _, err = run("video", str(clip), "--annotate", str(clip), "--overwrite")
     assert code == 2 and "is the video itself" in err
+
+
+def test_outputs_follow_links_and_are_checked_before_the_video_is_read(
+    run: Run, clip: Path, tmp_path: Path, proxy: EmbedderDouble
+) -> None:
+    for option, name in (("--csv", "t.csv"), ("--summary", "p.svg"), ("--annotate", "c.mp4")):
+        code, _, err = run("video", str(clip), option, str(tmp_path / "missing" / name))
+        assert code == 1 and err.startswith("Output not writable.") and not proxy.batches
+    assert run("video", str(clip), "--csv", str(tmp_path))[0] == 1
+    assert not (tmp_path / "missing").exists()
+    (tmp_path / "inner").mkdir()
+    for name in ("t.csv", "c.mp4"):
+        (tmp_path / "inner" / name).write_text("old")
+        (tmp_path / name).symlink_to(f"inner/{name}")
+    outputs = ("--csv", str(tmp_path / "t.csv"), "--annotate", str(tmp_path / "c.mp4"))
+    assert run("video", str(clip), *outputs)[0] == 2
+    assert run("video", str(clip), *outputs, "--overwrite")[0] == 0
+    assert all((tmp_path / name).is_symlink() for name in ("t.csv", "c.mp4"))
+    assert (tmp_path / "inner/t.csv").read_text().startswith("person,")
+    assert (tmp_path / "inner/c.mp4").stat().st_size > 1000
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert run("video", str(clip), "--annotate", str(pipe))[0] == 0
+    reader.join(10)
+    assert pipe.is_fifo() and received[0][4:8] == b"ftyp"
+
+
+def test_video_of_which_nothing_was_searched_keeps_the_old_table(
+    run: Run, clip: Path, tmp_path: Path, proxy: EmbedderDouble
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("old")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    proxy.broken = lambda image: os.kill(os.getpid(), signal.SIGINT) or True  # type: ignore[func-returns-value]
+    assert run("video", str(clip), "--csv", str(table), "--overwrite")[0] == 1
+    assert table.read_text() == "old"
 
 
 def test_truncated_video_is_answered_and_marked(run: Run, tmp_path: Path) -> None:

@@ -88,14 +88,14 @@ def test_folder_is_searched_to_the_bottom_and_what_is_skipped_is_named(tmp_path:
     summary = found.summary()
     assert summary.startswith("Skipped 9 files: 2 ") and summary.count("\n") == 0
     assert "video; use agegender video FILE" in summary and "one.mp4, …" in summary
-    assert "1 not an image (" in summary and found.given_skipped == 0
+    assert "1 not an image (" in summary and found.missed == {tmp_path / "gone.jpg"}
 
 
 def test_named_file_that_is_skipped_is_counted_and_a_repeated_one_is_not(tmp_path: Path) -> None:
     good = image(tmp_path / "a.png")
     (tmp_path / "b.mp4").write_bytes(VIDEO)
     found = found_files([good, tmp_path / "b.mp4", good, tmp_path])
-    assert [file.path for file in found.files] == [good] and found.given_skipped == 1
+    assert [file.path for file in found.files] == [good] and len(found.missed) == 1
     assert found.skipped[image_files.AGAIN] == [good, good, tmp_path / "b.mp4"]
 
 

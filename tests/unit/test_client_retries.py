@@ -172,7 +172,7 @@ async def test_async_client_asks_and_retries_alike(service: Service) -> None:
         async with AsyncClient(settings(url)) as client:
             assert (await client.models()).models == []
             assert (await client.experiment("e1")).folds[0].epoch == 3
-            stream = f"data: {json.dumps(EXPERIMENT)}\n\n"
+            stream = f"data: {json.dumps({**EXPERIMENT, 'state': 'finished'})}\n\n"
             service.will_answer(lambda: Response(stream, media_type="text/event-stream"))
             assert [experiment.id async for experiment in client.watch("e1")] == ["e1"]
 

@@ -1,10 +1,17 @@
-"""The `agegender` command line, and what its commands share: consoles, JSON lines, tables, progress bars."""
+"""The `agegender` command line, and what its commands share: consoles, JSON, tables, output files."""
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Self
 
 from agegender.display import duration, percent
+from agegender.errors import Problem
 from agegender.faces import WhichFaces
 from pydantic import BaseModel
 
@@ -37,6 +44,7 @@ NearDuplicates = Annotated[
 SubjectsFrom = Annotated[
     str | None, typer.Option(help="Copy unknown subjects from the extraction in this space.")
 ]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")]
 SpaceOption = Annotated[
     str | None, typer.Option("--space", help="Embedding space, if data were extracted in several.")
 ]
@@ -194,3 +202,131 @@ def ended_trials(search: Search) -> int:
 
 def best_value(search: Search) -> str:
     return f"best {search.best['value']:.4g}" if search.best else ""
+
+
+def shown_path(path: Path) -> str:
+    """Return the path as printable text, even if its name is not valid UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether data for a path go through it: a pipe, a device, or what this command prints to."""
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):  # /dev/stdout of a redirected command is one too
+            return any(os.path.samestat(status, os.fstat(descriptor)) for descriptor in (1, 2))
+    except OSError:
+        return False
+    return not stat.S_ISDIR(status.st_mode)
+
+
+def require_new(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise `typer.BadParameter` if a file would be overwritten unasked."""
+    existing = [path for path in paths if os.path.lexists(path) and not is_stream(path)]
+    existing = [path for path in existing if not os.path.isdir(path)]  # noqa: PTH112  no error for long names
+    if existing and not overwrite:
+        first = shown_path(existing[0])
+        which = first if len(existing) == 1 else f"{plural(len(existing), 'file')}, such as {first},"
+        raise typer.BadParameter(f"{which} would be overwritten; choose another name, or add --overwrite")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise errors of the block as the problem ``output-not-writable`` 500 of this path."""
+    try:
+        yield
+    except OSError as error:
+        detail = f"{shown_path(path)} cannot be written: {error.strerror or error}."
+        raise Problem("output-not-writable", 500, detail) from error
+
+
+class OutputFile:
+    """A file that a command writes. It gets its name when it is complete; until then the old file stays.
+
+    Links are followed. Pipes and devices are written directly. The folder must exist. As a context manager,
+    it is finished at the end of the block, and discarded after an error.
+
+    Raises ``output-not-writable`` 500.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._target = Path(os.path.realpath(path))
+        self._part: Path | None = None  # the temporary file
+        with writing(path):
+            if is_stream(path):
+                self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb")
+                return
+            mode = None
+            with suppress(FileNotFoundError):
+                mode = self._target.stat().st_mode
+            if mode is not None and stat.S_ISDIR(mode):
+                raise IsADirectoryError(None, "it is a folder")
+            self._part = self._target.with_name(f".{uuid.uuid4().hex}.part")
+            self._file = self._part.open("xb")
+            if mode is not None:
+                with suppress(OSError):
+                    self._part.chmod(stat.S_IMODE(mode))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self.discard()  # nothing is left to remove once the file is finished
+
+    def write(self, content: str | bytes) -> int:
+        with writing(self._path):
+            return self._file.write(content.encode() if isinstance(content, str) else content)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with writing(self._path):
+            self._file.flush()
+            if self._part is not None:
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if self._part is not None:
+                self._part.replace(self._target)
+                self._part = None
+
+    def keep(self) -> Path:
+        """Keep what was written of an incomplete file, beside it. Returns the name: ``faces.partial.csv``."""
+        with suppress(OSError):
+            self._file.close()
+        if self._part is None:
+            return self._path
+        part, self._part = self._part, None
+        number, stem, suffix = 1, self._target.stem, self._target.suffix
+        kept = self._target.with_name(f"{stem}.partial{suffix}")
+        while os.path.lexists(kept):
+            number += 1
+            kept = self._target.with_name(f"{stem}.partial-{number}{suffix}")
+        with suppress(OSError):
+            part = part.rename(kept)
+        return part
+
+    def discard(self) -> None:
+        """Remove what was written, so that the path is as it was before."""
+        with suppress(OSError):
+            self._file.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    with OutputFile(path) as file:
+        file.write(content)
+
+
+def save(path: Path, read: Callable[[], str | bytes], *, overwrite: bool, note: str = "") -> None:
+    """Write what `read` returns to a file, and print its name with the note."""
+    require_new([path], overwrite=overwrite)
+    with OutputFile(path) as file:  # before the request: it may take long
+        file.write(read())
+    errors.print(f"Written to {shown_path(path)}{note}.", markup=False, highlight=False)

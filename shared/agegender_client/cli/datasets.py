@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from agegender.errors import Problem
-from agegender.files import write_bytes
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from agegender_client.cli import (
     FacesOption,
     ImageSetOption,
     NearDuplicates,
+    OverwriteOption,
     SpaceOption,
     SubjectsFrom,
     console,
@@ -23,6 +23,7 @@ from agegender_client.cli import (
     plural,
     print_json,
     progress_bars,
+    save,
     table,
 )
 from agegender_client.responses import Dataset, Extraction, Labels
@@ -200,9 +201,8 @@ def regroup(
 
 def duplicates(
     name: Annotated[str, typer.Argument(help="Name of an extracted data set.")],
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="JPEG file that shows the faces of the groups.")
-    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="JPEG file that shows the faces of the groups.")] = None,
+    overwrite: OverwriteOption = False,
     first: Annotated[int, typer.Option(min=0, help="Number of groups to skip.")] = 0,
     groups: Annotated[int, typer.Option(min=1, max=100, help="Number of groups to show.")] = 30,
     space: SpaceOption = None,
@@ -214,8 +214,8 @@ def duplicates(
     with Client() as client:
         found = client.duplicates(name, **options)
         if sheet is not None:
-            write_bytes(sheet, client.duplicates_sheet(name, first=first, groups=groups, **options))
-            errors.print(f"Written to {sheet}.")
+            drawn = {"first": first, "groups": groups, **options}
+            save(sheet, lambda: client.duplicates_sheet(name, **drawn), overwrite=overwrite)
     if as_json:
         print_json(found)
         return

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.predictions import FaceAnswer, ImageAnswer
 
-from agegender_client.cli import plural
+from agegender_client.cli import OutputFile, plural, shown_path
 
 # A file with such a name is sent even if its content is no image. The service then reports the problem.
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -53,16 +54,20 @@ class ImageFile:
 class FoundFiles:
     """Image files and skipped files.
 
-    given_skipped : number of skipped files that were given by name rather than found in a folder.
+    missed : skipped files that were given by name rather than found in a folder, or cannot be read.
     """
 
     files: list[ImageFile] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=dict)
-    given_skipped: int = 0
+    missed: set[Path] = field(default_factory=set)
 
     def skip(self, path: Path, reason: str) -> str:
         self.skipped.setdefault(reason, []).append(path)
         return reason
+
+    def unreadable(self, path: Path, error: OSError) -> str:
+        self.missed.add(path)
+        return self.skip(path, f"cannot be read: {error.strerror}")
 
     def summary(self) -> str:
         """Return a line with the number of skipped files per reason and an example; empty without any."""
@@ -73,11 +78,6 @@ class FoundFiles:
             for reason, paths in sorted(self.skipped.items(), key=lambda item: -len(item[1]))
         ]
         return f"Skipped {plural(sum(map(len, self.skipped.values())), 'file')}: {'; '.join(reasons)}."
-
-
-def shown_path(path: Path) -> str:
-    """Return the path as printable text, even if its name is not valid UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
 
 
 def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:
@@ -93,8 +93,8 @@ def found_files(given: list[Path], output: Path | None = None) -> FoundFiles:
             for file in sorted(_inside(path, found, output)):
                 _add(ImageFile(file, prefix / file.relative_to(path)), found, seen)
         else:
-            reason = _add(ImageFile(path, Path(path.name)), found, seen)
-            found.given_skipped += reason not in (None, AGAIN)
+            if _add(ImageFile(path, Path(path.name)), found, seen) not in (None, AGAIN):
+                found.missed.add(path)
     return found
 
 
@@ -132,7 +132,7 @@ def _folded(path: Path) -> str:
 
 def _inside(folder: Path, found: FoundFiles, output: Path | None) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        found.skip(Path(error.filename or folder), f"cannot be read: {error.strerror}")
+        found.unreadable(Path(error.filename or folder), error)
 
     own_output = None if output is None or output.resolve() == folder.resolve() else output.resolve()
     for place, names, files in os.walk(folder, onerror=unreadable):
@@ -170,7 +170,7 @@ def _add(file: ImageFile, found: FoundFiles, seen: set[str]) -> str | None:
         with file.path.open("rb") as opened:
             head = opened.read(_HEAD_BYTES)
     except OSError as error:
-        return found.skip(file.path, f"cannot be read: {error.strerror}")
+        return found.unreadable(file.path, error)
     if (reason := why_no_image(head, file.path.suffix)) is not None:
         return found.skip(file.path, reason)
     found.files.append(file)
@@ -196,12 +196,14 @@ def why_no_image(head: bytes, suffix: str) -> str | None:
 class FaceTable:
     """A CSV file of predicted faces: one row per face, and one for an image without any.
 
-    Rows are written as the images are predicted.
+    Rows are written as the images are predicted. As a context manager, a table that was neither finished nor
+    kept is discarded.
     """
 
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._rows = csv.DictWriter(file, FACE_COLUMNS)
+    def __init__(self, path: Path) -> None:
+        self._file = OutputFile(path)
+        self._images = 0
+        self._rows = csv.DictWriter(self._file, FACE_COLUMNS)
         self._rows.writeheader()
 
     def __enter__(self) -> Self:
@@ -210,9 +212,22 @@ class FaceTable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._file.discard()
+
+    def finish(self) -> None:
+        """Give the file its name. If that fails, its rows are kept."""
+        try:
+            self._file.finish()
+        except Problem as problem:
+            problem.detail += f" The rows are in {shown_path(self._file.keep())}."
+            raise
+
+    def keep(self) -> Path | None:
+        """Keep an incomplete table, beside the stated file. Returns its name; None if it has no rows."""
+        return self._file.keep() if self._images else None
 
     def add(self, name: str, answer: ImageAnswer | ImageProblem) -> None:
+        self._images += 1
         if isinstance(answer, ImageProblem):
             self._rows.writerow({"file": name, "problem": answer.problem["detail"]})
             return

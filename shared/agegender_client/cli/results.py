@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from agegender.display import ReportFormat, TableFormat, decimals, percent
 from agegender.errors import Problem
-from agegender.files import write_bytes, write_text
 from rich.markdown import Markdown
 from rich.markup import escape
 
@@ -15,12 +14,14 @@ from agegender_client import Client
 from agegender_client.cli import (
     AsJson,
     ImageSetOption,
+    OverwriteOption,
     SpaceOption,
     console,
     errors,
     latest,
     print_end,
     print_json,
+    save,
     table,
 )
 from agegender_client.cli.runs import KeyOption, RunId, WaitOption, actions_of, follow
@@ -54,6 +55,7 @@ def report(
         typer.Option("--format", help="Print this format instead of a table."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write it to.")] = None,
+    overwrite: OverwriteOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a finished experiment or search."""
@@ -61,11 +63,12 @@ def report(
     of_suffix = next((known for known in _FORMAT_NAMES if known == suffix), None)
     selected = "json" if as_json else report_format or of_suffix or "md"
     with Client() as client:
+        if output is not None:
+            note = f" as {_FORMAT_NAMES[selected]}"
+            save(output, lambda: client.report(run_id, selected), overwrite=overwrite, note=note)
+            return
         text = client.report(run_id, selected)
-    if output is not None:
-        write_text(output, text)
-        errors.print(f"Written to {output} as {_FORMAT_NAMES[selected]}.", markup=False)
-    elif report_format is None and not as_json:
+    if report_format is None and not as_json:
         console.print(Markdown(text))
     else:
         print(text)
@@ -79,6 +82,7 @@ def predictions(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write, such as predictions.parquet.")
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the prediction of each face of an experiment as a table: out of fold, with its labels."""
@@ -88,12 +92,10 @@ def predictions(
     if selected == "parquet" and output is None:
         raise typer.BadParameter("a Parquet file is not text; add --output FILE.parquet")
     with Client() as client:
-        content = client.predictions(run_id, selected)
-    if output is not None:
-        write_bytes(output, content)
-        errors.print(f"Written to {output}.", markup=False)
-    else:
-        print(content.decode().removesuffix("\r\n"))
+        if output is not None:
+            save(output, lambda: client.predictions(run_id, selected), overwrite=overwrite)
+        else:
+            print(client.predictions(run_id, selected).decode().removesuffix("\r\n"))
 
 
 HeadOption = Annotated[
@@ -194,6 +196,7 @@ def export(
     ],
     onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX graph, the only format.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File. Default: ID.onnx.")] = None,
+    overwrite: OverwriteOption = False,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     space: SpaceOption = None,
 ) -> None:
@@ -202,8 +205,7 @@ def export(
         raise typer.BadParameter("the format is missing; add --onnx")
     path = output or Path(f"{run_id}.onnx")
     with Client() as client:
-        write_bytes(path, client.onnx_graph(run_id, space=space, coverage=coverage))
-    errors.print(f"Written to {path}.", markup=False)
+        save(path, lambda: client.onnx_graph(run_id, space=space, coverage=coverage), overwrite=overwrite)
 
 
 def compare(

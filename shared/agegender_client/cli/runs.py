@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from agegender.display import duration
+from agegender.errors import Problem
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import TaskID
@@ -318,19 +319,23 @@ def follow(client: Client, run_id: str, *, quiet: bool, each: Callable[[Run], No
     run = None
     with progress_bars(quiet=quiet) as bars:
         tasks: dict[str, TaskID] = {}
-        for run in actions_of(client, run_id).events(run_id):
-            if each is not None:
-                each(run)
-            for name, completed, total, note in _progress(run):
-                if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=None, note="")
-                bars.update(tasks[name], completed=completed, total=total or None, note=note)
-    if run is not None and run.state == "finished":
+        try:
+            for run in actions_of(client, run_id).events(run_id):
+                if each is not None:
+                    each(run)
+                for name, completed, total, note in _progress(run):
+                    if name not in tasks:
+                        tasks[name] = bars.add_task(name, total=None, note="")
+                    bars.update(tasks[name], completed=completed, total=total or None, note=note)
+        except Problem as problem:
+            if problem.status >= 500 or problem.status == 429:
+                problem.detail += f" To watch it again: agegender watch {run_id}"
+            raise
+    assert run is not None, "the client yields a state that has ended"
+    if run.state == "finished":
         return run
-    if run is not None:
-        print_failures(run)
-    state = run.state if run else "sent no events"
-    errors.print(f"{run_id} {state}. To resume: agegender resume {run_id}")
+    print_failures(run)
+    errors.print(f"{run_id} {run.state}. To resume: agegender resume {run_id}")
     raise typer.Exit(4)
 
 

@@ -1,17 +1,15 @@
 """`agegender predict`, and `models` and `rollback` for the heads that predict."""
 
 import shlex
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from agegender.display import certainty, interval, score, years
 from agegender.errors import Problem
 from agegender.faces import ImageProblem
-from agegender.files import write_bytes
 from agegender.heads.head import Task
 from agegender.predictions import UNFAMILIAR, FaceAnswer, ImageAnswer, Models
 from rich.markup import escape
@@ -21,12 +19,16 @@ from agegender_client import Client
 from agegender_client.cli import (
     AsJson,
     FacesOption,
+    OverwriteOption,
     console,
     errors,
-    plural,
     print_json,
     progress_bars,
+    require_new,
+    shown_path,
     table,
+    write_output,
+    writing,
 )
 from agegender_client.cli.image_files import (
     FaceTable,
@@ -34,12 +36,11 @@ from agegender_client.cli.image_files import (
     ImageFile,
     found_files,
     planned_outputs,
-    shown_path,
 )
 
 _CONCURRENT_REQUESTS = 4
 # Statuses of problems of one image. Any other problem would recur for every image, so it ends the command.
-_IMAGE_PROBLEMS = {400, 413, 415, 422}
+_IMAGE_PROBLEMS = {400, 413, 415, 422, 500, 504}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,9 +63,7 @@ def predict(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write a table to this CSV file instead, one row per face.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite files of --annotate and --csv.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     webcam: Annotated[str | None, typer.Option(hidden=True)] = None,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per image.")] = None,
@@ -72,7 +71,10 @@ def predict(
     faces: FacesOption = "found",
     as_json: AsJson = False,
 ) -> None:
-    """Estimate age and gender of each face in images or folders. `agegender video` answers videos."""
+    """Estimate age and gender of each face in images or folders. `agegender video` answers videos.
+
+    Ctrl-C stops, and prints what was answered until then.
+    """
     options: dict[str, Any] = {"coverage": coverage, "max_faces": max_faces, "min_face": min_face}
     if faces != "found":
         options["faces"] = faces
@@ -83,16 +85,15 @@ def predict(
     found = found_files(images, annotate)
     _report_skipped(found)
     outputs = {} if annotate is None else planned_outputs(found.files, annotate)
-    if not overwrite:
-        _require_new([*outputs.values(), *([csv_file] if csv_file else [])])
+    require_new([*outputs.values(), *([csv_file] if csv_file else [])], overwrite=overwrite)
     with ExitStack() as opened:
-        rows = None if csv_file is None else opened.enter_context(FaceTable(_opened(csv_file)))
+        rows = None if csv_file is None else opened.enter_context(FaceTable(csv_file))
         failed = _predict_files(found.files, options, outputs, rows, as_json=as_json)
     if csv_file and not as_json:
         errors.print(f"Written to {escape(shown_path(csv_file))}.")
     if annotate and not as_json:
         errors.print(f"Annotated images are in {escape(shown_path(annotate))}.")
-    if failed or found.given_skipped:
+    if failed or found.missed:
         raise typer.Exit(1)
 
 
@@ -106,22 +107,6 @@ def _report_skipped(found: FoundFiles) -> None:
         raise typer.Exit(1)
 
 
-def _opened(path: Path) -> IO[str]:
-    try:
-        return path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise typer.BadParameter(f"{shown_path(path)} cannot be written: {error.strerror}") from error
-
-
-def _require_new(outputs: list[Path]) -> None:
-    existing = [path for path in outputs if path.exists() or path.is_symlink()]
-    if existing:
-        raise typer.BadParameter(
-            f"{plural(len(existing), 'file')} would be overwritten, such as {shown_path(existing[0])}; "
-            "choose another name, or add --overwrite"
-        )
-
-
 def _predict_files(
     files: list[ImageFile],
     options: dict[str, Any],
@@ -130,61 +115,112 @@ def _predict_files(
     *,
     as_json: bool,
 ) -> int:
-    """Print the predictions, or write them as `rows`. Returns the number of images with a problem."""
+    """Print the predictions, or write them as `rows`. Returns the number of images with a problem.
+
+    Ctrl-C, and a problem that would recur for every image, end it after printing what was answered.
+    """
     shown = table("image", "face", "age", "interval", "gender", "quality")
+    unanswered = dict.fromkeys(files)
     failed = 0
+    ended_by: KeyboardInterrupt | Problem | OSError | None = None
+
+    def add(file: ImageFile, answer: ImageAnswer | ImageProblem, no_copy: Problem | None) -> None:
+        nonlocal failed
+        del unanswered[file]
+        failed += not answer.ok or no_copy is not None
+        if rows is not None:
+            rows.add(shown_path(file.shown), answer)
+        if as_json:
+            entry = answer.model_dump(mode="json", exclude_none=True)
+            if no_copy is not None:
+                entry["annotate_problem"] = no_copy.document()
+            elif file.path in outputs and answer.ok:
+                entry["annotated"] = shown_path(outputs[file.path])
+            print_json({"file": shown_path(file.path), **entry})
+        elif rows is None:
+            _add_rows(shown, file, answer)
+        if no_copy is not None and not as_json:
+            text = f"{shown_path(file.path)}: no annotated copy. {no_copy.detail}"
+            errors.print(text, markup=False, highlight=False)
+        bars.advance(bar)
+
     with Client() as client, progress_bars(quiet=as_json or len(files) == 1) as bars:
         bar = bars.add_task("images", total=len(files), note="")
-        for file, answer in _answers(client, files, options, outputs):
-            failed += not answer.ok
-            if rows is not None:
-                rows.add(shown_path(file.shown), answer)
-            if as_json:
-                entry = answer.model_dump(mode="json", exclude_none=True)
-                if file.path in outputs and answer.ok:
-                    entry["annotated"] = shown_path(outputs[file.path])
-                print_json({"file": shown_path(file.path), **entry})
-            elif rows is None:
-                _add_rows(shown, file, answer)
-            bars.advance(bar)
-    if not as_json and rows is None:
+        pool = ThreadPoolExecutor(_CONCURRENT_REQUESTS)
+        futures = {
+            file: pool.submit(_predicted, client, file, options, outputs.get(file.path)) for file in files
+        }
+        try:
+            for file, future in futures.items():
+                add(file, *future.result())
+        except (KeyboardInterrupt, Problem, OSError) as error:
+            ended_by = error
+        pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(Problem, OSError):  # those of outputs, again
+            for file in [*unanswered]:
+                future = futures[file]
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    add(file, *future.result())
+    if not as_json and shown.row_count:
         console.print(shown)
+    if ended_by is not None:
+        raise _ended_by(ended_by, len(files), [*unanswered], rows)
+    if rows is not None:
+        rows.finish()
     return failed
 
 
-def _answers(
-    client: Client, files: list[ImageFile], options: dict[str, Any], outputs: dict[Path, Path]
-) -> Iterator[tuple[ImageFile, ImageAnswer | ImageProblem]]:
-    def predicted(file: ImageFile) -> ImageAnswer | ImageProblem:
-        try:
-            content = file.path.read_bytes()
-            answer = client.predict(content, **options)
-            drawn = client.annotate(content, **options) if file.path in outputs else None
-        except OSError as error:
-            problem = Problem("unreadable-file", 400, f"The file cannot be read: {error.strerror}.")
-            return ImageProblem(problem=problem.document())
-        except Problem as problem:
-            if problem.status not in _IMAGE_PROBLEMS or problem.slug == "bad-settings":
-                raise
-            return ImageProblem(problem=problem.document())
-        if drawn is not None:
-            _write(outputs[file.path], drawn)
-        return answer
-
-    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
-        try:
-            yield from zip(files, pool.map(predicted, files), strict=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _ended_by(
+    error: KeyboardInterrupt | Problem | OSError,
+    images: int,
+    unanswered: list[ImageFile],
+    rows: FaceTable | None,
+) -> Exception:
+    """Keep the rows, and return what ends the command; it states how many images were answered."""
+    note = ""
+    if unanswered and len(unanswered) < images:
+        note = (
+            f"{images - len(unanswered):,} of {images:,} images were answered; the first without an answer "
+            f"is {shown_path(unanswered[0].path)}."
+        )
+    if rows is not None and (kept := rows.keep()) is not None:
+        note += f" The rows until then are in {shown_path(kept)}."
+    if isinstance(error, Problem):
+        error.detail = f"{error.detail} {note}".rstrip()
+        return error
+    errors.print("[yellow]Incomplete.[/]", escape(note), highlight=False)
+    return typer.Exit(1) if isinstance(error, KeyboardInterrupt) else error
 
 
-def _write(path: Path, content: bytes) -> None:
+def _predicted(
+    client: Client, file: ImageFile, options: dict[str, Any], copy: Path | None
+) -> tuple[ImageAnswer | ImageProblem, Problem | None]:
+    """Return the answer of an image, or its problem, and why its annotated copy is missing."""
     try:
-        write_bytes(path, content)
+        content = file.path.read_bytes()
+        answer = client.predict(content, **options)
     except OSError as error:
-        raise Problem(
-            "output-not-writable", 500, f"{shown_path(path)} cannot be written: {error.strerror}."
-        ) from error
+        unreadable = Problem("unreadable-file", 400, f"The file cannot be read: {error.strerror}.")
+        return ImageProblem(problem=unreadable.document()), None
+    except Problem as problem:
+        _require_image_problem(problem)
+        return ImageProblem(problem=problem.document()), None
+    if copy is not None:
+        try:
+            drawn = client.annotate(content, **options)
+            with writing(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+            write_output(copy, drawn)
+        except Problem as problem:
+            _require_image_problem(problem)
+            return answer, problem
+    return answer, None
+
+
+def _require_image_problem(problem: Problem) -> None:
+    """Raise a problem that would recur for every image."""
+    if problem.status not in _IMAGE_PROBLEMS or problem.slug == "bad-settings":
+        raise problem
 
 
 def _add_rows(shown: Table, file: ImageFile, answer: ImageAnswer | ImageProblem) -> None:

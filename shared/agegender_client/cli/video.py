@@ -1,5 +1,8 @@
 """`agegender video`: one answer per person of a video file, a camera or a stream."""
 
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,14 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from agegender.display import certainty, duration, interval, score, years
 from agegender.errors import Problem
-from agegender.files import write_bytes
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from agegender_client import Client
-from agegender_client.cli import AsJson, console, errors, print_json, progress_bars, table
+from agegender_client.cli import (
+    AsJson,
+    OutputFile,
+    OverwriteOption,
+    console,
+    errors,
+    is_stream,
+    print_json,
+    progress_bars,
+    require_new,
+    shown_path,
+    table,
+    write_output,
+)
 from agegender_client.cli.runs import follow
 
 if TYPE_CHECKING:
@@ -37,7 +52,7 @@ class _Outputs:
     overwrite: bool
 
     def check(self, source: str, suffixes: tuple[str, ...], *, live: bool) -> None:
-        """Raise `typer.BadParameter` for outputs that cannot be written, before any work is done."""
+        """Reject outputs that cannot be written, before any work is done."""
         if self.annotate is not None:
             if live:
                 raise typer.BadParameter("--annotate needs a video file, because it reads the video twice")
@@ -45,13 +60,14 @@ class _Outputs:
                 raise typer.BadParameter(
                     f"got --annotate {self.annotate.name}; expected a name that ends in {', '.join(suffixes)}"
                 )
-        for path in filter(None, (self.csv_file, self.annotate, self.summary)):
-            if not live and path.resolve() == Path(source).resolve():
-                raise typer.BadParameter(f"{path} is the video itself; choose another name")
-            if path.exists() and not self.overwrite:
-                raise typer.BadParameter(
-                    f"{path} would be overwritten; choose another name, or add --overwrite"
-                )
+        paths = [path for path in (self.csv_file, self.annotate, self.summary) if path is not None]
+        for path in paths:
+            if not live and os.path.realpath(path) == os.path.realpath(source):
+                raise typer.BadParameter(f"{shown_path(path)} is the video itself; choose another name")
+        require_new(paths, overwrite=self.overwrite)
+        for path in paths:
+            if not is_stream(path):
+                OutputFile(path).discard()
 
 
 @dataclass
@@ -82,7 +98,7 @@ def video(
         Path | None,
         typer.Option(dir_okay=False, help="Write a plot of the persons over time to this SVG file."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    overwrite: OverwriteOption = False,
     every: Annotated[
         float, typer.Option(min=0.02, max=10, help="Seconds between two frames that are searched for faces.")
     ] = 0.4,
@@ -143,16 +159,17 @@ def video(
             progress = progress.model_copy(update=stopped_by)
         name = reading.name if reading.info.live else Path(source).name
         answer = video_answer(name, reading.info, progress, watched.tracks, coverage, embeddings=embeddings)
-    if csv_file is not None:
-        _write(csv_file, persons_csv(answer.persons))
-    if summary is not None:
-        _write(summary, summary_svg(answer))
     _print(answer, as_json=as_json)
-    if annotate is not None and answer.searched_frames:
-        _annotate(source, annotate, answer, paths, until, quiet=as_json)
-    for path in filter(None, (csv_file, summary, annotate)):
-        if not as_json and path.exists():
-            errors.print(f"Written to {escape(str(path))}.")
+    if answer.searched_frames:
+        if csv_file is not None:
+            write_output(csv_file, persons_csv(answer.persons))
+        if summary is not None:
+            write_output(summary, summary_svg(answer))
+        if annotate is not None:
+            _annotate(source, annotate, answer, paths, until, quiet=as_json)
+        for path in filter(None, (csv_file, summary, annotate)):
+            if not as_json:
+                errors.print(f"Written to {escape(shown_path(path))}.")
     _finish(answer, watched, as_json=as_json)
 
 
@@ -169,13 +186,13 @@ def _answer_on_server(source: str, outputs: _Outputs, options: dict[str, Any], *
             errors.print(f"Video [bold]{run.id}[/]")
         follow(client, run.id, quiet=as_json)
         answer = VideoAnswer.model_validate_json(client.video_answer(run.id))
+        _print(answer, as_json=as_json)
         if outputs.csv_file is not None:
-            _write(outputs.csv_file, client.video_answer(run.id, "csv"))
+            write_output(outputs.csv_file, client.video_answer(run.id, "csv"))
         if outputs.summary is not None:
-            _write(outputs.summary, client.video_answer(run.id, "summary"))
+            write_output(outputs.summary, client.video_answer(run.id, "summary"))
         if outputs.annotate is not None:
-            _write(outputs.annotate, client.video_answer(run.id, "annotated"))
-    _print(answer, as_json=as_json)
+            write_output(outputs.annotate, client.video_answer(run.id, "annotated"))
     if not as_json:
         errors.print(f"The server keeps the video until: agegender cancel {run.id} --delete")
     _finish(answer, _Watched(), as_json=as_json)
@@ -251,13 +268,6 @@ def _cells(answer: "Answer") -> tuple[str, str, str]:
     return years(answer.age.mean), f"{low} to {high}", f"{answer.gender.label} {certainty(share)}"
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    try:
-        write_bytes(path, content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise Problem("output-not-writable", 500, f"{path} cannot be written: {error.strerror}.") from error
-
-
 def _print(answer: "VideoAnswer", *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
@@ -297,16 +307,21 @@ def _annotate(
     from agegender.video.drawing import annotate
 
     bars: Progress
-    with progress_bars(quiet=quiet) as bars:
+    with progress_bars(quiet=quiet) as bars, tempfile.TemporaryDirectory() as folder:
         bar: TaskID = bars.add_task("drawing", total=round(answer.analysed_seconds), note="")
+        through = is_stream(target)  # a video is not written from its beginning to its end
+        made = Path(folder, f"annotated{target.suffix}") if through else Path(os.path.realpath(target))
         annotate(
             source,
-            target,
+            made,
             answer.persons,
             paths,
             until=until if answer.complete else answer.analysed_seconds,
             progress=lambda seconds: bars.update(bar, completed=round(seconds)),
         )
+        if through:
+            with made.open("rb") as file, OutputFile(target) as output:
+                shutil.copyfileobj(file, output)
 
 
 def _finish(answer: "VideoAnswer", watched: _Watched, *, as_json: bool) -> None:
