@@ -2,6 +2,7 @@
 import { element } from "/web/elements.js";
 import { eachEvent } from "/web/key.js";
 import { ask, isProblem, report, runs } from "./ask.js";
+import { oneAtATime } from "./pending.js";
 
 // Draw each status of a run until it is over.
 // entry : { card, followed } of the run. path : of the run's routes.
@@ -43,17 +44,18 @@ export function onActions(card, path, show, actions = ["resume", "cancel"]) {
     onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
 }
 
-// Call `call` on a click; the card shows why it failed.
+// Call `call` on a click, one at a time; the card shows why it failed.
 export function onClick(card, selector, call) {
   const message = card.querySelector(".message");
-  card.querySelector(selector).addEventListener("click", async () => {
+  const button = card.querySelector(selector);
+  button.addEventListener("click", oneAtATime([button], async () => {
     report(message, "");
     try {
       await call();
     } catch (error) {
       report(message, error.message, true);
     }
-  });
+  }));
 }
 
 // Serve heads. A promotion that would replace better ones is rejected with the metrics of both; it is sent again if the
@@ -90,7 +92,7 @@ export function onDelete(card, path, title, restored) {
     message.setAttribute("role", "status");
     card.replaceChildren(element("div", { className: "row" }, element("p", {}, `Deleted: ${title}.`), undo, message));
     undo.focus();
-    undo.addEventListener("click", async () => {
+    undo.addEventListener("click", oneAtATime([undo], async () => {
       try {
         const status = await ask(`${path}/restore`, { method: "POST" });
         card.remove();
@@ -98,6 +100,6 @@ export function onDelete(card, path, title, restored) {
       } catch (error) {
         report(message, error.message, true);
       }
-    });
+    }));
   });
 }

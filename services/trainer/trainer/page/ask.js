@@ -8,8 +8,8 @@ export async function ask(path, options = {}) {
   return body;
 }
 
-export const post = (path, body) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+export const post = (path, body, headers = {}) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
 
 // Return a function that asks and draws the answer. If it is called again before the answer is there, only the last
 // call's answer is drawn, for all of them: answers may arrive in another order than they were asked for.

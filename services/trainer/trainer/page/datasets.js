@@ -5,6 +5,7 @@ import { eachEvent } from "/web/key.js";
 import { ask, datasetPath, drawLast, isProblem, post, report } from "./ask.js";
 import { showFaces } from "./faces.js";
 import { showLabels } from "./labels.js";
+import { onSubmit } from "./pending.js";
 
 const list = document.querySelector("#datasets");
 const cards = new Map(); // name -> { card, followed }
@@ -14,7 +15,7 @@ const SUBJECTS = { "": "labels, and what looks alike", photographs: "labels, and
 
 let changed = () => {}; // called with all data sets when the list was read
 let train = () => {}; // called with a data set's name
-let judge = async () => {}; // called with the request for an evaluation
+let judge = async () => {}; // called with the request for an evaluation, and its headers
 
 export function startDatasets(options) {
   ({ changed, train, judge } = options);
@@ -114,18 +115,12 @@ function openExtract(entry, name) {
     element("label", {}, "A face is", select("faces", FACES)),
     element("label", {}, "One person by", select("near_duplicates", SUBJECTS)),
     element("button", { className: "primary" }, "Start"));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const options = Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
-    const message = entry.card.querySelector(".message");
-    try {
-      await extract(name, options);
-      toggle(entry, "extract");
-      report(message, "");
-      await listDatasets();
-    } catch (error) {
-      report(message, error.message, true);
-    }
+  const message = entry.card.querySelector(".message");
+  onSubmit(form, message, async () => {
+    await extract(name, Object.fromEntries([...new FormData(form)].filter(([, value]) => value)));
+    if (form.isConnected) toggle(entry, "extract");
+    report(message, "");
+    await listDatasets();
   });
   entry.card.querySelector(".detail").replaceChildren(form);
   form.querySelector("select").focus();
@@ -145,20 +140,16 @@ async function extract(name, options) {
 
 async function openJudge(entry, name) {
   const finished = (await ask("/experiments")).filter(({ state }) => state === "finished");
+  if (entry.opened !== "judge") return; // closed meanwhile, or something else was opened
   const heads = element("select", { name: "head" }, new Option("served", "served"),
     ...finished.map((one) => new Option(`of ${one.name || one.id}`, one.id)));
   const form = element("form", { className: "row" },
     element("label", {}, "Heads", heads),
     element("label", {}, "Calibrate them on these faces", element("input", { type: "checkbox", name: "calibrate" })),
     element("button", { className: "primary" }, "Start"));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      await judge({ dataset: name, head: heads.value, calibrate: form.elements.calibrate.checked });
-      toggle(entry, "judge");
-    } catch (error) {
-      report(entry.card.querySelector(".message"), error.message, true);
-    }
+  onSubmit(form, entry.card.querySelector(".message"), async (headers) => {
+    await judge({ dataset: name, head: heads.value, calibrate: form.elements.calibrate.checked }, headers);
+    if (form.isConnected) toggle(entry, "judge");
   });
   entry.card.querySelector(".detail").replaceChildren(form);
   heads.focus();

@@ -12,8 +12,8 @@ export async function listEvaluations() {
   for (const status of await ask("/evaluations")) show(status);
 }
 
-export async function startEvaluation(request) {
-  const status = await post("/evaluations", request);
+export async function startEvaluation(request, headers) {
+  const status = await post("/evaluations", request, headers);
   show(status, true);
   cards.get(status.id).card.scrollIntoView({ block: "nearest" });
 }

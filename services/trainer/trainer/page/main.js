@@ -30,8 +30,8 @@ await startDatasets({
     openTab("runs");
     chooseDataset(name);
   },
-  judge: async (request) => {
-    await startEvaluation(request);
+  judge: async (request, headers) => {
+    await startEvaluation(request, headers);
     openTab("runs");
   },
 }).catch((error) => report(document.querySelector("#upload .message"), error.message, true));

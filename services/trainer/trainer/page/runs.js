@@ -5,6 +5,7 @@ import { drawState, follow, newCard, onActions, onClick, onDelete, promote } fro
 import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
+import { onSubmit } from "./pending.js";
 import { startSearch } from "./searches.js";
 
 const form = document.querySelector("#start");
@@ -17,7 +18,7 @@ let openReport = () => {}; // called with an experiment's id
 
 export async function startRuns(options) {
   ({ openReport } = options);
-  form.addEventListener("submit", start);
+  onSubmit(form, hint, start);
   comparing.querySelector("button").addEventListener("click", () => compare(picked(), comparing.querySelector("span")));
   for (const status of await ask("/experiments")) showRun(status);
 }
@@ -36,16 +37,12 @@ export function chooseDataset(name) {
   form.elements.dataset.focus();
 }
 
-async function start(event) {
-  event.preventDefault();
+async function start(headers, button) {
   const { name, dataset, task, preset, seeds, overlap } = Object.fromEntries(new FormData(form));
-  try {
-    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset, overlap });
-    else showRun(await post("/experiments", { ...(name.trim() && { name: name.trim() }), dataset, task, preset, overlap, seeds: Number(seeds) }), true);
-    report(hint, "Started.");
-  } catch (error) {
-    report(hint, error.message, true);
-  }
+  const request = { dataset, task, preset, overlap };
+  if (button?.name === "search") await startSearch(request, headers);
+  else showRun(await post("/experiments", { ...(name.trim() && { name: name.trim() }), ...request, seeds: Number(seeds) }, headers), true);
+  report(hint, "Started.");
 }
 
 export function showRun(status, first = false) {

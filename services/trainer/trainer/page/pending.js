@@ -1,0 +1,48 @@
+// What starts work starts it once: a double click, or Enter while the trainer has not answered yet, does nothing more.
+import { report } from "./ask.js";
+
+const DOUBLE_CLICK = 500; // ms; a fast trainer answers between the two clicks
+
+// Return a function that calls `call`, unless it was called within a double click or its last call is pending.
+// Meanwhile the buttons are shown as disabled. They keep the focus, unlike buttons that are disabled.
+export function oneAtATime(buttons, call) {
+  let pending = false;
+  return async (...given) => {
+    if (pending) return;
+    pending = true;
+    for (const button of buttons) button.ariaDisabled = "true";
+    const called = performance.now();
+    try {
+      await call(...given);
+    } finally {
+      setTimeout(() => {
+        pending = false;
+        for (const button of buttons) button.ariaDisabled = null;
+      }, called + DOUBLE_CLICK - performance.now());
+    }
+  };
+}
+
+// Call `send` when a form is submitted; the message says why it failed.
+// send : called with the headers of a request that the trainer may carry out once, and with the button.
+export function onSubmit(form, message, send) {
+  let unanswered = null; // { content, key } of a request that was perhaps carried out, although no answer came
+  const submit = oneAtATime(form.querySelectorAll("button:not([type=button])"), async (button) => {
+    const content = JSON.stringify([button?.name, ...new FormData(form)]);
+    const key = unanswered?.content === content ? unanswered.key : newKey();
+    try {
+      await send({ "Idempotency-Key": key }, button);
+      unanswered = null;
+    } catch (error) {
+      unanswered = error.problem?.status < 500 ? null : { content, key };
+      report(message, error.message, true);
+    }
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit(event.submitter);
+  });
+}
+
+// Not crypto.randomUUID, which browsers offer on pages from localhost or https alone.
+export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
