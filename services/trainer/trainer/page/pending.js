@@ -23,7 +23,7 @@ export function oneAtATime(buttons, call) {
   };
 }
 
-// Call `send` when a form is submitted; the message says why it failed.
+// Call `send` when a form is submitted; the message states why it failed.
 // send : called with the headers of a request that the trainer may carry out once, and with the button.
 export function onSubmit(form, message, send) {
   let unanswered = null; // { content, key } of a request that was perhaps carried out, although no answer came
