@@ -15,7 +15,7 @@ from tests.support.trainer_page import jpeg, open_page, read_by_page, served_tra
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
 
-DOUBLE_CLICK = 600  # ms, and a little
+SETTLED = 600  # ms; what a second click starts has arrived by then
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_double_click_starts_one_run(page: "Page", url: str, button: str, path: 
     before = runs(url, path)
     page.get_by_role("button", name=button, exact=True).dblclick()
     page.get_by_text("Started.").wait_for()
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     assert len(runs(url, path) - before) == 1
     page.get_by_role("button", name=button, exact=True).click()  # a second run of the same form
     page.wait_for_function(f"() => document.querySelectorAll('#{path} article').length >= {len(before) + 2}")
@@ -85,7 +85,7 @@ def test_enter_does_nothing_until_the_trainer_has_answered(page: "Page") -> None
     page.route("**/experiments", lambda route: held.append(route))
     name = page.get_by_label("Name", exact=True)
     name.press("Enter")
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     name.press("Enter")
     train = page.get_by_role("button", name="Train", exact=True)
     assert train.get_attribute("aria-disabled") == "true"
@@ -109,7 +109,7 @@ def test_run_whose_answer_was_lost_is_not_started_twice(page: "Page", url: str) 
     train = page.get_by_role("button", name="Train", exact=True)
     train.click()
     page.locator("#hint.error").wait_for()
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     train.click()
     page.get_by_text("Started.").wait_for()
     (started,) = runs(url, "experiments") - before
@@ -123,7 +123,7 @@ def test_evaluation_is_started_once(page: "Page") -> None:
     card.get_by_role("button", name="Judge heads").click()
     card.get_by_role("button", name="Start").dblclick()
     card.locator("footer .message.error").wait_for()  # no heads are served
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     assert [len(one.headers.get("idempotency-key", "")) for one in sent] == [32]
 
 
@@ -145,7 +145,7 @@ def test_button_of_a_run_acts_once(page: "Page", url: str) -> None:
     page.get_by_text("Started.").wait_for()
     cancelled = sent_to(page, "/cancel")
     page.locator("#experiments article").first.get_by_role("button", name="Cancel").dblclick(force=True)
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     assert len(cancelled) == 1
 
 
@@ -176,7 +176,7 @@ def test_upload_is_sent_once_and_files_chosen_meanwhile_stay(page: "Page", data_
     name.fill("first upload")
     with page.expect_request("**/files"):
         name.press("Enter")
-    page.wait_for_timeout(DOUBLE_CLICK)
+    page.wait_for_timeout(SETTLED)
     name.press("Enter")
     choose(page, "b.jpg", "c.jpg")
     name.fill("second upload")

@@ -1,14 +1,14 @@
 // One card per folder: its format or the reason why it has none, its labels and faces, and its extraction.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { eachEvent } from "/web/key.js";
 import { ask, datasetPath, drawLast, isProblem, post, report } from "./ask.js";
 import { showFaces } from "./faces.js";
+import { follow } from "./follow.js";
 import { showLabels } from "./labels.js";
 import { onSubmit } from "./pending.js";
 
 const list = document.querySelector("#datasets");
-const cards = new Map(); // name -> { card, followed }
+const cards = new Map(); // name -> { card, active, followed }
 const isActive = (one) => ["planning", "extracting", "merging"].includes(one.state);
 const FACES = { found: "the face that is found", "found-or-whole": "that, or else the whole image", whole: "the whole image" };
 const SUBJECTS = { "": "labels, and what looks alike", photographs: "labels, and copies of a photograph", off: "labels alone" };
@@ -19,7 +19,6 @@ let judge = async () => {}; // called with the request for an evaluation, and it
 
 export function startDatasets(options) {
   ({ changed, train, judge } = options);
-  return listDatasets();
 }
 
 export const listDatasets = drawLast(() => ask("/datasets?all_folders=true"), (found) => {
@@ -55,7 +54,8 @@ function show(dataset) {
   }
   entry.imageSets = dataset.image_sets;
   draw(entry, dataset);
-  if (dataset.extractions.some(isActive) && !entry.followed) follow(entry, dataset.name);
+  entry.active = dataset.extractions.some(isActive);
+  if (entry.active && !entry.followed) followExtractions(entry, dataset.name);
 }
 
 function wire(entry, name) {
@@ -155,21 +155,19 @@ async function openJudge(entry, name) {
   heads.focus();
 }
 
-async function follow(entry, name) {
+async function followExtractions(entry, name) {
   entry.followed = true;
   const states = new Map();
-  try {
-    await eachEvent(datasetPath(name, "/events"), (one) => {
+  await follow(datasetPath(name, "/events"), entry.card.querySelector(".message"), {
+    handle(one) {
       drawProgress(entry.card, one);
-      if (states.has(one.id) && states.get(one.id) !== one.state) listDatasets().catch(() => {});
+      if (states.has(one.id) && states.get(one.id) !== one.state) listDatasets().catch(() => {}); // read again below
       states.set(one.id, one.state);
-    });
-  } catch {
-    // the server is away; the list is as it was, and is read again below
-    await new Promise((done) => setTimeout(done, 2000));
-  }
+    },
+    ended: listDatasets,
+    goesOn: () => entry.active && entry.card.isConnected,
+  });
   entry.followed = false;
-  await listDatasets().catch(() => {});
 }
 
 function draw({ card }, { name, format, image_sets, problem, extracted, extractions }) {

@@ -1,24 +1,28 @@
 // What starts work starts it once: a double click, or Enter while the trainer has not answered yet, does nothing more.
 import { report } from "./ask.js";
 
-const DOUBLE_CLICK = 500; // ms; a fast trainer answers between the two clicks
+// Whether a click is the second of a double click. A fast trainer answers between the two.
+const isRepeated = (event) => event.detail > 1;
 
-// Return a function that calls `call`, unless it was called within a double click or its last call is pending.
-// Meanwhile the buttons are shown as disabled. They keep the focus, unlike buttons that are disabled.
-export function oneAtATime(buttons, call) {
+// Call `call` on a click on a button, unless its last call is pending.
+export function onSingleClick(button, call) {
+  const once = oneAtATime([button], call);
+  button.addEventListener("click", (event) => isRepeated(event) || once());
+}
+
+// Return a function that calls `call`, unless its last call is pending. Meanwhile the buttons are shown as disabled.
+// They keep the focus, unlike buttons that are disabled.
+function oneAtATime(buttons, call) {
   let pending = false;
   return async (...given) => {
     if (pending) return;
     pending = true;
     for (const button of buttons) button.ariaDisabled = "true";
-    const called = performance.now();
     try {
       await call(...given);
     } finally {
-      setTimeout(() => {
-        pending = false;
-        for (const button of buttons) button.ariaDisabled = null;
-      }, called + DOUBLE_CLICK - performance.now());
+      pending = false;
+      for (const button of buttons) button.ariaDisabled = null;
     }
   };
 }
@@ -27,7 +31,8 @@ export function oneAtATime(buttons, call) {
 // send : called with the headers of a request that the trainer may carry out once, and with the button.
 export function onSubmit(form, message, send) {
   let unanswered = null; // { content, key } of a request that was perhaps carried out, although no answer came
-  const submit = oneAtATime(form.querySelectorAll("button:not([type=button])"), async (button) => {
+  const buttons = form.querySelectorAll("button:not([type=button])");
+  const submit = oneAtATime(buttons, async (button) => {
     const content = JSON.stringify([button?.name, ...new FormData(form)]);
     const key = unanswered?.content === content ? unanswered.key : newKey();
     try {
@@ -38,6 +43,7 @@ export function onSubmit(form, message, send) {
       report(message, error.message, true);
     }
   });
+  for (const button of buttons) button.addEventListener("click", (event) => isRepeated(event) && event.preventDefault());
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     submit(event.submitter);

@@ -1,7 +1,7 @@
 // One card per experiment: its figures, live curves and folds, and what can be done with it.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { drawState, follow, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
@@ -16,10 +16,13 @@ const cards = new Map(); // experiment id -> { card, followed }
 
 let openReport = () => {}; // called with an experiment's id
 
-export async function startRuns(options) {
+export function startRuns(options) {
   ({ openReport } = options);
   onSubmit(form, hint, start);
   comparing.querySelector("button").addEventListener("click", () => compare(picked(), comparing.querySelector("span")));
+}
+
+export async function listRuns() {
   for (const status of await ask("/experiments")) showRun(status);
 }
 
@@ -55,7 +58,7 @@ export function showRun(status, first = false) {
     wire(card, status.id);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, `/experiments/${status.id}`, (latest) => draw(entry.card, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/experiments/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, id) {
@@ -65,7 +68,7 @@ function wire(card, id) {
     const status = await ask(path);
     const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
     report(card.querySelector(".message"), `Served: ${Object.values(versions).join(", ")}${more}`);
-    for (const one of await ask("/experiments")) showRun(one);
+    await listRuns();
   });
   onClick(card, ".rename", async () => {
     const name = prompt("Name of the experiment", card.dataset.name);

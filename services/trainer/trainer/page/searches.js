@@ -1,5 +1,5 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
-import { drawState, follow, newCard, onActions, onClick, onDelete } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDelete } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 import { newKey } from "./pending.js";
 
@@ -27,7 +27,7 @@ function show(status, first = false) {
     wire(entry, status.id);
   }
   draw(entry, status);
-  if (runs(status) && !entry.followed) follow(entry, `/searches/${status.id}`, (latest) => draw(entry, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/searches/${status.id}`, (latest) => draw(entry, latest));
 }
 
 function wire({ card }, id) {
