@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 _log = logging.getLogger(__name__)
 
-# Seconds that sockets, event loops and deadlines in milliseconds can wait. They cannot wait for `inf` or 1e300.
+# Seconds that sockets, event loops and deadlines in milliseconds can wait, unlike `inf` and 1e300.
 MAX_SECONDS = 1_000_000
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 

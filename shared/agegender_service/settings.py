@@ -40,7 +40,7 @@ class BodyLimits:
 
     @property
     def max_body_bytes(self) -> int:
-        """Return the most bytes that a route may accept: images in base64 or URL encoding, and other members."""
+        """Return the most bytes that a route may accept: images in base64 or a URL, and other members."""
         return max(self.max_request_bytes * 4 // 3, self.max_image_bytes * 3 // 2) + _OTHER_BYTES
 
 
@@ -155,12 +155,12 @@ class ServiceSettings(EnvironmentSettings):
         key = value.get_secret_value().strip()  # a header loses its blanks, and a file ends in a line break
         if not (key.isascii() and key.isprintable()):
             raise ValueError(
-                "got a service key that no HTTP header can carry; expected printable ASCII characters, such as "
-                "the output of `openssl rand -hex 32`"
+                "got a service key that no HTTP header can carry; expected printable ASCII characters, "
+                "such as the output of `openssl rand -hex 32`"
             )
         if len(key) < _LEAST_SECRET:
             raise ValueError(
-                f"got a service key of {len(key)} characters; it must have at least {_LEAST_SECRET} characters"
+                f"got a service key of {len(key)} characters; it must have at least {_LEAST_SECRET}"
             )
         return SecretStr(key)
 
@@ -284,8 +284,8 @@ class BufferingSettings(ImageSettings):
         largest = self.body_limits.max_body_bytes
         if self.max_body_memory < largest:
             raise ValueError(
-                f"MAX_BODY_MEMORY_BYTES={self.max_body_memory} has no room for the largest request, which would "
-                f"get 429 however often it is sent; expected at least {largest}, or a smaller MAX_REQUEST_BYTES "
+                f"MAX_BODY_MEMORY_BYTES={self.max_body_memory} has no room for the largest request, which "
+                f"would always get 429; expected at least {largest}, or a smaller MAX_REQUEST_BYTES "
                 f"({self.max_request_bytes}) and MAX_IMAGE_BYTES ({self.max_image_bytes})"
             )
         return self

@@ -108,7 +108,8 @@ def test_extraction_is_followed_again_when_the_trainer_is_back(page: "Page", url
 
     def list_datasets(route: "Route") -> None:
         if state["away"]:
-            return route.abort("connectionrefused")
+            route.abort("connectionrefused")
+            return
         listed = httpx.get(f"{url}/datasets?all_folders=true").json()
         for one in listed:
             if one["name"] == "own" and state["requests"] < 5:
@@ -118,9 +119,7 @@ def test_extraction_is_followed_again_when_the_trainer_is_back(page: "Page", url
     def stream(route: "Route") -> None:
         state["requests"] += 1
         state["away"] = state["requests"] < 4
-        if state["away"]:
-            return route.abort("connectionrefused")
-        route.fulfill(**events(later))
+        route.abort("connectionrefused") if state["away"] else route.fulfill(**events(later))
 
     page.route("**/datasets?all_folders=true", list_datasets)
     page.route("**/datasets/own/events", stream)

@@ -9,7 +9,6 @@ from agegender_service.settings import BufferingSettings, Port, listed
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-
 _YEAR = 365 * 24 * 60 * 60  # seconds; Redis accepts no end of them
 
 
