@@ -1,4 +1,4 @@
-"""Pictures, videos and the webcam take turns on the predictor's page, whatever arrives late."""
+"""Images, videos and the webcam take turns on the predictor's page, whatever arrives late."""
 
 from collections.abc import Callable
 from pathlib import Path
