@@ -6,7 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from agegender.environment import EnvironmentSettings, documented_fields, variables
 from agegender_client.settings import ClientSettings
-from agegender_service.settings import ImageSettings, ServiceSettings
+from agegender_service.settings import BufferingSettings, ImageSettings, ServiceSettings
 from annotated_types import Ge, Gt, Le, Lt
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 SECTIONS: dict[str, type[EnvironmentSettings]] = {
     "Every service": ServiceSettings,
     "Image limits of insightface, embedder-proxy and predictor": ImageSettings,
+    "Memory of embedder-proxy and predictor": BufferingSettings,
     "insightface": EmbedderSettings,
     "embedder-proxy": ProxySettings,
     "predictor": PredictorSettings,
@@ -49,7 +50,7 @@ def own_fields(settings: type[EnvironmentSettings]) -> list[tuple[str, FieldInfo
     """Return the documented fields that no parent class has."""
     inherited = {
         name
-        for parent in (ServiceSettings, ImageSettings)
+        for parent in (ServiceSettings, ImageSettings, BufferingSettings)
         if issubclass(settings, parent) and settings is not parent
         for name in parent.model_fields
     }

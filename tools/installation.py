@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tools.machine import GB, Finding, chosen_ports, is_taken, listed, ports_remedy
+from tools.machine import GB, Finding, chosen_ports, elsewhere, is_taken, listed, ports_remedy
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {  # of the OpenAPI document of each service, which needs no key
@@ -88,6 +88,15 @@ def ports() -> Finding:
     if ours:
         return Finding(f"runs here already: {listed(ours)}")
     return Finding("the ports are free: " + ", ".join(map(str, all_ports.values())))
+
+
+def services() -> Finding:
+    """State which services `make up` does not start, because a variable names another address."""
+    absent = elsewhere()
+    if not absent:
+        return Finding("make up starts every service")
+    named = ", ".join(f"{name} ({variable})" for name, variable in absent.items())
+    return Finding(f"elsewhere, and not started by make up: {named}")
 
 
 def runs_here(name: str, port: int) -> bool:
@@ -225,4 +234,4 @@ def _synchronised() -> bool | None:
 
 def checks() -> list[Finding]:
     """Check what `make up` needs of this installation."""
-    return [ports(), data_folder(), own_redis(), dotenv(ROOT / ".env"), clock()]
+    return [ports(), services(), data_folder(), own_redis(), dotenv(ROOT / ".env"), clock()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -14,8 +15,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 PORTS = {"embedder": 10001, "embedder-proxy": 10002, "predictor": 10003, "trainer": 10004, "redis": 10005}
+ADDRESSES = {"embedder": "PROXY_EMBEDDER_URLS", "embedder-proxy": "PROXY_URL", "predictor": "PREDICTOR_URL"}
 GB = 1e9
 DISK_NEEDED, MEMORY_NEEDED = 5 * GB, 3 * GB
 FORMERLY = {"EMBEDDER_PROXY_PORT": "PROXY_PORT"}  # a deprecated variable, and its new name
@@ -97,9 +100,21 @@ def memory_limit() -> float:
 
 
 def chosen_ports() -> dict[str, int]:
+    """Return the port of each program that is started.
+
+    Redis is not started if REDIS_URL is set, nor a service that is `elsewhere`.
+    """
+    ports = _all_ports()
+    if os.environ.get("REDIS_URL"):
+        del ports["redis"]
+    absent = elsewhere()
+    return {name: port for name, port in ports.items() if name not in absent}
+
+
+def _all_ports() -> dict[str, int]:
     """Return each program's port: `PREDICTOR_PORT` and so on, else the default, which `PORTS` moves.
 
-    `PORTS` is the first of five ports in a row. Redis has none if REDIS_URL is set.
+    `PORTS` is the first of five ports in a row.
     """
     first = whole_number("PORTS", min(PORTS.values()))
     moved = {name: port - min(PORTS.values()) + first for name, port in PORTS.items()}
@@ -108,9 +123,32 @@ def chosen_ports() -> dict[str, int]:
         former = next((old for old, new in FORMERLY.items() if new == variable(name)), None)
         default = port if former is None else whole_number(former, port)
         ports[name] = whole_number(variable(name), default)
-    if os.environ.get("REDIS_URL"):
-        del ports["redis"]
     return ports
+
+
+def elsewhere() -> dict[str, str]:
+    """Return the services that are not started, and the variable that names another address.
+
+    A proxy elsewhere has embedders of its own.
+    """
+    ports, given = _all_ports(), given_addresses()
+    found = {
+        name: variable
+        for name, variable in ADDRESSES.items()
+        if variable in given and not _is_here(given[variable], ports[name])
+    }
+    return {"embedder": "PROXY_URL", **found} if "embedder-proxy" in found else found
+
+
+def given_addresses() -> dict[str, str]:
+    """Return the addresses of services that the environment has, by variable."""
+    return {name: os.environ[name] for name in ADDRESSES.values() if os.environ.get(name, "").strip()}
+
+
+def _is_here(addresses: str, port: int) -> bool:
+    """Return whether one of the addresses, separated by commas or lines, is a port of this machine."""
+    here = {f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")}
+    return any(urlsplit(address.strip()).netloc.lower() in here for address in re.split(r"[,\n]", addresses))
 
 
 def deprecations() -> list[str]:

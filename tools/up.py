@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from tools import machine
+from tools import installation, machine
 from tools.stack import PHOTOGRAPH, ROOT, NotReady, Stack, StackError
 
 TRAINING = ("embedder", "embedder-proxy", "trainer")
@@ -21,6 +21,7 @@ def main() -> None:
         run_dir=ROOT / ".run" / "up",
         ports=machine.chosen_ports(),
         workers=machine.whole_number("WORKERS", 1),
+        environment=machine.given_addresses(),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -28,6 +29,8 @@ def main() -> None:
         print(f"warning: {sentence}", flush=True)
     if (memory := machine.memory()).remedy is not None:
         print(f"warning: {memory.what}. {memory.remedy}", flush=True)
+    if machine.elsewhere():
+        print(installation.services().what, flush=True)
     try:
         stack.start()
         print("starting; logs are in .run/up/logs", flush=True)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
-from agegender.environment import EnvironmentSettings, explain
+from agegender.environment import MAX_SECONDS, EnvironmentSettings, Seconds, explain
 from agegender.errors import Problem, problem_in, retry_after_seconds
 from agegender.http_clients import UserUrl, bad_settings, environment_proxy
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -27,14 +27,13 @@ class ClientSettings(EnvironmentSettings):
     trainer_url: UserUrl = Field("http://127.0.0.1:10004", description="URL of the trainer.")
     proxy_url: UserUrl = Field("http://127.0.0.1:10002", description="URL of the embedder-proxy.")
     api_key: SecretStr | None = Field(None, description="API key sent with every request.")
-    timeout: float = Field(
+    timeout: Seconds = Field(
         60,
-        gt=0,
         validation_alias=AliasChoices("AGEGENDER_TIMEOUT_SECONDS"),
         description="Seconds to wait for a response.",
     )
     attempts: int = Field(5, ge=1)
-    patience: float = Field(30, ge=0)
+    patience: float = Field(30, ge=0, le=MAX_SECONDS, allow_inf_nan=False)
 
     @field_validator("api_key")
     @classmethod

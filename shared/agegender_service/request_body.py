@@ -133,6 +133,7 @@ class RequestBodies:
         """
         deadline = Deadline.of_request(request, self._answer_seconds)
         stopwatch = Stopwatch(self._stages)
+        max_bytes = min(max_bytes, self.limits.max_body_bytes)  # for which the settings require memory
         with self._memory.reserved(request, max_bytes):
             with stopwatch.stage("read"):
                 body = await read(BodyReader(request, self.limits, max_bytes, self._read_seconds, deadline))

@@ -23,6 +23,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
 
 _MIB = 1024 * 1024
+_OTHER_BYTES = _MIB  # of a request, besides its images
 
 SERVICE = "service"  # name of the key with which the services call each other
 _LEAST_SECRET = 20
@@ -36,6 +37,11 @@ class BodyLimits:
     max_image_bytes: int = 20 * 1024 * 1024
     max_images: int = 64
     max_request_bytes: int = 100 * 1024 * 1024
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Return the most bytes that a route may accept: images in base64 or a URL, and other members."""
+        return max(self.max_request_bytes * 4 // 3, self.max_image_bytes * 3 // 2) + _OTHER_BYTES
 
 
 class ServiceSettings(EnvironmentSettings):
@@ -144,9 +150,19 @@ class ServiceSettings(EnvironmentSettings):
     @field_validator("service_key")
     @classmethod
     def _check_service_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < _LEAST_SECRET:
-            raise ValueError(f"a service key must have at least {_LEAST_SECRET} characters")
-        return value
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()  # a header loses its blanks, and a file ends in a line break
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(
+                "got a service key that no HTTP header can carry; expected printable ASCII characters, "
+                "such as the output of `openssl rand -hex 32`"
+            )
+        if len(key) < _LEAST_SECRET:
+            raise ValueError(
+                f"got a service key of {len(key)} characters; it must have at least {_LEAST_SECRET}"
+            )
+        return SecretStr(key)
 
     @model_validator(mode="after")
     def _can_call_each_other(self) -> Self:
@@ -215,17 +231,6 @@ class ServiceSettings(EnvironmentSettings):
             raise ValueError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
 
 
-BODY_MEMORY = 512 * _MIB
-BodyMemory = Annotated[
-    int,
-    Field(
-        gt=0,
-        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
-        description="Maximum bytes of all request bodies held in memory. Beyond it: 429.",
-    ),
-]
-
-
 class ImageSettings(ServiceSettings):
     """Limits of services that take images. All of these services read the same variables."""
 
@@ -261,6 +266,29 @@ class ImageSettings(ServiceSettings):
     @property
     def image_limits(self) -> ImageLimits:
         return ImageLimits(self.max_image_bytes, self.max_image_pixels)
+
+
+class BufferingSettings(ImageSettings):
+    """Limits of services that limit the memory of all request bodies together."""
+
+    max_body_memory: int = Field(
+        512 * _MIB,
+        gt=0,
+        validation_alias=AliasChoices("MAX_BODY_MEMORY_BYTES"),
+        description="Maximum bytes of all request bodies held in memory. Beyond it: 429. Must have room for "
+        "the largest request: 4/3 of `MAX_REQUEST_BYTES` or 3/2 of `MAX_IMAGE_BYTES`, plus 1 MiB.",
+    )
+
+    @model_validator(mode="after")
+    def _largest_body_fits(self) -> Self:
+        largest = self.body_limits.max_body_bytes
+        if self.max_body_memory < largest:
+            raise ValueError(
+                f"MAX_BODY_MEMORY_BYTES={self.max_body_memory} has no room for the largest request, which "
+                f"would always get 429; expected at least {largest}, or a smaller MAX_REQUEST_BYTES "
+                f"({self.max_request_bytes}) and MAX_IMAGE_BYTES ({self.max_image_bytes})"
+            )
+        return self
 
 
 class UnusableSettings(SystemExit):

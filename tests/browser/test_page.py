@@ -110,7 +110,7 @@ def test_answer_can_be_copied_and_downloaded(new_page: NewPage, astronaut: Path)
     page.click("#copy")
     page.wait_for_selector("#status:text-is('Copied.')")
     line = page.evaluate("navigator.clipboard.readText()")
-    assert line.startswith("curl -F 'image=@astronaut.png' 'http://127.0.0.1:")
+    assert line.startswith("curl -F 'image=@\"astronaut.png\"' 'http://127.0.0.1:")
     (face,) = json.loads(downloaded(page, "#json")[1])["images"][0]["faces"]
     name, table = downloaded(page, "#csv")
     (row,) = csv.DictReader(io.StringIO(table.decode(), newline=""))

@@ -278,6 +278,7 @@ def test_page_shows_a_record_that_cannot_be_read_and_lists_the_others(tmp_path: 
         warning.wait_for()
         assert "The experiment cut is skipped because" in warning.inner_text()
         assert "Restore the file, or run the release that wrote it." in warning.inner_text()
+        page.locator("#experiments h2").first.wait_for()
         assert page.locator("#experiments h2").all_inner_texts() == ["good"]
         assert_fits(page)
         shutil.rmtree(record.parent)

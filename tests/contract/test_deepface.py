@@ -10,6 +10,7 @@ import pytest
 import requests
 from agegender.keys import ApiKey, Scope
 from predictor.app import create_predictor
+from predictor.routes.deepface import AnalyzeOptions
 from predictor.settings import PredictorSettings
 from pydantic import SecretStr
 
@@ -92,6 +93,11 @@ def test_image_is_taken_in_each_form_that_deepface_takes(predictor: httpx.Client
         ),
     ]
     assert [answer.json() for answer in answers] == [expected] * len(answers)
+
+
+def test_option_that_is_null_has_its_default(predictor: httpx.Client) -> None:
+    options = dict.fromkeys(AnalyzeOptions.model_fields)
+    assert post(predictor, {"img": BASE64, **options}).json() == post(predictor, {"img": BASE64}).json()
 
 
 def test_members_that_deepface_ignores_are_ignored(predictor: httpx.Client) -> None:

@@ -8,7 +8,9 @@ import httpx
 import msgpack
 import pytest
 from agegender.keys import ApiKey, Scope
+from agegender_service.inputs import body_schema
 from predictor.app import create_predictor
+from predictor.routes.insightface_rest import ExtractRequest
 from predictor.settings import PredictorSettings
 from pydantic import SecretStr
 
@@ -155,6 +157,22 @@ def test_verbose_timings_are_those_of_insightface_rest(predictor: httpx.Client) 
 
 def test_members_that_insightface_rest_ignores_are_ignored(predictor: httpx.Client) -> None:
     assert post(predictor, max_size=[640, 480], api_ver="2", img_req_headers={}).status_code == 200
+
+
+@pytest.mark.parametrize("option", sorted(ExtractRequest.model_fields.keys() - {"images"}))
+def test_option_that_is_null_has_its_default(predictor: httpx.Client, option: str) -> None:
+    """InsightFace-REST declares every option as optional, and clients send null for those without a value."""
+    body = {"images": {"data": [BASE64], "urls": None}, option: None}
+    expected = face_of(post(predictor).json())
+    assert face_of(predictor.post(PATH, json=body).json()) == expected
+    packed = predictor.post(PATH, content=msgpack.dumps(body), headers={**PACKED, "Accept": "*/*"})
+    assert face_of(packed.json()) == expected
+
+
+def test_null_is_documented_for_options_alone() -> None:
+    schema = body_schema(ExtractRequest)["properties"]
+    assert "anyOf" not in schema.pop("images")
+    assert all({"type": "null"} in option["anyOf"] for option in schema.values())
 
 
 @pytest.mark.parametrize(

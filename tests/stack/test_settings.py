@@ -1,6 +1,7 @@
 """Settings that come as environment variables, in the programs that `make up` starts."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.embedder_double import SPACE, EmbedderDouble
 from tests.support.packs import human_pack_dir
 from tests.support.serving import until
 from tools import machine
@@ -85,6 +87,34 @@ def test_make_up_reads_dotenv_and_stops_with_the_error_of_the_program_that_canno
     assert done.returncode == 1
     assert "error: embedder-proxy does not start." in done.stderr
     assert "PROXY_TIMEOUT_SECONDS='never'" in done.stderr
+
+
+def test_make_up_uses_the_proxy_of_dotenv_and_starts_none(tmp_path: Path) -> None:
+    ports = {machine.variable(name): str(port) for name, port in free_ports().items()}
+    with EmbedderDouble().served() as double:
+        (tmp_path / ".env").write_text(f"PROXY_URL={double.url}\nWORKERS=0\n")
+        program = subprocess.Popen(
+            [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+            env={**os.environ, **ports, "DATA_DIR": str(tmp_path / "data")},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            lines = []
+            assert program.stdout is not None
+            for line in program.stdout:
+                lines.append(line)
+                if "Ctrl-C" in line:
+                    break
+        finally:
+            program.send_signal(signal.SIGINT)
+            program.wait(60)
+    output = "".join(lines)
+    assert "not started by make up: embedder (PROXY_URL), embedder-proxy (PROXY_URL)\n" in output
+    assert f"Faces and embeddings:   {double.url}/docs" in output
+    assert SPACE.id in output, "the predictor has no head for the space of that proxy"
+    started = (tmp_path / ".run" / "up" / "supervisord.conf").read_text()
+    assert "program:predictor" in started and "program:embedder" not in started
 
 
 def test_program_that_crashes_again_and_again_ends_the_wait_with_its_last_lines(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import machine
+from tools import installation, machine
 from tools.stack import ROOT, Stack, StackError, free_ports
 
 NO_NETWORK = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_FIND_LINKS": ""}
@@ -53,6 +53,36 @@ def test_redis_of_ones_own_needs_no_port(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ports = machine.chosen_ports()
     assert "redis" not in ports
     assert Stack(tmp_path / "data", tmp_path / "run", ports).redis_url == "redis://elsewhere/0"
+
+
+@pytest.mark.parametrize(
+    ("given", "absent"),
+    [
+        ({}, set()),
+        ({"PROXY_EMBEDDER_URLS": "http://gpu:10001, http://gpu2:10001"}, {"embedder"}),
+        ({"PROXY_EMBEDDER_URLS": "http://gpu:10001,http://localhost:30001"}, set()),
+        ({"PROXY_URL": "https://proxy.example"}, {"embedder", "embedder-proxy"}),
+        ({"PROXY_URL": "http://127.0.0.1:30002/"}, set()),  # where `make up` starts one
+        ({"PROXY_URL": "http://127.0.0.1:10002"}, {"embedder", "embedder-proxy"}),
+        ({"PREDICTOR_URL": "http://faces.example:10003"}, {"predictor"}),
+        ({"PREDICTOR_URL": ""}, set()),
+    ],
+)
+def test_service_at_another_address_is_used_instead_of_a_local_one(
+    given: dict[str, str], absent: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PORTS", "30001")
+    for variable in machine.ADDRESSES.values():
+        monkeypatch.setenv(variable, given.get(variable, ""))
+    ports = machine.chosen_ports()
+    assert set(machine.ADDRESSES) - ports.keys() == absent
+    stack = Stack(tmp_path / "data", tmp_path / "run", ports, environment=machine.given_addresses())
+    finding = installation.services()
+    assert finding.good and all(name in finding.what for name in absent)
+    if "predictor" in absent:
+        assert stack.url("predictor") == given["PREDICTOR_URL"] and "PREDICTOR_URL" in finding.what
+    if "embedder-proxy" in absent:
+        assert stack.url("embedder-proxy") == given["PROXY_URL"] and "PROXY_URL" in finding.what
 
 
 def test_former_name_of_a_port_applies_until_the_new_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,11 +337,12 @@ def test_waiting_ends_with_the_deadline(double: EmbedderDouble) -> None:
 
 def test_bodies_that_do_not_fit_in_memory_are_429(double: EmbedderDouble) -> None:
     double.fault = "hang"
-    with proxy(double, max_body_memory=600_000) as client:
-        first = in_background(client, picture())
-        until(lambda: len(double.batches) == 1, "one body is held")
-        response = post(client, picture(1) + bytes(500_000))
+    limits = {"max_image_bytes": 1_000_000, "max_request_bytes": 1_000_000, "max_body_memory": 2_600_000}
+    with proxy(double, **limits) as client:
+        held = [in_background(client, picture(seed) + bytes(900_000)) for seed in range(2)]
+        until(lambda: len(double.batches) == 2, "two bodies are held")
+        response = post(client, picture(2) + bytes(900_000))
         assert (response.status_code, problem_of(response)) == (429, "busy")
         double.released.set()
-        assert first.result(10).status_code == 200
-        assert post(client, picture(1) + bytes(500_000)).status_code == 200
+        assert [one.result(10).status_code for one in held] == [200, 200]
+        assert post(client, picture(2) + bytes(900_000)).status_code == 200

@@ -6,13 +6,16 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from agegender.environment import EnvironmentSettings, documented_fields, variables
+from agegender.environment import EnvironmentSettings, documented_fields, explain, variables
+from agegender.errors import Problem
 from agegender.keys import ApiKey, Scope
+from agegender_client.settings import ClientSettings
 from agegender_service.settings import UNUSABLE_SETTINGS, ServiceSettings, UnusableSettings, read_settings
 from embedder.settings import EmbedderSettings
 from embedder_proxy.settings import ProxySettings
 from predictor.aws_signatures import AwsCredential
 from predictor.settings import PredictorSettings
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 from trainer.settings import TrainerSettings
 
@@ -34,6 +37,7 @@ PLAUSIBLE: dict[str, tuple[str, Any]] = {
     ),
     "ALLOWED_HOSTS": ("faces.example.org,Localhost", ("faces.example.org", "localhost")),
     "REDIS_URL": ("rediss://:word@redis.example:6380/1", "rediss://:word@redis.example:6380/1"),
+    "MAX_BODY_MEMORY_BYTES": ("300000000", 300_000_000),
     "EMBEDDER_PACK": ("human+buffalo_sc", "human+buffalo_sc"),
     "PROXY_EMBEDDER_URLS": ("http://one:10001/, https://two/embedder,", ["http://one:10001", "https://two/embedder"]),
     "PROXY_EMBEDDER_SPACE": ("buffalo_sc-5", "buffalo_sc-5"),
@@ -68,6 +72,17 @@ def plausible(settings: type[BaseSettings], name: str, variable: str, tmp_path: 
         return str(tmp_path / "word"), tmp_path / "word"
     assert "Secret" in str(kind), f"{variable}: say here what a user would write for it"
     return SECRET, SECRET
+
+
+def read_error(settings: type[EnvironmentSettings]) -> str:
+    """Return the message with which a program rejects its environment."""
+    if issubclass(settings, ClientSettings):
+        with pytest.raises(Problem) as problem:
+            settings.from_environment()
+        return problem.value.detail
+    with pytest.raises(ValidationError) as raised:
+        settings()
+    return explain(settings, raised.value)
 
 
 def value_of(settings: BaseSettings, name: str) -> Any:
@@ -208,6 +223,14 @@ REFUSED = [
         "-1",
         "PROXY_TIMEOUT_SECONDS='-1': Input should be greater than 0",
     ),
+    (PredictorSettings, "PREDICTOR_TIMEOUT_SECONDS", "inf", "Input should be a finite number"),
+    (
+        TrainerSettings,
+        "SERVICE_KEY",
+        "ü" * 20,
+        "SERVICE_KEY: got a service key that no HTTP header can carry",
+    ),
+    (ProxySettings, "MAX_BODY_MEMORY_BYTES", "1000", "MAX_BODY_MEMORY_BYTES=1000 has no room"),
     (ProxySettings, "MAX_IMAGE_BYTES", "20MiB", "MAX_IMAGE_BYTES='20MiB': "),
     (ProxySettings, "PROXY_PORT", "65536", "PROXY_PORT='65536': "),
     (ProxySettings, "PORT", "65536", "PORT='65536': "),
@@ -246,6 +269,57 @@ def test_unusable_value_ends_the_program_with_one_line_that_names_it(
     line = capsys.readouterr().err
     assert line.startswith("error: not started. ") and line.count("\n") == 1
     assert message in line
+
+
+NUMBERS = [
+    (settings, name)
+    for settings in configuration.SECTIONS.values()
+    for name, field in settings.model_fields.items()
+    if field.annotation is float
+]
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e300"])
+@pytest.mark.parametrize(("settings", "name"), NUMBERS)
+def test_seconds_that_nothing_can_wait_for_are_rejected(
+    settings: type[EnvironmentSettings], name: str, text: str, bare: pytest.MonkeyPatch
+) -> None:
+    for variable in variables(settings, name):
+        bare.setenv(variable, text)
+        assert f"{variable}={text!r}: Input should be " in read_error(settings)
+        bare.delenv(variable)
+
+
+@pytest.mark.parametrize(
+    "key", ["ein Schlüssel unter den Diensten", "a\tsecret among the services", "x" * 19 + " "]
+)
+def test_service_key_that_no_header_carries_is_rejected(key: str, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("SERVICE_KEY", key)
+    message = read_error(ProxySettings)
+    assert message.startswith("SERVICE_KEY: got a service key ") and key not in message
+
+
+def test_service_key_matches_itself_whatever_blanks_surround_it(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("SERVICE_KEY", f" {SECRET} \n")
+    settings = read_settings(ProxySettings)
+    sent = settings.service_headers["Authorization"].removeprefix("Bearer ")
+    assert sent == SECRET
+    assert [key.opens(sent) for key in settings.known_keys] == [True]
+
+
+@pytest.mark.parametrize("settings", [ProxySettings, PredictorSettings])
+def test_memory_of_bodies_has_room_for_the_largest_one(
+    settings: type[ProxySettings | PredictorSettings], bare: pytest.MonkeyPatch
+) -> None:
+    needed = settings().body_limits.max_body_bytes
+    bare.setenv("MAX_BODY_MEMORY_BYTES", str(needed - 1))
+    message = read_error(settings)
+    assert f"MAX_BODY_MEMORY_BYTES={needed - 1} has no room" in message and f"at least {needed}" in message
+    bare.setenv("MAX_BODY_MEMORY_BYTES", str(needed))
+    assert read_settings(settings).max_body_memory == needed
+    bare.setenv("MAX_REQUEST_BYTES", str(1024**3))
+    bare.delenv("MAX_BODY_MEMORY_BYTES")
+    assert "MAX_REQUEST_BYTES (1073741824)" in read_error(settings)
 
 
 @pytest.mark.parametrize("variable", ["SERVICE_KEY", "API_KEYS", "REDIS_URL"])

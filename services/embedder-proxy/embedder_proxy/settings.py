@@ -2,14 +2,17 @@
 
 from typing import Annotated, ClassVar, Literal
 
+from agegender.environment import Seconds
 from agegender.http_clients import ServiceUrl
 from agegender.spaces import NAME
-from agegender_service.settings import BODY_MEMORY, BodyMemory, ImageSettings, Port, listed
+from agegender_service.settings import BufferingSettings, Port, listed
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+_YEAR = 365 * 24 * 60 * 60  # seconds; Redis accepts no end of them
 
-class ProxySettings(ImageSettings):
+
+class ProxySettings(BufferingSettings):
     model_config = SettingsConfigDict(env_prefix="PROXY_")
     formerly: ClassVar = {
         "PROXY_MAX_IMAGE_BYTES": "MAX_IMAGE_BYTES",
@@ -43,22 +46,19 @@ class ProxySettings(ImageSettings):
         description="Id of the only embedding space accepted. Default: the space of the first embedder, or "
         "original-512.",
     )
-    max_body_memory: BodyMemory = BODY_MEMORY
     max_in_flight: int = Field(
         16, gt=0, description="Maximum number of requests sent to the embedders at the same time."
     )
     max_waiting: int = Field(
         32, ge=0, description="Maximum number of requests that wait for an embedder. Beyond it: 429."
     )
-    timeout: float = Field(
+    timeout: Seconds = Field(
         60,
-        gt=0,
         validation_alias=AliasChoices("PROXY_TIMEOUT_SECONDS"),
         description="Seconds to answer a request, plus one per further image. After that: 504.",
     )
-    attempt_timeout: float = Field(
+    attempt_timeout: Seconds = Field(
         15,
-        gt=0,
         validation_alias=AliasChoices("PROXY_ATTEMPT_TIMEOUT_SECONDS"),
         description="Seconds without a response or progress of an embedder, plus one per further image. "
         "After that the request goes to another embedder.",
@@ -66,16 +66,17 @@ class ProxySettings(ImageSettings):
     cache_ttl: int = Field(
         3600,
         ge=0,
+        le=_YEAR,
         validation_alias=AliasChoices("PROXY_CACHE_SECONDS"),
         description="Seconds that faces stay in the cache. 0 turns the cache off.",
     )
 
     # Seconds and counts that only code sets.
-    read_timeout: float = Field(30, gt=0)  # to receive the request body; then 408
-    connect_timeout: float = Field(1, gt=0)  # to connect to an embedder
+    read_timeout: Seconds = Field(30)  # to receive the request body; then 408
+    connect_timeout: Seconds = Field(1)  # to connect to an embedder
     attempts: int = Field(3, ge=1, le=10)  # embedders asked before a request fails
-    probe_interval: float = Field(2, gt=0)  # between two probes of an embedder
-    cache_timeout: float = Field(0.25, gt=0)  # for Redis to respond; then the cache is skipped
+    probe_interval: Seconds = Field(2)  # between two probes of an embedder
+    cache_timeout: Seconds = Field(0.25)  # for Redis to respond; then the cache is skipped
 
     @field_validator("embedder_urls", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+from agegender.environment import Seconds
 from agegender_service.settings import ImageSettings, Port
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
@@ -36,9 +37,8 @@ class EmbedderSettings(ImageSettings):
     human_dir: Path | None = Field(
         None, description="Folder with the models of the human pack. Without it they are downloaded."
     )
-    load_timeout: float = Field(
+    load_timeout: Seconds = Field(
         1800,
-        gt=0,
         validation_alias=AliasChoices("EMBEDDER_LOAD_TIMEOUT_SECONDS"),
         description="Seconds to download and load the pack, retries included. After that the process exits.",
     )
@@ -57,9 +57,8 @@ class EmbedderSettings(ImageSettings):
         description="Maximum number of images, also of different requests, whose faces are embedded in one "
         "batch. Larger values pay on a GPU only.",
     )
-    timeout: float = Field(
+    timeout: Seconds = Field(
         60,
-        gt=0,
         validation_alias=AliasChoices("EMBEDDER_TIMEOUT_SECONDS"),
         description="Seconds to answer a request, plus one per further image. After that: 504.",
     )

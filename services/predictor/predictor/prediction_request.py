@@ -87,6 +87,32 @@ class ImagesRequest(FaceOptions):
         return [self.image] if self.image is not None else self.images or []
 
 
+def _options_may_be_null(schema: dict[str, Any]) -> None:
+    required = schema.get("required", [])
+    for name, described in schema["properties"].items():
+        if name in required or "anyOf" in described:
+            continue
+        kept = {
+            key: described.pop(key)
+            for key in ("title", "description", "default", "examples")
+            if key in described
+        }
+        schema["properties"][name] = {"anyOf": [described, {"type": "null"}], **kept}
+
+
+class NullsAreAbsent(BaseModel):
+    """Options of another system, whose clients send null for those without a value."""
+
+    model_config = ConfigDict(json_schema_extra=_options_may_be_null)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class EmbeddingsRequest(HeadOptions):
     """Body of `POST /age-gender/embeddings`."""
 

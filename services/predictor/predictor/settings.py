@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from agegender.environment import available_cpus
+from agegender.environment import Seconds, available_cpus
 from agegender.http_clients import ServiceUrl
-from agegender_service.settings import BODY_MEMORY, BodyMemory, ImageSettings, Port
+from agegender_service.settings import BufferingSettings, Port
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
@@ -14,7 +14,7 @@ from predictor.aws_signatures import AwsCredential
 _SHIPPED = Path(__file__).parents[1] / "heads"
 
 
-class PredictorSettings(ImageSettings):
+class PredictorSettings(BufferingSettings):
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_")
     formerly: ClassVar = {
         "PREDICTOR_PROXY_URL": "PROXY_URL",
@@ -53,10 +53,8 @@ class PredictorSettings(ImageSettings):
         description="Folder of the heads that come with the program. Promoted heads in `DATA_DIR`/models "
         "take precedence.",
     )
-    max_body_memory: BodyMemory = BODY_MEMORY
-    timeout: float = Field(
+    timeout: Seconds = Field(
         30,
-        gt=0,
         validation_alias=AliasChoices("PREDICTOR_TIMEOUT_SECONDS"),
         description="Seconds to answer a request, plus one per further image. After that: 504.",
     )
@@ -74,9 +72,9 @@ class PredictorSettings(ImageSettings):
     )
 
     # Seconds and counts that only code sets.
-    poll_interval: float = Field(1, gt=0)  # between two checks for promoted heads
-    read_timeout: float = Field(30, gt=0)  # to receive the request body; then 408
-    connect_timeout: float = Field(1, gt=0)  # to connect to the proxy
+    poll_interval: Seconds = Field(1)  # between two checks for promoted heads
+    read_timeout: Seconds = Field(30)  # to receive the request body; then 408
+    connect_timeout: Seconds = Field(1)  # to connect to the proxy
     max_embeddings: int = Field(4096, gt=0)  # in one request
     max_batch_faces: int = Field(256, gt=0)  # that go through the heads together
     max_waiting_faces: int = Field(4096, gt=0)  # that wait for the heads; beyond it 429

@@ -11,16 +11,22 @@ export function withKey(headers = {}) {
 // Like fetch, with the key. If the response is 401, ask for a key and try once more.
 export async function fetchWithKey(path, options = {}) {
   const ask = () => fetch(path, { ...options, headers: withKey(options.headers) });
+  const sent = key();
   const response = await ask();
   if (response.status !== 401) return response;
-  await askForKey(await isUnknown(response));
+  const unknown = await isUnknown(response);
+  if (key() === sent) await askForKey(unknown); // else another request has asked for it meanwhile
   return ask();
 }
 
 // Call `handle` with the data of each server-sent event. Unlike EventSource, this sends the key.
+// An error has the `status` of the response, if there was one.
 export async function eachEvent(path, handle) {
   const response = await fetchWithKey(path, { headers: { Accept: "text/event-stream" } });
-  if (!response.ok) throw new Error(`The server returned status ${response.status}.`);
+  if (!response.ok) {
+    const { status } = response;
+    throw Object.assign(new Error(`The server returned status ${status}.`), { status });
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {

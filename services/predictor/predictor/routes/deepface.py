@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from predictor.prediction import ServicesIn
-from predictor.prediction_request import MAX_VALUES, FaceOptions, decoded, parsed, validated
+from predictor.prediction_request import MAX_VALUES, FaceOptions, NullsAreAbsent, decoded, parsed, validated
 
 PREFIX: Final = "/deepface"
 _JSON = "application/json"
@@ -41,7 +41,7 @@ def _listed(actions: object) -> object:
     return re.findall(r"[^\s,()\[\]'\"]+", actions) if isinstance(actions, str) else actions
 
 
-class AnalyzeOptions(BaseModel):
+class AnalyzeOptions(NullsAreAbsent):
     """Other members are ignored, as by deepface's server."""
 
     model_config = ConfigDict(extra="ignore")

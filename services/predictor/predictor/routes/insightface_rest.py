@@ -19,7 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from predictor.prediction import ServicesIn
-from predictor.prediction_request import MAX_VALUES, FaceOptions, SentImages, decoded, parsed, validated
+from predictor.prediction_request import (
+    MAX_VALUES,
+    FaceOptions,
+    NullsAreAbsent,
+    SentImages,
+    decoded,
+    parsed,
+    validated,
+)
 
 PREFIX: Final = "/insightface-rest"
 _JSON = "application/json"
@@ -39,7 +47,7 @@ class Images(BaseModel):
     urls: list[str] | None = Field(None, description="not supported")
 
 
-class ExtractRequest(BaseModel):
+class ExtractRequest(NullsAreAbsent):
     """Other members are ignored, as by InsightFace-REST: `max_size`, `api_ver`."""
 
     model_config = ConfigDict(extra="ignore")

@@ -3,8 +3,11 @@
 const MAX_WIDTH = 960;
 const EVERY = 0.4; // seconds between two frames of a file
 
+const release = (stream) => stream.getTracks().forEach((track) => track.stop());
+
 export class Camera {
   #began = 0;
+  #changes = 0; // starts and stops; a webcam that arrives after the next one is released
 
   constructor(video) {
     this.video = video;
@@ -21,20 +24,31 @@ export class Camera {
     return this.file ? this.video.currentTime : (performance.now() - this.#began) / 1000;
   }
 
+  // Start the webcam. Returns false if `start`, `open` or `stop` was called before it was there.
   async start() {
     if (!navigator.mediaDevices) {
       throw new Error("The browser allows webcams only on pages from localhost or https.");
     }
+    this.stop();
+    const mine = this.#changes;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({
+      const stream = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: "user", width: { ideal: 1280 } }, audio: false,
       });
+      if (mine !== this.#changes) {
+        release(stream);
+        return false;
+      }
+      this.stream = stream;
+      this.#began = performance.now();
+      this.video.srcObject = stream;
+      await this.video.play();
     } catch (error) {
+      if (mine !== this.#changes) return false;
+      this.stop();
       throw new Error(error.name === "NotFoundError" ? "No webcam was found." : "Access to the webcam was denied. Allow it in the browser's settings.");
     }
-    this.#began = performance.now();
-    this.video.srcObject = this.stream;
-    await this.video.play();
+    return mine === this.#changes;
   }
 
   // Open a video file. The browser reads it; only the frames are sent.
@@ -70,7 +84,8 @@ export class Camera {
 
   // Release the source. The last frame of a file stays until another source is opened.
   stop() {
-    this.stream?.getTracks().forEach((track) => track.stop());
+    this.#changes += 1;
+    if (this.stream) release(this.stream);
     if (this.stream) this.video.srcObject = null;
     this.stream = this.file = null;
     this.video.onerror = null;

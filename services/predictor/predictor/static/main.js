@@ -15,7 +15,7 @@ const byId = (id) => document.getElementById(id);
 const camera = new Camera(byId("video"));
 const stage = new Stage(byId("boxes"), select);
 const pictures = []; // { file, url, answer, error }
-let shown = null; // the picture or webcam frame whose result is shown
+let shown = null; // the picture or webcam frame whose result is shown; null until the first frame is answered
 let last = null; // the picture that was shown before the webcam
 let persons = new Persons(); // of the webcam or the video
 
@@ -35,11 +35,12 @@ async function addFiles(files) {
   const added = images.map((file) => ({ file, url: URL.createObjectURL(file) }));
   pictures.push(...added);
   for (const picture of added) {
-    showStatus(added.length > 1 ? `Analysing ${picture.file.name} …` : "Analysing …");
+    if (!camera.running) showStatus(added.length > 1 ? `Analysing ${picture.file.name} …` : "Analysing …");
     await requestPrediction(picture);
-    await show(picture);
+    if (camera.running) last ??= picture; // shown when the webcam stops
+    else await show(picture);
   }
-  if (others) showStatus(`${byId("status").textContent}. Skipped, not an image: ${others}.`, true);
+  if (others && !camera.running) showStatus(`${byId("status").textContent}. Skipped, not an image: ${others}.`, true);
 }
 
 // An answer counts only if no other coverage was asked for meanwhile.
@@ -65,7 +66,7 @@ async function show(picture) {
   try {
     await byId("picture").decode();
   } catch {
-    await showAnnotated(picture); // a format that browsers cannot show, such as TIFF
+    if (shown === picture) await showAnnotated(picture); // a format that browsers cannot show, such as TIFF
   }
   if (shown === picture) drawAnswer(picture.answer, picture.error, byId("picture"));
 }
@@ -74,16 +75,18 @@ async function showAnnotated(picture) {
   try {
     const drawn = await annotatedPicture(picture.file, picture.file.name, byId("coverage").value);
     picture.url = URL.createObjectURL(drawn);
+    if (shown !== picture) return;
     byId("picture").src = picture.url;
     drawGallery();
     await byId("picture").decode();
   } catch {
-    byId("picture").hidden = true;
+    if (shown === picture) byId("picture").hidden = true;
   }
 }
 
 function drawAnswer(answer, error, source) {
   const image = answer?.images[0];
+  byId("copy").disabled = false;
   for (const id of ["json", "csv", "annotated"]) byId(id).disabled = !image;
   if (!image) {
     stage.draw({ faces: [] });
@@ -129,11 +132,13 @@ const thumbnail = (picture) => element(
 
 async function startCamera() {
   stopCamera();
+  byId("camera").ariaDisabled = "true"; // not disabled, which would take the focus from it
   try {
-    await camera.start();
+    if (!(await camera.start())) return;
   } catch (error) {
-    camera.stop();
-    return showStatus(error.message, true);
+    return showFailure(error);
+  } finally {
+    byId("camera").ariaDisabled = null;
   }
   byId("camera").textContent = "Stop the webcam";
   showVideo();
@@ -151,9 +156,11 @@ async function playVideo(file, skipped) {
   try {
     await camera.open(file);
   } catch (error) {
+    if (camera.file !== file) return; // another source was opened meanwhile
     camera.stop();
-    return showStatus(error.message, true);
+    return showFailure(error);
   }
+  if (camera.file !== file) return;
   showVideo();
   let failures = 0;
   while (camera.file === file) {
@@ -169,8 +176,16 @@ async function playVideo(file, skipped) {
     + (skipped ? ". One video at a time: the other files were skipped." : ""));
 }
 
+// State why the webcam or a video cannot be shown, beside the picture that was shown before.
+async function showFailure(error) {
+  if (last) await show(last);
+  if (!camera.running) showStatus(error.message, true);
+}
+
 function showVideo() {
   stage.forget();
+  shown = null;
+  for (const id of ["copy", "json", "csv", "annotated"]) byId(id).disabled = true; // until a frame is answered
   persons = new Persons();
   drawPersons();
   document.body.classList.add("answered");
@@ -201,8 +216,9 @@ function drawPersons() {
 }
 
 function stopCamera() {
-  if (!camera.running) return;
-  camera.stop();
+  const { running } = camera;
+  camera.stop(); // also a webcam that is starting
+  if (!running) return;
   byId("camera").textContent = "Use the webcam";
   byId("result").hidden = byId("persons").hidden = true;
   showStatus("");
@@ -227,7 +243,10 @@ byId("files").onchange = () => {
   addFiles(byId("files").files);
   byId("files").value = "";
 };
-byId("camera").onclick = () => (camera.stream ? leaveCamera() : startCamera());
+byId("camera").onclick = ({ detail, currentTarget }) => {
+  if (detail > 1 || currentTarget.ariaDisabled) return; // a double click, or the webcam is starting
+  camera.stream ? leaveCamera() : startCamera();
+};
 
 byId("copy").onclick = async () => {
   const line = curlLine(shown.file.name, byId("coverage").value);
@@ -255,9 +274,10 @@ byId("annotated").onclick = async () => {
 };
 byId("coverage").onchange = async () => {
   if (camera.running) persons = new Persons(); // intervals of two coverages do not mix
-  if (!pictures.includes(shown)) return;
-  await requestPrediction(shown);
-  show(shown);
+  const picture = shown;
+  if (!pictures.includes(picture)) return;
+  await requestPrediction(picture);
+  if (shown === picture && !camera.running) show(picture);
 };
 
 document.addEventListener("paste", (event) => {

@@ -28,8 +28,10 @@ export async function annotatedPicture(image, name, coverage) {
   return (await post(image, name, coverage, "image/png")).blob();
 }
 
+// Quoted for curl, which would read a name with commas as a list and one with semicolons as options, and for the shell.
 export function curlLine(name, coverage) {
-  const quoted = `'image=@${name.replaceAll("'", "'\\''")}'`;
+  const file = `image=@"${name.replaceAll(/["\\]/g, "\\$&")}"`;
+  const quoted = `'${file.replaceAll("'", "'\\''")}'`;
   const query = coverage === "0.9" ? "" : `?coverage=${coverage}`;
   const header = key() ? "-H 'Authorization: Bearer YOUR-KEY' " : "";
   return `curl ${header}-F ${quoted} '${location.origin}/age-gender${query}'`;

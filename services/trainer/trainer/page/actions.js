@@ -1,23 +1,20 @@
-// What the cards of runs can do: follow a run, act on a click, ask before something is replaced or deleted, undo that.
+// What the cards of runs can do: act on a click, ask before something is replaced or deleted, undo that.
 import { element } from "/web/elements.js";
-import { eachEvent } from "/web/key.js";
 import { ask, isProblem, report, runs } from "./ask.js";
+import { follow } from "./follow.js";
+import { onSingleClick } from "./pending.js";
 
 // Draw each status of a run until it is over.
 // entry : { card, followed } of the run. path : of the run's routes.
-export async function follow(entry, path, draw) {
+export function followRun(entry, path, draw) {
   entry.followed = true;
-  while (entry.followed && entry.card.isConnected) {
-    try {
-      await eachEvent(`${path}/events`, (status) => {
-        entry.followed = runs(status);
-        draw(status);
-      });
-    } catch {
-      // the server is away; its own state is the truth, so ask again
-    }
-    if (entry.followed) await new Promise((done) => setTimeout(done, 2000));
-  }
+  return follow(`${path}/events`, entry.card.querySelector(".message"), {
+    handle(status) {
+      entry.followed = runs(status);
+      draw(status);
+    },
+    goesOn: () => entry.followed && entry.card.isConnected,
+  });
 }
 
 // Return a new card from the template of a kind of run, with the buttons that all runs have.
@@ -43,10 +40,10 @@ export function onActions(card, path, show, actions = ["resume", "cancel"]) {
     onClick(card, `.${action}`, async () => show(await ask(`${path}/${action}`, { method: "POST" })));
 }
 
-// Call `call` on a click; the card shows why it failed.
+// Call `call` on a click, one at a time; the card shows why it failed.
 export function onClick(card, selector, call) {
   const message = card.querySelector(".message");
-  card.querySelector(selector).addEventListener("click", async () => {
+  onSingleClick(card.querySelector(selector), async () => {
     report(message, "");
     try {
       await call();
@@ -90,7 +87,7 @@ export function onDelete(card, path, title, restored) {
     message.setAttribute("role", "status");
     card.replaceChildren(element("div", { className: "row" }, element("p", {}, `Deleted: ${title}.`), undo, message));
     undo.focus();
-    undo.addEventListener("click", async () => {
+    onSingleClick(undo, async () => {
       try {
         const status = await ask(`${path}/restore`, { method: "POST" });
         card.remove();

@@ -2,14 +2,17 @@
 import { fetchWithKey } from "/web/key.js";
 
 export async function ask(path, options = {}) {
-  const response = await fetchWithKey(path, options);
-  const body = await response.json();
-  if (!response.ok) throw Object.assign(new Error(body.detail ?? response.statusText), { problem: body });
-  return body;
+  const response = await fetchWithKey(path, options).catch(() => {
+    throw new Error("The trainer cannot be reached. Check the connection and try again.");
+  });
+  const body = await response.json().catch(() => null); // not JSON: a proxy's error page
+  if (response.ok && body !== null) return body;
+  const message = body?.detail ?? `The server returned status ${response.status}.`;
+  throw Object.assign(new Error(message), { problem: body ?? { status: response.status } });
 }
 
-export const post = (path, body) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+export const post = (path, body, headers = {}) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
 
 // Return a function that asks and draws the answer. If it is called again before the answer is there, only the last
 // call's answer is drawn, for all of them: answers may arrive in another order than they were asked for.

@@ -1,24 +1,24 @@
 // One card per folder: its format or the reason why it has none, its labels and faces, and its extraction.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { eachEvent } from "/web/key.js";
 import { ask, datasetPath, drawLast, isProblem, post, report } from "./ask.js";
 import { showFaces } from "./faces.js";
+import { follow } from "./follow.js";
 import { showLabels } from "./labels.js";
+import { onSubmit } from "./pending.js";
 
 const list = document.querySelector("#datasets");
-const cards = new Map(); // name -> { card, followed }
+const cards = new Map(); // name -> { card, active, followed }
 const isActive = (one) => ["planning", "extracting", "merging"].includes(one.state);
 const FACES = { found: "the face that is found", "found-or-whole": "that, or else the whole image", whole: "the whole image" };
 const SUBJECTS = { "": "labels, and what looks alike", photographs: "labels, and copies of a photograph", off: "labels alone" };
 
 let changed = () => {}; // called with all data sets when the list was read
 let train = () => {}; // called with a data set's name
-let judge = async () => {}; // called with the request for an evaluation
+let judge = async () => {}; // called with the request for an evaluation, and its headers
 
 export function startDatasets(options) {
   ({ changed, train, judge } = options);
-  return listDatasets();
 }
 
 export const listDatasets = drawLast(() => ask("/datasets?all_folders=true"), (found) => {
@@ -54,7 +54,8 @@ function show(dataset) {
   }
   entry.imageSets = dataset.image_sets;
   draw(entry, dataset);
-  if (dataset.extractions.some(isActive) && !entry.followed) follow(entry, dataset.name);
+  entry.active = dataset.extractions.some(isActive);
+  if (entry.active && !entry.followed) followExtractions(entry, dataset.name);
 }
 
 function wire(entry, name) {
@@ -114,18 +115,12 @@ function openExtract(entry, name) {
     element("label", {}, "A face is", select("faces", FACES)),
     element("label", {}, "One person by", select("near_duplicates", SUBJECTS)),
     element("button", { className: "primary" }, "Start"));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const options = Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
-    const message = entry.card.querySelector(".message");
-    try {
-      await extract(name, options);
-      toggle(entry, "extract");
-      report(message, "");
-      await listDatasets();
-    } catch (error) {
-      report(message, error.message, true);
-    }
+  const message = entry.card.querySelector(".message");
+  onSubmit(form, message, async () => {
+    await extract(name, Object.fromEntries([...new FormData(form)].filter(([, value]) => value)));
+    if (form.isConnected) toggle(entry, "extract");
+    report(message, "");
+    await listDatasets();
   });
   entry.card.querySelector(".detail").replaceChildren(form);
   form.querySelector("select").focus();
@@ -145,40 +140,34 @@ async function extract(name, options) {
 
 async function openJudge(entry, name) {
   const finished = (await ask("/experiments")).filter(({ state }) => state === "finished");
+  if (entry.opened !== "judge") return; // closed meanwhile, or something else was opened
   const heads = element("select", { name: "head" }, new Option("served", "served"),
     ...finished.map((one) => new Option(`of ${one.name || one.id}`, one.id)));
   const form = element("form", { className: "row" },
     element("label", {}, "Heads", heads),
     element("label", {}, "Calibrate them on these faces", element("input", { type: "checkbox", name: "calibrate" })),
     element("button", { className: "primary" }, "Start"));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      await judge({ dataset: name, head: heads.value, calibrate: form.elements.calibrate.checked });
-      toggle(entry, "judge");
-    } catch (error) {
-      report(entry.card.querySelector(".message"), error.message, true);
-    }
+  onSubmit(form, entry.card.querySelector(".message"), async (headers) => {
+    await judge({ dataset: name, head: heads.value, calibrate: form.elements.calibrate.checked }, headers);
+    if (form.isConnected) toggle(entry, "judge");
   });
   entry.card.querySelector(".detail").replaceChildren(form);
   heads.focus();
 }
 
-async function follow(entry, name) {
+async function followExtractions(entry, name) {
   entry.followed = true;
   const states = new Map();
-  try {
-    await eachEvent(datasetPath(name, "/events"), (one) => {
+  await follow(datasetPath(name, "/events"), entry.card.querySelector(".message"), {
+    handle(one) {
       drawProgress(entry.card, one);
-      if (states.has(one.id) && states.get(one.id) !== one.state) listDatasets().catch(() => {});
+      if (states.has(one.id) && states.get(one.id) !== one.state) listDatasets().catch(() => {}); // read again below
       states.set(one.id, one.state);
-    });
-  } catch {
-    // the server is away; the list is as it was, and is read again below
-    await new Promise((done) => setTimeout(done, 2000));
-  }
+    },
+    ended: listDatasets,
+    goesOn: () => entry.active && entry.card.isConnected,
+  });
   entry.followed = false;
-  await listDatasets().catch(() => {});
 }
 
 function draw({ card }, { name, format, image_sets, problem, extracted, extractions }) {

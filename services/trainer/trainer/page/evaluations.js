@@ -1,7 +1,7 @@
 // Judges heads on labelled faces that they never saw, and serves what a calibration on these faces made.
 import { decimals } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { drawState, follow, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
 
 const list = document.querySelector("#evaluations");
@@ -12,8 +12,8 @@ export async function listEvaluations() {
   for (const status of await ask("/evaluations")) show(status);
 }
 
-export async function startEvaluation(request) {
-  const status = await post("/evaluations", request);
+export async function startEvaluation(request, headers) {
+  const status = await post("/evaluations", request, headers);
   show(status, true);
   cards.get(status.id).card.scrollIntoView({ block: "nearest" });
 }
@@ -28,7 +28,7 @@ function show(status, first = false) {
     wire(card, status);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, `/evaluations/${status.id}`, (latest) => draw(entry.card, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/evaluations/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, { id, dataset }) {

@@ -1,10 +1,11 @@
 // One card per experiment: its figures, live curves and folds, and what can be done with it.
 import { duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { drawState, follow, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs } from "./ask.js";
 import { drawCurves } from "./charts.js";
 import { compare, figureList } from "./compare.js";
+import { onSubmit } from "./pending.js";
 import { startSearch } from "./searches.js";
 
 const form = document.querySelector("#start");
@@ -15,10 +16,13 @@ const cards = new Map(); // experiment id -> { card, followed }
 
 let openReport = () => {}; // called with an experiment's id
 
-export async function startRuns(options) {
+export function startRuns(options) {
   ({ openReport } = options);
-  form.addEventListener("submit", start);
+  onSubmit(form, hint, start);
   comparing.querySelector("button").addEventListener("click", () => compare(picked(), comparing.querySelector("span")));
+}
+
+export async function listRuns() {
   for (const status of await ask("/experiments")) showRun(status);
 }
 
@@ -36,16 +40,12 @@ export function chooseDataset(name) {
   form.elements.dataset.focus();
 }
 
-async function start(event) {
-  event.preventDefault();
+async function start(headers, button) {
   const { name, dataset, task, preset, seeds, overlap } = Object.fromEntries(new FormData(form));
-  try {
-    if (event.submitter?.name === "search") await startSearch({ dataset, task, preset, overlap });
-    else showRun(await post("/experiments", { ...(name.trim() && { name: name.trim() }), dataset, task, preset, overlap, seeds: Number(seeds) }), true);
-    report(hint, "Started.");
-  } catch (error) {
-    report(hint, error.message, true);
-  }
+  const request = { dataset, task, preset, overlap };
+  if (button?.name === "search") await startSearch(request, headers);
+  else showRun(await post("/experiments", { ...(name.trim() && { name: name.trim() }), ...request, seeds: Number(seeds) }, headers), true);
+  report(hint, "Started.");
 }
 
 export function showRun(status, first = false) {
@@ -58,7 +58,7 @@ export function showRun(status, first = false) {
     wire(card, status.id);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, `/experiments/${status.id}`, (latest) => draw(entry.card, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/experiments/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, id) {
@@ -68,7 +68,7 @@ function wire(card, id) {
     const status = await ask(path);
     const more = runs(status) ? ". Training on all faces too: that is served from when it is done, if it is better" : "";
     report(card.querySelector(".message"), `Served: ${Object.values(versions).join(", ")}${more}`);
-    for (const one of await ask("/experiments")) showRun(one);
+    await listRuns();
   });
   onClick(card, ".rename", async () => {
     const name = prompt("Name of the experiment", card.dataset.name);

@@ -1,13 +1,14 @@
 // Lists searches for better options, follows the running ones, and trains with the best.
-import { drawState, follow, newCard, onActions, onClick, onDelete } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDelete } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
+import { newKey } from "./pending.js";
 
 const TRIALS = 20;
 const list = document.querySelector("#searches");
 const cards = new Map(); // search id -> { card, followed }
 
-export async function startSearch({ dataset, task, preset, overlap }) {
-  show(await post("/searches", { dataset, task, preset, overlap, trials: TRIALS }), true);
+export async function startSearch(request, headers) {
+  show(await post("/searches", { ...request, trials: TRIALS }, headers), true);
 }
 
 // trained : called with the status of an experiment that was started with a search's best options.
@@ -26,7 +27,7 @@ function show(status, first = false) {
     wire(entry, status.id);
   }
   draw(entry, status);
-  if (runs(status) && !entry.followed) follow(entry, `/searches/${status.id}`, (latest) => draw(entry, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/searches/${status.id}`, (latest) => draw(entry, latest));
 }
 
 function wire({ card }, id) {
@@ -34,7 +35,7 @@ function wire({ card }, id) {
   onActions(card, path, show);
   onClick(card, ".report", () => save(`${path}/report?format=html`, `report-${id}.html`));
   onClick(card, ".train", async () => {
-    list.trained(await post("/experiments", (await ask(path)).best.experiment));
+    list.trained(await post("/experiments", (await ask(path)).best.experiment, { "Idempotency-Key": newKey() }));
     report(card.querySelector(".message"), "Started.");
   });
   onDelete(card, path, `search ${id}`, (status) => show(status, true));

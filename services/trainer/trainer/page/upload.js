@@ -2,6 +2,7 @@
 import { withKey } from "/web/key.js";
 import { duration } from "/web/display.js";
 import { ask, datasetPath, report } from "./ask.js";
+import { onSubmit } from "./pending.js";
 
 const form = document.querySelector("#upload");
 const drop = form.querySelector("#drop");
@@ -37,21 +38,19 @@ export function startUploads(uploaded) {
     const plain = [...event.dataTransfer.files].map((file) => ({ file, path: file.name }));
     select(entries.length ? (await Promise.all(entries.map(filesBelow))).flat() : plain);
   });
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const name = form.elements.name.value.trim();
-    form.classList.add("busy");
+  onSubmit(form, message, async () => {
+    const sent = files;
     try {
-      const answer = await send(name);
+      const answer = await send(form.elements.name.value.trim(), sent);
       report(message, described(answer));
-      selected.hidden = true;
-      files = [];
+      if (files === sent) { // else others were selected meanwhile
+        selected.hidden = true;
+        files = [];
+      }
       uploaded(answer);
-    } catch (error) {
-      report(message, error.message, true);
+    } finally {
+      bar.hidden = stop.hidden = true;
     }
-    form.classList.remove("busy");
-    bar.hidden = stop.hidden = true;
   });
 }
 
@@ -87,10 +86,10 @@ function select(given) {
   report(message, "");
 }
 
-async function send(name) {
+async function send(name, sent) {
   await ask("/info"); // asks for the key before the files are sent, if one is needed
   const body = new FormData();
-  for (const { file, path } of files) body.append("file", file, path);
+  for (const { file, path } of sent) body.append("file", file, path);
   const request = new XMLHttpRequest(); // fetch reports no progress
   request.open("POST", datasetPath(name, "/files"));
   for (const [header, value] of Object.entries(withKey())) request.setRequestHeader(header, value);

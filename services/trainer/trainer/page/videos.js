@@ -1,7 +1,7 @@
 // Lists the videos that workers answer: how far each is, and its answer.
 import { decimals, duration } from "/web/display.js";
 import { element } from "/web/elements.js";
-import { drawState, follow, newCard, onActions, onClick, onDeleteForGood } from "./actions.js";
+import { drawState, followRun, newCard, onActions, onClick, onDeleteForGood } from "./actions.js";
 import { ask, runs, save } from "./ask.js";
 
 const list = document.querySelector("#videos");
@@ -20,7 +20,7 @@ function show(status) {
     wire(entry.card, status);
   }
   draw(entry.card, status);
-  if (runs(status) && !entry.followed) follow(entry, `/videos/${status.id}`, (latest) => draw(entry.card, latest));
+  if (runs(status) && !entry.followed) followRun(entry, `/videos/${status.id}`, (latest) => draw(entry.card, latest));
 }
 
 function wire(card, { id, file, uploaded }) {

@@ -1,0 +1,58 @@
+// Follows runs and extractions by server-sent events, and shows while the trainer is away.
+import { eachEvent } from "/web/key.js";
+import { report } from "./ask.js";
+
+const FIRST_PAUSE = 1000; // ms; doubled after each further failure
+const LONGEST_PAUSE = 15_000;
+const SHOWN = 10_000; // ms that the page shows that the connection is back
+
+const place = document.querySelector("#connection");
+const away = new Set(); // streams whose last request failed
+
+// Call `handle` with each event of a path, again and again until `goesOn` returns false.
+// message : of a card; it shows why the trainer rejects the request.
+// ended : awaited after each stream, before `goesOn` is called.
+export async function follow(path, message, { handle, goesOn, ended = () => {} }) {
+  const stream = Symbol(path);
+  let failures = 0;
+  const answered = () => {
+    if (failures) report(message, "");
+    failures = 0;
+    found(stream);
+  };
+  for (;;) {
+    try {
+      await eachEvent(path, (event) => {
+        answered();
+        handle(event);
+      });
+      await ended();
+      answered();
+    } catch (error) {
+      failures += 1;
+      if (error.status < 500) report(message, error.message, true);
+      else lost(stream);
+    }
+    if (!goesOn()) break;
+    await new Promise((done) => setTimeout(done, Math.min(FIRST_PAUSE * 2 ** Math.max(failures - 1, 0), LONGEST_PAUSE)));
+    if (!goesOn()) break;
+  }
+  found(stream);
+}
+
+function lost(stream) {
+  if (!away.size) {
+    const time = new Date().toLocaleTimeString();
+    report(place, `The connection to the trainer is lost since ${time}. What runs is shown as it was then; the page tries again.`, true);
+    place.hidden = false;
+  }
+  away.add(stream);
+}
+
+function found(stream) {
+  if (!away.delete(stream) || away.size) return;
+  report(place, "The connection to the trainer is back.");
+  setTimeout(() => {
+    place.hidden ||= !away.size;
+  }, SHOWN);
+}
