@@ -1,6 +1,6 @@
 // Starts the tabs of the page: Data, Runs and Report.
 import { element } from "/web/elements.js";
-import { ask } from "./ask.js";
+import { ask, drawLast } from "./ask.js";
 import { listDatasets, openUploaded, startDatasets } from "./datasets.js";
 import { listEvaluations, startEvaluation } from "./evaluations.js";
 import { openReport, startReports } from "./report.js";
@@ -10,15 +10,18 @@ import { onOpen, openTab, startTabs } from "./tabs.js";
 import { startUploads } from "./upload.js";
 import { listVideos } from "./videos.js";
 
-// Records that the lists skipped because they cannot be read, and what else keeps the trainer from working.
-async function showWarnings() {
-  const warnings = await ask("/health/ready").then(
-    (ready) => ready.warnings ?? [],
-    (error) => [error.message],
-  );
-  document.querySelector("#warnings ul").replaceChildren(...warnings.map((text) => element("li", {}, text)));
-  document.querySelector("#warnings").hidden = !warnings.length;
-}
+// Show the records that the lists skipped because they cannot be read, and what else keeps the trainer from working.
+const showWarnings = drawLast(
+  () =>
+    ask("/health/ready").then(
+      (ready) => ready.warnings ?? [],
+      (error) => [error.message],
+    ),
+  (warnings) => {
+    document.querySelector("#warnings ul").replaceChildren(...warnings.map((text) => element("li", {}, text)));
+    document.querySelector("#warnings").hidden = !warnings.length;
+  },
+);
 
 // Read a list into its place. If that fails, the place states why and offers to try again; the other lists are shown.
 async function fill(id, read) {
@@ -51,8 +54,11 @@ startDatasets({
 });
 startRuns({ openReport: (id) => openTab("report", id) });
 showWarnings();
-fill("datasets", listDatasets);
-fill("experiments", listRuns);
-fill("searches", () => listSearches((status) => showRun(status, true)));
-fill("evaluations", listEvaluations);
-fill("videos", listVideos);
+const lists = [
+  fill("datasets", listDatasets),
+  fill("experiments", listRuns),
+  fill("searches", () => listSearches((status) => showRun(status, true))),
+  fill("evaluations", listEvaluations),
+  fill("videos", listVideos),
+];
+Promise.all(lists).then(showWarnings); // which the trainer knows once the lists have been read
