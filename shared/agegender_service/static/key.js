@@ -20,9 +20,9 @@ export async function fetchWithKey(path, options = {}) {
 }
 
 // Call `handle` with the data of each server-sent event. Unlike EventSource, this sends the key.
-// An error has the `status` of the response, if there was one.
-export async function eachEvent(path, handle) {
-  const response = await fetchWithKey(path, { headers: { Accept: "text/event-stream" } });
+// An error has the `status` of the response, if there was one. signal : of an AbortController; ends the stream.
+export async function eachEvent(path, handle, signal) {
+  const response = await fetchWithKey(path, { headers: { Accept: "text/event-stream" }, signal });
   if (!response.ok) {
     const { status } = response;
     throw Object.assign(new Error(`The server returned status ${status}.`), { status });

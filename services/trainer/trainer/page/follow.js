@@ -5,6 +5,9 @@ import { report } from "./ask.js";
 const FIRST_PAUSE = 1000; // ms; doubled after each further failure
 const LONGEST_PAUSE = 15_000;
 const SHOWN = 10_000; // ms that the page shows that the connection is back
+// Browsers have six connections to a server, for all tabs together; all other requests would wait for a seventh.
+const MOST_STREAMS = 2;
+const TURN = 2000; // ms that a stream lasts while others wait
 
 const place = document.querySelector("#connection");
 const away = new Set(); // streams whose last request failed
@@ -20,12 +23,22 @@ export async function follow(path, message, { handle, goesOn, ended = () => {} }
     failures = 0;
     found(stream);
   };
-  for (;;) {
+  do {
+    const turn = await nextTurn();
     try {
+      if (!goesOn()) break;
       await eachEvent(path, (event) => {
         answered();
         handle(event);
-      });
+      }, turn.signal);
+    } catch (error) {
+      turn.failure = error;
+    } finally {
+      turn.end();
+    }
+    try {
+      if (turn.signal.aborted) continue; // another stream's turn
+      if (turn.failure) throw turn.failure;
       await ended();
       answered();
     } catch (error) {
@@ -35,9 +48,27 @@ export async function follow(path, message, { handle, goesOn, ended = () => {} }
     }
     if (!goesOn()) break;
     await new Promise((done) => setTimeout(done, Math.min(FIRST_PAUSE * 2 ** Math.max(failures - 1, 0), LONGEST_PAUSE)));
-    if (!goesOn()) break;
-  }
+  } while (goesOn());
   found(stream);
+}
+
+let streams = 0;
+const waiting = [];
+
+// Wait until a stream may be opened. Returns the signal that ends it while others wait, and what to call after it.
+async function nextTurn() {
+  if (streams < MOST_STREAMS) streams += 1;
+  else await new Promise((done) => waiting.push(done));
+  const turn = new AbortController();
+  const timer = setInterval(() => waiting.length && turn.abort(), TURN);
+  return {
+    signal: turn.signal,
+    end() {
+      clearInterval(timer);
+      const next = waiting.shift();
+      next ? next() : (streams -= 1);
+    },
+  };
 }
 
 function lost(stream) {
