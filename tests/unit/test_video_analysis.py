@@ -10,13 +10,13 @@ from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
-from agegender.video.analysis import Analysis, video_answer
+from agegender.video.analysis import Analysis, Scenes, video_answer
 from agegender.video.decoding import open_video
 from agegender.video.persons import Track
 from PIL import Image
 
 from tests.support.made_persons import SPACE, looks, made_face
-from tests.support.made_videos import Pixels, quartered, write_video
+from tests.support.made_videos import BLUE, Pixels, quartered, write_video
 
 FACE = made_face(looks(1, 1)[0], (100, 30), side=40)
 
@@ -56,6 +56,15 @@ def test_scene_is_searched_soon_but_not_every_frame_of_a_flickering_video(tmp_pa
     flicker = [dark, light, light] * 20
     path = write_video(tmp_path / "strobe.mp4", flicker, rate=20)
     assert len(searched(path, Analysis(open_video(path), observe))) <= 3 / 0.1 + 1
+
+
+def test_first_frame_of_a_scene_is_found(tmp_path: Path) -> None:
+    dark, light = np.full((64, 96, 3), 20, np.uint8), quartered(corner=BLUE)
+    path = write_video(tmp_path / "cuts.mp4", [dark] * 6 + [light] * 6)
+    scenes = Scenes()
+    with open_video(path) as video:
+        cuts = [scenes.begins_with(frame) for frame in video.frames()]
+    assert [index for index, cut in enumerate(cuts) if cut] == [6]
 
 
 def test_tracks_end_at_a_cut_even_if_its_first_frame_is_not_searched(tmp_path: Path) -> None:

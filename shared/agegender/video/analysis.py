@@ -16,7 +16,7 @@ from agegender.faces import ImageProblem
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
 from agegender.spaces import Space
-from agegender.video.decoding import Frame, Video, VideoInfo
+from agegender.video.decoding import Frame, Pixels, Video, VideoInfo
 from agegender.video.persons import Person, Track, is_person, joined
 from agegender.video.tracks import LiveFace, Tracker
 
@@ -26,6 +26,9 @@ Observe = Callable[[Sequence[bytes]], AgeGenderAnswer]
 EVERY: Final = 0.4  # seconds between two searched frames
 _EMPTY_EVERY: Final = 2.0  # the same while nobody is visible and nothing changes
 _UNCHANGED: Final = 3.0  # mean difference of two thumbnails (of 255) below which nothing changed
+# A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
+# as much more than the last frame did from the one before, as FFmpeg's filter `scdet` has it.
+_CUT: Final = 20.0
 _SOONER: Final = 0.75  # share of `every` by which a frame after a cut is searched earlier
 _IN_FLIGHT: Final = 3  # frames that are sent and not answered yet
 _WIDTHS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # of bins, in seconds
@@ -89,6 +92,21 @@ class VideoAnswer(BaseModel):
 
 
 @dataclass
+class Scenes:
+    """Find the first frame of each scene, from all frames in their order."""
+
+    _last: Pixels | None = None
+    _change: float = 0.0
+
+    def begins_with(self, frame: Frame) -> bool:
+        """Return whether a scene begins with this frame. The first frame does not count."""
+        difference = 0.0 if self._last is None else _difference(frame.thumbnail, self._last)
+        cut = min(difference, difference - self._change) > _CUT
+        self._last, self._change = frame.thumbnail, difference
+        return cut
+
+
+@dataclass
 class Analysis:
     """The analysis of one video, or of the part from `start` to before `end`, in seconds.
 
@@ -114,6 +132,7 @@ class Analysis:
     _tracker: Tracker | None = None
     _empty: Frame | None = None  # the last searched frame, if it has no face
     _next: float = 0.0
+    _scenes: Scenes = field(default_factory=Scenes)
     _cut: bool = False  # since the last searched frame
 
     def moments(self) -> Iterator[Moment]:
@@ -148,7 +167,7 @@ class Analysis:
         return [] if self._tracker is None else self._tracker.close()
 
     def _is_due(self, frame: Frame) -> bool:
-        self._cut = self._cut or frame.cut
+        self._cut = self._scenes.begins_with(frame) or self._cut
         # A scene is searched soon, but a video that flickers not in each frame.
         if frame.seconds < self._next - (_SOONER * self.every if self._cut else 0.0) - 1e-6:
             return False
@@ -156,8 +175,7 @@ class Analysis:
             return True
         if self._empty is None or frame.seconds >= self._next - self.every + _EMPTY_EVERY:
             return True
-        change = np.abs(frame.thumbnail.astype(np.int16) - self._empty.thumbnail).mean()
-        return bool(change > _UNCHANGED)
+        return _difference(frame.thumbnail, self._empty.thumbnail) > _UNCHANGED
 
     def _observed(self, frame: Frame) -> AgeGenderAnswer:
         return self.observe([frame.jpeg()])
@@ -224,6 +242,10 @@ def video_answer(
         bin_seconds=width,
         timeline=bins,
     )
+
+
+def _difference(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one.astype(np.int16) - other).mean())
 
 
 def _in_frame(image: ImageAnswer, frame: Frame) -> list[FaceAnswer]:

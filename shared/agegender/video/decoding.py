@@ -6,26 +6,24 @@ or addresses. Frames are decoded one by one; nothing grows with the length of th
 """
 
 import io
-import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import av
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from agegender.errors import Problem
+from agegender.video import Clock
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,9 +33,7 @@ MAX_SIDE: Final = 1280  # longest side of the frames in which faces are searched
 _MAX_BROKEN: Final = 200  # packets in a row that cannot be decoded
 _LIVE_SECONDS: Final = (10.0, 10.0)  # to open a live source, and to wait for its next frame
 _THUMBNAIL: Final = (32, 18)
-# A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
-# as much more than the last frame did from the one before, as FFmpeg's filter `scdet` has it.
-_CUT: Final = 20.0
+_SEEK_BACK, _SEEK_PAST_END = 2.0, 16.0  # the first step back of a seek, and the last one if nothing follows
 _INCOMPLETE_SHARE, _INCOMPLETE_SECONDS = 0.02, 1.0  # missing at the end of a file until it counts
 
 _FORMATS: Final = (
@@ -63,16 +59,11 @@ class VideoInfo(BaseModel):
 class Frame:
     """A decoded frame. Conversion to pixels happens on demand, because most frames are not looked at.
 
-    seconds : time since the start of the video. cut : whether a scene begins with this frame.
-    thumbnail : luminance, uint8 [18, 32].
+    seconds : time since the start of the video.
     """
 
-    def __init__(
-        self, frame: VideoFrame, seconds: float, aspect: float, thumbnail: Pixels, *, cut: bool
-    ) -> None:
+    def __init__(self, frame: VideoFrame, seconds: float, aspect: float) -> None:
         self.seconds = seconds
-        self.thumbnail = thumbnail
-        self.cut = cut
         self._frame = frame
         self._aspect = aspect
 
@@ -81,6 +72,13 @@ class Frame:
         """Return width and height in pixels, upright and with square pixels."""
         width, height = max(1, round(self._frame.width * self._aspect)), self._frame.height
         return (height, width) if self._turns % 2 else (width, height)
+
+    @cached_property
+    def thumbnail(self) -> Pixels:
+        """Return the luminance [18, 32]."""
+        width, height = _THUMBNAIL
+        small = self._frame.reformat(width, height, format="gray", interpolation="FAST_BILINEAR")
+        return np.ascontiguousarray(small.to_ndarray())
 
     @property
     def _turns(self) -> int:
@@ -111,23 +109,6 @@ class Frame:
         return file.getvalue()
 
 
-@dataclass
-class _Clock:
-    """Seconds since the first frame, from time stamps that may be missing, repeated or damaged."""
-
-    step: float
-    origin: float | None = None
-    last: float = 0.0
-
-    def of(self, time: float | None) -> float:
-        if time is None or not math.isfinite(time):
-            time = self.last + self.step + (self.origin or 0.0)
-        if self.origin is None:
-            self.origin = time
-        self.last = max(self.last, time - self.origin)
-        return self.last
-
-
 class Video:
     """An open video. Use `open_video`.
 
@@ -139,6 +120,7 @@ class Video:
         self._stream = container.streams.video[0]
         self.name = name
         self.problem: Problem | None = None
+        self._found = False  # a packet, since the last seek
         codec = self._stream.codec_context
         if codec.width <= 0 or codec.height <= 0:
             raise _bad(name, "it has no frame size")
@@ -164,9 +146,7 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._container.close()
 
     def _duration(self) -> float | None:
@@ -184,49 +164,71 @@ class Video:
         Damaged frames are skipped. If the video ends early, is too long, or a frame is too large, the
         frames end and `problem` states why.
         """
-        clock = _Clock(1 / (self._rate or 25.0), self._origin())
-        if start > 0:
-            self._seek(start)
-        last: Pixels | None = None
-        change = 0.0
-        for decoded in self._decoded():
+        clock = self.clock()
+        for decoded in self._decoded_from(start, clock.origin):
             if decoded.width * decoded.height > MAX_PIXELS:
                 self.problem = _too_large(decoded.width, decoded.height, self.name)
                 return
             seconds = clock.of(decoded.time)
             if not self.info.live and seconds > MAX_SECONDS:
-                self.problem = Problem(
-                    "video-too-large",
-                    413,
-                    f"{self.name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read.",
-                )
+                what = f"{self.name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read."
+                self.problem = Problem("video-too-large", 413, what)
                 return
             if end is not None and seconds >= end:
                 return
             if seconds < start:
                 continue
-            thumbnail = _thumbnail(decoded)
-            difference = 0.0 if last is None else _difference(thumbnail, last)
-            cut = min(difference, difference - change) > _CUT
-            last, change = thumbnail, difference
-            frame = Frame(decoded, seconds, self._aspect, thumbnail, cut=cut)
+            frame = Frame(decoded, seconds, self._aspect)
             self.info.width, self.info.height = frame.size  # upright: only frames have their rotation
             yield frame
-        self.problem = self.problem or self._why_incomplete(clock.last)
+        self.problem = self.problem or self._why_incomplete(start if clock.last is None else clock.last)
 
-    def _origin(self) -> float | None:
+    def clock(self) -> Clock:
+        """Return a clock for time stamps of this video."""
         start, base = self._stream.start_time, self._stream.time_base
-        return float(start * base) if start is not None and base else None
+        origin = float(start * base) if start is not None and base else None
+        farthest = 0.0 if self.info.live else self.info.seconds or MAX_SECONDS
+        return Clock(1 / (self._rate or 25.0), origin, farthest)
 
-    def _seek(self, start: float) -> None:
-        base = self._stream.time_base or Fraction(1, av.time_base)
-        offset = int(start / base) + (self._stream.start_time or 0)
-        with suppress(av.error.FFmpegError):  # a file without an index is read from its start
-            self._container.seek(offset, stream=self._stream, backward=True)
+    def _decoded_from(self, start: float, origin: float | None) -> Iterator[VideoFrame]:
+        """Yield decoded frames, so that none from `start` seconds on is missing.
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        """Yield every frame that can be decoded. Sets `problem` at an error that ends the video."""
-        broken = 0
+        Some containers, such as MPEG-TS, have no index of key frames: a seek leads to a time stamp, and the
+        frames up to the next key frame cannot be decoded. So seek further back, until one before is decoded.
+        """
+        back = 0.0
+        while origin is not None and back < start and self._seek(origin + start - back):
+            frames = self._decoded(after_seek=True)
+            first = next(frames, None)
+            if first is not None and first.time is not None and first.time - origin <= start:
+                yield first
+                yield from frames
+                return
+            if not self._found and back >= _SEEK_PAST_END:  # a truncated file
+                return
+            self.problem = None
+            back = max(_SEEK_BACK, 2 * back)
+        if back and origin is not None:
+            # Before the first time stamp: the first packet is decoded before it is shown.
+            self._seek(origin - _SEEK_BACK) or self._seek(origin)
+        yield from self._decoded()
+
+    def _seek(self, time: float) -> bool:
+        """Move to before a time stamp. Returns False if this is not possible: a file without an index."""
+        try:
+            self._container.seek(int(time / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def time_stamps(self) -> Iterator[float]:
+        """Yield the time stamps of a file in seconds, in the order of the file, without decoding it."""
+        for packet in self._packets():
+            if packet.dts is not None:
+                yield float(packet.dts * packet.time_base)
+
+    def _packets(self) -> "Iterator[Packet[VideoStream]]":
+        """Yield the packets of the images. Sets `problem` at an error that ends the video."""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -236,14 +238,26 @@ class Video:
                 return
             if packet is None:
                 return
+            yield packet
+
+    def _decoded(self, *, after_seek: bool = False) -> Iterator[VideoFrame]:
+        """Yield every frame that can be decoded. Sets `problem` at an error that ends the video.
+
+        after_seek : begin at the next key frame.
+        """
+        broken, self._found = 0, False
+        for packet in self._packets():
+            self._found = self._found or packet.size > 0
+            after_seek = after_seek and not packet.is_keyframe
+            if after_seek:
+                continue
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 broken += 1
                 if broken >= _MAX_BROKEN:
-                    self.problem = self._incomplete(
-                        f"{broken} pieces in a row cannot be decoded ({_reason(error)})"
-                    )
+                    what = f"{broken} pieces in a row cannot be decoded ({_reason(error)})"
+                    self.problem = self._incomplete(what)
                     return
                 continue
             for frame in frames:
@@ -263,12 +277,9 @@ class Video:
     def _incomplete(self, what: str) -> Problem:
         if self.info.live:
             what = f"{self.name} ended: {what}. Check the camera and its network."
-            return Problem("video-incomplete", 422, what)
-        return Problem(
-            "video-incomplete",
-            422,
-            f"{self.name} is damaged or truncated: {what}. The answers are those of the frames before.",
-        )
+        else:
+            what = f"{self.name} is damaged or truncated: {what}. The answers are those of the frames before."
+        return Problem("video-incomplete", 422, what)
 
 
 def is_live(source: str | Path) -> bool:
@@ -285,16 +296,15 @@ def open_video(source: str | Path) -> Video:
     """
     text = str(source)
     address = _ADDRESS.match(text)
-    name = Path(text).name if address is None else _without_user(text)
+    name = Path(text).name if address is None else re.sub(r"//[^/@]*@", "//", text)
     if address is not None:
         return _opened(text, name, *_stream(address[1].lower(), name), live=True)
     if text.isdigit() or text.startswith("/dev/video"):
         return _opened(*_camera(text), live=True)
     path = Path(text)
     if not path.is_file():
-        raise Problem(
-            "no-such-video", 404, f"{name} is not a file; expected a video file, a camera or rtsp://…."
-        )
+        what = f"{name} is not a file; expected a video file, a camera or rtsp://…."
+        raise Problem("no-such-video", 404, what)
     if path.stat().st_size == 0:
         raise _bad(name, "the file is empty")
     options = {"protocol_whitelist": _PROTOCOLS["file"], "format_whitelist": _FORMATS}
@@ -340,12 +350,9 @@ def _opened(
         raise _bad(name, _reason(error)) from error
     try:
         if not container.streams.video:
-            kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-            raise Problem(
-                "no-video",
-                415,
-                f"{name} contains {' and '.join(kinds)}, and no video. Send a file with moving images.",
-            )
+            kinds = " and ".join(sorted({str(one.type) for one in container.streams})) or "nothing"
+            what = f"{name} contains {kinds}, and no video. Send a file with moving images."
+            raise Problem("no-video", 415, what)
         return Video(container, name, live=live)
     except BaseException:
         container.close()
@@ -372,20 +379,6 @@ def _too_large(width: int, height: int, name: str) -> Problem:
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
-
-
-def _without_user(address: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", address)
-
-
-def _thumbnail(frame: VideoFrame) -> Pixels:
-    width, height = _THUMBNAIL
-    small = frame.reformat(width=width, height=height, format="gray", interpolation="FAST_BILINEAR")
-    return np.ascontiguousarray(small.to_ndarray())
-
-
-def _difference(one: Pixels, other: Pixels) -> float:
-    return float(np.abs(one.astype(np.int16) - other).mean())
 
 
 def _one_field(pixels: Pixels) -> Pixels:
