@@ -10,6 +10,7 @@ from agegender.errors import Problem
 from agegender.faces import ImageProblem
 from agegender.heads.head import Task
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
+from agegender.spaces import Space
 from agegender.video.analysis import Analysis, Scenes, video_answer
 from agegender.video.decoding import open_video
 from agegender.video.persons import Track
@@ -65,6 +66,23 @@ def test_first_frame_of_a_scene_is_found(tmp_path: Path) -> None:
     with open_video(path) as video:
         cuts = [scenes.begins_with(frame) for frame in video.frames()]
     assert [index for index, cut in enumerate(cuts) if cut] == [6]
+
+
+@pytest.mark.parametrize("every", [3.0, 10.0])
+def test_person_who_is_searched_seldom_is_visible_all_the_time(tmp_path: Path, every: float) -> None:
+    """In a space without a recogniser, so that tracks are not joined."""
+    path = write_video(tmp_path / "long.mp4", [quartered()] * 31, rate=1)
+    space = Space(id="other-1", dimension=SPACE.dimension)
+    tracks: list[Track] = []
+    with open_video(path) as video:
+        analysis = Analysis(video, lambda images: observe(images).model_copy(update={"space": space}), every)
+        for moment in analysis.moments():
+            tracks += moment.ended
+        tracks += analysis.close()
+        answer = video_answer("long.mp4", video.info, analysis.progress, tracks, 0.9, every=every)
+    (person,) = answer.persons
+    assert (person.first, person.last, person.seconds_visible) == (0, 30, 30)
+    assert len(person.appearances) == 1
 
 
 def test_tracks_end_at_a_cut_even_if_its_first_frame_is_not_searched(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def test_time_continues_where_a_recorder_began_again(tmp_path: Path, name: str, 
         ([3.0] * 10, [0, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4]),
     ],
 )
-def test_clock_continues_whatever_the_time_stamps_are(stamps: list[float | None], seconds: list[float]) -> None:
+def test_clock_continues_whatever_the_time_stamps_are(
+    stamps: list[float | None], seconds: list[float]
+) -> None:
     clock = Clock(step=0.1, origin=None, farthest=20.0)
     assert [clock.of(stamp) for stamp in stamps] == pytest.approx(seconds)
 

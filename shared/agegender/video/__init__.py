@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-_BACK: Final = 0.5  # seconds by which time stamps step back, or stand still, until time continues without them
+_BACK: Final = (
+    0.5  # seconds by which time stamps step back, or stand still, until time continues without them
+)
 _FORWARD: Final = 60.0  # seconds by which they step beyond what the container states
 
 

@@ -18,7 +18,7 @@ from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
 from agegender.spaces import Space
 from agegender.video.decoding import Frame, Pixels, Video, VideoInfo
 from agegender.video.persons import Person, Track, is_person, joined
-from agegender.video.tracks import LiveFace, Tracker
+from agegender.video.tracks import LiveFace, Tracker, longest_gap
 
 # Answer images (JPEG files), with the embedding of each face: `POST /age-gender` with embeddings=true.
 Observe = Callable[[Sequence[bytes]], AgeGenderAnswer]
@@ -135,6 +135,11 @@ class Analysis:
     _scenes: Scenes = field(default_factory=Scenes)
     _cut: bool = False  # since the last searched frame
 
+    @property
+    def gap(self) -> float:
+        """Return the seconds without its face until a track ends."""
+        return longest_gap(self.every, self.video.info.frame_rate)
+
     def moments(self) -> Iterator[Moment]:
         """Yield what each searched frame added, in the order of time.
 
@@ -188,7 +193,7 @@ class Analysis:
         if self._tracker is None:
             self.space = answer.space
             self.models = {str(task): version for task, version in answer.models.items()}
-            self._tracker = Tracker(answer.space, self.first_track)
+            self._tracker = Tracker(answer.space, self.first_track, self.gap)
         assert self.space is not None
         self.space.require(answer.space)
         self.seconds, self.searched = frame.seconds, self.searched + 1
@@ -217,16 +222,17 @@ def video_answer(
     tracks: Sequence[Track],
     coverage: float,
     *,
+    every: float = EVERY,
     embeddings: bool = False,
 ) -> VideoAnswer:
     """Join all tracks of a video, and return the answer, whether it was searched completely or not.
 
     tracks : each with a number of its own. coverage : of the intervals of their faces.
-    embeddings : return each person's mean embedding.
+    every : seconds between two searched frames. embeddings : return each person's mean embedding.
     """
-    persons = (
-        [] if progress.space is None else joined(tracks, progress.space, coverage, embeddings=embeddings)
-    )
+    persons, gap = [], longest_gap(every, video.frame_rate)
+    if progress.space is not None:
+        persons = joined(tracks, progress.space, coverage, gap=gap, embeddings=embeddings)
     width, bins = timeline(persons, progress.seconds)
     return VideoAnswer(
         file=file,

@@ -129,12 +129,12 @@ def video(
         _answer_on_server(source, outputs, request, as_json=as_json)
         return
     with ExitStack() as opened:
-        paths = Paths()
         client = opened.enter_context(Client())
         reading = opened.enter_context(open_video(source))
         analysis = Analysis(
             reading, lambda images: client.predict(list(images), **options), every, coverage, end=until
         )
+        paths = Paths(gap=analysis.gap)
         show = _show_live if reading.info.live else _show_progress
         watched = show(reading, analysis, paths if annotate else None, as_json=as_json)
         progress = analysis.progress
@@ -142,7 +142,9 @@ def video(
             stopped_by = {"complete": False, "problem": watched.problem.document()}
             progress = progress.model_copy(update=stopped_by)
         name = reading.name if reading.info.live else Path(source).name
-        answer = video_answer(name, reading.info, progress, watched.tracks, coverage, embeddings=embeddings)
+        answer = video_answer(
+            name, reading.info, progress, watched.tracks, coverage, every=every, embeddings=embeddings
+        )
     if csv_file is not None:
         _write(csv_file, persons_csv(answer.persons))
     if summary is not None:
