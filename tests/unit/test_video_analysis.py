@@ -22,7 +22,9 @@ from tests.support.made_videos import BLUE, Pixels, quartered, write_video
 FACE = made_face(looks(1, 1)[0], (100, 30), side=40)
 
 
-def observe(images: Sequence[bytes], faces: Sequence[FaceAnswer] = (FACE,)) -> AgeGenderAnswer:
+def observe(
+    images: Sequence[bytes], min_face: float = 0, faces: Sequence[FaceAnswer] = (FACE,)
+) -> AgeGenderAnswer:
     """Answer one image with the same faces each time."""
     (image,) = images
     width, height = Image.open(io.BytesIO(image)).size
@@ -30,8 +32,8 @@ def observe(images: Sequence[bytes], faces: Sequence[FaceAnswer] = (FACE,)) -> A
     return AgeGenderAnswer(space=SPACE, models={Task.AGE: "v1"}, images=found, timings={})
 
 
-def nobody(images: Sequence[bytes]) -> AgeGenderAnswer:
-    return observe(images, ())
+def nobody(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
+    return observe(images, min_face, ())
 
 
 def searched(path: Path, analysis: Analysis) -> list[float]:
@@ -75,7 +77,9 @@ def test_person_who_is_searched_seldom_is_visible_all_the_time(tmp_path: Path, e
     space = Space(id="other-1", dimension=SPACE.dimension)
     tracks: list[Track] = []
     with open_video(path) as video:
-        analysis = Analysis(video, lambda images: observe(images).model_copy(update={"space": space}), every)
+        analysis = Analysis(
+            video, lambda images, _: observe(images).model_copy(update={"space": space}), every
+        )
         for moment in analysis.moments():
             tracks += moment.ended
         tracks += analysis.close()
@@ -109,6 +113,20 @@ def test_boxes_are_in_pixels_of_the_video(tmp_path: Path) -> None:
     assert person.best.bbox == moment.live[0].bbox and answer.complete and answer.models == {"age": "v1"}
 
 
+@pytest.mark.parametrize(("width", "least"), [(2560, 50.0), (3840, 100 / 3), (640, 100.0)])
+def test_smallest_face_is_in_pixels_of_the_video(tmp_path: Path, width: int, least: float) -> None:
+    requested: list[float] = []
+
+    def noting(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
+        requested.append(min_face)
+        return observe(images)
+
+    path = write_video(tmp_path / "wide.mp4", [quartered((width, 128))] * 2)
+    with open_video(path) as video:
+        list(Analysis(video, noting, min_face=100).moments())
+    assert requested == pytest.approx([least])
+
+
 def test_part_of_a_video_is_analysed_with_its_own_numbers(tmp_path: Path) -> None:
     path = write_video(tmp_path / "long.mp4", [quartered()] * 40)
     with open_video(path) as video:
@@ -122,7 +140,7 @@ def test_part_of_a_video_is_analysed_with_its_own_numbers(tmp_path: Path) -> Non
 def test_frame_that_the_predictor_rejects_ends_the_analysis(tmp_path: Path) -> None:
     problem = Problem("image-too-large", 413, "It is too large.")
 
-    def rejecting(images: Sequence[bytes]) -> AgeGenderAnswer:
+    def rejecting(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
         answer = observe(images)
         return answer.model_copy(update={"images": [ImageProblem(problem=problem.document())]})
 

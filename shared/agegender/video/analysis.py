@@ -20,8 +20,9 @@ from agegender.video.decoding import Frame, Pixels, Video, VideoInfo
 from agegender.video.persons import Person, Track, is_person, joined
 from agegender.video.tracks import LiveFace, Tracker, longest_gap
 
-# Answer images (JPEG files), with the embedding of each face: `POST /age-gender` with embeddings=true.
-Observe = Callable[[Sequence[bytes]], AgeGenderAnswer]
+# Answer images (JPEG files), with the embedding of each face: `POST /age-gender` with embeddings=true. The
+# number is the option `min_face`, in pixels of these images.
+Observe = Callable[[Sequence[bytes], float], AgeGenderAnswer]
 
 EVERY: Final = 0.4  # seconds between two searched frames
 _EMPTY_EVERY: Final = 2.0  # the same while nobody is visible and nothing changes
@@ -114,7 +115,8 @@ class Analysis:
     dropped. After `moments` ended, or was stopped by an exception, `close` returns the tracks of the faces
     that were still visible.
 
-    every : seconds between two searched frames. first_track : number of the first track.
+    every : seconds between two searched frames. first_track : number of the first track. min_face : shortest
+    side of a face, in pixels of the video.
     """
 
     video: Video
@@ -124,6 +126,7 @@ class Analysis:
     start: float = 0.0
     end: float | None = None
     first_track: int = 1
+    min_face: float = 0.0
     space: Space | None = None
     models: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -183,7 +186,7 @@ class Analysis:
         return _difference(frame.thumbnail, self._empty.thumbnail) > _UNCHANGED
 
     def _observed(self, frame: Frame) -> AgeGenderAnswer:
-        return self.observe([frame.jpeg()])
+        return self.observe([frame.jpeg()], self.min_face * frame.scale())
 
     def _seen(self, frame: Frame, cut: bool, future: "Future[AgeGenderAnswer]") -> Moment:
         answer = future.result()

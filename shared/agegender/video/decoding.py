@@ -85,10 +85,14 @@ class Frame:
         """Return the quarter turns, counterclockwise, that make the frame upright."""
         return round(self._frame.rotation / 90) % 4
 
+    def scale(self, max_side: int | None = MAX_SIDE) -> float:
+        """Return the size of the reduced frame as a share of its own, at most 1."""
+        return 1.0 if max_side is None else min(1.0, max_side / max(self.size))
+
     def rgb(self, max_side: int | None = None) -> Pixels:
         """Return the upright frame as RGB [height, width, 3], its longer side at most `max_side` pixels."""
         width, height = self.size
-        scale = 1.0 if max_side is None else min(1.0, max_side / max(width, height))
+        scale = self.scale(max_side)
         shown = max(1, round(width * scale)), max(1, round(height * scale))
         across = shown[::-1] if self._turns % 2 else shown
         if self._frame.interlaced_frame:

@@ -53,7 +53,7 @@ def search(settings: TrainerSettings, run: VideoRun, segment: int, attempt: Atte
     and other problems of the predictor.
     """
     options = run.options
-    parameters = {"embeddings": "true", "coverage": str(options.coverage), "min_face": str(options.min_face)}
+    parameters = {"embeddings": "true", "coverage": str(options.coverage)}
     if options.max_faces is not None:
         parameters["max_faces"] = str(options.max_faces)
     start = segment * options.segment_seconds
@@ -70,11 +70,13 @@ def search(settings: TrainerSettings, run: VideoRun, segment: int, attempt: Atte
             open_video(source_path(settings.data_dir, run)) as video,
         ):
 
-            def observe(images: Sequence[bytes]) -> AgeGenderAnswer:
-                return client.age_gender(images, parameters)
+            def observe(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
+                return client.age_gender(images, {**parameters, "min_face": str(min_face)})
 
             end = None if last else start + options.segment_seconds
-            analysis = Analysis(video, observe, options.every, options.coverage, start, end)
+            analysis = Analysis(
+                video, observe, options.every, options.coverage, start, end, min_face=options.min_face
+            )
             for moment in analysis.moments():
                 tracks += moment.ended
                 attempt.write({"seconds": round(moment.seconds - start, 1), "faces": len(moment.live)})

@@ -73,7 +73,7 @@ class VideoOptions(BaseModel):
     every: float = Field(0.4, ge=0.02, le=10, description="seconds between two frames searched for faces")
     coverage: float = Field(0.9, ge=0.5, le=0.99, description="of the age intervals")
     max_faces: int | None = Field(None, ge=1, le=1000, description="maximum faces per frame")
-    min_face: float = Field(0, ge=0, le=10_000, description="minimum size of a face in pixels")
+    min_face: float = Field(0, ge=0, le=10_000, description="minimum size of a face in pixels of the video")
     annotated: bool = Field(False, description="also write a copy of the video with a label per person")
     embeddings: bool = Field(
         False, description="keep each person's mean embedding, which is biometric data, in the answer"
