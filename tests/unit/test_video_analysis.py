@@ -1,6 +1,7 @@
 """Few frames are searched: more at cuts, fewer while nobody is visible; boxes are those of the video."""
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +112,30 @@ def test_boxes_are_in_pixels_of_the_video(tmp_path: Path) -> None:
     assert moment.live[0].bbox == pytest.approx((160, 20, 240, 100))
     (person,) = answer.persons
     assert person.best.bbox == moment.live[0].bbox and answer.complete and answer.models == {"age": "v1"}
+
+
+@pytest.mark.parametrize("missed", [{5}, {5, 6, 7}])
+def test_face_that_is_missed_in_a_still_scene_keeps_its_track(tmp_path: Path, missed: set[int]) -> None:
+    """Nothing else changes, so the next searches are as soon as before."""
+    path = write_video(tmp_path / "still.mp4", [quartered()] * 80)
+    with open_video(path) as video:
+        numbers = itertools.count()
+        analysis = Analysis(
+            video, lambda images, _: observe(images, faces=() if next(numbers) in missed else (FACE,))
+        )
+        assert not [track for moment in analysis.moments() for track in moment.ended]
+        (track,) = analysis.close()
+    assert (track.first, track.last, track.sightings) == (0, 7.6, 20 - len(missed))
+
+
+def test_still_scene_is_searched_seldom_after_the_last_person_left(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "still.mp4", [quartered()] * 100)
+    numbers = itertools.count()
+    analysis = Analysis(
+        open_video(path), lambda images, _: observe(images, faces=(FACE,) * (next(numbers) < 2))
+    )
+    times = searched(path, analysis)
+    assert times[:5] == pytest.approx([0, 0.4, 0.8, 1.2, 1.6]) and len([one for one in times if one > 4]) <= 4
 
 
 @pytest.mark.parametrize(("width", "least"), [(2560, 50.0), (3840, 100 / 3), (640, 100.0)])

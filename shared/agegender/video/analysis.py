@@ -25,7 +25,7 @@ from agegender.video.tracks import LiveFace, Tracker, longest_gap
 Observe = Callable[[Sequence[bytes], float], AgeGenderAnswer]
 
 EVERY: Final = 0.4  # seconds between two searched frames
-_EMPTY_EVERY: Final = 2.0  # the same while nobody is visible and nothing changes
+_EMPTY_EVERY: Final = 2.0  # the same while nobody is tracked and nothing changes
 _UNCHANGED: Final = 3.0  # mean difference of two thumbnails (of 255) below which nothing changed
 # A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
 # as much more than the last frame did from the one before, as FFmpeg's filter `scdet` has it.
@@ -133,7 +133,7 @@ class Analysis:
     searched: int = 0
     finished: bool = False
     _tracker: Tracker | None = None
-    _empty: Frame | None = None  # the last searched frame, if it has no face
+    _empty: Frame | None = None  # the last searched frame, if nobody is tracked since
     _next: float = 0.0
     _scenes: Scenes = field(default_factory=Scenes)
     _cut: bool = False  # since the last searched frame
@@ -200,8 +200,8 @@ class Analysis:
         assert self.space is not None
         self.space.require(answer.space)
         self.seconds, self.searched = frame.seconds, self.searched + 1
-        self._empty = None if image.faces else frame
         ended = self._tracker.update(frame.seconds, _in_frame(image, frame), cut=cut)
+        self._empty = None if self._tracker.is_tracking else frame
         return Moment(frame.seconds, ended, self._tracker.live(self.coverage) if image.faces else [])
 
     @property

@@ -175,6 +175,11 @@ class Tracker:
             live.see(face, seconds, identities[index], self._correlation)
         return ended
 
+    @property
+    def is_tracking(self) -> bool:
+        """Return whether a track has not ended. Its face may be missing in the last frame."""
+        return bool(self._live)
+
     def live(self, coverage: float) -> list[LiveFace]:
         """Return the faces of the last frame, with the answers of their tracks so far."""
         return [

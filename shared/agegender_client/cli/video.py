@@ -92,7 +92,9 @@ def video(
     ] = None,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per frame.")] = None,
-    min_face: Annotated[float, typer.Option(min=0, help="Minimum size of a face, in the video's pixels.")] = 0,
+    min_face: Annotated[
+        float, typer.Option(min=0, help="Minimum size of a face, in the video's pixels.")
+    ] = 0,
     embeddings: Annotated[
         bool,
         typer.Option("--embeddings", help="With --json: also each person's mean embedding, biometric data."),
