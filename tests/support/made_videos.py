@@ -55,6 +55,30 @@ def write_video(
     return path
 
 
+def add_sound(path: Path, video: Path, seconds: float, tags: bool = True, delay: float = 0.0) -> Path:
+    """Write a copy of a video without B-frames, with silence of this length.
+
+    tags : Matroska's durations. delay : of the images in seconds.
+    """
+    with av.open(str(video)) as source, av.open(str(path), "w") as container:
+        images: Any = source.streams.video[0]
+        copy: Any = container.add_stream_from_template(images)
+        sound: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in range(0, int(8000 * seconds), 800):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 8000, start
+            container.mux(sound.encode(silence))
+        for packet in source.demux(images):
+            if packet.size:
+                packet.pts = packet.dts = packet.pts + round(delay / packet.time_base)
+                packet.stream = copy
+                container.mux(packet)
+        container.mux(sound.encode(None))
+    if not tags:
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"ABSENCE_"))
+    return path
+
+
 def write_sound(path: Path, seconds: float = 0.5) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=16_000, layout="mono")

@@ -12,7 +12,7 @@ from agegender.video import Clock, decoding
 from agegender.video.decoding import Frame, open_video
 from PIL import Image
 
-from tests.support.made_videos import GREEN, quartered, write_sound, write_video
+from tests.support.made_videos import GREEN, add_sound, quartered, write_sound, write_video
 
 
 def frames_of(path: Path) -> tuple[list[Frame], Problem | None]:
@@ -168,6 +168,27 @@ def test_truncated_file_is_read_to_its_end_and_reported(tmp_path: Path) -> None:
     frames, problem = frames_of(path)
     assert 5 < len(frames) < 35
     assert problem is not None and problem.slug == "video-incomplete" and "cut-off.mkv" in problem.detail
+
+
+@pytest.mark.parametrize("tags", [True, False], ids=["tags", "no tags"])
+@pytest.mark.parametrize("delay", [0.0, 3.0])
+def test_sound_that_is_longer_than_the_images_is_no_damage(tmp_path: Path, tags: bool, delay: float) -> None:
+    silent = write_video(tmp_path / "silent.mkv", [quartered()] * 20, options={"bf": "0"})
+    path = add_sound(tmp_path / "long-sound.mkv", silent, 9, tags, delay)
+    with open_video(path) as video:
+        assert len(list(video.frames())) == 20 and video.problem is None
+        assert video.info.seconds == (2.0 if tags else 9 - delay)
+    with open_video(path) as video:
+        assert not list(video.frames(start=4.0)) and video.problem is None
+
+
+@pytest.mark.parametrize("tags", [True, False], ids=["tags", "no tags"])
+def test_truncated_file_with_sound_is_reported(tmp_path: Path, tags: bool) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (60, 64, 96, 3), dtype=np.uint8)
+    silent = write_video(tmp_path / "silent.mkv", noise, options={"bf": "0"})
+    path = add_sound(tmp_path / "cut-off.mkv", silent, 6, tags)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert (problem := frames_of(path)[1]) is not None and problem.slug == "video-incomplete"
 
 
 def test_damaged_frames_are_skipped(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ or addresses. Frames are decoded one by one; nothing grows with the length of th
 """
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -41,6 +42,7 @@ _FORMATS: Final = (
     "mpegvideo,m4v,mjpeg,gif,yuv4mpegpipe"
 )
 _PROTOCOLS: Final = {"file": "file", "rtsp": "rtsp,rtp,udp,tcp", "rtsps": "rtsp,rtp,udp,tcp,tls,crypto"}
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -98,8 +100,7 @@ class Frame:
         if self._frame.interlaced_frame:
             pixels = _one_field(np.asarray(self._frame.to_ndarray(format="rgb24"), dtype=np.uint8))
             if across != (pixels.shape[1], pixels.shape[0]):
-                resized = Image.fromarray(pixels).resize(across, Image.Resampling.BILINEAR)
-                pixels = np.asarray(resized)
+                pixels = np.asarray(Image.fromarray(pixels).resize(across, Image.Resampling.BILINEAR))
         else:
             method = "AREA" if scale < 1 else "BICUBIC"
             resampled = self._frame.reformat(*across, format="rgb24", interpolation=method)
@@ -125,6 +126,8 @@ class Video:
         self.name = name
         self.problem: Problem | None = None
         self._found = False  # a packet, since the last seek
+        self._images_alone = False  # whether the stated duration is theirs, and not that of the sound too
+        self._others_end = -math.inf  # the last time stamp of sound and other streams
         codec = self._stream.codec_context
         if codec.width <= 0 or codec.height <= 0:
             raise _bad(name, "it has no frame size")
@@ -154,12 +157,16 @@ class Video:
         self._container.close()
 
     def _duration(self) -> float | None:
-        if self._stream.duration and self._stream.time_base:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration:
-            seconds = self._container.duration / av.time_base
-        else:
-            return None
+        base, whole = float(self._stream.time_base or 0), (self._container.duration or 0) / av.time_base
+        own = (self._stream.duration or 0) * base
+        if not own and self._container.format.name.startswith(
+            "matroska"
+        ):  # it states when the file and, in a tag, the images end
+            start = (self._stream.start_time or 0) * base
+            own, whole = _tagged(self._stream.metadata) - start, whole - start
+            own = min(own, whole) if whole > 0 else own
+        self._images_alone = own > 0
+        seconds = own if own > 0 else whole
         return round(seconds, 3) if 0 < seconds < 1e9 else None
 
     def frames(self, start: float = 0.0, end: float | None = None) -> Iterator[Frame]:
@@ -233,16 +240,14 @@ class Video:
 
     def _packets(self) -> "Iterator[Packet[VideoStream]]":
         """Yield the packets of the images. Sets `problem` at an error that ends the video."""
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.error.FFmpegError, OSError) as error:
-                self.problem = self._incomplete(f"reading failed ({_reason(error)})")
-                return
-            if packet is None:
-                return
-            yield packet
+        try:
+            for packet in self._container.demux():
+                if packet.stream.index == self._stream.index:
+                    yield packet
+                elif packet.pts is not None:
+                    self._others_end = max(self._others_end, float(packet.pts * packet.time_base))
+        except (av.error.FFmpegError, OSError) as error:
+            self.problem = self._incomplete(f"reading failed ({_reason(error)})")
 
     def _decoded(self, *, after_seek: bool = False) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded. Sets `problem` at an error that ends the video.
@@ -273,8 +278,9 @@ class Video:
         stated = self.info.seconds
         if stated is None:
             return None
-        missing = stated - last - 1 / (self._rate or 25.0)
-        if missing <= max(_INCOMPLETE_SECONDS, _INCOMPLETE_SHARE * stated):
+        enough = stated - max(_INCOMPLETE_SECONDS, _INCOMPLETE_SHARE * stated)
+        others_end = -math.inf if self._images_alone else self._others_end - (self.clock().origin or 0.0)
+        if max(last + 1 / (self._rate or 25.0), others_end) >= enough:
             return None
         return self._incomplete(f"it ends at {last:.1f} s of {stated:.1f} s")
 
@@ -318,12 +324,8 @@ def open_video(source: str | Path) -> Video:
 
 def _stream(scheme: str, name: str) -> tuple[str, dict[str, str]]:
     if scheme not in ("rtsp", "rtsps"):
-        raise Problem(
-            "bad-video",
-            415,
-            f"{name} cannot be opened: the scheme is {scheme}; expected a file, a camera, or rtsp://…. "
-            "Download the video first.",
-        )
+        what = f"{name} cannot be opened: the scheme is {scheme}; expected a file, a camera, or rtsp://…."
+        raise Problem("bad-video", 415, f"{what} Download the video first.")
     return "rtsp", {"protocol_whitelist": _PROTOCOLS[scheme], "rtsp_transport": "tcp"}
 
 
@@ -364,21 +366,22 @@ def _opened(
 
 
 def _bad(name: str, reason: str) -> Problem:
-    return Problem(
-        "bad-video",
-        415,
-        f"{name} cannot be opened as a video ({reason}). Expected a complete file, such as MP4, MOV, WebM, "
-        "MKV or AVI; a playlist is not accepted.",
-    )
+    what = f"{name} cannot be opened as a video ({reason}). Expected a complete file, such as MP4, MOV,"
+    return Problem("bad-video", 415, f"{what} WebM, MKV or AVI; a playlist is not accepted.")
 
 
 def _too_large(width: int, height: int, name: str) -> Problem:
-    return Problem(
-        "video-too-large",
-        413,
-        f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are accepted. "
-        "Reduce its size.",
-    )
+    what = f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are accepted."
+    return Problem("video-too-large", 413, f"{what} Reduce its size.")
+
+
+def _tagged(metadata: Mapping[str, str]) -> float:
+    """Return the seconds of the tag `DURATION`, such as 00:01:02.5 (or with a language); 0 without it."""
+    for key, value in metadata.items():
+        if key.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
+            hours, minutes, seconds = map(float, found.groups())
+            return 3600 * hours + 60 * minutes + seconds
+    return 0.0
 
 
 def _reason(error: Exception) -> str:
