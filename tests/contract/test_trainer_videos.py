@@ -140,10 +140,12 @@ def test_file_that_takes_the_decoder_too_long_or_too_much_memory_is_rejected(
     assert raised.value.slug == "bad-video"
 
 
-def test_video_whose_time_begins_again_is_one_segment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["camera.ts", "camera.mp4"])
+def test_video_whose_time_begins_again_is_one_segment(tmp_path: Path, name: str) -> None:
     """FFmpeg finds a segment of it by a time stamp, of which there are two."""
     options = video.VideoOptions(segment_seconds=2)
-    path = write_video(tmp_path / "camera.ts", [quartered()] * 60)
+    layout = {"movflags": "empty_moov+frag_keyframe+dash"} if name.endswith("mp4") else {}
+    path = write_video(tmp_path / name, [quartered()] * 60, options={"g": "10", "bf": "0"}, layout=layout)
     plain = video.new_video("video-a", path, options, uploaded=False)
     assert (plain.segments, plain.video.seconds) == (3, 6.0)
     path.write_bytes(path.read_bytes() * 2)

@@ -31,14 +31,15 @@ def write_video(
     times: Sequence[float] | None = None,
     turn: int = 0,
     options: dict[str, str] | None = None,
+    layout: dict[str, str] | None = None,
 ) -> Path:
     """Encode RGB frames of one size.
 
     times : of the frames in seconds, for a variable frame rate. turn : degrees counterclockwise, as metadata,
-    by which a player turns the frames.
+    by which a player turns the frames. options, layout : of the encoder and of the container.
     """
     base = Fraction(1, 1000) if times else Fraction(1, rate)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=layout or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = base

@@ -3,10 +3,13 @@
 `decoding` reads files and live sources, `tracks` follows faces from frame to frame, `persons` combines the
 faces of a track into one answer and joins tracks, `analysis` does all of these for one video, and `drawing`
 writes the annotated video and the summary. Nothing here opens a connection to a service: whoever analyses a
-video passes a function that answers images (`analysis.Observe`). The clock of a video's frames is here.
+video passes a function that answers images (`analysis.Observe`). Times are read here, from the numbers
+that a container states.
 """
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +17,7 @@ _BACK: Final = (
     0.5  # seconds by which time stamps step back, or stand still, until time continues without them
 )
 _FORWARD: Final = 60.0  # seconds by which they step beyond what the container states
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 @dataclass
@@ -50,3 +54,12 @@ class Clock:
         else:
             self.last = seconds if self.last is None else max(self.last, seconds)
         return self.last
+
+
+def tagged_duration(metadata: Mapping[str, str]) -> float:
+    """Return the seconds of the tag `DURATION`, such as 00:01:02.5 (or with a language); 0 without it."""
+    for key, value in metadata.items():
+        if key.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
+            hours, minutes, seconds = map(float, found.groups())
+            return 3600 * hours + 60 * minutes + seconds
+    return 0.0

@@ -8,7 +8,7 @@ or addresses. Frames are decoded one by one; nothing grows with the length of th
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from agegender.errors import Problem
-from agegender.video import Clock
+from agegender.video import Clock, tagged_duration
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -42,7 +42,6 @@ _FORMATS: Final = (
     "mpegvideo,m4v,mjpeg,gif,yuv4mpegpipe"
 )
 _PROTOCOLS: Final = {"file": "file", "rtsp": "rtsp,rtp,udp,tcp", "rtsps": "rtsp,rtp,udp,tcp,tls,crypto"}
-_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -163,11 +162,20 @@ class Video:
             "matroska"
         ):  # it states when the file and, in a tag, the images end
             start = (self._stream.start_time or 0) * base
-            own, whole = _tagged(self._stream.metadata) - start, whole - start
+            own, whole = tagged_duration(self._stream.metadata) - start, whole - start
             own = min(own, whole) if whole > 0 else own
         self._images_alone = own > 0
         seconds = own if own > 0 else whole
         return round(seconds, 3) if 0 < seconds < 1e9 else None
+
+    @property
+    def has_index(self) -> bool:
+        """Return whether the container has an index. That of a fragmented MP4 has only the first frames."""
+        if not self.info.container.startswith("mov,"):
+            return self.info.container.startswith(("matroska,", "avi"))
+        entries = self._stream.index_entries
+        last = float(entries[-1].timestamp * self._stream.time_base) if len(entries) else 0.0
+        return last >= (self.info.seconds or 0.0) - _INCOMPLETE_SECONDS
 
     def frames(self, start: float = 0.0, end: float | None = None) -> Iterator[Frame]:
         """Yield the frames from `start` to before `end`, in seconds.
@@ -373,15 +381,6 @@ def _bad(name: str, reason: str) -> Problem:
 def _too_large(width: int, height: int, name: str) -> Problem:
     what = f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are accepted."
     return Problem("video-too-large", 413, f"{what} Reduce its size.")
-
-
-def _tagged(metadata: Mapping[str, str]) -> float:
-    """Return the seconds of the tag `DURATION`, such as 00:01:02.5 (or with a language); 0 without it."""
-    for key, value in metadata.items():
-        if key.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
-            hours, minutes, seconds = map(float, found.groups())
-            return 3600 * hours + 60 * minutes + seconds
-    return 0.0
 
 
 def _reason(error: Exception) -> str:

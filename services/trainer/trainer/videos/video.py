@@ -59,8 +59,6 @@ _MAX_NAME = 100
 OPENING_SECONDS: Final = 60.0  # to open a file on a slow volume, and to decode its first frame
 OPENING_MEMORY: Final = 3 * 1024**3 // 2  # of address space; 8,192 x 4,320 pixels in H.265 need half
 OPENING_PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", __name__)
-# Containers with an index. Of concatenated ones, it is the first one's, and the last segment takes the rest.
-_INDEXED = ("mov,", "matroska,", "avi")
 _READING_SECONDS = 20.0  # to read all time stamps of a container without an index
 _UNUSUAL = re.compile(r"[^\w.()+ -]+")
 
@@ -317,12 +315,13 @@ def _describe(memory: int, path: Path) -> None:
 def _restarts(path: Path) -> bool:
     """Return whether the time stamps of a video start again, or could not be read in time.
 
-    A segment of such a video cannot be found by its time, if there is no index.
+    A segment of such a video cannot be found by its time. The index of concatenated files is that of the
+    first one, and the last segment takes the rest.
     """
     until = time.monotonic() + _READING_SECONDS
     with open_video(path) as video:
         clock = video.clock()
-        if video.info.container.startswith(_INDEXED):
+        if video.has_index:
             return False
         for stamp in video.time_stamps():
             clock.of(stamp)
