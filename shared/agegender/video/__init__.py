@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_BACK: Final = (
-    0.5  # seconds by which time stamps step back, or stand still, until time continues without them
-)
-_FORWARD: Final = 60.0  # seconds by which they step beyond what the container states
+_BACK: Final = 0.5  # seconds for which time stamps step back, or stand still, until time continues
+_FORWARD: Final = 60.0  # the same for a step beyond what the container states
 _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -38,6 +36,7 @@ class Clock:
     _still: int = 0  # frames since time stamps were later than all before
 
     def of(self, time: float | None) -> float:
+        """Return the seconds of the next frame, from its time stamp or None."""
         following = 0.0 if self.last is None else self.last + self.step
         if time is None or not math.isfinite(time):
             self.last = following

@@ -158,9 +158,8 @@ class Video:
     def _duration(self) -> float | None:
         base, whole = float(self._stream.time_base or 0), (self._container.duration or 0) / av.time_base
         own = (self._stream.duration or 0) * base
-        if not own and self._container.format.name.startswith(
-            "matroska"
-        ):  # it states when the file and, in a tag, the images end
+        if not own and self._container.format.name.startswith("matroska"):
+            # It states the times at which the file and, in a tag, the images end.
             start = (self._stream.start_time or 0) * base
             own, whole = tagged_duration(self._stream.metadata) - start, whole - start
             own = min(own, whole) if whole > 0 else own
@@ -229,7 +228,7 @@ class Video:
             back = max(_SEEK_BACK, 2 * back)
         if back and origin is not None:
             # Before the first time stamp: the first packet is decoded before it is shown.
-            self._seek(origin - _SEEK_BACK) or self._seek(origin)
+            _ = self._seek(origin - _SEEK_BACK) or self._seek(origin)
         yield from self._decoded()
 
     def _seek(self, time: float) -> bool:
