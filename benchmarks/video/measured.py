@@ -90,7 +90,9 @@ def measure(clip: Path, observe: Stored, every: float) -> Measured:
                 )
         tracks += analysis.close()
     assert analysis.space is not None
-    return Measured(truth, analysis.space, seen, tracks, joined(tracks, analysis.space, COVERAGE))
+    return Measured(
+        truth, analysis.space, seen, tracks, joined(tracks, analysis.space, COVERAGE, gap=analysis.gap)
+    )
 
 
 def _face(observe: Stored, box: Box) -> FaceAnswer:

@@ -67,7 +67,7 @@ def measured(stay: int, seconds: float = LATE) -> Measured:
     faces = _faces()
     times = itertools.count()
 
-    def observe(images: Sequence[bytes]) -> AgeGenderAnswer:
+    def observe(images: Sequence[bytes], min_face: float = 0) -> AgeGenderAnswer:
         """Answer one image; the analysis sends a frame per second, in the order of time."""
         second = next(times)
         shown = [_moved(faces, second, slot, stay) for slot in range(_FACES)]

@@ -93,7 +93,7 @@ class Stored:
                 digest, _, document = line.partition(" ")
                 self._answers[digest] = AgeGenderAnswer.model_validate_json(document)
 
-    def __call__(self, images: Sequence[bytes]) -> AgeGenderAnswer:
+    def __call__(self, images: Sequence[bytes], min_face: float = 0) -> AgeGenderAnswer:
         """Answer a list of one image, as `agegender.video.analysis.Observe`."""
         (image,) = images
         digest = hashlib.sha256(image).hexdigest()

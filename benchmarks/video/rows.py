@@ -45,8 +45,8 @@ def rows() -> list[Row]:
         clip = write_clip(Path(folder), "four-faces", scene, SECONDS, ENCODINGS["h264"])
         with Client(ClientSettings(predictor_url=stack.url("predictor"), timeout=120)) as client:
 
-            def observe(images: Sequence[bytes]) -> AgeGenderAnswer:
-                return client.predict(list(images), embeddings=True)
+            def observe(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
+                return client.predict(list(images), embeddings=True, min_face=min_face)
 
             found = [*_speed(clip, observe), *_memory(stack, clip, observe)]
     return [*found, *memory.rows(), _labels(), *_errors()]
@@ -75,7 +75,7 @@ def _analysed(clip: Path, observe: Observe) -> None:
 def _every_frame(clip: Path, observe: Observe) -> None:
     with open_video(clip) as video:
         for frame in video.frames():
-            observe([frame.jpeg()])
+            observe([frame.jpeg()], 0.0)
 
 
 def _speed(clip: Path, observe: Observe) -> list[Row]:
@@ -134,7 +134,7 @@ def _memory(stack: Stack, clip: Path, observe: Observe) -> list[Row]:
         image = next(iter(video.frames())).jpeg()
     with _peak_of(stack) as of_image:
         for _ in range(10):
-            observe([image])
+            observe([image], 0.0)
     with _peak_of(stack) as of_video:
         _analysed(clip, observe)
     return [

@@ -140,6 +140,19 @@ def test_file_that_takes_the_decoder_too_long_or_too_much_memory_is_rejected(
     assert raised.value.slug == "bad-video"
 
 
+@pytest.mark.parametrize("name", ["camera.ts", "camera.mp4"])
+def test_video_whose_time_begins_again_is_one_segment(tmp_path: Path, name: str) -> None:
+    """FFmpeg finds a segment of it by a time stamp, of which there are two."""
+    options = video.VideoOptions(segment_seconds=2)
+    layout = {"movflags": "empty_moov+frag_keyframe+dash"} if name.endswith("mp4") else {}
+    path = write_video(tmp_path / name, [quartered()] * 60, options={"g": "10", "bf": "0"}, layout=layout)
+    plain = video.new_video("video-a", path, options, uploaded=False)
+    assert (plain.segments, plain.video.seconds) == (3, 6.0)
+    path.write_bytes(path.read_bytes() * 2)
+    twice = video.new_video("video-b", path, options, uploaded=False)
+    assert (twice.segments, twice.video.seconds) == (1, None)
+
+
 @pytest.mark.parametrize("name", ["../models/x.mp4", "/etc/passwd", "..", "absent.mp4", "a\x00b", "link.mp4"])
 def test_only_files_of_the_videos_folder_can_be_named(
     trainer: httpx.Client, data_dir: Path, tmp_path: Path, clip: bytes, name: str
@@ -287,6 +300,23 @@ def test_video_is_cancelled_and_resumed_by_the_command(
         (person,) = VideoAnswer.model_validate_json(client.video_answer(run_id)).persons
         assert len(person.appearances) == 1  # the border of the segments does not divide it
         client.delete_video(run_id)
+
+
+@pytest.mark.parametrize(("copies", "last"), [(1, 5.6), (2, 11.6)])
+def test_no_second_of_a_transport_stream_is_left_out(
+    with_worker: Trainer, tmp_path: Path, copies: int, last: float
+) -> None:
+    """It has one key frame, and the second copy has the time stamps of the first."""
+    path = write_video(tmp_path / "camera.ts", [quartered()] * 60, options={"g": "60"})
+    path.write_bytes(path.read_bytes() * copies)
+    with Client(ClientSettings(trainer_url=with_worker.url)) as client:
+        run_id = client.create_video(path, segment_seconds=2).id
+        assert list(client.watch_video(run_id))[-1].state == "finished"
+        answer = VideoAnswer.model_validate_json(client.video_answer(run_id))
+        client.delete_video(run_id)
+    assert answer.complete and answer.searched_frames == round(last / 0.4) + 1
+    (person,) = answer.persons
+    assert (person.first, person.last) == pytest.approx((0, last)) and len(person.appearances) == 1
 
 
 def test_command_reports_what_the_server_rejects_and_what_is_incomplete(

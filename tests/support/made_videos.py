@@ -31,14 +31,15 @@ def write_video(
     times: Sequence[float] | None = None,
     turn: int = 0,
     options: dict[str, str] | None = None,
+    layout: dict[str, str] | None = None,
 ) -> Path:
     """Encode RGB frames of one size.
 
     times : of the frames in seconds, for a variable frame rate. turn : degrees counterclockwise, as metadata,
-    by which a player turns the frames.
+    by which a player turns the frames. options, layout : of the encoder and of the container.
     """
     base = Fraction(1, 1000) if times else Fraction(1, rate)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=layout or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = base
@@ -52,6 +53,30 @@ def write_video(
             frame.pts = index if times is None else round(times[index] / base)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def add_sound(path: Path, video: Path, seconds: float, tags: bool = True, delay: float = 0.0) -> Path:
+    """Write a copy of a video without B-frames, with silence of this length.
+
+    tags : Matroska's durations. delay : of the images in seconds.
+    """
+    with av.open(str(video)) as source, av.open(str(path), "w") as container:
+        images: Any = source.streams.video[0]
+        copy: Any = container.add_stream_from_template(images)
+        sound: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in range(0, int(8000 * seconds), 800):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 8000, start
+            container.mux(sound.encode(silence))
+        for packet in source.demux(images):
+            if packet.size:
+                packet.pts = packet.dts = packet.pts + round(delay / packet.time_base)
+                packet.stream = copy
+                container.mux(packet)
+        container.mux(sound.encode(None))
+    if not tags:
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"ABSENCE_"))
     return path
 
 

@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 from agegender.errors import Problem
-from agegender.video import decoding
+from agegender.video import Clock, decoding
 from agegender.video.decoding import Frame, open_video
 from PIL import Image
 
-from tests.support.made_videos import BLUE, GREEN, quartered, write_sound, write_video
+from tests.support.made_videos import GREEN, add_sound, quartered, write_sound, write_video
 
 
 def frames_of(path: Path) -> tuple[list[Frame], Problem | None]:
@@ -79,11 +79,70 @@ def test_part_of_a_video_is_read_from_the_middle(tmp_path: Path) -> None:
     assert seconds == pytest.approx(np.arange(2.0, 3.0, 0.1).round(2).tolist())
 
 
-def test_first_frame_of_a_scene_is_marked(tmp_path: Path) -> None:
-    dark, light = np.full((64, 96, 3), 20, np.uint8), quartered(corner=BLUE)
-    path = write_video(tmp_path / "cuts.mp4", [dark] * 6 + [light] * 6)
-    frames, _ = frames_of(path)
-    assert [index for index, frame in enumerate(frames) if frame.cut] == [6]
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("h264.ts", "libx264"),
+        ("mpeg2.ts", "mpeg2video"),
+        ("mpeg2.mpg", "mpeg2video"),
+        ("h264.mp4", "libx264"),
+        ("h264.h264", "libx264"),
+    ],
+)
+def test_parts_of_a_video_have_every_frame_once(tmp_path: Path, name: str, codec: str) -> None:
+    """Containers without an index are sought by time, which may lead to behind a key frame."""
+    options = {"g": "60", "sc_threshold": "0" if codec == "libx264" else "1000000000"}
+    path = write_video(tmp_path / name, [quartered()] * 150, codec, rate=25, options=options)
+    whole, _ = frames_of(path)
+    parts: list[Frame] = []
+    for start, end in ((0.0, 1.0), (1.0, 3.0), (3.0, 4.0), (4.0, 5.8), (5.8, None)):
+        with open_video(path) as video:
+            parts += video.frames(start, end)
+            assert video.problem is None, start
+    seconds = [one.seconds for one in whole]
+    assert len(seconds) == 150
+    # Few packets of a program stream have a time stamp: FFmpeg's may differ by half a frame after a seek.
+    assert [one.seconds for one in parts] == pytest.approx(seconds, abs=0.021)
+
+
+def test_parts_after_the_end_of_a_truncated_file_are_empty_and_reported(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (100, 64, 96, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "cut-off.mkv", noise, options={"g": "10"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for start in (4.0, 8.0):
+        with open_video(path) as video:
+            assert all(frame.seconds < 6 for frame in video.frames(start))
+            assert video.problem is not None and video.problem.slug == "video-incomplete"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.mkv", "libx264")]
+)
+def test_time_continues_where_a_recorder_began_again(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_video(tmp_path / name, [quartered()] * 50, codec, rate=25)
+    path.write_bytes(path.read_bytes() * 2)
+    frames, problem = frames_of(path)
+    assert problem is None
+    assert [frame.seconds for frame in frames] == pytest.approx(np.arange(0, 4, 0.04).tolist())
+
+
+@pytest.mark.parametrize(
+    ("stamps", "seconds"),
+    [
+        ([5.0, 5.1, 0.0, 0.1, 0.2], [0, 0.1, 0.2, 0.3, 0.4]),  # began again
+        ([0.0, 0.1, 900.0, 900.1, 0.4, 0.5], [0, 0.1, 0.2, 0.3, 0.4, 0.5]),  # two are damaged
+        ([0.0, 0.1, 15.0, 15.1], [0, 0.1, 15, 15.1]),  # a gap that fits into the duration
+        ([0.0, 0.1, 0.3, 0.2, 0.4], [0, 0.1, 0.3, 0.3, 0.4]),  # a little out of order
+        ([0.0, None, 0.2, None, None], [0, 0.1, 0.2, 0.3, 0.4]),
+        ([None, 7.1, 7.2], [0, 0.1, 0.2]),
+        ([3.0] * 10, [0, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_clock_continues_whatever_the_time_stamps_are(
+    stamps: list[float | None], seconds: list[float]
+) -> None:
+    clock = Clock(step=0.1, origin=None, farthest=20.0)
+    assert [clock.of(stamp) for stamp in stamps] == pytest.approx(seconds)
 
 
 def test_interlaced_frame_shows_one_moment(tmp_path: Path) -> None:
@@ -109,6 +168,27 @@ def test_truncated_file_is_read_to_its_end_and_reported(tmp_path: Path) -> None:
     frames, problem = frames_of(path)
     assert 5 < len(frames) < 35
     assert problem is not None and problem.slug == "video-incomplete" and "cut-off.mkv" in problem.detail
+
+
+@pytest.mark.parametrize("tags", [True, False], ids=["tags", "no tags"])
+@pytest.mark.parametrize("delay", [0.0, 3.0])
+def test_sound_that_is_longer_than_the_images_is_no_damage(tmp_path: Path, tags: bool, delay: float) -> None:
+    silent = write_video(tmp_path / "silent.mkv", [quartered()] * 20, options={"bf": "0"})
+    path = add_sound(tmp_path / "long-sound.mkv", silent, 9, tags, delay)
+    with open_video(path) as video:
+        assert len(list(video.frames())) == 20 and video.problem is None
+        assert video.info.seconds == (2.0 if tags else 9 - delay)
+    with open_video(path) as video:
+        assert not list(video.frames(start=4.0)) and video.problem is None
+
+
+@pytest.mark.parametrize("tags", [True, False], ids=["tags", "no tags"])
+def test_truncated_file_with_sound_is_reported(tmp_path: Path, tags: bool) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (60, 64, 96, 3), dtype=np.uint8)
+    silent = write_video(tmp_path / "silent.mkv", noise, options={"bf": "0"})
+    path = add_sound(tmp_path / "cut-off.mkv", silent, 6, tags)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert (problem := frames_of(path)[1]) is not None and problem.slug == "video-incomplete"
 
 
 def test_damaged_frames_are_skipped(tmp_path: Path) -> None:

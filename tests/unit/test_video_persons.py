@@ -134,6 +134,7 @@ def test_track_that_continues_another_is_the_same_person_in_any_space() -> None:
     space = Space(id="other-1", dimension=SPACE.dimension)
     open_end, points = track(1, unlike(2), 0, 60, continues=True), unlike(2)
     assert len(joined([open_end, track(2, points, 60.4, 90)], space, 0.9)) == 1
+    assert len(joined([open_end, track(2, points, 66, 90)], space, 0.9, gap=6.5)) == 1
     elsewhere = track(2, points, 60.4, 90).model_copy(update={"first_bbox": (300, 0, 360, 60)})
     for other in (elsewhere, track(2, points, 70, 90), track(2, points, 60, 90)):
         assert len(joined([open_end, other], space, 0.9)) == 2
@@ -195,3 +196,5 @@ def test_box_between_two_sightings_is_interpolated() -> None:
     for seconds in (0.5, 5.0, 9.5):
         assert paths.box(7, seconds) is None, seconds
     assert paths.box(8, 1.5) is None
+    seldom = Paths([track(7, looks(1, 1), 1, 9).model_copy(update={"path": path})], gap=8.5)
+    assert seldom.box(7, 5.5) == pytest.approx((5, 10, 10.5, 15.5))

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from agegender.spaces import Space
-from agegender.video.persons import Correlation, Evidence, Track
-from agegender.video.tracks import MAX_EVIDENCE, MAX_GAP, MAX_LIVE, MAX_TRACK, Tracker, keep
+from agegender.video.persons import MAX_GAP, Correlation, Evidence, Track
+from agegender.video.tracks import MAX_EVIDENCE, MAX_LIVE, MAX_TRACK, Tracker, keep, longest_gap
 
 from tests.support.made_persons import SPACE, looks, made_face
 
@@ -60,6 +60,28 @@ def test_track_ends_after_a_gap_and_at_a_cut() -> None:
     (ended,) = tracker.update(MAX_GAP + 0.5, [made_face(points[2])], cut=True)
     assert ended.track == 2
     assert [track.track for track in tracker.close()] == [3] and tracker.close() == []
+
+
+@pytest.mark.parametrize(
+    ("every", "frame_rate", "gap"),
+    [
+        (0.4, None, 2.0),
+        (0.4, 25.0, 2.0),
+        (3.0, 25.0, 6.5),
+        (10.0, None, 20.5),
+        (0.4, 0.25, 8.5),
+        (0.4, 1e-3, 20.5),
+    ],
+)
+def test_one_missed_face_ends_no_track_however_seldom_frames_are(
+    every: float, frame_rate: float | None, gap: float
+) -> None:
+    assert longest_gap(every, frame_rate) == gap
+    interval = max(every, min(10.0, 1 / (frame_rate or 25.0)))
+    tracker, point = Tracker(SPACE, gap=gap), looks(1, 1)[0]
+    for step in (0, 1, 3):
+        assert tracker.update(step * interval, [made_face(point)]) == []
+    assert sightings(tracker.close()) == [3]
 
 
 def test_track_of_a_face_that_stays_is_divided_and_its_size_is_bounded() -> None:

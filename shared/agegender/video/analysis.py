@@ -16,16 +16,20 @@ from agegender.faces import ImageProblem
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 from agegender.predictions import AgeGenderAnswer, FaceAnswer, ImageAnswer
 from agegender.spaces import Space
-from agegender.video.decoding import Frame, Video, VideoInfo
+from agegender.video.decoding import Frame, Pixels, Video, VideoInfo
 from agegender.video.persons import Person, Track, is_person, joined
-from agegender.video.tracks import LiveFace, Tracker
+from agegender.video.tracks import LiveFace, Tracker, longest_gap
 
-# Answer images (JPEG files), with the embedding of each face: `POST /age-gender` with embeddings=true.
-Observe = Callable[[Sequence[bytes]], AgeGenderAnswer]
+# Answer images (JPEG files), with the embedding of each face: `POST /age-gender` with embeddings=true. The
+# number is the option `min_face`, in pixels of these images.
+Observe = Callable[[Sequence[bytes], float], AgeGenderAnswer]
 
 EVERY: Final = 0.4  # seconds between two searched frames
-_EMPTY_EVERY: Final = 2.0  # the same while nobody is visible and nothing changes
+_EMPTY_EVERY: Final = 2.0  # the same while nobody is tracked and nothing changes
 _UNCHANGED: Final = 3.0  # mean difference of two thumbnails (of 255) below which nothing changed
+# A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
+# as much more than the last frame did from the one before, as FFmpeg's filter `scdet` has it.
+_CUT: Final = 20.0
 _SOONER: Final = 0.75  # share of `every` by which a frame after a cut is searched earlier
 _IN_FLIGHT: Final = 3  # frames that are sent and not answered yet
 _WIDTHS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # of bins, in seconds
@@ -89,6 +93,21 @@ class VideoAnswer(BaseModel):
 
 
 @dataclass
+class Scenes:
+    """Find the first frame of each scene, from all frames in their order."""
+
+    _last: Pixels | None = None
+    _change: float = 0.0
+
+    def begins_with(self, frame: Frame) -> bool:
+        """Return whether a scene begins with this frame. The first frame does not count."""
+        difference = 0.0 if self._last is None else _difference(frame.thumbnail, self._last)
+        cut = min(difference, difference - self._change) > _CUT
+        self._last, self._change = frame.thumbnail, difference
+        return cut
+
+
+@dataclass
 class Analysis:
     """The analysis of one video, or of the part from `start` to before `end`, in seconds.
 
@@ -96,7 +115,8 @@ class Analysis:
     dropped. After `moments` ended, or was stopped by an exception, `close` returns the tracks of the faces
     that were still visible.
 
-    every : seconds between two searched frames. first_track : number of the first track.
+    every : seconds between two searched frames. first_track : number of the first track. min_face : shortest
+    side of a face, in pixels of the video.
     """
 
     video: Video
@@ -106,15 +126,22 @@ class Analysis:
     start: float = 0.0
     end: float | None = None
     first_track: int = 1
+    min_face: float = 0.0
     space: Space | None = None
     models: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     searched: int = 0
     finished: bool = False
     _tracker: Tracker | None = None
-    _empty: Frame | None = None  # the last searched frame, if it has no face
+    _empty: Frame | None = None  # the last searched frame, if nobody is tracked since
     _next: float = 0.0
+    _scenes: Scenes = field(default_factory=Scenes)
     _cut: bool = False  # since the last searched frame
+
+    @property
+    def gap(self) -> float:
+        """Return the seconds without its face until a track ends."""
+        return longest_gap(self.every, self.video.info.frame_rate)
 
     def moments(self) -> Iterator[Moment]:
         """Yield what each searched frame added, in the order of time.
@@ -148,7 +175,7 @@ class Analysis:
         return [] if self._tracker is None else self._tracker.close()
 
     def _is_due(self, frame: Frame) -> bool:
-        self._cut = self._cut or frame.cut
+        self._cut = self._scenes.begins_with(frame) or self._cut
         # A scene is searched soon, but a video that flickers not in each frame.
         if frame.seconds < self._next - (_SOONER * self.every if self._cut else 0.0) - 1e-6:
             return False
@@ -156,11 +183,10 @@ class Analysis:
             return True
         if self._empty is None or frame.seconds >= self._next - self.every + _EMPTY_EVERY:
             return True
-        change = np.abs(frame.thumbnail.astype(np.int16) - self._empty.thumbnail).mean()
-        return bool(change > _UNCHANGED)
+        return _difference(frame.thumbnail, self._empty.thumbnail) > _UNCHANGED
 
     def _observed(self, frame: Frame) -> AgeGenderAnswer:
-        return self.observe([frame.jpeg()])
+        return self.observe([frame.jpeg()], self.min_face * frame.scale())
 
     def _seen(self, frame: Frame, cut: bool, future: "Future[AgeGenderAnswer]") -> Moment:
         answer = future.result()
@@ -170,12 +196,12 @@ class Analysis:
         if self._tracker is None:
             self.space = answer.space
             self.models = {str(task): version for task, version in answer.models.items()}
-            self._tracker = Tracker(answer.space, self.first_track)
+            self._tracker = Tracker(answer.space, self.first_track, self.gap)
         assert self.space is not None
         self.space.require(answer.space)
         self.seconds, self.searched = frame.seconds, self.searched + 1
-        self._empty = None if image.faces else frame
         ended = self._tracker.update(frame.seconds, _in_frame(image, frame), cut=cut)
+        self._empty = None if self._tracker.is_tracking else frame
         return Moment(frame.seconds, ended, self._tracker.live(self.coverage) if image.faces else [])
 
     @property
@@ -199,16 +225,17 @@ def video_answer(
     tracks: Sequence[Track],
     coverage: float,
     *,
+    every: float = EVERY,
     embeddings: bool = False,
 ) -> VideoAnswer:
     """Join all tracks of a video, and return the answer, whether it was searched completely or not.
 
     tracks : each with a number of its own. coverage : of the intervals of their faces.
-    embeddings : return each person's mean embedding.
+    every : seconds between two searched frames. embeddings : return each person's mean embedding.
     """
-    persons = (
-        [] if progress.space is None else joined(tracks, progress.space, coverage, embeddings=embeddings)
-    )
+    persons, gap = [], longest_gap(every, video.frame_rate)
+    if progress.space is not None:
+        persons = joined(tracks, progress.space, coverage, gap=gap, embeddings=embeddings)
     width, bins = timeline(persons, progress.seconds)
     return VideoAnswer(
         file=file,
@@ -224,6 +251,10 @@ def video_answer(
         bin_seconds=width,
         timeline=bins,
     )
+
+
+def _difference(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one.astype(np.int16) - other).mean())
 
 
 def _in_frame(image: ImageAnswer, frame: Frame) -> list[FaceAnswer]:

@@ -9,23 +9,22 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import av
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from agegender.errors import Problem
+from agegender.video import Clock, tagged_duration
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,9 +34,7 @@ MAX_SIDE: Final = 1280  # longest side of the frames in which faces are searched
 _MAX_BROKEN: Final = 200  # packets in a row that cannot be decoded
 _LIVE_SECONDS: Final = (10.0, 10.0)  # to open a live source, and to wait for its next frame
 _THUMBNAIL: Final = (32, 18)
-# A frame is the first of a scene if its thumbnail differs by this much (of 255) from the last frame's, and by
-# as much more than the last frame did from the one before, as FFmpeg's filter `scdet` has it.
-_CUT: Final = 20.0
+_SEEK_BACK, _SEEK_PAST_END = 2.0, 16.0  # the first step back of a seek, and the last one if nothing follows
 _INCOMPLETE_SHARE, _INCOMPLETE_SECONDS = 0.02, 1.0  # missing at the end of a file until it counts
 
 _FORMATS: Final = (
@@ -63,16 +60,11 @@ class VideoInfo(BaseModel):
 class Frame:
     """A decoded frame. Conversion to pixels happens on demand, because most frames are not looked at.
 
-    seconds : time since the start of the video. cut : whether a scene begins with this frame.
-    thumbnail : luminance, uint8 [18, 32].
+    seconds : time since the start of the video.
     """
 
-    def __init__(
-        self, frame: VideoFrame, seconds: float, aspect: float, thumbnail: Pixels, *, cut: bool
-    ) -> None:
+    def __init__(self, frame: VideoFrame, seconds: float, aspect: float) -> None:
         self.seconds = seconds
-        self.thumbnail = thumbnail
-        self.cut = cut
         self._frame = frame
         self._aspect = aspect
 
@@ -82,22 +74,32 @@ class Frame:
         width, height = max(1, round(self._frame.width * self._aspect)), self._frame.height
         return (height, width) if self._turns % 2 else (width, height)
 
+    @cached_property
+    def thumbnail(self) -> Pixels:
+        """Return the luminance [18, 32]."""
+        width, height = _THUMBNAIL
+        small = self._frame.reformat(width, height, format="gray", interpolation="FAST_BILINEAR")
+        return np.ascontiguousarray(small.to_ndarray())
+
     @property
     def _turns(self) -> int:
         """Return the quarter turns, counterclockwise, that make the frame upright."""
         return round(self._frame.rotation / 90) % 4
 
+    def scale(self, max_side: int | None = MAX_SIDE) -> float:
+        """Return the size of the reduced frame as a share of its own, at most 1."""
+        return 1.0 if max_side is None else min(1.0, max_side / max(self.size))
+
     def rgb(self, max_side: int | None = None) -> Pixels:
         """Return the upright frame as RGB [height, width, 3], its longer side at most `max_side` pixels."""
         width, height = self.size
-        scale = 1.0 if max_side is None else min(1.0, max_side / max(width, height))
+        scale = self.scale(max_side)
         shown = max(1, round(width * scale)), max(1, round(height * scale))
         across = shown[::-1] if self._turns % 2 else shown
         if self._frame.interlaced_frame:
             pixels = _one_field(np.asarray(self._frame.to_ndarray(format="rgb24"), dtype=np.uint8))
             if across != (pixels.shape[1], pixels.shape[0]):
-                resized = Image.fromarray(pixels).resize(across, Image.Resampling.BILINEAR)
-                pixels = np.asarray(resized)
+                pixels = np.asarray(Image.fromarray(pixels).resize(across, Image.Resampling.BILINEAR))
         else:
             method = "AREA" if scale < 1 else "BICUBIC"
             resampled = self._frame.reformat(*across, format="rgb24", interpolation=method)
@@ -111,23 +113,6 @@ class Frame:
         return file.getvalue()
 
 
-@dataclass
-class _Clock:
-    """Seconds since the first frame, from time stamps that may be missing, repeated or damaged."""
-
-    step: float
-    origin: float | None = None
-    last: float = 0.0
-
-    def of(self, time: float | None) -> float:
-        if time is None or not math.isfinite(time):
-            time = self.last + self.step + (self.origin or 0.0)
-        if self.origin is None:
-            self.origin = time
-        self.last = max(self.last, time - self.origin)
-        return self.last
-
-
 class Video:
     """An open video. Use `open_video`.
 
@@ -139,6 +124,9 @@ class Video:
         self._stream = container.streams.video[0]
         self.name = name
         self.problem: Problem | None = None
+        self._found = False  # a packet, since the last seek
+        self._images_alone = False  # whether the stated duration is theirs, and not that of the sound too
+        self._others_end = -math.inf  # the last time stamp of sound and other streams
         codec = self._stream.codec_context
         if codec.width <= 0 or codec.height <= 0:
             raise _bad(name, "it has no frame size")
@@ -164,19 +152,29 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._container.close()
 
     def _duration(self) -> float | None:
-        if self._stream.duration and self._stream.time_base:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration:
-            seconds = self._container.duration / av.time_base
-        else:
-            return None
+        base, whole = float(self._stream.time_base or 0), (self._container.duration or 0) / av.time_base
+        own = (self._stream.duration or 0) * base
+        if not own and self._container.format.name.startswith("matroska"):
+            # It states the times at which the file and, in a tag, the images end.
+            start = (self._stream.start_time or 0) * base
+            own, whole = tagged_duration(self._stream.metadata) - start, whole - start
+            own = min(own, whole) if whole > 0 else own
+        self._images_alone = own > 0
+        seconds = own if own > 0 else whole
         return round(seconds, 3) if 0 < seconds < 1e9 else None
+
+    @property
+    def has_index(self) -> bool:
+        """Return whether the container has an index. That of a fragmented MP4 has only the first frames."""
+        if not self.info.container.startswith("mov,"):
+            return self.info.container.startswith(("matroska,", "avi"))
+        entries = self._stream.index_entries
+        last = float(entries[-1].timestamp * self._stream.time_base) if len(entries) else 0.0
+        return last >= (self.info.seconds or 0.0) - _INCOMPLETE_SECONDS
 
     def frames(self, start: float = 0.0, end: float | None = None) -> Iterator[Frame]:
         """Yield the frames from `start` to before `end`, in seconds.
@@ -184,66 +182,98 @@ class Video:
         Damaged frames are skipped. If the video ends early, is too long, or a frame is too large, the
         frames end and `problem` states why.
         """
-        clock = _Clock(1 / (self._rate or 25.0), self._origin())
-        if start > 0:
-            self._seek(start)
-        last: Pixels | None = None
-        change = 0.0
-        for decoded in self._decoded():
+        clock = self.clock()
+        for decoded in self._decoded_from(start, clock.origin):
             if decoded.width * decoded.height > MAX_PIXELS:
                 self.problem = _too_large(decoded.width, decoded.height, self.name)
                 return
             seconds = clock.of(decoded.time)
             if not self.info.live and seconds > MAX_SECONDS:
-                self.problem = Problem(
-                    "video-too-large",
-                    413,
-                    f"{self.name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read.",
-                )
+                what = f"{self.name} is longer than {MAX_SECONDS / 3600:g} hours. The rest was not read."
+                self.problem = Problem("video-too-large", 413, what)
                 return
             if end is not None and seconds >= end:
                 return
             if seconds < start:
                 continue
-            thumbnail = _thumbnail(decoded)
-            difference = 0.0 if last is None else _difference(thumbnail, last)
-            cut = min(difference, difference - change) > _CUT
-            last, change = thumbnail, difference
-            frame = Frame(decoded, seconds, self._aspect, thumbnail, cut=cut)
+            frame = Frame(decoded, seconds, self._aspect)
             self.info.width, self.info.height = frame.size  # upright: only frames have their rotation
             yield frame
-        self.problem = self.problem or self._why_incomplete(clock.last)
+        self.problem = self.problem or self._why_incomplete(start if clock.last is None else clock.last)
 
-    def _origin(self) -> float | None:
+    def clock(self) -> Clock:
+        """Return a clock for time stamps of this video."""
         start, base = self._stream.start_time, self._stream.time_base
-        return float(start * base) if start is not None and base else None
+        origin = float(start * base) if start is not None and base else None
+        farthest = 0.0 if self.info.live else self.info.seconds or MAX_SECONDS
+        return Clock(1 / (self._rate or 25.0), origin, farthest)
 
-    def _seek(self, start: float) -> None:
-        base = self._stream.time_base or Fraction(1, av.time_base)
-        offset = int(start / base) + (self._stream.start_time or 0)
-        with suppress(av.error.FFmpegError):  # a file without an index is read from its start
-            self._container.seek(offset, stream=self._stream, backward=True)
+    def _decoded_from(self, start: float, origin: float | None) -> Iterator[VideoFrame]:
+        """Yield decoded frames, so that none from `start` seconds on is missing.
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        """Yield every frame that can be decoded. Sets `problem` at an error that ends the video."""
-        broken = 0
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.error.FFmpegError, OSError) as error:
-                self.problem = self._incomplete(f"reading failed ({_reason(error)})")
+        Some containers, such as MPEG-TS, have no index of key frames: a seek leads to a time stamp, and the
+        frames up to the next key frame cannot be decoded. So seek further back, until one before is decoded.
+        """
+        back = 0.0
+        while origin is not None and back < start and self._seek(origin + start - back):
+            frames = self._decoded(after_seek=True)
+            first = next(frames, None)
+            if first is not None and first.time is not None and first.time - origin <= start:
+                yield first
+                yield from frames
                 return
-            if packet is None:
+            if not self._found and back >= _SEEK_PAST_END:  # a truncated file
                 return
+            self.problem = None
+            back = max(_SEEK_BACK, 2 * back)
+        if back and origin is not None:
+            # Before the first time stamp: the first packet is decoded before it is shown.
+            _ = self._seek(origin - _SEEK_BACK) or self._seek(origin)
+        yield from self._decoded()
+
+    def _seek(self, time: float) -> bool:
+        """Move to before a time stamp. Returns False if this is not possible: a file without an index."""
+        try:
+            self._container.seek(int(time / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def time_stamps(self) -> Iterator[float]:
+        """Yield the time stamps of a file in seconds, in the order of the file, without decoding it."""
+        for packet in self._packets():
+            if packet.dts is not None:
+                yield float(packet.dts * packet.time_base)
+
+    def _packets(self) -> "Iterator[Packet[VideoStream]]":
+        """Yield the packets of the images. Sets `problem` at an error that ends the video."""
+        try:
+            for packet in self._container.demux():
+                if packet.stream.index == self._stream.index:
+                    yield packet
+                elif packet.pts is not None:
+                    self._others_end = max(self._others_end, float(packet.pts * packet.time_base))
+        except (av.error.FFmpegError, OSError) as error:
+            self.problem = self._incomplete(f"reading failed ({_reason(error)})")
+
+    def _decoded(self, *, after_seek: bool = False) -> Iterator[VideoFrame]:
+        """Yield every frame that can be decoded. Sets `problem` at an error that ends the video.
+
+        after_seek : begin at the next key frame.
+        """
+        broken, self._found = 0, False
+        for packet in self._packets():
+            self._found = self._found or packet.size > 0
+            after_seek = after_seek and not packet.is_keyframe
+            if after_seek:
+                continue
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 broken += 1
                 if broken >= _MAX_BROKEN:
-                    self.problem = self._incomplete(
-                        f"{broken} pieces in a row cannot be decoded ({_reason(error)})"
-                    )
+                    what = f"{broken} pieces in a row cannot be decoded ({_reason(error)})"
+                    self.problem = self._incomplete(what)
                     return
                 continue
             for frame in frames:
@@ -255,20 +285,18 @@ class Video:
         stated = self.info.seconds
         if stated is None:
             return None
-        missing = stated - last - 1 / (self._rate or 25.0)
-        if missing <= max(_INCOMPLETE_SECONDS, _INCOMPLETE_SHARE * stated):
+        enough = stated - max(_INCOMPLETE_SECONDS, _INCOMPLETE_SHARE * stated)
+        others_end = -math.inf if self._images_alone else self._others_end - (self.clock().origin or 0.0)
+        if max(last + 1 / (self._rate or 25.0), others_end) >= enough:
             return None
         return self._incomplete(f"it ends at {last:.1f} s of {stated:.1f} s")
 
     def _incomplete(self, what: str) -> Problem:
         if self.info.live:
             what = f"{self.name} ended: {what}. Check the camera and its network."
-            return Problem("video-incomplete", 422, what)
-        return Problem(
-            "video-incomplete",
-            422,
-            f"{self.name} is damaged or truncated: {what}. The answers are those of the frames before.",
-        )
+        else:
+            what = f"{self.name} is damaged or truncated: {what}. The answers are those of the frames before."
+        return Problem("video-incomplete", 422, what)
 
 
 def is_live(source: str | Path) -> bool:
@@ -285,16 +313,15 @@ def open_video(source: str | Path) -> Video:
     """
     text = str(source)
     address = _ADDRESS.match(text)
-    name = Path(text).name if address is None else _without_user(text)
+    name = Path(text).name if address is None else re.sub(r"//[^/@]*@", "//", text)
     if address is not None:
         return _opened(text, name, *_stream(address[1].lower(), name), live=True)
     if text.isdigit() or text.startswith("/dev/video"):
         return _opened(*_camera(text), live=True)
     path = Path(text)
     if not path.is_file():
-        raise Problem(
-            "no-such-video", 404, f"{name} is not a file; expected a video file, a camera or rtsp://…."
-        )
+        what = f"{name} is not a file; expected a video file, a camera or rtsp://…."
+        raise Problem("no-such-video", 404, what)
     if path.stat().st_size == 0:
         raise _bad(name, "the file is empty")
     options = {"protocol_whitelist": _PROTOCOLS["file"], "format_whitelist": _FORMATS}
@@ -304,12 +331,8 @@ def open_video(source: str | Path) -> Video:
 
 def _stream(scheme: str, name: str) -> tuple[str, dict[str, str]]:
     if scheme not in ("rtsp", "rtsps"):
-        raise Problem(
-            "bad-video",
-            415,
-            f"{name} cannot be opened: the scheme is {scheme}; expected a file, a camera, or rtsp://…. "
-            "Download the video first.",
-        )
+        what = f"{name} cannot be opened: the scheme is {scheme}; expected a file, a camera, or rtsp://…."
+        raise Problem("bad-video", 415, f"{what} Download the video first.")
     return "rtsp", {"protocol_whitelist": _PROTOCOLS[scheme], "rtsp_transport": "tcp"}
 
 
@@ -340,12 +363,9 @@ def _opened(
         raise _bad(name, _reason(error)) from error
     try:
         if not container.streams.video:
-            kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-            raise Problem(
-                "no-video",
-                415,
-                f"{name} contains {' and '.join(kinds)}, and no video. Send a file with moving images.",
-            )
+            kinds = " and ".join(sorted({str(one.type) for one in container.streams})) or "nothing"
+            what = f"{name} contains {kinds}, and no video. Send a file with moving images."
+            raise Problem("no-video", 415, what)
         return Video(container, name, live=live)
     except BaseException:
         container.close()
@@ -353,39 +373,17 @@ def _opened(
 
 
 def _bad(name: str, reason: str) -> Problem:
-    return Problem(
-        "bad-video",
-        415,
-        f"{name} cannot be opened as a video ({reason}). Expected a complete file, such as MP4, MOV, WebM, "
-        "MKV or AVI; a playlist is not accepted.",
-    )
+    what = f"{name} cannot be opened as a video ({reason}). Expected a complete file, such as MP4, MOV,"
+    return Problem("bad-video", 415, f"{what} WebM, MKV or AVI; a playlist is not accepted.")
 
 
 def _too_large(width: int, height: int, name: str) -> Problem:
-    return Problem(
-        "video-too-large",
-        413,
-        f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are accepted. "
-        "Reduce its size.",
-    )
+    what = f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are accepted."
+    return Problem("video-too-large", 413, f"{what} Reduce its size.")
 
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
-
-
-def _without_user(address: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", address)
-
-
-def _thumbnail(frame: VideoFrame) -> Pixels:
-    width, height = _THUMBNAIL
-    small = frame.reformat(width=width, height=height, format="gray", interpolation="FAST_BILINEAR")
-    return np.ascontiguousarray(small.to_ndarray())
-
-
-def _difference(one: Pixels, other: Pixels) -> float:
-    return float(np.abs(one.astype(np.int16) - other).mean())
 
 
 def _one_field(pixels: Pixels) -> Pixels:

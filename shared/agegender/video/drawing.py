@@ -21,8 +21,7 @@ from agegender.files import atomic_file
 from agegender.labels import AGE_GROUP_NAMES, GENDER_NAMES
 from agegender.video.analysis import Bin, VideoAnswer
 from agegender.video.decoding import open_video
-from agegender.video.persons import Person, Track
-from agegender.video.tracks import MAX_GAP
+from agegender.video.persons import MAX_GAP, Person, Track
 
 _H264: Final = ("libx264", {"preset": "veryfast", "crf": "23"})
 # Container, encoder and its options by the suffix of the file.
@@ -42,9 +41,13 @@ _GROUP_COLOURS: Final = (
 
 
 class Paths:
-    """The position of each track's face at any time: 20 bytes per sighting."""
+    """The position of each track's face at any time: 20 bytes per sighting.
 
-    def __init__(self, tracks: Iterable[Track] = ()) -> None:
+    gap : seconds without its face until a track ends.
+    """
+
+    def __init__(self, tracks: Iterable[Track] = (), gap: float = MAX_GAP) -> None:
+        self._gap = gap
         self._points: dict[int, npt.NDArray[np.float32]] = {}
         for track in tracks:
             self.add(track)
@@ -63,7 +66,7 @@ class Paths:
         later = points[after]
         if seconds >= later[0] - 1e-3:
             return _box(later)
-        if after == 0 or later[0] - points[after - 1][0] > MAX_GAP:
+        if after == 0 or later[0] - points[after - 1][0] > self._gap + 1e-3:
             return None
         earlier = points[after - 1]
         share = (seconds - earlier[0]) / max(later[0] - earlier[0], 1e-6)

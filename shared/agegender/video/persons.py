@@ -34,8 +34,8 @@ Box = tuple[float, float, float, float]
 MAX_LOG_ODDS: Final = 7.0  # of a gender; no head is more certain than 99.9 %
 MIN_WEIGHT: Final = 1e-3
 MIN_LONE_QUALITY, MIN_DET_SCORE = 0.5, 0.8  # false faces reach a score of 0.76, all tracks of persons 0.84
-# A track continues one that ended so many seconds before, if their boxes overlap by this share.
-_CONTINUED_SECONDS, _CONTINUED_OVERLAP = 2.0, 0.2
+MAX_GAP: Final = 2.0  # seconds without its face until a track ends, unless faces are searched seldom
+_CONTINUED_OVERLAP: Final = 0.2  # share of two boxes, if one track continues the other
 
 
 @dataclass(frozen=True)
@@ -287,15 +287,15 @@ class _Joined:
 
 
 def joined(
-    tracks: Iterable[Track], space: Space, coverage: float, *, embeddings: bool = False
+    tracks: Iterable[Track], space: Space, coverage: float, *, gap: float = MAX_GAP, embeddings: bool = False
 ) -> list[Person]:
     """Join the tracks of one person, and answer once per person, in the order of first appearance.
 
-    A track that continues another one at its place, because that reached its greatest length or the end of a
-    part of the video, is joined to it. Then those with more evidence come first. Each is added to the most
-    similar person whose appearances do not overlap it in time, if the cosine of the recogniser's vectors is
-    at least `Recogniser.same_person`. Otherwise it starts a person. In a space without a recogniser nobody
-    is recognised. Tracks with too little evidence (`is_person`) are omitted.
+    A track that continues another one at its place within `gap` seconds, because that reached its greatest
+    length or the end of a part of the video, is joined to it. Then those with more evidence come first. Each
+    is added to the most similar person whose appearances do not overlap it in time, if the cosine of the
+    recogniser's vectors is at least `Recogniser.same_person`. Otherwise it starts a person. In a space
+    without a recogniser nobody is recognised. Tracks with too little evidence (`is_person`) are omitted.
 
     coverage : of the intervals of the tracks' faces. embeddings : return each person's mean embedding.
     """
@@ -307,7 +307,7 @@ def joined(
 
     persons: list[_Joined] = []
     identities: list[Array] = []
-    continued = _continued(filter(is_person, tracks), correlation)
+    continued = _continued(filter(is_person, tracks), correlation, gap)
     for new in sorted(continued, key=lambda one: -one.pool.weight):
         own = identity(new)
         free = [index for index, one in enumerate(persons) if recogniser and not one.overlaps(new)]
@@ -326,13 +326,13 @@ def joined(
     ]
 
 
-def _continued(tracks: Iterable[Track], correlation: Correlation) -> list[_Joined]:
+def _continued(tracks: Iterable[Track], correlation: Correlation, gap: float) -> list[_Joined]:
     """Return all tracks, each together with those that continue it."""
     found: list[_Joined] = []
     open_ends: list[_Joined] = []
     for track in sorted(tracks, key=lambda one: one.first):
         new = _Joined(track.pool, [track])
-        open_ends = [one for one in open_ends if track.first - one.tracks[-1].last <= _CONTINUED_SECONDS]
+        open_ends = [one for one in open_ends if track.first - one.tracks[-1].last <= gap]
         shares = [
             _overlap(one.tracks[-1].last_bbox, track.first_bbox) if one.tracks[-1].last < track.first else 0.0
             for one in open_ends

@@ -17,13 +17,13 @@ from scipy.optimize import linear_sum_assignment
 
 from agegender.predictions import FaceAnswer
 from agegender.spaces import Space, recogniser_of
-from agegender.video.persons import Answer, Best, Correlation, Evidence, Pool, Track, correlation_of
+from agegender.video.persons import MAX_GAP, Answer, Best, Correlation, Evidence, Pool, Track, correlation_of
 
 Array = npt.NDArray[np.floating]
 Box = tuple[float, float, float, float]
 
 MAX_EVIDENCE: Final = 12  # faces per track
-MAX_GAP: Final = 2.0  # seconds without its face until a track ends
+_SELDOM: Final = 10.0  # seconds between two frames that one missed face may divide
 MAX_TRACK: Final = 600.0  # seconds until a track ends and another begins; the two are joined later
 MAX_LIVE: Final = 100  # tracks at the same time
 
@@ -127,14 +127,25 @@ def keep(evidence: list[Evidence], new: Evidence, correlation: Correlation) -> b
     return evidence.pop(worst) is not new
 
 
+def longest_gap(every: float, frame_rate: float | None = None) -> float:
+    """Return the seconds without its face until a track ends: one search may miss the face.
+
+    every : seconds between two searches. frame_rate : of the video, which may have frames more seldom.
+    """
+    interval = max(every, min(1 / frame_rate, _SELDOM)) if frame_rate else every
+    return max(MAX_GAP, 2 * interval + 0.5)
+
+
 class Tracker:
     """Assign the faces of each frame to tracks.
 
-    space : of the embeddings. first_number : of the first track.
+    space : of the embeddings. first_number : of the first track. gap : seconds without its face until a track
+    ends.
     """
 
-    def __init__(self, space: Space, first_number: int = 1) -> None:
+    def __init__(self, space: Space, first_number: int = 1, gap: float = MAX_GAP) -> None:
         self._space = space
+        self._gap = gap
         self._correlation = correlation_of(space)
         self._recogniser = recogniser_of(space)
         self._live: list[_Live] = []
@@ -148,7 +159,7 @@ class Tracker:
 
         Raises ValueError for a face without an embedding.
         """
-        ended = self._end(lambda live: cut or seconds - live.seconds > MAX_GAP, continues=False)
+        ended = self._end(lambda live: cut or seconds - live.seconds > self._gap, continues=False)
         ended += self._end(lambda live: seconds - live.first > MAX_TRACK, continues=True)
         self._seconds, faces = seconds, faces[:MAX_LIVE]
         identities = self._identities(faces)
@@ -163,6 +174,11 @@ class Tracker:
                 self._live.append(live)
             live.see(face, seconds, identities[index], self._correlation)
         return ended
+
+    @property
+    def is_tracking(self) -> bool:
+        """Return whether a track has not ended. Its face may be missing in the last frame."""
+        return bool(self._live)
 
     def live(self, coverage: float) -> list[LiveFace]:
         """Return the faces of the last frame, with the answers of their tracks so far."""

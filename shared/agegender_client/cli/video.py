@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from agegender_client.cli import (
 from agegender_client.cli.runs import follow
 
 if TYPE_CHECKING:
+    from agegender.predictions import AgeGenderAnswer
     from agegender.video.analysis import Analysis, Moment, VideoAnswer
     from agegender.video.decoding import Video
     from agegender.video.drawing import Paths
@@ -107,7 +108,9 @@ def video(
     ] = None,
     coverage: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of the age interval.")] = 0.9,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum faces per frame.")] = None,
-    min_face: Annotated[float, typer.Option(min=0, help="Minimum size of a face, in pixels.")] = 0,
+    min_face: Annotated[
+        float, typer.Option(min=0, help="Minimum size of a face, in the video's pixels.")
+    ] = 0,
     embeddings: Annotated[
         bool,
         typer.Option("--embeddings", help="With --json: also each person's mean embedding, biometric data."),
@@ -133,7 +136,7 @@ def video(
         ) from None
     outputs = _Outputs(csv_file, annotate, summary, overwrite)
     outputs.check(source, SUFFIXES, live=is_live(source))
-    options: dict[str, Any] = {"coverage": coverage, "min_face": min_face, "embeddings": True}
+    options: dict[str, Any] = {"coverage": coverage, "embeddings": True}
     if max_faces is not None:
         options["max_faces"] = max_faces
     if on_server:
@@ -141,16 +144,19 @@ def video(
             raise typer.BadParameter("--on-server answers whole video files; omit --until")
         if annotate is not None and annotate.suffix.lower() != ".mp4":
             raise typer.BadParameter(f"got --annotate {annotate.name}; --on-server writes .mp4")
-        request = {**options, "every": every, "annotated": annotate is not None, "embeddings": embeddings}
+        request = {**options, "every": every, "min_face": min_face, "embeddings": embeddings}
+        request["annotated"] = annotate is not None
         _answer_on_server(source, outputs, request, as_json=as_json)
         return
     with ExitStack() as opened:
-        paths = Paths()
         client = opened.enter_context(Client())
         reading = opened.enter_context(open_video(source))
-        analysis = Analysis(
-            reading, lambda images: client.predict(list(images), **options), every, coverage, end=until
-        )
+
+        def observe(images: Sequence[bytes], least: float) -> "AgeGenderAnswer":
+            return client.predict(list(images), min_face=least, **options)
+
+        analysis = Analysis(reading, observe, every, coverage, end=until, min_face=min_face)
+        paths = Paths(gap=analysis.gap)
         show = _show_live if reading.info.live else _show_progress
         watched = show(reading, analysis, paths if annotate else None, as_json=as_json)
         progress = analysis.progress
@@ -158,7 +164,9 @@ def video(
             stopped_by = {"complete": False, "problem": watched.problem.document()}
             progress = progress.model_copy(update=stopped_by)
         name = reading.name if reading.info.live else Path(source).name
-        answer = video_answer(name, reading.info, progress, watched.tracks, coverage, embeddings=embeddings)
+        answer = video_answer(
+            name, reading.info, progress, watched.tracks, coverage, every=every, embeddings=embeddings
+        )
     _print(answer, as_json=as_json)
     if answer.searched_frames:
         if csv_file is not None:

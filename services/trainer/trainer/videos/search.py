@@ -12,6 +12,7 @@ from agegender.video.analysis import Analysis, Progress, VideoAnswer, persons_cs
 from agegender.video.decoding import open_video
 from agegender.video.drawing import Paths, annotate, summary_svg
 from agegender.video.persons import Appearance, Person, Track
+from agegender.video.tracks import longest_gap
 from agegender_service.faces_client import BlockingFacesClient
 from pydantic import BaseModel
 
@@ -52,7 +53,7 @@ def search(settings: TrainerSettings, run: VideoRun, segment: int, attempt: Atte
     and other problems of the predictor.
     """
     options = run.options
-    parameters = {"embeddings": "true", "coverage": str(options.coverage), "min_face": str(options.min_face)}
+    parameters = {"embeddings": "true", "coverage": str(options.coverage)}
     if options.max_faces is not None:
         parameters["max_faces"] = str(options.max_faces)
     start = segment * options.segment_seconds
@@ -69,11 +70,13 @@ def search(settings: TrainerSettings, run: VideoRun, segment: int, attempt: Atte
             open_video(source_path(settings.data_dir, run)) as video,
         ):
 
-            def observe(images: Sequence[bytes]) -> AgeGenderAnswer:
-                return client.age_gender(images, parameters)
+            def observe(images: Sequence[bytes], min_face: float) -> AgeGenderAnswer:
+                return client.age_gender(images, {**parameters, "min_face": str(min_face)})
 
             end = None if last else start + options.segment_seconds
-            analysis = Analysis(video, observe, options.every, options.coverage, start, end)
+            analysis = Analysis(
+                video, observe, options.every, options.coverage, start, end, min_face=options.min_face
+            )
             for moment in analysis.moments():
                 tracks += moment.ended
                 attempt.write({"seconds": round(moment.seconds - start, 1), "faces": len(moment.live)})
@@ -105,7 +108,7 @@ def write_answer(data_dir: Path, run: VideoRun, attempt: Attempt) -> None:
                 source_path(data_dir, run),
                 directory / ANNOTATED,
                 answer.persons,
-                Paths(tracks),
+                Paths(tracks, _gap(run)),
                 until=None if answer.complete else answer.analysed_seconds,
                 progress=lambda seconds: attempt.write({"drawn_seconds": round(seconds, 1)}),
             )
@@ -129,14 +132,24 @@ def _joined(directory: Path, run: VideoRun) -> tuple[VideoAnswer, list[Track]]:
         ]
         whole = _together(whole, segment.progress)
     answer = video_answer(
-        run.file, run.video, whole, tracks, run.options.coverage, embeddings=run.options.embeddings
+        run.file,
+        run.video,
+        whole,
+        tracks,
+        run.options.coverage,
+        every=run.options.every,
+        embeddings=run.options.embeddings,
     )
     return answer, tracks
 
 
+def _gap(run: VideoRun) -> float:
+    return longest_gap(run.options.every, run.video.frame_rate)
+
+
 def _without_borders(answer: VideoAnswer, run: VideoRun) -> VideoAnswer:
     """Return the answer with one appearance for each two of a person that only a segment's border divides."""
-    length, most = run.options.segment_seconds, 2 * run.options.every + 0.5
+    length, most = run.options.segment_seconds, _gap(run)
     persons = []
     for person in answer.persons:
         appearances: list[Appearance] = []

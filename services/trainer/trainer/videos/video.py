@@ -59,6 +59,7 @@ _MAX_NAME = 100
 OPENING_SECONDS: Final = 60.0  # to open a file on a slow volume, and to decode its first frame
 OPENING_MEMORY: Final = 3 * 1024**3 // 2  # of address space; 8,192 x 4,320 pixels in H.265 need half
 OPENING_PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", __name__)
+_READING_SECONDS = 20.0  # to read all time stamps of a container without an index
 _UNUSUAL = re.compile(r"[^\w.()+ -]+")
 
 
@@ -70,7 +71,7 @@ class VideoOptions(BaseModel):
     every: float = Field(0.4, ge=0.02, le=10, description="seconds between two frames searched for faces")
     coverage: float = Field(0.9, ge=0.5, le=0.99, description="of the age intervals")
     max_faces: int | None = Field(None, ge=1, le=1000, description="maximum faces per frame")
-    min_face: float = Field(0, ge=0, le=10_000, description="minimum size of a face in pixels")
+    min_face: float = Field(0, ge=0, le=10_000, description="minimum size of a face in pixels of the video")
     annotated: bool = Field(False, description="also write a copy of the video with a label per person")
     embeddings: bool = Field(
         False, description="keep each person's mean embedding, which is biometric data, in the answer"
@@ -150,7 +151,8 @@ class Videos(Kind[VideoRun, VideoStatus]):
         missing = [] if (directory / ANSWER).exists() else list(_missing(directory, run))
         for segment in missing[:_AT_ONCE]:
             job_id = f"{run.id}-segment-{segment}"
-            yield Step(job_id, self.search_segment, (run.id, segment), _SEGMENT_SECONDS)
+            limit = _SEGMENT_SECONDS if run.segments > 1 else _JOIN_SECONDS
+            yield Step(job_id, self.search_segment, (run.id, segment), limit)
         if not missing:
             yield Step(f"{run.id}-answer", self.answer, (run.id,), _JOIN_SECONDS)
 
@@ -239,7 +241,10 @@ def uploaded_name(given: str) -> str:
 
 
 def new_video(run_id: str, path: Path, options: VideoOptions, *, uploaded: bool) -> VideoRun:
-    """Return the record for a video of which the first frame can be decoded. Raises as `described` does."""
+    """Return the record for a video of which the first frame can be decoded. Raises as `described` does.
+
+    A video whose duration is not known is one segment.
+    """
     info = described(path)
     segments = 1 if info.seconds is None else max(1, int(-(-info.seconds // options.segment_seconds)))
     return VideoRun(
@@ -255,6 +260,8 @@ def new_video(run_id: str, path: Path, options: VideoOptions, *, uploaded: bool)
 
 def described(path: Path, seconds: float = OPENING_SECONDS, memory: int = OPENING_MEMORY) -> VideoInfo:
     """Return the description of a video after its first frame was decoded, in a process of its own.
+
+    It has no duration if the time stamps start again, as in recordings that were concatenated.
 
     Raises ``no-video`` 415, ``video-too-large`` 413, and ``bad-video`` 415, also for a file that crashes the
     decoder, or takes it longer than these seconds or more than this memory.
@@ -298,9 +305,29 @@ def _describe(memory: int, path: Path) -> None:
         with open_video(path) as video:
             if next(video.frames(), None) is None:
                 raise video.problem or _undecodable(path, "it is damaged or truncated")
-            print(video.info.model_dump_json())
+        if _restarts(path):  # so the duration that it states is not the whole one
+            video.info.seconds = None
+        print(video.info.model_dump_json())
     except Problem as problem:
         print(json.dumps({"problem": problem.document()}))
+
+
+def _restarts(path: Path) -> bool:
+    """Return whether the time stamps of a video start again, or could not be read in time.
+
+    A segment of such a video cannot be found by its time. The index of concatenated files is that of the
+    first one, and the last segment takes the rest.
+    """
+    until = time.monotonic() + _READING_SECONDS
+    with open_video(path) as video:
+        clock = video.clock()
+        if video.has_index:
+            return False
+        for stamp in video.time_stamps():
+            clock.of(stamp)
+            if clock.restarts or time.monotonic() > until:
+                return True
+    return False
 
 
 def delete_stale_videos(data_dir: Path) -> None:
