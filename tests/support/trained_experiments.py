@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from trainer.datasets.embedding_set import EmbeddingSet, write_embedding_set
-from trainer.experiments.experiment import Experiment, fold_dir, save_experiment
+from trainer.experiments.experiment import FACES, Experiment, experiment_dir, fold_dir, save_experiment
+from trainer.experiments.experiment_data import record_faces
 from trainer.experiments.fold import run_fold
 from trainer.reports.report import summarise, write_reports
 from trainer.runs.attempt import Attempt
@@ -30,12 +31,21 @@ def trained_experiment(
     """Write the data set `dataset`, train three folds on it and write the report."""
     write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
     experiment = made_experiment(FOLDS, options, name=name).model_copy(update={"datasets": [dataset]})
-    save_experiment(data_dir, experiment)
+    experiment = created(data_dir, experiment, faces)
     machine = prepare_device("cpu", False, 1)  # as a worker's job has it
     for fold in FOLDS:
         run_fold(data_dir, experiment, faces, fold, Attempt(fold_dir(data_dir, name, fold)), machine)
     write_reports(data_dir, experiment, summarise(data_dir, experiment))
     return experiment
+
+
+def created(data_dir: Path, experiment: Experiment, faces: EmbeddingSet) -> Experiment:
+    """Store an experiment with the record of its faces, as the API does; return it."""
+    path = experiment_dir(data_dir, experiment.id) / FACES
+    hashes = record_faces(path, data_dir, experiment.datasets, experiment.space, experiment.image_set, faces)
+    recorded = experiment.model_copy(update={"data_sha256": hashes})
+    save_experiment(data_dir, recorded)
+    return recorded
 
 
 def without_meaning(faces: EmbeddingSet, seed: int = 0) -> EmbeddingSet:

@@ -32,7 +32,7 @@ from trainer.experiments.experiment import (
     is_finished,
     refit_dir,
 )
-from trainer.experiments.experiment_data import data_hashes, read_out_of_fold, second_embeddings
+from trainer.experiments.experiment_data import hashes_at_creation, read_out_of_fold, second_embeddings
 from trainer.runs.run import REPORT, read_optional
 from trainer.training.config import TrainingOptions
 
@@ -161,7 +161,7 @@ def _card(
         "code": {"version": __version__, "commit": _commit()},
         "data": {
             "sets": experiment.datasets,
-            "sha256": data_hashes(data_dir, *_data(experiment)),
+            "sha256": hashes_at_creation(data_dir, experiment),
             "second_embedding": second_embeddings(data_dir, *_data(experiment)),
             "faces": sum(part["test"] for part in report["faces"].values()),
         },

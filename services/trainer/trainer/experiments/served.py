@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 
 from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics
 from trainer.experiments.experiment import Experiment, load_experiment, refused
-from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
+from trainer.experiments.experiment_data import hashes_at_creation, read_out_of_fold
 from trainer.experiments.promote import built_heads, head_versions, require_report, served_banks
 
 SERVED, CALIBRATED = "served", "evaluation-"  # names of heads; the second begins that of a calibration
@@ -239,7 +239,7 @@ def _compared(
     card = head.manifest.card
     data = card.get("data")
     data = data if isinstance(data, dict) else {}  # a card has any form if no experiment wrote it
-    hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set)
+    hashes = hashes_at_creation(data_dir, experiment)
     theirs, trained_on = data.get("sha256"), data.get("faces")
     new_trained_on = sum(part["test"] for part in report["faces"].values())
     refitted, judges, _ = served_banks(data_dir, experiment, report)
