@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from agegender.files import read_json
 from trainer.datasets.embedding_set import write_embedding_set
-from trainer.experiments.experiment import FACES, experiment_dir, fold_dir
-from trainer.jobs import judge_heads, run_trial, train_fold
+from trainer.experiments.experiment import FACES, experiment_dir, fold_dir, load_experiment
+from trainer.jobs import judge_heads, run_trial, train_fold, write_search_report
+from trainer.reports.contents import origins
 from trainer.searches.search import search_dir
 
 from tests.support.made_faces import made_faces
@@ -131,3 +132,27 @@ def test_data_set_is_not_regrouped_while_a_run_uses_it(trainer: httpx.Client, da
     resumed = trainer.post(f"/experiments/{experiment}/resume")  # a repeated request changes nothing
     assert resumed.status_code == 200 and change_of(trainer, "large")[0] == 202
     assert change_of(trainer, "others")[0] == 202
+
+
+def test_report_calls_a_fold_independent_of_a_search_only_if_its_faces_are_the_same(
+    trainer: httpx.Client, data_dir: Path
+) -> None:
+    options = {"seeds": 1, "optimizer": {"epochs": 1}}
+    body = {"dataset": "large", "trials": 1, "inner_folds": 2, "held_out": [2], **options}
+    search = trainer.post("/searches", json=body).json()["id"]
+    run_trial(search, 0)
+    write_search_report(search)
+
+    def stated(**changes: object) -> str:
+        answer = trainer.post("/experiments", json={"dataset": "large", "search": search, **changes})
+        assert answer.status_code == 202, answer.text
+        trainer.post(f"/experiments/{answer.json()['id']}/cancel")
+        experiment = load_experiment(data_dir, answer.json()["id"])
+        return " ".join(origins({"experiment": experiment.model_dump(mode="json")}))
+
+    assert "It did not use fold 2: that row is independent" in stated()
+    assert "may have used faces of every fold" in stated(k=3)
+    assert "may have used faces of every fold" in stated(overlap="allow")
+    assert "it is unknown whether" in stated(dataset="others", overlap="allow")
+    regroup(data_dir)
+    assert "may have used faces of every fold" in stated()

@@ -177,6 +177,12 @@ class ChosenBy(BaseModel):
     trials: int = Field(description="number of trials compared")
     datasets: list[str]
     held_out: list[int] = Field(description="folds that the search did not use")
+    space: Space | None = None  # these four are absent from records of earlier releases
+    image_set: str | None = None
+    overlap: Overlap | None = None
+    data_sha256: dict[str, str] | None = Field(
+        None, description="data set → SHA-256 of its extracted file when the search was created"
+    )
     shared_faces: int | None = Field(
         None,
         description="faces of this experiment in other data sets that the search used; null: not counted",

@@ -124,12 +124,25 @@ def require_unseen_by(
     return list(dict.fromkeys(warnings))
 
 
+def changed_sets(
+    data_dir: Path, recorded: Mapping[str, str] | None, datasets: list[str], space: Space, image_set: str
+) -> list[str]:
+    """Return which data sets of a run are not as they were at its creation.
+
+    recorded : data set → SHA-256 then; None, of a run of an earlier release, returns none. Absent files are
+        not compared.
+    """
+    image_sets = image_sets_of(datasets, image_set)
+    found = []
+    for name, sha256 in (recorded or {}).items():
+        path = data_path(data_dir, name, space, image_sets[name])
+        if path.is_file() and file_sha256(path) != sha256:
+            found.append(name)
+    return found
+
+
 def _changed(data_dir: Path, source: Experiment) -> list[str]:
-    """Return which data sets of an experiment are not as they were at its creation; none if it is unknown."""
-    recorded = source.data_sha256 or {}
-    image_sets = image_sets_of(source.datasets, source.image_set)
-    paths = {name: data_path(data_dir, name, source.space, image_sets[name]) for name in recorded}
-    return [name for name, path in paths.items() if path.is_file() and file_sha256(path) != recorded[name]]
+    return changed_sets(data_dir, source.data_sha256, source.datasets, source.space, source.image_set)
 
 
 def _compared_today(what: str, changed: list[str]) -> str:

@@ -327,7 +327,7 @@ def _require_unused(data_dir: Path, extraction: Extraction) -> None:
                 raise Problem(
                     "dataset-in-use",
                     409,
-                    f"The {kind.name} {name} uses {extraction.dataset}/{extraction.image_set}, and cannot use "
+                    f"The {kind.name} {name} uses {extraction.dataset}/{extraction.image_set} and cannot use "
                     "other faces or folds midway. Wait until it is finished, or cancel it by POST "
                     f"/{kind.path}/{name}/cancel.",
                 )
