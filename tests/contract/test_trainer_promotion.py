@@ -57,12 +57,13 @@ def test_heads_of_few_faces_replace_those_of_many_only_by_force(
     assert served(data_dir) == {"age": "big-age", "gender": "big-gender"}
     age, gender = refused.json()["comparisons"]
     assert refused.json()["comparisons"] == trainer.get("/experiments/few/comparison").json()
-    assert (age["served_trained_on"], age["new_trained_on"], age["faces"]) == (400, 34, 34)
+    # With splits as large as these, some faces validated all banks that did not hold them out.
+    assert (age["served_trained_on"], age["new_trained_on"], age["faces"]) == (354, 32, 34)
     assert (age["served_saw"], age["metric"], gender["metric"]) == ("none", "mae", "gender-error")
     assert "fewer-faces" in age["reasons"] and "fewer-faces" in gender["reasons"]
     for text in (
-        "400 faces",
-        "34",
+        "354 faces",
+        "32",
         f"{age['served_error']:.2f} years",
         f"{age['new_error']:.2f} years",
         "force",

@@ -26,14 +26,19 @@ OPTIONS = TrainingOptions.model_validate(
 
 
 def trained_experiment(
-    data_dir: Path, name: str, dataset: str, faces: EmbeddingSet, options: TrainingOptions = OPTIONS
+    data_dir: Path,
+    name: str,
+    dataset: str,
+    faces: EmbeddingSet,
+    options: TrainingOptions = OPTIONS,
+    folds: list[int] = FOLDS,
 ) -> Experiment:
-    """Write the data set `dataset`, train three folds on it and write the report."""
+    """Write the data set `dataset`, train three folds on it, or those named, and write the report."""
     write_embedding_set(data_dir, dataset, "images", faces, {"kind": "made up"})
-    experiment = made_experiment(FOLDS, options, name=name).model_copy(update={"datasets": [dataset]})
+    experiment = made_experiment(folds, options, name=name).model_copy(update={"datasets": [dataset]})
     experiment = created(data_dir, experiment, faces)
     machine = prepare_device("cpu", False, 1)  # as a worker's job has it
-    for fold in FOLDS:
+    for fold in folds:
         run_fold(data_dir, experiment, faces, fold, Attempt(fold_dir(data_dir, name, fold)), machine)
     write_reports(data_dir, experiment, summarise(data_dir, experiment))
     return experiment
