@@ -11,13 +11,18 @@ from agegender.files import read_npz, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.datasets.embedding_set import EmbeddingSet, FaceLabels, read_labels, write_embedding_set
-from trainer.datasets.exclusiveness import check, merged, require_exclusive, shared_faces
+from trainer.datasets.exclusiveness import (
+    check,
+    exclusiveness_warnings,
+    merged,
+    require_exclusive,
+    shared_faces,
+)
 from trainer.datasets.folds import Grouping, NearDuplicates, with_folds
 from trainer.experiments.experiment import MERGED, merged_subjects, save_experiment
 from trainer.experiments.experiment_data import (
     as_one,
     exclusive_labels,
-    exclusiveness_warnings,
     load_faces,
     write_merged,
 )

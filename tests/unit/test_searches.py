@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agegender.errors import Problem
+from agegender.spaces import Space
 from agegender_service.inputs import log_deprecated_name
 from optuna.trial import TrialState
 from pydantic import ValidationError
@@ -141,19 +142,39 @@ def test_search_never_looks_at_the_folds_that_are_held_out_and_inner_folds_share
         assert len(set(fold[faces.subject == subject])) == 1
 
 
+SAME = {
+    "datasets": ["made"],
+    "image_set": "images",
+    "space": SPACE.model_dump(),
+    "overlap": "refuse",
+    "data_sha256": {"made": "0"},
+}
+MAY = "may have used faces of every fold"
+
+
 @pytest.mark.parametrize(
-    ("datasets", "held_out", "sentence"),
+    ("changes", "sentence"),
     [
-        (["made"], [4], "did not use fold 4"),
-        (["made"], [], "optimistic"),
-        (["made", "more"], [4], "faces of every fold"),
-        (["more"], [4], "independent"),
+        ({}, "did not use fold 4: that row is independent of the choice"),
+        ({"held_out": []}, "It used faces of every fold"),
+        ({"datasets": ["made", "more"], "data_sha256": {"made": "0", "more": "1"}}, MAY),
+        ({"data_sha256": {"made": "1"}}, MAY),  # regrouped since
+        ({"data_sha256": None}, MAY),  # of an earlier release
+        ({"space": Space(id="other-1", dimension=32).model_dump()}, MAY),
+        ({"image_set": "aligned"}, MAY),
+        ({"overlap": "merge"}, MAY),
+        ({"datasets": ["more"], "shared_faces": 0}, "so the metrics are independent of it"),
+        ({"datasets": ["more"], "shared_faces": 2}, "It used 2 of these faces"),
+        ({"datasets": ["more"], "shared_faces": None}, "it is unknown whether the metrics are independent"),
     ],
 )
 def test_report_states_whose_figures_are_independent_of_the_search(
-    datasets: list[str], held_out: list[int], sentence: str
+    changes: dict[str, object], sentence: str
 ) -> None:
-    selection = {"search": "search-1", "trial": 3, "trials": 9, "datasets": datasets, "held_out": held_out}
-    experiment = {"chosen_by": selection, "datasets": ["made"], "folds": [0, 1, 2, 3, 4]}
+    selection = {"search": "search-1", "trial": 3, "trials": 9, "held_out": [4], **SAME, **changes}
+    experiment = {"chosen_by": selection, "folds": [0, 1, 2, 3, 4], "k": None, **SAME}
     assert sentence in " ".join(origins({"experiment": experiment}))
+    assert MAY in " ".join(
+        origins({"experiment": {**experiment, "chosen_by": {**selection, **SAME}, "k": 5}})
+    )
     assert origins({"experiment": {**experiment, "chosen_by": None}}) == []

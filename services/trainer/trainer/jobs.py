@@ -18,7 +18,7 @@ from agegender.errors import Problem
 from trainer.datasets.embedding_set import EmbeddingSet
 from trainer.evaluations.evaluation import Evaluations, evaluation_dir
 from trainer.experiments.experiment import METRICS, Experiment, experiment_dir, fold_dir, refit_dir
-from trainer.experiments.experiment_data import load_faces, load_faces_of
+from trainer.experiments.experiment_data import load_faces, load_faces_of, require_same_data
 from trainer.experiments.predictions import out_of_fold_columns, write_predictions
 from trainer.experiments.promote import awaits_promotion, promote
 from trainer.experiments.served import serves_all
@@ -28,7 +28,13 @@ from trainer.extraction.plan import Extractions, fail, run_plan
 from trainer.runs.attempt import Attempt, Cancelled, carry_out, store_failure
 from trainer.runs.run import FAILURE, REPORT, Kind, R, S
 from trainer.runs.scheduler import connect, job_queue, schedule
-from trainer.searches.search import RESULT, merged_search_subjects, search_dir, trial_dir
+from trainer.searches.search import (
+    RESULT,
+    merged_search_subjects,
+    recorded_search_faces,
+    search_dir,
+    trial_dir,
+)
 from trainer.searches.study import Searches
 from trainer.settings import TrainerSettings
 from trainer.videos.video import ANSWER, JOIN, VideoRun, Videos, segment_path, step_dir, video_dir
@@ -133,8 +139,14 @@ def run_trial(search_id: str, number: int) -> None:
 
     def work() -> None:
         attempt = Attempt(directory, lambda: SEARCHES.active_run(data_dir, search_id) is not None)
-        merged = merged_search_subjects(data_dir, search)
-        faces = load_faces(data_dir, search.datasets, search.space, search.image_set, merged)
+        faces = load_faces(
+            data_dir,
+            search.datasets,
+            search.space,
+            search.image_set,
+            merged_search_subjects(data_dir, search),
+            recorded_search_faces(data_dir, search),
+        )
         evaluate(data_dir, search, number, faces, attempt, _device(settings))
 
     def fail_run(problem: Problem) -> None:
@@ -203,7 +215,9 @@ def judge_heads(evaluation_id: str) -> None:
 
     def work() -> None:
         attempt = Attempt(directory, lambda: EVALUATIONS.active_run(data_dir, evaluation_id) is not None)
-        faces = load_faces(data_dir, [evaluation.dataset], evaluation.space, evaluation.image_set)
+        space, image_set = evaluation.space, evaluation.image_set
+        faces = load_faces(data_dir, [evaluation.dataset], space, image_set)
+        require_same_data(data_dir, evaluation.data_sha256, space, image_set)
         run_evaluation(data_dir, settings.heads_dir, evaluation, faces, attempt)
 
     carry_out(work, store_failure(directory), evaluation=evaluation_id)

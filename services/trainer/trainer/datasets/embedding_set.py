@@ -5,8 +5,10 @@ the folder of images that was extracted, such as Adience's `aligned` or `faces`.
 """
 
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +16,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from agegender.errors import Problem
-from agegender.files import read_json, read_npz, write_json, write_npz
+from agegender.files import read_json, read_npy_header, read_npz, write_json, write_npz
 from agegender.heads.head import Classes
 from agegender.labels import MAX_AGE, Gender, age_groups_of
 from agegender.spaces import Space
 
-SHA256_BYTES, IMAGE_HASH_BYTES = 32, 64
+SHA256_BYTES, IMAGE_HASH_BYTES, DIGEST_BYTES = 32, 64, 16
 _NAME = re.compile(r"[^\W_](?:[\w .()+,&'@-]{0,98}[\w.()+,&'@-])?")
 
 _MAX_NAME_BYTES = 200  # file systems take 255
@@ -217,6 +219,89 @@ def read_meta_data(data_dir: Path, dataset: str, space: Space, image_set: str) -
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def face_digests(faces: FaceLabels, embeddings: Iterable[bytes]) -> npt.NDArray[np.uint8]:
+    """Return a digest [faces, 16] of all that training uses of each face.
+
+    That is its name, ages, gender, subject and fold, and its embeddings.
+
+    embeddings : of each face, as `embedding_bytes` or `stored_embedding_bytes` yields them.
+    """
+    columns = (faces.file, faces.subject, faces.fold, faces.gender, faces.age_low, faces.age_high)
+    digests = bytearray()
+    for *labels, content in zip(*(column.tolist() for column in columns), embeddings, strict=True):
+        text = "\0".join(map(str, labels)).encode(errors="surrogatepass")
+        digests += hashlib.blake2b(text + b"\0" + content, digest_size=DIGEST_BYTES).digest()
+    return np.frombuffer(bytes(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def embedding_bytes(faces: EmbeddingSet) -> Iterator[bytes]:
+    """Yield the bytes of the embeddings of each face."""
+    twice = len(faces.embedding_mirrored) == len(faces)
+    for row, embedding in enumerate(faces.embedding):
+        yield embedding.tobytes() + (faces.embedding_mirrored[row].tobytes() if twice else b"")
+
+
+def stored_embedding_bytes(paths: Sequence[Path]) -> Iterator[bytes]:
+    """Yield what `embedding_bytes` yields for these data sets combined, without reading them into memory."""
+    shapes = [[_shape(path, name) for name in ("embedding", "embedding_mirrored")] for path in paths]
+    twice = all(mirrored[0] == faces[0] for faces, mirrored in shapes)
+    for path in paths:
+        rows = _stored_rows(path, "embedding")
+        if twice:
+            pairs = zip(rows, _stored_rows(path, "embedding_mirrored"), strict=True)
+            yield from (first + second for first, second in pairs)
+        else:
+            yield from rows
+
+
+def _shape(path: Path, name: str) -> tuple[int, ...]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        return read_npy_header(stream)[0]
+
+
+def _stored_rows(path: Path, name: str) -> Iterator[bytes]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        shape, by_column, dtype = read_npy_header(stream)
+        if by_column:
+            yield from (row.tobytes() for row in read_npz(path, [name])[name])
+        else:
+            size = math.prod(shape[1:]) * dtype.itemsize
+            yield from (stream.read(size) for _ in range(shape[0]))
+
+
+def selected(faces: EmbeddingSet, named: list[Any], keys: list[Any]) -> EmbeddingSet:
+    """Return the faces with these keys, in their order. Raises KeyError. keys : of all faces."""
+    if named == keys:
+        return faces
+    rows = {key: row for row, key in enumerate(keys)}
+    return faces.rows(np.array([rows[key] for key in named], np.int64))
+
+
+def as_recorded(faces: EmbeddingSet, path: Path, names: str) -> EmbeddingSet:
+    """Return the faces that a run was created with, in their order.
+
+    Raises ``bad-dataset`` 409 if one of them has changed.
+
+    path : file with their digests, of `face_digests`. names : of the data sets, for the message.
+    """
+    try:
+        recorded = [digest.tobytes() for digest in read_npz(path)["digest"]]
+    except (OSError, KeyError, ValueError) as error:
+        raise Problem("bad-dataset", 409, f"{path}: {error}; start a new run.") from error
+    present = [digest.tobytes() for digest in face_digests(faces, embedding_bytes(faces))]
+    if changed := len(set(recorded) - set(present)):
+        raise changed_data(
+            f"{changed:,} of {len(recorded):,} faces are absent, or have other labels, subjects, folds or "
+            f"embeddings than at the creation of this run, because {names} was extracted or grouped again."
+        )
+    return selected(faces, recorded, present)
+
+
+def changed_data(what: str) -> Problem:
+    """Return ``bad-dataset`` 409 for a run whose data have changed since its creation. what : a sentence."""
+    return Problem("bad-dataset", 409, f"{what} Restore the extracted data set, or start a new run.")
 
 
 def combine(sets: Mapping[str, EmbeddingSet]) -> EmbeddingSet:

@@ -125,6 +125,23 @@ def described(found: Mapping[Reason, Mapping[str, int]]) -> str:
     )
 
 
+def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
+    """Return what `exclusive_labels` found and tolerated, and what it could not check."""
+    warnings = []
+    if report["found"] and report["overlap"] == "allow":
+        warnings.append(f"In several folds or under several subjects are {described(report['found'])}.")
+    if report["found"] and report["overlap"] == "merge":
+        warnings.append(
+            f"Merged were {described(report['found'])}; {report['moved']:,} faces changed their fold."
+        )
+    warnings += [
+        f"Copies of images in {name} were not detected, because it was extracted without their hashes; run "
+        f"`agegender regroup {name}`."
+        for name in report["not_checked"]
+    ]
+    return warnings
+
+
 def merged(faces: FaceLabels, group: Groups) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int16]]:
     """Return subject and fold [faces] with one subject and one fold per group.
 

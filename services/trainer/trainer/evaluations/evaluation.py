@@ -79,6 +79,9 @@ class Evaluation(Run):
     head: str
     versions: dict[Task, str] = Field(description="of the heads that are judged")
     calibrate: bool = False
+    data_sha256: dict[str, str] | None = Field(
+        None, description="data set → SHA-256 of its extracted file at the creation"
+    )
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -163,7 +166,7 @@ class Evaluations(Kind[Evaluation, EvaluationStatus]):
             state = "failed"
         result = Result(results={}, recommendation=[]) if found is None else Result.model_validate(found)
         return EvaluationStatus(
-            **run.model_dump(exclude={"format", "cancelled"}),
+            **run.model_dump(exclude={"format", "cancelled", "data_sha256"}),
             state=state,
             **dict(result),
             promoted=read_optional(directory / CALIBRATION) or {},

@@ -40,7 +40,8 @@ from trainer.training.config import (
 )
 
 RECORD = "experiment.json"
-METRICS, PROMOTED, MERGED = "metrics.json", "promoted.json", "merged-subjects.npz"
+METRICS, PROMOTED = "metrics.json", "promoted.json"
+MERGED, FACES = "merged-subjects.npz", "faces.npz"
 BANK, OUT_OF_FOLD, CHECKPOINT = "bank.safetensors", "out-of-fold.npz", "checkpoint.safetensors"
 
 _GROUPS = ("head", "optimizer", "loss", "augmentation")
@@ -176,6 +177,12 @@ class ChosenBy(BaseModel):
     trials: int = Field(description="number of trials compared")
     datasets: list[str]
     held_out: list[int] = Field(description="folds that the search did not use")
+    space: Space | None = None  # these four are absent from records of earlier releases
+    image_set: str | None = None
+    overlap: Overlap | None = None
+    data_sha256: dict[str, str] | None = Field(
+        None, description="data set → SHA-256 of its extracted file when the search was created"
+    )
     shared_faces: int | None = Field(
         None,
         description="faces of this experiment in other data sets that the search used; null: not counted",
@@ -202,6 +209,11 @@ class Experiment(Run):
         None, description="what was checked at its creation, and what was found; null: nothing was checked"
     )
     warnings: list[str] = Field(default_factory=list)
+    data_sha256: dict[str, str] | None = Field(
+        None,
+        description="data set → SHA-256 of its extracted file at the creation; null: an earlier release "
+        "created it",
+    )
     promote: bool = Field(False, description="serve the better heads once the refits are done")
 
     @computed_field(description="former name of `warm_start`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
@@ -299,6 +311,11 @@ def merged_subjects(data_dir: Path, experiment: Experiment) -> Path | None:
     """Return the file of merged subjects or other folds, for `load_faces`; None without either."""
     regrouped = experiment.overlap == "merge" or experiment.k is not None
     return experiment_dir(data_dir, experiment.id) / MERGED if regrouped else None
+
+
+def recorded_faces(data_dir: Path, experiment: Experiment) -> Path | None:
+    """Return the file of `record_faces`, for `load_faces`; None if an earlier release did not write it."""
+    return None if experiment.data_sha256 is None else experiment_dir(data_dir, experiment.id) / FACES
 
 
 def is_finished(data_dir: Path, experiment: Experiment) -> bool:

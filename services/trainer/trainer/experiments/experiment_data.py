@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,20 @@ from trainer.datasets.embedding_set import (
     BadDataset,
     EmbeddingSet,
     FaceLabels,
+    as_recorded,
+    changed_data,
     combine,
     combine_labels,
     data_path,
+    face_digests,
     file_sha256,
     read_embedding_set,
     read_labels,
     read_meta_data,
+    selected,
+    stored_embedding_bytes,
 )
-from trainer.datasets.exclusiveness import Overlap, check, described, merged, require_exclusive
+from trainer.datasets.exclusiveness import Overlap, check, merged, require_exclusive
 from trainer.datasets.folds import (
     groups_of,
     require_validation,
@@ -35,7 +41,14 @@ from trainer.datasets.folds import (
     validation_split,
 )
 from trainer.evaluation import OutOfFold
-from trainer.experiments.experiment import OUT_OF_FOLD, Experiment, TrainingRequest, merged_subjects, refused
+from trainer.experiments.experiment import (
+    OUT_OF_FOLD,
+    Experiment,
+    TrainingRequest,
+    merged_subjects,
+    recorded_faces,
+    refused,
+)
 from trainer.training.config import TrainingOptions
 
 _FEW_SUBJECTS = 500
@@ -101,21 +114,39 @@ def _one_image_set(name: str, existing: list[str], requested: str | None) -> str
 
 
 def load_faces(
-    data_dir: Path, datasets: list[str], space: Space, image_set: str, merged_subjects: Path | None = None
+    data_dir: Path,
+    datasets: list[str],
+    space: Space,
+    image_set: str,
+    merged_subjects: Path | None = None,
+    recorded: Path | None = None,
 ) -> EmbeddingSet:
     """Return the faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
 
     merged_subjects : the file of `write_merged`, if overlapping faces were merged.
+    recorded : the file of `record_faces`; only the faces in it are returned, in its order. The problem is
+        raised if one of them has changed.
     """
     sets = _read(read_embedding_set, data_dir, datasets, space, image_set)
     faces = next(iter(sets.values())) if len(sets) == 1 else combine(sets)
-    return faces if merged_subjects is None else _with_merged(faces, merged_subjects)
+    if merged_subjects is not None:
+        faces = _with_merged(faces, merged_subjects)
+    return faces if recorded is None else as_recorded(faces, recorded, " and ".join(datasets))
 
 
 def load_faces_of(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
-    """Return the faces of an experiment, with or without a label for its task. Raises ``bad-dataset`` 409."""
-    merged = merged_subjects(data_dir, experiment)
-    return load_faces(data_dir, experiment.datasets, experiment.space, experiment.image_set, merged)
+    """Return the faces that an experiment was created with, with or without a label for its task.
+
+    Raises ``bad-dataset`` 409 if one of them has changed.
+    """
+    return load_faces(
+        data_dir,
+        experiment.datasets,
+        experiment.space,
+        experiment.image_set,
+        merged_subjects(data_dir, experiment),
+        recorded_faces(data_dir, experiment),
+    )
 
 
 def load_labels(data_dir: Path, datasets: list[str], space: Space, image_set: str) -> FaceLabels:
@@ -164,41 +195,49 @@ def exclusive_labels(
     return faces, report
 
 
-def exclusiveness_warnings(report: dict[str, Any]) -> list[str]:
-    """Return what `exclusive_labels` found and tolerated, and what it could not check."""
-    warnings = []
-    if report["found"] and report["overlap"] == "allow":
-        warnings.append(f"In several folds or under several subjects are {described(report['found'])}.")
-    if report["found"] and report["overlap"] == "merge":
-        warnings.append(
-            f"Merged were {described(report['found'])}; {report['moved']:,} faces changed their fold."
-        )
-    warnings += [
-        f"Copies of images in {name} were not detected, because it was extracted without their hashes; run "
-        f"`agegender regroup {name}`."
-        for name in report["not_checked"]
-    ]
-    return warnings
-
-
 def write_merged(path: Path, faces: FaceLabels) -> None:
     """Store the subjects and folds of merged data sets, so that all jobs use the same."""
     write_npz(path, {"file": faces.file, "subject": faces.subject, "fold": faces.fold})
 
 
 def _with_merged(faces: EmbeddingSet, path: Path) -> EmbeddingSet:
+    """Return the merged faces, in the order in which they were merged."""
     try:
         arrays = read_npz(path)
-        same = np.array_equal(arrays["file"], faces.file)
-    except (OSError, KeyError, ValueError) as error:
-        raise Problem("bad-dataset", 409, f"{path}: {error}; start the experiment again.") from error
-    if not same:
+        faces = selected(faces, arrays["file"].tolist(), faces.file.tolist())
+        return replace(faces, subject=arrays["subject"], fold=arrays["fold"])
+    except LookupError as error:
         raise Problem(
             "bad-dataset",
             409,
             "A data set was extracted again after its subjects were merged; start the experiment again.",
-        )
-    return replace(faces, subject=arrays["subject"], fold=arrays["fold"])
+        ) from error
+    except (OSError, ValueError) as error:
+        raise Problem("bad-dataset", 409, f"{path}: {error}; start the experiment again.") from error
+
+
+def record_faces(
+    path: Path, data_dir: Path, datasets: list[str], space: Space, image_set: str, faces: FaceLabels
+) -> dict[str, str]:
+    """Store what identifies the faces of a new run; return the SHA-256 of each data file.
+
+    faces : labels of the data sets, with the subjects and folds that the run uses.
+    """
+    image_sets = image_sets_of(datasets, image_set)
+    files = [data_path(data_dir, name, space, own) for name, own in image_sets.items()]
+    try:
+        digests = face_digests(faces, stored_embedding_bytes(files))
+    except (OSError, KeyError, ValueError, BadZipFile) as error:  # it was replaced a moment ago
+        names = " and ".join(datasets)
+        raise Problem("bad-dataset", 409, f"{names} cannot be read ({error}); repeat the request.") from error
+    write_npz(path, {"digest": digests})
+    return data_hashes(data_dir, datasets, space, image_set)
+
+
+def require_same_data(data_dir: Path, recorded: dict[str, str] | None, space: Space, image_set: str) -> None:
+    """Raise ``bad-dataset`` 409 if a data file is not the recorded one (data set → SHA-256)."""
+    if recorded and recorded != data_hashes(data_dir, list(recorded), space, image_set):
+        raise changed_data(f"{' and '.join(recorded)} was extracted or grouped again.")
 
 
 def _read(
@@ -222,6 +261,13 @@ def data_hashes(data_dir: Path, datasets: list[str], space: Space, image_set: st
         name: file_sha256(data_path(data_dir, name, space, own))
         for name, own in image_sets_of(datasets, image_set).items()
     }
+
+
+def hashes_at_creation(data_dir: Path, experiment: Experiment) -> dict[str, str]:
+    """Return the SHA-256 of each data file; that of today if an earlier release created the experiment."""
+    return experiment.data_sha256 or data_hashes(
+        data_dir, experiment.datasets, experiment.space, experiment.image_set
+    )
 
 
 def second_embeddings(
@@ -325,14 +371,21 @@ def read_out_of_fold(data_dir: Path, experiment: Experiment, directories: Iterab
     """Return the out-of-fold predictions of an experiment.
 
     directories : of the ensembles that predicted, each face by at most one of them.
+
+    Raises ``bad-dataset`` 409 if the faces or their folds have changed.
     """
     faces = labelled(load_faces_of(data_dir, experiment), experiment.options)
+    folds = np.unique(faces.fold)
     rows: list[npt.NDArray[np.int64]] = []
     predictions: dict[Task, list[npt.NDArray[np.float32]]] = {
         task: [] for task, _ in experiment.options.tasks
     }
     for directory in directories:
         arrays = read_npz(directory / OUT_OF_FOLD)
+        # The experiments of earlier releases have no other record of their faces.
+        if not any(np.array_equal(arrays["row"], np.flatnonzero(faces.fold == fold)) for fold in folds):
+            names = " and ".join(experiment.datasets)
+            raise changed_data(f"The faces of a fold are not those that were tested: {names} has changed.")
         rows.append(arrays["row"])
         for task, values in predictions.items():
             values.append(arrays[task.value])

@@ -46,13 +46,14 @@ EVENTS = "tensorboard"
 class FoldParts:
     """Three sets of faces that share no subject.
 
-    test_rows : positions of the test faces among the experiment's labelled faces.
+    test_rows, validation_rows : positions of these faces among the experiment's labelled faces.
     """
 
     train: EmbeddingSet
     validation: EmbeddingSet
     test: EmbeddingSet
     test_rows: npt.NDArray[np.int64]
+    validation_rows: npt.NDArray[np.int64]
 
 
 def split_faces(faces: EmbeddingSet, experiment: Experiment, fold: int) -> FoldParts:
@@ -67,7 +68,9 @@ def split_faces(faces: EmbeddingSet, experiment: Experiment, fold: int) -> FoldP
         experiment.options.validation,
         seed=experiment.options.seed + fold,
     )
-    return FoldParts(others.rows(~validates), others.rows(validates), selected.rows(test), test)
+    return FoldParts(
+        others.rows(~validates), others.rows(validates), selected.rows(test), test, rest[validates]
+    )
 
 
 def run_fold(
@@ -94,7 +97,7 @@ def run_fold(
     write_bank(directory, bank)
     if fold == experiment.folds[0]:  # the only ones that a warm start reads, as large as all else
         write_safetensors(directory / WEIGHTS, bank.weights)
-    write_out_of_fold(directory, bank, options, splits.test, splits.test_rows)
+    write_out_of_fold(directory, bank, options, splits.test, splits.test_rows, splits.validation_rows)
     metrics = {
         "fold": fold,
         "faces": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
@@ -138,13 +141,15 @@ def write_out_of_fold(
     options: TrainingOptions,
     test: EmbeddingSet,
     rows: npt.NDArray[np.int64],
+    validation_rows: npt.NDArray[np.int64],
 ) -> None:
     """Write the members' mean probabilities of the held-out faces.
 
-    rows : positions of the faces among the experiment's labelled faces.
+    rows, validation_rows : positions, among the experiment's labelled faces, of the held-out faces and of
+        those of the validation split.
     """
     predicted = member_probabilities(bank.tensors, options, test)
-    arrays: dict[str, npt.NDArray[Any]] = {"row": rows}
+    arrays: dict[str, npt.NDArray[Any]] = {"row": rows, "validation": validation_rows}
     arrays |= {task.value: members.mean(axis=0) for task, members in predicted.items()}
     write_npz(directory / OUT_OF_FOLD, arrays)
 
@@ -165,7 +170,7 @@ def run_refit(
     bank = _train_longer(data_dir, experiment, options, selected, fold, attempt, device)
     test = np.flatnonzero(selected.fold == fold)
     directory = refit_dir(data_dir, experiment.id, fold)
-    write_out_of_fold(directory, bank, options, selected.rows(test), test)
+    write_out_of_fold(directory, bank, options, selected.rows(test), test, np.zeros(0, np.int64))
     write_json(directory / METRICS, {"fold": fold, "best_epochs": bank.best_epochs, "curve": bank.curve})
     (directory / CHECKPOINT).unlink(missing_ok=True)
 

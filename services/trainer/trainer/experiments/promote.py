@@ -6,8 +6,10 @@ predictions of the same recipe. Those are made by fewer members or from fewer fa
 errs on the safe side.
 """
 
+import hashlib
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
-from agegender.files import write_json
+from agegender.files import read_npz, write_json
 from agegender.heads.head import Classes, Head, HeadManifest, Task, heads_directory, save_head, set_current
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
@@ -25,6 +27,7 @@ from trainer.evaluation import calibrate, task_tensors
 from trainer.experiments.experiment import (
     BANK,
     METRICS,
+    OUT_OF_FOLD,
     PROMOTED,
     Experiment,
     experiment_dir,
@@ -32,7 +35,13 @@ from trainer.experiments.experiment import (
     is_finished,
     refit_dir,
 )
-from trainer.experiments.experiment_data import data_hashes, read_out_of_fold, second_embeddings
+from trainer.experiments.experiment_data import (
+    hashes_at_creation,
+    labelled,
+    load_faces_of,
+    read_out_of_fold,
+    second_embeddings,
+)
 from trainer.runs.run import REPORT, read_optional
 from trainer.training.config import TrainingOptions
 
@@ -77,6 +86,7 @@ def built_heads(data_dir: Path, experiment: Experiment) -> Iterator[Head]:
     """Yield the head of each task that a promotion would serve. Raises ``not-finished`` 409."""
     report = require_report(data_dir, experiment)
     refitted, judges, served = served_banks(data_dir, experiment, report)
+    faces = head_faces(data_dir, experiment, report)
     banks = [load_safetensors((directory / BANK).read_bytes()) for directory in served]
     found = read_out_of_fold(data_dir, experiment, judges)
     for task, classes in experiment.options.tasks:
@@ -93,11 +103,60 @@ def built_heads(data_dir: Path, experiment: Experiment) -> Iterator[Head]:
             conformal=calibration.conformal,
             familiarity=calibration.familiarity is not None,
             weights_sha256="",
-            card=_card(data_dir, experiment, report, task, classes, refitted),
+            card=_card(data_dir, experiment, report, task, classes, refitted, faces[task]),
         )
         statistics = calibration.familiarity.tensors if calibration.familiarity else {}
         named = {**tensors, **statistics}.items()
         yield Head(manifest, {name: tensor.astype(np.float32) for name, tensor in named})
+
+
+@dataclass(frozen=True)
+class HeadFaces:
+    """The faces behind the head of a task.
+
+    Attributes
+    ----------
+    trained : number with a label for the task that any served network was trained on.
+    folds : those that were held out and tested.
+    tested_sha256 : hash of the names of the tested faces with a label for the task.
+    tested : number tested, with a label for any task of the experiment.
+    labelled : number in all folds, with a label for any task of the experiment.
+    """
+
+    trained: int
+    folds: list[int]
+    tested_sha256: str
+    tested: int
+    labelled: int
+
+
+def head_faces(data_dir: Path, experiment: Experiment, report: dict[str, Any]) -> dict[Task, HeadFaces]:
+    """Return the faces of each head that a promotion would serve. Raises ``bad-dataset`` 409."""
+    faces = labelled(load_faces_of(data_dir, experiment), experiment.options)
+    folds = sorted(map(int, report["faces"]))
+    trained = np.full(len(faces), _of_all_faces(data_dir, experiment))
+    most = len(faces)
+    for fold in folds:
+        arrays = read_npz(fold_dir(data_dir, experiment.id, fold) / OUT_OF_FOLD, ["validation"])
+        others = faces.fold != fold
+        if "validation" in arrays:
+            others[arrays["validation"]] = False
+        elif not trained.all():  # an earlier release trained the fold, and stored only the number
+            most = min(most, sum(part["train"] for part in report["faces"].values()))
+        trained |= others
+    tested = np.isin(faces.fold, folds)
+    found = {}
+    for task, _ in experiment.options.tasks:
+        known = faces.has_age if task is Task.AGE else faces.has_gender
+        names = "\0".join(sorted(faces.file[tested & known].tolist()))
+        found[task] = HeadFaces(
+            trained=min(most, int((trained & known).sum())),
+            folds=folds,
+            tested_sha256=hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest(),
+            tested=int(tested.sum()),
+            labelled=len(faces),
+        )
+    return found
 
 
 def require_report(data_dir: Path, experiment: Experiment) -> dict[str, Any]:
@@ -151,6 +210,7 @@ def _card(
     task: Task,
     classes: Classes,
     refitted: bool,
+    faces: HeadFaces,
 ) -> dict[str, Any]:
     served = report.get("served")
     judged = report["served"] if refitted else report
@@ -161,9 +221,11 @@ def _card(
         "code": {"version": __version__, "commit": _commit()},
         "data": {
             "sets": experiment.datasets,
-            "sha256": data_hashes(data_dir, *_data(experiment)),
+            "sha256": hashes_at_creation(data_dir, experiment),
             "second_embedding": second_embeddings(data_dir, *_data(experiment)),
-            "faces": sum(part["test"] for part in report["faces"].values()),
+            "faces": faces.trained,
+            "folds": faces.folds,
+            "tested_sha256": faces.tested_sha256,
         },
         "protocol": (
             f"{len(report['faces'])} folds that share no subject, {experiment.options.seeds} seeds per fold; "

@@ -28,8 +28,15 @@ from pydantic import BaseModel, Field
 
 from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics
 from trainer.experiments.experiment import Experiment, load_experiment, refused
-from trainer.experiments.experiment_data import data_hashes, read_out_of_fold
-from trainer.experiments.promote import built_heads, head_versions, require_report, served_banks
+from trainer.experiments.experiment_data import hashes_at_creation, read_out_of_fold
+from trainer.experiments.promote import (
+    HeadFaces,
+    built_heads,
+    head_faces,
+    head_versions,
+    require_report,
+    served_banks,
+)
 
 SERVED, CALIBRATED = "served", "evaluation-"  # names of heads; the second begins that of a calibration
 FEWER = 0.5  # of the served head's training faces; below it a promotion asks for a confirmation
@@ -52,7 +59,7 @@ class HeadComparison(BaseModel):
     space: str
     served: str = Field(description="version that is served")
     served_trained_on: int | None = Field(description="number of faces; null if its card does not state it")
-    new_trained_on: int = Field(description="number of faces")
+    new_trained_on: int = Field(description="number of faces with a label for the task")
     metric: Metric | None = Field(description="of both errors; null if nothing could be compared")
     served_error: float | None
     new_error: float | None = Field(description="out of fold")
@@ -61,7 +68,9 @@ class HeadComparison(BaseModel):
         description="how many of these data sets the served head was trained on. Its error is then too low, "
         "unless it is out of fold too (`both_out_of_fold`)"
     )
-    both_out_of_fold: bool = Field(description="both were trained on these very data sets")
+    both_out_of_fold: bool = Field(
+        description="both were trained on these very data sets, and tested out of fold on the same faces"
+    )
     reasons: list[Literal["fewer-faces", "larger-error"]] = Field(
         description="why a promotion needs `force`; empty if it does not"
     )
@@ -83,6 +92,7 @@ def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -
     """
     report = require_report(data_dir, experiment)
     found = []
+    faces: dict[Task, HeadFaces] = {}
     for task, classes in experiment.options.tasks:
         served = _served(data_dir / "models", shipped, task, experiment.space)
         if served is None or served.version in head_versions(experiment, task):
@@ -92,7 +102,8 @@ def compare_with_served(data_dir: Path, shipped: Path, experiment: Experiment) -
         except BadHead:  # the predictor does not serve it either, and logs why
             continue
         if head.manifest.space == experiment.space:
-            found.append(_compared(data_dir, experiment, report, task, classes, head))
+            faces = faces or head_faces(data_dir, experiment, report)
+            found.append(_compared(data_dir, experiment, report, task, classes, head, faces[task]))
     return found
 
 
@@ -233,17 +244,35 @@ def _served(models: Path, shipped: Path, task: Task, space: Space) -> _Served | 
     return None
 
 
+def _tested_alike(data: dict[str, Any], hashes: dict[str, str], own: HeadFaces) -> bool:
+    """Return whether the errors of two heads are out of fold on the same faces.
+
+    data : of the served head's card. A card of an earlier release has only the number of tested faces, which
+        is that of all labelled faces if every fold was held out.
+    """
+    if data.get("sha256") != hashes:
+        return False
+    if "tested_sha256" in data:
+        return bool(data["tested_sha256"] == own.tested_sha256)
+    return bool(data.get("faces") == own.tested == own.labelled)
+
+
 def _compared(
-    data_dir: Path, experiment: Experiment, report: dict[str, Any], task: Task, classes: Classes, head: Head
+    data_dir: Path,
+    experiment: Experiment,
+    report: dict[str, Any],
+    task: Task,
+    classes: Classes,
+    head: Head,
+    own: HeadFaces,
 ) -> HeadComparison:
     card = head.manifest.card
     data = card.get("data")
     data = data if isinstance(data, dict) else {}  # a card has any form if no experiment wrote it
-    hashes = data_hashes(data_dir, experiment.datasets, experiment.space, experiment.image_set)
+    hashes = hashes_at_creation(data_dir, experiment)
     theirs, trained_on = data.get("sha256"), data.get("faces")
-    new_trained_on = sum(part["test"] for part in report["faces"].values())
     refitted, judges, _ = served_banks(data_dir, experiment, report)
-    same = theirs == hashes and trained_on == new_trained_on
+    same = _tested_alike(data, hashes, own)
     if same:
         ours = (report["served"] if refitted else report)["out_of_fold"][task.value]
         pair, faces = (card.get("metrics", {}), ours), int(ours["faces"])
@@ -256,7 +285,7 @@ def _compared(
     )
     seen = _seen(theirs, hashes)
     reasons: list[Literal["fewer-faces", "larger-error"]] = []
-    if trained_on is not None and new_trained_on < FEWER * trained_on:
+    if trained_on is not None and own.trained < FEWER * trained_on:
         reasons.append("fewer-faces")
     comparable = same or seen in ("none", "unknown")
     if served_error is not None and new_error is not None and comparable and new_error > WORSE * served_error:
@@ -266,7 +295,7 @@ def _compared(
         space=experiment.space.id,
         served=head.manifest.version,
         served_trained_on=trained_on,
-        new_trained_on=new_trained_on,
+        new_trained_on=own.trained,
         metric=metric,
         served_error=served_error,
         new_error=new_error,

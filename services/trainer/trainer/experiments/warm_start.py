@@ -11,10 +11,17 @@ from agegender.heads.head import Head
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
 
-from trainer.datasets.embedding_set import BadDataset, FaceLabels, is_dataset_name, read_labels
+from trainer.datasets.embedding_set import (
+    BadDataset,
+    FaceLabels,
+    data_path,
+    file_sha256,
+    is_dataset_name,
+    read_labels,
+)
 from trainer.datasets.exclusiveness import Overlap, shared_faces
 from trainer.experiments.experiment import Experiment, fold_dir, load_experiment, refused
-from trainer.experiments.experiment_data import load_label_sets
+from trainer.experiments.experiment_data import image_sets_of, load_label_sets
 from trainer.training.config import TrainingOptions
 
 WEIGHTS = "weights.safetensors"
@@ -59,6 +66,8 @@ def require_unseen(
                 f"It was not checked whether experiment {source.id} was trained on these images, because "
                 f"{' and '.join(missing)} is absent or was extracted without hashes of its images."
             )
+        elif changed := _changed(data_dir, source):
+            warnings.append(_compared_today(f"experiment {source.id}", changed))
         count, examples = shared_faces(seen, sets)
         if not count:
             continue
@@ -90,6 +99,8 @@ def require_unseen_by(
         with suppress(Problem):  # deleted, or another installation's
             sources = _sources(data_dir, load_experiment(data_dir, str(card.get("experiment"))))
             names |= {name for source in sources for name in source.datasets}
+            if changed := sorted({name for source in sources for name in _changed(data_dir, source)}):
+                warnings.append(_compared_today(version, changed))
         if dataset in names or sha256 in hashes:
             raise refused(
                 "head",
@@ -111,6 +122,35 @@ def require_unseen_by(
                 "would be too low. Remove them from the labels, or use other data.",
             )
     return list(dict.fromkeys(warnings))
+
+
+def changed_sets(
+    data_dir: Path, recorded: Mapping[str, str] | None, datasets: list[str], space: Space, image_set: str
+) -> list[str]:
+    """Return which data sets of a run are not as they were at its creation.
+
+    recorded : data set → SHA-256 then; None, of a run of an earlier release, returns none. Absent files are
+        not compared.
+    """
+    image_sets = image_sets_of(datasets, image_set)
+    found = []
+    for name, sha256 in (recorded or {}).items():
+        path = data_path(data_dir, name, space, image_sets[name])
+        if path.is_file() and file_sha256(path) != sha256:
+            found.append(name)
+    return found
+
+
+def _changed(data_dir: Path, source: Experiment) -> list[str]:
+    return changed_sets(data_dir, source.data_sha256, source.datasets, source.space, source.image_set)
+
+
+def _compared_today(what: str, changed: list[str]) -> str:
+    names = " and ".join(changed)
+    return (
+        f"{names} was extracted or grouped again after {what} was trained on it. Only its present faces were "
+        "compared."
+    )
 
 
 def _labels_of(data_dir: Path, names: Iterable[str], space: Space) -> dict[str, FaceLabels]:

@@ -206,12 +206,24 @@ def _options_of(experiment: dict[str, Any]) -> str:
             return (
                 f"{source} It used {shared} of these faces in other data sets, so the metrics are optimistic."
             )
-        unknown = (
-            " by name (their images were not compared)" if shared is None else " and none of their faces"
+        if shared is None:
+            return (
+                f"{source} It used none of these data sets by name. Their images were not compared with its "
+                "own, so it is unknown whether the metrics are independent of it."
+            )
+        return (
+            f"{source} It used none of these data sets and none of their faces, so the metrics are "
+            "independent of it."
         )
-        return f"{source} It used none of these data sets{unknown}, so the metrics are independent of it."
+    equal = ("datasets", "image_set", "space", "overlap", "data_sha256")
+    known = search.get("data_sha256") is not None and experiment.get("k") is None
+    if not known or any(search.get(name) != experiment.get(name) for name in equal):
+        return (
+            f"{source} Its data and folds are not known to be the same as here, so it may have used faces of "
+            "every fold, and the metrics may be slightly optimistic."
+        )
     held_out = [fold for fold in experiment["folds"] if fold in search["held_out"]]
-    if search["datasets"] != experiment["datasets"] or not held_out:
+    if not held_out:
         return f"{source} It used faces of every fold, so the metrics are slightly optimistic."
     names = ", ".join(str(fold) for fold in held_out)
     return (

@@ -1,6 +1,7 @@
 """Routes of data sets: list and show them, and extract, import, regroup, cancel and follow extractions."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,8 @@ from trainer.datasets.original import FORMAT as ORIGINAL
 from trainer.datasets.original import original_image_sets
 from trainer.datasets.proposals import LabelChoice, LabelExport, LabelProposal, LabelQuery
 from trainer.datasets.regrouping import contact_sheet, read_groups
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment_data import image_sets_of
 from trainer.extraction.extraction import (
     Extraction,
     ExtractionRequest,
@@ -36,10 +39,11 @@ from trainer.extraction.extraction import (
     extraction_names,
     load_extraction,
 )
-from trainer.jobs import EXTRACTIONS
+from trainer.jobs import EXPERIMENTS, EXTRACTIONS, SEARCHES
 from trainer.routes.runs import Connection, Settings, changes, delete_run, name_unreadable
 from trainer.runs import scheduler
-from trainer.runs.run import statuses
+from trainer.runs.run import Kind, each, statuses
+from trainer.searches.search import Search
 from trainer.settings import TrainerSettings
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -296,11 +300,37 @@ def duplicates_sheet(
 def start(
     settings: TrainerSettings, redis: Redis, extraction: Extraction, *, replace: bool = False
 ) -> ExtractionStatus:
-    """Start an extraction as `Extractions.start` does, enqueue its first steps and return its status."""
+    """Start an extraction as `Extractions.start` does, enqueue its first steps and return its status.
+
+    Raises ``dataset-in-use`` 409 if a queued or running experiment or search uses the faces it would replace.
+    """
+    begun = [one.id for one in _extractions(settings, extraction.dataset) if EXTRACTIONS.is_active(one)]
+    if extraction.id not in begun:
+        _require_unused(settings.data_dir, extraction)
     with redis.lock(f"trainer:start:{extraction.id}", timeout=_START_SECONDS):
         started = EXTRACTIONS.start(settings.data_dir, extraction, replace=replace)
     scheduler.schedule(EXTRACTIONS, settings.data_dir, scheduler.job_queue(redis, settings), started)
     return EXTRACTIONS.status(settings.data_dir, started)
+
+
+def _require_unused(data_dir: Path, extraction: Extraction) -> None:
+    kinds: tuple[Kind[Any, Any], ...] = (EXPERIMENTS, SEARCHES)
+
+    def user(kind: Kind[Any, Any], run: Experiment | Search) -> str | None:
+        own = image_sets_of(run.datasets, run.image_set).get(extraction.dataset)
+        same = own == extraction.image_set and run.space == extraction.space
+        return run.id if same and kind.is_active(kind.status(data_dir, run)) else None
+
+    for kind in kinds:
+        for name in each(kind, data_dir, partial(user, kind)):
+            if name is not None:
+                raise Problem(
+                    "dataset-in-use",
+                    409,
+                    f"The {kind.name} {name} uses {extraction.dataset}/{extraction.image_set} and cannot use "
+                    "other faces or folds midway. Wait until it is finished, or cancel it by POST "
+                    f"/{kind.path}/{name}/cancel.",
+                )
 
 
 def _status(settings: TrainerSettings, dataset: Dataset) -> DatasetStatus:

@@ -165,6 +165,7 @@ def _evaluation(settings: TrainerSettings, evaluation_id: str, request: Evaluati
         head=request.head,
         versions={task: head.manifest.version for task, head in judged.items()},
         calibrate=request.calibrate,
+        data_sha256={request.dataset: sha256},
         warnings=warnings,
     )
 

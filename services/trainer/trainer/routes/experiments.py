@@ -10,7 +10,9 @@ from agegender.spaces import former_default
 from agegender_service.guards import needs
 from fastapi import Depends, Header, Path, Query, Request, Response
 
+from trainer.datasets.exclusiveness import exclusiveness_warnings
 from trainer.experiments.experiment import (
+    FACES,
     MERGED,
     Description,
     Experiment,
@@ -24,9 +26,9 @@ from trainer.experiments.experiment_data import (
     choose_extraction,
     choose_folds,
     exclusive_labels,
-    exclusiveness_warnings,
     labelled,
     load_label_sets,
+    record_faces,
     require_labels,
     require_validation_folds,
     validation_warnings,
@@ -245,8 +247,10 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
     require_labels(faces, faces.fold, folds, options)
     require_validation_folds(faces, faces.fold, folds)
     warnings += validation_warnings(faces, faces.fold, folds, options.validation)
+    directory = experiment_dir(data_dir, experiment_id)
     if request.overlap == "merge" or request.k is not None:
-        write_merged(experiment_dir(data_dir, experiment_id) / MERGED, exclusive)
+        write_merged(directory / MERGED, exclusive)
+    data_sha256 = record_faces(directory / FACES, data_dir, request.datasets, space, image_set, exclusive)
     return Experiment(
         id=experiment_id,
         created=datetime.now(UTC),
@@ -264,5 +268,6 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
         k=request.k,
         overlap=request.overlap,
         exclusiveness=exclusiveness,
+        data_sha256=data_sha256,
         warnings=warnings,
     )

@@ -7,14 +7,15 @@ from typing import Annotated
 from agegender.errors import Problem
 from fastapi import Header
 
+from trainer.datasets.exclusiveness import exclusiveness_warnings
 from trainer.datasets.folds import groups_of, unequal
-from trainer.experiments.experiment import MERGED, refused
+from trainer.experiments.experiment import FACES, MERGED, refused
 from trainer.experiments.experiment_data import (
     choose_extraction,
     choose_folds,
     exclusive_labels,
-    exclusiveness_warnings,
     labelled,
+    record_faces,
     require_labels,
     require_validation_folds,
     validation_warnings,
@@ -105,6 +106,8 @@ def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:
     search.warnings.extend(validation_warnings(selected, fold_of, inner, options.validation, "inner fold"))
     if uneven := unequal(fold_of, groups_of(selected.subject)):
         search.warnings.append(uneven.replace("folds", "inner folds"))
+    directory = search_dir(data_dir, search_id)
     if request.overlap == "merge":
-        write_merged(search_dir(data_dir, search_id) / MERGED, faces)
-    return search
+        write_merged(directory / MERGED, faces)
+    data_sha256 = record_faces(directory / FACES, data_dir, request.datasets, space, image_set, faces)
+    return search.model_copy(update={"data_sha256": data_sha256})

@@ -33,7 +33,7 @@ from pydantic import (
 from trainer.datasets.embedding_set import FaceLabels
 from trainer.datasets.exclusiveness import Overlap
 from trainer.datasets.folds import groups_of, strata_of, stratified_folds
-from trainer.experiments.experiment import MERGED, TrainingRequest, invalid_options, refused
+from trainer.experiments.experiment import FACES, MERGED, TrainingRequest, invalid_options, refused
 from trainer.experiments.experiment_data import Faces, labelled
 from trainer.runs.run import Run, RunStatus, State, load_record, new_id, read_optional, save_record
 from trainer.training.config import Objective, Preset, TrainingOptions
@@ -242,6 +242,11 @@ class Search(Run):
     exclusiveness: dict[str, Any] | None = Field(
         None, description="what was checked at its creation, and what was found; null: nothing was checked"
     )
+    data_sha256: dict[str, str] | None = Field(
+        None,
+        description="data set → SHA-256 of its extracted file at the creation; null: an earlier release "
+        "created it",
+    )
     warnings: list[str] = Field(default_factory=list)
 
     @computed_field(description="former name of `image_set`", json_schema_extra=DEPRECATED)  # type: ignore[prop-decorator]
@@ -333,6 +338,11 @@ def trial_dir(data_dir: Path, search_id: str, trial: int) -> Path:
 def merged_search_subjects(data_dir: Path, search: Search) -> Path | None:
     """Return the file of merged subjects, for `load_faces`; None if none were merged."""
     return search_dir(data_dir, search.id) / MERGED if search.overlap == "merge" else None
+
+
+def recorded_search_faces(data_dir: Path, search: Search) -> Path | None:
+    """Return the file of `record_faces`, for `load_faces`; None if an earlier release did not write it."""
+    return None if search.data_sha256 is None else search_dir(data_dir, search.id) / FACES
 
 
 def load_search(data_dir: Path, search_id: str) -> Search:

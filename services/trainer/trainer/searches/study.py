@@ -33,6 +33,7 @@ from trainer.datasets.exclusiveness import shared_faces
 from trainer.experiments.experiment import ChosenBy, refused
 from trainer.experiments.experiment_data import load_label_sets
 from trainer.experiments.steps import REPORT_SECONDS, TRAINING_SECONDS
+from trainer.experiments.warm_start import changed_sets
 from trainer.runs.attempt import PROGRESS, clear_failure, renew_attempts
 from trainer.runs.run import FAILURE, REPORT, Kind, State, Step, folders_with, read_optional
 from trainer.searches.search import (
@@ -194,11 +195,17 @@ def best_options(data_dir: Path, search_id: str) -> tuple[dict[str, Any], Chosen
         trials=compared,
         datasets=search.datasets,
         held_out=search.held_out,
+        space=search.space,
+        image_set=search.image_set,
+        overlap=search.overlap,
+        data_sha256=search.data_sha256,
     )
 
 
 def faces_seen_by_search(data_dir: Path, chosen_by: ChosenBy, sets: Mapping[str, FaceLabels]) -> int | None:
-    """Count the faces of `sets` that the search has in other data sets; None if these cannot be read.
+    """Count the faces of `sets` that the search has in other data sets.
+
+    Return None if these have changed since the search was created, or cannot be read.
 
     Data sets that both name are left to the report, which knows the held-out folds.
     """
@@ -208,6 +215,9 @@ def faces_seen_by_search(data_dir: Path, chosen_by: ChosenBy, sets: Mapping[str,
     except Problem:
         return None
     others = {name: faces for name, faces in seen.items() if name not in sets}
+    changed = changed_sets(data_dir, search.data_sha256, search.datasets, search.space, search.image_set)
+    if set(changed) & set(others):
+        return None
     if not all(faces.has_hashes for faces in (*others.values(), *sets.values())):
         return None if others else 0
     return shared_faces(others, sets)[0]
