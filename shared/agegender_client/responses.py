@@ -277,8 +277,8 @@ class PairedDifference(_Response):
     second: str
     metric: str
     difference: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     summary: str
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import ttest_1samp
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import experiment_dir, fold_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces_of
@@ -40,7 +40,7 @@ def errors(trainer: httpx.Client, name: str) -> dict[str, list[float]]:
     return found
 
 
-def test_experiments_are_compared_face_by_face_with_a_bootstrap_over_subjects(trainer: httpx.Client) -> None:
+def test_experiments_are_compared_face_by_face_with_an_interval_over_subjects(trainer: httpx.Client) -> None:
     answer = trainer.get("/experiments/short/paired-comparison?with=long")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -54,11 +54,9 @@ def test_experiments_are_compared_face_by_face_with_a_bootstrap_over_subjects(tr
     age = next(one for one in found["differences"] if one["metric"] == "age_error")
     assert (age["first"], age["second"], age["faces"], age["subjects"]) == ("long", "short", 240, 120)
     assert age["difference"] == pytest.approx(subjects.mean(), abs=1e-3)
-    # Each subject has two faces, so this is the same as a bootstrap of the subjects' means.
-    expected = bootstrap((subjects,), np.mean, method="percentile", rng=1).confidence_interval
-    width = expected.high - expected.low
-    assert age["low"] == pytest.approx(expected.low, abs=width / 10)
-    assert age["high"] == pytest.approx(expected.high, abs=width / 10)
+    # Each subject has two faces, so this is the same as an interval of the subjects' means.
+    expected = ttest_1samp(subjects, 0).confidence_interval(0.95)
+    assert (age["low"], age["high"]) == pytest.approx((expected.low, expected.high), abs=1e-3)
     assert age["high"] < 0 and "long is better than short" in age["summary"]
     same = trainer.get("/experiments/long/paired-comparison?with=short").json()
     assert same["differences"] == found["differences"]
