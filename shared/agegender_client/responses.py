@@ -209,6 +209,7 @@ class EvaluationResult(_Response):
 
     version: str
     faces: int
+    exact_faces: int | None = None
     mae: float | None = None
     accuracy: float | None = None
     group_accuracy: float | None = None

@@ -16,7 +16,7 @@ from trainer.training.bank import CPU
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
-from tests.support.made_faces import made_faces
+from tests.support.made_faces import in_decades, made_faces
 from tests.support.trained_experiments import trained_experiment
 
 BOTH, AGE = TrainingOptions(), TrainingOptions(task="age")
@@ -81,10 +81,7 @@ def test_report_has_dashes_if_no_validation_split_has_an_exact_age(
     tmp_path: Path, exact: list[int], gaps: set[str]
 ) -> None:
     faces = made_faces(120, folds=3)
-    low = faces.age_low // 10 * 10
-    high = low + 9
-    high[exact] = low[exact]
-    made = trained_experiment(tmp_path, "made", "made", replace(faces, age_low=low, age_high=high))
+    made = trained_experiment(tmp_path, "made", "made", in_decades(faces, exact))
     spread = summarise(tmp_path, made)["members"]["age"]
     assert {split for split, metrics in spread.items() if "mae" not in metrics} == gaps
     text = (tmp_path / "experiments" / "made" / "report.md").read_text()

@@ -1,6 +1,5 @@
 """Optuna's study of a search, shared by jobs through its journal; and what a search may vary."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from trainer.searches.trial import run_trial
 from trainer.training.bank import CPU
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
-from tests.support.made_faces import SPACE, made_faces
+from tests.support.made_faces import SPACE, in_decades, made_faces
 
 RATE: Parameters = {"optimizer.learning_rate": Span(low=1e-4, high=1e-1, log=True)}
 
@@ -102,11 +101,8 @@ def test_trial_ends_if_only_one_inner_fold_has_an_exact_age(tmp_path: Path, exac
     )
     made = search(options=options, held_out=[], folds=[0, 1, 2, 3, 4])
     faces = made_faces(120)
-    decades = faces.age_low // 10 * 10
-    ranges = replace(faces, age_low=decades, age_high=decades + 9)
-    _, fold = searched_faces(ranges, made)
-    first = np.flatnonzero(fold == exact_fold)[0]
-    ranges.age_low[first] = ranges.age_high[first] = decades[first] + 4
+    _, fold = searched_faces(in_decades(faces), made)
+    ranges = in_decades(faces, [int(np.flatnonzero(fold == exact_fold)[0])])
     directory = trial_dir(tmp_path, made.id, 0)
     run_trial(tmp_path, made, 0, ranges, Attempt(directory), CPU)
     result = read_result(directory)

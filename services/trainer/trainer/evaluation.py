@@ -1,6 +1,7 @@
 """Predictions of trained banks, their metrics, and calibration on out-of-fold ones: arrays in, arrays out."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ Mask = npt.NDArray[np.bool_]
 
 CHILD_BELOW, ADULT_FROM = 13, 18  # years
 REPORTED_COVERAGE = 0.9
+ROUGH_BELOW = 50  # faces; metrics of fewer are called rough
 _CHUNK = 2048  # faces predicted at once
 
 
@@ -94,6 +96,20 @@ def age_metrics(years: Floats, faces: EmbeddingSet) -> dict[str, float | int | N
         "mae": float(error.mean()) if exact.any() else None,
         "nll": interval_nll(years, low, high),
     }
+
+
+def exact_ages(faces: EmbeddingSet) -> int:
+    """Return the number of faces with an exact age: those that the mean absolute error is measured on."""
+    return int((faces.has_age & (faces.age_low == faces.age_high)).sum())
+
+
+def few_exact_ages(metrics: Mapping[str, Any]) -> bool:
+    """Return whether a mean absolute error is of too few of the faces to stand for them.
+
+    metrics : with `faces`, and `exact_faces` unless an earlier release wrote them.
+    """
+    exact, faces = metrics.get("exact_faces"), metrics.get("faces")
+    return isinstance(exact, int) and exact < ROUGH_BELOW and exact != faces
 
 
 def gender_metrics(probabilities: Floats, faces: EmbeddingSet) -> dict[str, float | int]:

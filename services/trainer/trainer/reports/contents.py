@@ -16,6 +16,7 @@ from trainer.evaluation import ADULT_FROM, CHILD_BELOW
 matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same data give the same bytes
 
 _NAMES = {
+    "exact_faces": "faces with an exact age",
     "group_accuracy": "group accuracy",
     "one_off_accuracy": "one-off group accuracy",
     "mae": "mean absolute error, years",
@@ -76,6 +77,7 @@ def _own_data_table(task: str, found: dict[str, Any], head: dict[str, Any]) -> T
     own = head["metrics"]
     names = (
         "faces",
+        "exact_faces",
         "group_accuracy",
         "one_off_accuracy",
         "accuracy",
@@ -100,7 +102,7 @@ def _own_data_table(task: str, found: dict[str, Any], head: dict[str, Any]) -> T
 
 
 def _figure(name: str, value: Any) -> str:
-    return str(value) if name == "faces" and value is not None else number(value)
+    return str(value) if name in ("faces", "exact_faces") and value is not None else number(value)
 
 
 def _recalibration_table(task: str, done: dict[str, Any]) -> Table:
@@ -257,8 +259,8 @@ def _mean_and_spread(found: dict[str, float] | None) -> str:
 
 def _calibration_table(task: str, found: dict[str, Any]) -> Table:
     rows = [
-        [_NAMES.get(name, name), "–", number(found.get(name))]
-        for name in ("group_accuracy", "one_off_accuracy", "accuracy", "mae")
+        [_NAMES.get(name, name), "–", _figure(name, found.get(name))]
+        for name in ("group_accuracy", "one_off_accuracy", "accuracy", "exact_faces", "mae")
         if name in found
     ]
     rows += [
