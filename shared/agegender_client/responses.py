@@ -217,6 +217,11 @@ class EvaluationResult(_Response):
     coverage_after: float | None = None
     new_version: str | None = None
 
+    @property
+    def age_error_note(self) -> str:
+        """Number of exact ages that the error in years is measured on, unless all faces have one."""
+        return "" if self.exact_faces in (None, self.faces) else f" ({self.exact_faces:,} exact)"
+
 
 class Evaluation(_Response):
     """Heads judged on a data set, and calibrated on it if requested."""

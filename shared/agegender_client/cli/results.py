@@ -157,11 +157,10 @@ def _print_evaluation(run: Evaluation) -> None:
         coverage = "" if one.coverage is None else percent(one.coverage)
         if one.coverage_after is not None:
             coverage += f" → {percent(one.coverage_after)}"
-        exact = "" if one.exact_faces in (None, one.faces) else f" ({one.exact_faces:,} exact)"
         shown.add_row(
             one.version,
             f"{one.faces:,}",
-            "" if one.mae is None else f"{decimals(one.mae, 1)} years{exact}",
+            "" if one.mae is None else f"{decimals(one.mae, 1)} years{one.age_error_note}",
             "" if one.group_accuracy is None else percent(one.group_accuracy),
             "" if one.accuracy is None else percent(one.accuracy),
             coverage,
