@@ -1,5 +1,6 @@
 """Experiments side by side: paired comparison, names and notes, folds of one's own, and misspelt options."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,25 @@ def test_subjects_are_divided_into_as_many_folds_as_requested(trainer: httpx.Cli
     for k in (5, 1, 51):
         answer = trainer.post("/experiments", json={"dataset": "tiny", "k": k})
         assert answer.status_code == 422 and answer.json()["errors"][0]["field"].endswith("k")
+
+
+@pytest.mark.parametrize("route", ["experiments", "searches"])
+def test_mixup_without_a_face_with_both_labels_is_a_warning(
+    trainer: httpx.Client, data_dir: Path, route: str
+) -> None:
+    """One of the two faces of each subject has an age, and the other one a gender."""
+    faces = made_faces(240, folds=3)
+    first = np.arange(240) % 2 == 0
+    age = np.where(first, faces.age_low, np.nan).astype(np.float32)
+    halves = replace(
+        faces, age_low=age, age_high=age, gender=np.where(first, -1, faces.gender).astype(np.int8)
+    )
+    write_embedding_set(data_dir, "halves", "images", halves, {"kind": "made up"})
+    for task, expected in (("age-gender", 1), ("age", 0)):
+        begun = {"dataset": "halves", "task": task, "augmentation": {"mixup": 0.2}}
+        answer = trainer.post(f"/{route}", json=begun)
+        assert answer.status_code == 202, answer.text
+        assert sum("augmentation.mixup" in text for text in answer.json()["warnings"]) == expected
 
 
 @pytest.mark.parametrize(

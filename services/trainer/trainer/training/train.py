@@ -221,10 +221,11 @@ def _train_epoch(training: _Training, epoch: int) -> float:
             group["lr"] = rate
         index = order[:, step * batch_size : (step + 1) * batch_size]
         batch = draw(faces, training.mirrored, index), training.targets.rows(index)
-        features, labels = augment(*batch, options.augmentation)
+        features, targets = augment(*batch, options)
         with training.device.autocast():
             logits = bank(features)
-        loss = face_losses(logits.float(), labels, options).mean(dim=1)
+        losses = [weight * face_losses(logits.float(), labels, options) for weight, labels in targets]
+        loss = sum(losses[1:], losses[0]).mean(dim=1)
         training.optimizer.zero_grad()
         # Members share no weights, so the sum trains each by its own loss.
         torch.autograd.backward(loss.sum())
