@@ -39,7 +39,7 @@ def mixed_faces(faces: EmbeddingSet, task: Objective) -> int:
     features = torch.tensor(faces.embedding)[None]
     torch.manual_seed(0)
     mixed, targets = augment(features, make_targets(faces, config).rows(torch.arange(200)[None]), config)
-    assert torch.allclose(sum(weight for weight, _ in targets), torch.ones(1, 200))
+    assert torch.allclose(torch.stack([weight for weight, _ in targets]).sum(dim=0), torch.ones(1, 200))
     return int((mixed != features).any(dim=-1).sum())
 
 
