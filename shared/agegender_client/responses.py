@@ -209,12 +209,18 @@ class EvaluationResult(_Response):
 
     version: str
     faces: int
+    exact_faces: int | None = None
     mae: float | None = None
     accuracy: float | None = None
     group_accuracy: float | None = None
     coverage: float | None = None
     coverage_after: float | None = None
     new_version: str | None = None
+
+    @property
+    def age_error_note(self) -> str:
+        """Number of exact ages that the error in years is measured on, unless all faces have one."""
+        return "" if self.exact_faces in (None, self.faces) else f" ({self.exact_faces:,} exact)"
 
 
 class Evaluation(_Response):
@@ -277,8 +283,8 @@ class PairedDifference(_Response):
     second: str
     metric: str
     difference: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     summary: str
 
 

@@ -1,12 +1,13 @@
 """Experiments side by side: paired comparison, names and notes, folds of one's own, and misspelt options."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import ttest_1samp
 from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import experiment_dir, fold_dir, load_experiment, save_experiment
 from trainer.experiments.experiment_data import load_faces_of
@@ -40,7 +41,7 @@ def errors(trainer: httpx.Client, name: str) -> dict[str, list[float]]:
     return found
 
 
-def test_experiments_are_compared_face_by_face_with_a_bootstrap_over_subjects(trainer: httpx.Client) -> None:
+def test_experiments_are_compared_face_by_face_with_an_interval_over_subjects(trainer: httpx.Client) -> None:
     answer = trainer.get("/experiments/short/paired-comparison?with=long")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -54,11 +55,9 @@ def test_experiments_are_compared_face_by_face_with_a_bootstrap_over_subjects(tr
     age = next(one for one in found["differences"] if one["metric"] == "age_error")
     assert (age["first"], age["second"], age["faces"], age["subjects"]) == ("long", "short", 240, 120)
     assert age["difference"] == pytest.approx(subjects.mean(), abs=1e-3)
-    # Each subject has two faces, so this is the same as a bootstrap of the subjects' means.
-    expected = bootstrap((subjects,), np.mean, method="percentile", rng=1).confidence_interval
-    width = expected.high - expected.low
-    assert age["low"] == pytest.approx(expected.low, abs=width / 10)
-    assert age["high"] == pytest.approx(expected.high, abs=width / 10)
+    # Each subject has two faces, so this is the same as an interval of the subjects' means.
+    expected = ttest_1samp(subjects, 0).confidence_interval(0.95)
+    assert (age["low"], age["high"]) == pytest.approx((expected.low, expected.high), abs=1e-3)
     assert age["high"] < 0 and "long is better than short" in age["summary"]
     same = trainer.get("/experiments/long/paired-comparison?with=short").json()
     assert same["differences"] == found["differences"]
@@ -113,6 +112,25 @@ def test_subjects_are_divided_into_as_many_folds_as_requested(trainer: httpx.Cli
     for k in (5, 1, 51):
         answer = trainer.post("/experiments", json={"dataset": "tiny", "k": k})
         assert answer.status_code == 422 and answer.json()["errors"][0]["field"].endswith("k")
+
+
+@pytest.mark.parametrize("route", ["experiments", "searches"])
+def test_mixup_without_a_face_with_both_labels_is_a_warning(
+    trainer: httpx.Client, data_dir: Path, route: str
+) -> None:
+    """One of the two faces of each subject has an age, and the other one a gender."""
+    faces = made_faces(240, folds=3)
+    first = np.arange(240) % 2 == 0
+    age = np.where(first, faces.age_low, np.nan).astype(np.float32)
+    halves = replace(
+        faces, age_low=age, age_high=age, gender=np.where(first, -1, faces.gender).astype(np.int8)
+    )
+    write_embedding_set(data_dir, "halves", "images", halves, {"kind": "made up"})
+    for task, expected in (("age-gender", 1), ("age", 0)):
+        begun = {"dataset": "halves", "task": task, "augmentation": {"mixup": 0.2}}
+        answer = trainer.post(f"/{route}", json=begun)
+        assert answer.status_code == 202, answer.text
+        assert sum("augmentation.mixup" in text for text in answer.json()["warnings"]) == expected
 
 
 @pytest.mark.parametrize(

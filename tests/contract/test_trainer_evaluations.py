@@ -19,7 +19,7 @@ from trainer.experiments.experiment import load_experiment
 from trainer.experiments.promote import promote
 from trainer.jobs import judge_heads
 
-from tests.support.made_faces import SPACE, made_faces
+from tests.support.made_faces import SPACE, in_decades, made_faces
 from tests.support.trained_experiments import trained_experiment
 
 
@@ -62,6 +62,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "few": rows(other, 49),
         "enough": rows(older(with_hashes(made_faces(60, seed=10), 5), 20), 60),
         "half": half,
+        "one-exact": in_decades(other, [0]),
+        "some-exact": in_decades(other, list(range(60))),
     }.items():
         write_embedding_set(data_dir, name, "images", faces, {"kind": "made up"})
     return data_dir
@@ -120,6 +122,31 @@ def test_served_heads_are_judged_on_faces_that_they_never_saw(trainer: httpx.Cli
     table = trainer.get(f"/evaluations/{status['id']}/predictions").json()
     assert len(table) == 300 and table[0]["mean"] == pytest.approx(float(mean_years(years)[0]), abs=1e-3)
     assert trainer.get("/evaluations").json() == [status]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "exact", "first", "second"),
+    [
+        (
+            "one-exact",
+            1,
+            "The age group is wrong for",
+            "Only 1 of these 300 faces has an exact age: the mean",
+        ),
+        ("some-exact", 60, "The age is wrong by", "Its 90% intervals"),
+    ],
+)
+def test_error_in_years_states_on_how_many_exact_ages_it_was_measured(
+    trainer: httpx.Client, dataset: str, exact: int, first: str, second: str
+) -> None:
+    status = evaluated(trainer, dataset)
+    assert (status["results"]["age"]["exact_faces"], status["results"]["age"]["faces"]) == (exact, 300)
+    sentences = status["recommendation"]
+    assert sentences[0].startswith(first) and sentences[1].startswith(second)
+    if exact == 60:
+        assert "on average, on the 60 of 300 faces that have an exact age" in sentences[0]
+    report = trainer.get(f"/evaluations/{status['id']}/report?format=md").text
+    assert f"| faces with an exact age | {exact} | 400 |" in report
 
 
 def test_experiment_that_is_not_promoted_is_judged_as_a_promotion_would_serve_it(

@@ -18,7 +18,7 @@ from trainer.searches.search import Search, save_search, search_dir
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
-from tests.support.made_faces import SPACE, made_faces
+from tests.support.made_faces import SPACE, in_decades, made_faces
 from tests.support.made_heads import promoted_heads
 from tests.support.trained_experiments import OPTIONS, trained_experiment
 
@@ -29,12 +29,17 @@ HOPELESS = OPTIONS.model_copy(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`big` and `again` learnt from the same 400 faces, `few` from 34, `bad` hardly from 400."""
+    """`big` and `again` learnt from the same 400 faces, `few` from 34, `bad` hardly from 400.
+
+    `ranges` learnt from 300 faces of which eight have an exact age.
+    """
     data_dir = tmp_path_factory.mktemp("trained")
     trained_experiment(data_dir, "big", "large", made_faces(400, folds=3))
     trained_experiment(data_dir, "again", "large", made_faces(400, folds=3))
     trained_experiment(data_dir, "few", "small", made_faces(34, seed=1, folds=3))
     trained_experiment(data_dir, "bad", "enough", made_faces(400, seed=2, folds=3), HOPELESS)
+    ranges = in_decades(made_faces(300, seed=5, folds=3), [0, 50, 51, 100, 101, 150, 200, 201])
+    trained_experiment(data_dir, "ranges", "ranges", ranges)
     return data_dir
 
 
@@ -87,6 +92,21 @@ def test_error_of_the_served_head_is_measured_on_the_same_faces(
     report = read_json(experiment_dir(data_dir, "big") / "report.json")
     assert age["new_error"] == pytest.approx(report["out_of_fold"]["age"]["mae"], rel=1e-5)
     assert age["new_error"] < age["served_error"] and age["reasons"] == []
+
+
+def test_few_exact_ages_do_not_decide_on_a_promotion(trainer: httpx.Client) -> None:
+    assert trainer.post("/experiments/big/promote?refit=false").status_code == 200
+    age, _ = trainer.get("/experiments/ranges/comparison").json()
+    assert (age["metric"], age["faces"]) == ("group-error", 300)
+    assert "On 300 faces the share of wrong age groups is" in age["summary"]
+
+
+def test_error_of_few_faces_is_called_rough(trainer: httpx.Client) -> None:
+    assert trainer.post("/experiments/big/promote?refit=false").status_code == 200
+    age, gender = trainer.get("/experiments/few/comparison").json()
+    assert "On 34 faces with an exact age the mean absolute error is" in age["summary"]
+    for one in (age, gender):
+        assert one["summary"].endswith("These are few faces, so the errors are rough.")
 
 
 def test_heads_that_are_worse_on_the_same_faces_are_promoted_only_by_force(

@@ -1,5 +1,7 @@
 """Made-up embeddings with ages and genders in them: no person's, and learnable in a second."""
 
+from dataclasses import replace
+
 import numpy as np
 from agegender.spaces import Space
 from trainer.datasets.embedding_set import EmbeddingSet
@@ -31,3 +33,11 @@ def made_faces(count: int, seed: int = 0, space: Space = SPACE, folds: int = 5) 
         fold=(subject % folds).astype(np.int16),
         embedding_mirrored=embedding(),
     )
+
+
+def in_decades(faces: EmbeddingSet, exact: list[int] | None = None) -> EmbeddingSet:
+    """Return the faces with their decades as labels, but for the faces at `exact`."""
+    low = faces.age_low // 10 * 10
+    high = low + 9
+    low[exact or []] = high[exact or []] = faces.age_low[exact or []]
+    return replace(faces, age_low=low, age_high=high)

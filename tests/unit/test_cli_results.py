@@ -20,7 +20,14 @@ EVALUATION = {
     "space": SPACE,
     "versions": {"age": "v1-age"},
     "results": {
-        "age": {"version": "v1-age", "faces": 312, "mae": 6.41, "coverage": 0.824, "coverage_after": 0.9}
+        "age": {
+            "version": "v1-age",
+            "faces": 312,
+            "exact_faces": 90,
+            "mae": 6.41,
+            "coverage": 0.824,
+            "coverage_after": 0.9,
+        }
     },
     "recommendation": ["The intervals are too narrow here [so far]."],
 }
@@ -56,7 +63,12 @@ def test_evaluation_is_followed_and_its_recommendation_is_printed(trainer: Servi
     begun = {**EVALUATION, "state": "queued", "results": {}, "warnings": ["large [x] was not checked"]}
     trainer.will_answer(begun, events(begun, EVALUATION), EVALUATION)
     code, out, err = run("evaluate", "ours", "--head", "e1", "--space", "human-2")
-    assert code == 0 and "6.4 years" in out and "82 % → 90 %" in out and "too narrow here [so far]." in out
+    assert (
+        code == 0
+        and "6.4 years (90 exact)" in out
+        and "82 % → 90 %" in out
+        and "too narrow here [so far]." in out
+    )
     assert "large [x] was not checked" in err and f"agegender report {EVALUATION['id']}" in err
     assert json.loads(trainer.requests[0][3]) == {"dataset": "ours", "head": "e1", "space": "human-2"}
     trainer.will_answer(begun)

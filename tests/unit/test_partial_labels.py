@@ -16,7 +16,8 @@ from trainer.training.bank import CPU
 from trainer.training.config import TrainingOptions
 
 from tests.support.made_experiment import made_experiment
-from tests.support.made_faces import made_faces
+from tests.support.made_faces import in_decades, made_faces
+from tests.support.trained_experiments import trained_experiment
 
 BOTH, AGE = TrainingOptions(), TrainingOptions(task="age")
 FACES = made_faces(200)
@@ -73,3 +74,18 @@ def test_validation_part_without_a_gender_is_a_gap_in_the_report(tmp_path: Path)
     assert None in validation
     assert all(row["test"] is not None for row in summary["tables"]["gender"])
     write_reports(tmp_path, experiment, summary)
+
+
+@pytest.mark.parametrize(("exact", "gaps"), [([0], {"validation"}), ([], {"train", "validation", "test"})])
+def test_report_has_dashes_if_no_validation_split_has_an_exact_age(
+    tmp_path: Path, exact: list[int], gaps: set[str]
+) -> None:
+    faces = made_faces(120, folds=3)
+    made = trained_experiment(tmp_path, "made", "made", in_decades(faces, exact))
+    spread = summarise(tmp_path, made)["members"]["age"]
+    assert {split for split, metrics in spread.items() if "mae" not in metrics} == gaps
+    text = (tmp_path / "experiments" / "made" / "report.md").read_text()
+    table = text.partition("## Single networks: age")[2].partition("##")[0]
+    (row,) = [line for line in table.splitlines() if "mean absolute error" in line] or [""]
+    assert row.count("–") == len(gaps) % 3
+    assert "## Ensembles, out of fold: age" in text

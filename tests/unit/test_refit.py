@@ -22,7 +22,7 @@ from trainer.experiments.experiment import (
 )
 from trainer.experiments.experiment_data import load_faces, read_out_of_fold
 from trainer.experiments.fold import best_epoch, run_fold, run_refit
-from trainer.experiments.promote import MAX_BYTES, awaits_promotion, ensemble_size, promote
+from trainer.experiments.promote import MAX_BYTES, awaits_promotion, ensemble, ensemble_size, promote
 from trainer.jobs import EXPERIMENTS
 from trainer.reports.report import compared, summarise, write_final, write_reports
 from trainer.runs.attempt import Attempt
@@ -199,3 +199,18 @@ def test_bank_on_all_faces_has_no_more_networks_than_a_head_s_file_can_hold() ->
     wide["output.bias"] = np.zeros((2, 103), np.float32)
     assert ensemble_size(wide, OPTIONS, folds=1000) == MAX_BYTES // (2 * (1000 + 2 * 1000 + 2))
     assert ensemble_size(wide, OPTIONS, folds=3) == 6
+
+
+def test_ensemble_of_folds_keeps_a_network_of_each_as_long_as_the_predictor_loads_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank = {
+        "input.mean": np.zeros((2, 1000), np.float32),
+        "output.weight": np.zeros((2, 1000, 900), np.float32),
+    }
+    megabytes = sum(2 * tensor[0].size for tensor in bank.values()) / 1e6
+    assert len(ensemble([bank])["input.mean"]) == 2
+    many = ensemble([bank] * 5)
+    assert len(many["input.mean"]) == 5 and 5 * megabytes > MAX_BYTES / 1e6
+    monkeypatch.setattr("trainer.experiments.promote.MAX_WEIGHT_BYTES", round(4.5 * megabytes * 1e6))
+    assert len(ensemble([bank] * 5)["input.mean"]) == 3  # about a megabyte is left for all else

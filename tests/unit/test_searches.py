@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 from trainer.reports.contents import origins
+from trainer.runs.attempt import Attempt
+from trainer.runs.run import read_optional
 from trainer.searches.search import (
     Choices,
     Parameters,
@@ -20,14 +22,18 @@ from trainer.searches.search import (
     Span,
     options_with,
     preset_parameters,
+    read_result,
     require_options,
     searched_faces,
+    trial_dir,
     values_of,
 )
 from trainer.searches.study import Study
+from trainer.searches.trial import run_trial
+from trainer.training.bank import CPU
 from trainer.training.config import Objective, Preset, TrainingOptions, preset_options
 
-from tests.support.made_faces import SPACE, made_faces
+from tests.support.made_faces import SPACE, in_decades, made_faces
 
 RATE: Parameters = {"optimizer.learning_rate": Span(low=1e-4, high=1e-1, log=True)}
 
@@ -87,6 +93,28 @@ def test_what_a_trial_draws_hangs_on_the_search_s_seed_and_its_number(tmp_path: 
     assert len(set(once)) == 4
     other = {"options": TrainingOptions(seed=7)}
     assert judge(tmp_path / "c", 0, [1.0], **other)[1] != once[0]
+
+
+@pytest.mark.parametrize("exact_fold", [0, 2])
+def test_trial_ends_if_only_one_inner_fold_has_an_exact_age(tmp_path: Path, exact_fold: int) -> None:
+    options = TrainingOptions.model_validate(
+        {"head": {"kind": "mlp", "hidden": [8]}, "optimizer": {"epochs": 2, "batch_size": 16}, "seeds": 1}
+    )
+    made = search(options=options, held_out=[], folds=[0, 1, 2, 3, 4])
+    faces = made_faces(120)
+    _, fold = searched_faces(in_decades(faces), made)
+    ranges = in_decades(faces, [int(np.flatnonzero(fold == exact_fold)[0])])
+    directory = trial_dir(tmp_path, made.id, 0)
+    run_trial(tmp_path, made, 0, ranges, Attempt(directory), CPU)
+    result = read_result(directory)
+    assert result is not None and result.state == "finished"
+    (error,) = (
+        score["age mae"]
+        for number in range(made.inner_folds)
+        if "age mae" in (score := read_optional(directory / f"part-{number}.json"))
+    )
+    assert result.metrics["age mae"] == error
+    assert result.metrics["age group_accuracy"] > 0
 
 
 @pytest.mark.parametrize("preset", ["default", "original"])

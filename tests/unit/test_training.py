@@ -55,6 +55,52 @@ def test_group_labels_teach_a_head_of_years() -> None:
     assert np.abs(predicted @ np.arange(101) - test.age_low).mean() < guess / 2
 
 
+def rectified(faces: EmbeddingSet) -> EmbeddingSet:
+    """Return the faces with their features as after a ReLU."""
+    return replace(
+        faces,
+        embedding=np.maximum(faces.embedding, 0),
+        embedding_mirrored=np.maximum(faces.embedding_mirrored, 0),
+    )
+
+
+def with_rare_features(faces: EmbeddingSet, active: bool) -> EmbeddingSet:
+    """Set the last four features: 0, or a hundredth of what an active feature has."""
+    embedding = faces.embedding.copy()
+    embedding[:, -4:] = 0.001 if active else 0
+    return replace(faces, embedding=embedding, embedding_mirrored=embedding.copy())
+
+
+@pytest.mark.parametrize("active_in_one_training_face", [False, True])
+@pytest.mark.parametrize("head", [{"kind": "mlp", "hidden": [32]}, {"kind": "resmlp", "blocks": 2}])
+def test_feature_that_hardly_any_training_face_has_does_not_decide_on_new_faces(
+    head: dict[str, object], active_in_one_training_face: bool
+) -> None:
+    train, test = halves(rectified(made_faces(400)))
+    train = with_rare_features(train, False)
+    if active_in_one_training_face:
+        train.embedding[0, -4:] = 1e-5
+    config = options(head=head)
+    bank = train_bank(train, with_rare_features(test, False), config, fold=0)
+    without, with_ = (
+        member_probabilities(bank.tensors, config, with_rare_features(test, active))[Task.AGE].mean(axis=0)
+        for active in (False, True)
+    )
+    moved = np.abs((with_ - without) @ np.arange(101))
+    assert moved.max() < 3  # years
+
+
+def test_warm_start_from_an_earlier_release_gets_the_floor_too() -> None:
+    train, test = halves(with_rare_features(rectified(made_faces(200)), False))
+    config = options(optimizer={"epochs": 1, "batch_size": 32})
+    first = train_bank(train, test, config, fold=0)
+    before = {**first.weights, "input.std": first.weights["input.std"].copy()}
+    before["input.std"][:, -4:] = 1e-6
+    second = train_bank(train, test, config, fold=0, warm_start=before)
+    np.testing.assert_array_equal(second.tensors["input.std"], first.tensors["input.std"])
+    assert second.tensors["input.std"].min() > 1e-4
+
+
 def test_label_is_a_bell_that_widens_with_age_or_the_age_itself() -> None:
     ages = np.array([1, 40, 60], np.float32)
     faces = replace(made_faces(3), age_low=ages, age_high=ages)

@@ -1,5 +1,7 @@
 """Predictions of trained banks, their metrics, and calibration on out-of-fold ones: arrays in, arrays out."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ Mask = npt.NDArray[np.bool_]
 
 CHILD_BELOW, ADULT_FROM = 13, 18  # years
 REPORTED_COVERAGE = 0.9
+ROUGH_BELOW = 50  # faces; metrics of fewer are called rough
 _CHUNK = 2048  # faces predicted at once
 
 
@@ -95,6 +98,20 @@ def age_metrics(years: Floats, faces: EmbeddingSet) -> dict[str, float | int | N
     }
 
 
+def exact_ages(faces: EmbeddingSet) -> int:
+    """Return the number of faces with an exact age: those that the mean absolute error is measured on."""
+    return int((faces.has_age & (faces.age_low == faces.age_high)).sum())
+
+
+def few_exact_ages(metrics: Mapping[str, Any]) -> bool:
+    """Return whether a mean absolute error is of too few of the faces to stand for them.
+
+    metrics : with `faces`, and `exact_faces` unless an earlier release wrote them.
+    """
+    exact, faces = metrics.get("exact_faces"), metrics.get("faces")
+    return isinstance(exact, int) and exact < ROUGH_BELOW and exact != faces
+
+
 def gender_metrics(probabilities: Floats, faces: EmbeddingSet) -> dict[str, float | int]:
     """Return metrics of probabilities [faces, 2] of female and male on the faces of known gender.
 
@@ -110,6 +127,31 @@ def gender_metrics(probabilities: Floats, faces: EmbeddingSet) -> dict[str, floa
         "floor": float(np.bincount(truth, minlength=2).max() / len(truth)),
         "nll": interval_nll(predicted, truth, truth),
     }
+
+
+def mean_interval(values: Floats, groups: npt.NDArray[np.integer]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of values [faces] that are not independent.
+
+    Uses the cluster-robust variance CR2 and Student's t with the degrees of freedom of Bell and McCaffrey
+    (2002, Survey Methodology 28(2), 169-181), which Imbens and Kolesár (2016, Review of Economics and
+    Statistics 98(4), 701-712) recommend for few clusters. With groups of one size it is the t-interval of the
+    groups' means.
+
+    groups : number from 0 of each face's group [faces], at least two of them; values of one group may depend
+        on each other.
+    """
+    from scipy.special import stdtrit  # takes a quarter of a second
+
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    mean = float(sums.sum() / sizes.sum())
+    share = sizes / sizes.sum()
+    weight = share**2 / (1 - share)
+    error = math.sqrt(float((weight * (sums / sizes - mean) ** 2).sum()))
+    degrees = 1 / float((share**2).sum() + weight.sum() ** 2 - (weight**2).sum())
+    # Errors of gender differ in few groups. The others have no part in the variance.
+    degrees = max(1.0, min(degrees, np.count_nonzero(sums) - 1.0))
+    reach = error * float(stdtrit(degrees, 0.975))
+    return mean - reach, mean + reach
 
 
 def children_taken_for_adults(years: Floats, low: Floats, faces: EmbeddingSet) -> dict[str, int] | None:

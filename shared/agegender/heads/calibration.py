@@ -25,7 +25,8 @@ Numbers = npt.NDArray[np.floating]
 # Years by which each end of a 90 % interval moves at familiarity 0; none from `FAMILIAR` on, linear between.
 _MOST_YEARS: Final = 3.0
 FAMILIAR: Final = 0.5
-_SMALLEST_STD: Final = 0.1  # of the features' median; hardly any training face activates such a feature
+_SMALLEST_STD: Final = 0.1  # of the features' median
+_LEAST_STD: Final = 1e-4  # of any feature, for the case that most features are constant
 _LARGEST: Final = 60_000  # distance; files have float16
 _STEPS: Final = 100
 _BLOCK: Final = 2048  # faces at once
@@ -192,6 +193,16 @@ def _conformal_quantile(scores: Numbers, coverage: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1])
 
 
+def floored_std(std: Numbers) -> Array:
+    """Return the standard deviations of features [dimension], at least a tenth of their median.
+
+    A feature behind a ReLU may be 0 in all training faces, or in nearly all. Divided by a standard deviation
+    near 0, a slight activation in a new face would outweigh all other features.
+    """
+    floor = max(_SMALLEST_STD * float(np.median(std)), _LEAST_STD)
+    return np.asarray(np.maximum(std, floor), np.float32)
+
+
 @dataclass(frozen=True)
 class Familiarity:
     """Statistics of the training embeddings.
@@ -219,12 +230,8 @@ class Familiarity:
         blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
         mean = sum(embeddings[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
         squares = sum(np.square(embeddings[block] - mean).sum(axis=0) for block in blocks)
-        std = np.sqrt(squares / len(rows))
-        floor = max(_SMALLEST_STD * float(np.median(std)), 1e-4)
         fitted = cls(
-            np.asarray(mean, np.float32),
-            np.asarray(np.maximum(std, floor), np.float32),
-            np.zeros(0, np.float32),
+            np.asarray(mean, np.float32), floored_std(np.sqrt(squares / len(rows))), np.zeros(0, np.float32)
         )
         distances = np.concatenate([fitted._distances_of(embeddings[block]) for block in blocks])
         quantiles = np.quantile(distances, np.linspace(0, 1, _STEPS + 1))

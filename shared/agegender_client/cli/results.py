@@ -162,7 +162,7 @@ def _print_evaluation(run: Evaluation) -> None:
         shown.add_row(
             one.version,
             f"{one.faces:,}",
-            "" if one.mae is None else f"{decimals(one.mae, 1)} years",
+            "" if one.mae is None else f"{decimals(one.mae, 1)} years{one.age_error_note}",
             "" if one.group_accuracy is None else percent(one.group_accuracy),
             "" if one.accuracy is None else percent(one.accuracy),
             coverage,

@@ -90,6 +90,7 @@ class TaskResult(BaseModel):
 
     version: str = Field(description="of the head that was judged")
     faces: int = Field(description="number with a known label")
+    exact_faces: int | None = Field(None, description="number with an exact age; null for a gender")
     mae: float | None = Field(None, description="mean absolute error of the age in years, on exact ages")
     accuracy: float | None = Field(None, description="of the gender")
     group_accuracy: float | None = Field(None, description="of Adience's age groups")

@@ -13,12 +13,14 @@ from agegender.heads.head import Head, Task, heads_directory, over_years, save_h
 from trainer.datasets.embedding_set import EmbeddingSet, data_path, file_sha256, read_meta_data
 from trainer.evaluation import (
     REPORTED_COVERAGE,
+    ROUGH_BELOW,
     OutOfFold,
     calibrate,
     crossed_calibration,
+    exact_ages,
+    few_exact_ages,
 )
 from trainer.evaluations.evaluation import (
-    LEAST_FACES,
     RESULT,
     Evaluation,
     Result,
@@ -223,6 +225,7 @@ def _result(one: Judged, metrics: dict[str, Any], calibrations: dict[Task, dict[
     return TaskResult(
         version=one.head.manifest.version,
         faces=metrics["faces"],
+        exact_faces=metrics.get("exact_faces"),
         mae=metrics.get("mae"),
         accuracy=metrics.get("accuracy"),
         group_accuracy=metrics.get("group_accuracy"),
@@ -254,8 +257,9 @@ def recommendation(
     for task, one in found.items():
         own = _own(one.head)["metrics"]
         here = metrics[task.value]
-        few = " These are few faces, so the figures are rough." if here["faces"] < LEAST_FACES else ""
+        few = " These are few faces, so the figures are rough." if here["faces"] < ROUGH_BELOW else ""
         sentences.append(_accuracy_sentence(task, here, own) + few)
+        sentences += _few_exact_sentences(task, here)
         if task is Task.AGE and not few:
             sentences += _coverage_sentences(evaluation, here, one)
             sentences += _bias_sentences(one, faces)
@@ -274,9 +278,12 @@ def recommendation(
 
 
 def _accuracy_sentence(task: Task, here: dict[str, Any], own: dict[str, Any]) -> str:
-    if task is Task.AGE and here.get("mae") is not None:
+    """Compare the error in years or, if few faces have an exact age, the share of wrong age groups."""
+    if task is Task.AGE and here["mae"] is not None and not few_exact_ages(here) and not few_exact_ages(own):
         value, before, form = here["mae"], own.get("mae"), "{:.1f} years"
-        text = f"The age is wrong by {form.format(value)} on average, on {here['faces']:,} faces"
+        faces, exact = f"{here['faces']:,} faces", here["exact_faces"]
+        of = faces if exact == here["faces"] else f"the {exact:,} of {faces} that have an exact age"
+        text = f"The age is wrong by {form.format(value)} on average, on {of}"
     else:
         metric = "accuracy" if task is Task.GENDER else "group_accuracy"
         value = 1 - here[metric]
@@ -294,6 +301,16 @@ def _accuracy_sentence(task: Task, here: dict[str, Any], own: dict[str, Any]) ->
     return f"{text} It works here about as well as on its own data."
 
 
+def _few_exact_sentences(task: Task, here: dict[str, Any]) -> list[str]:
+    if task is Task.GENDER or here["mae"] is None or not few_exact_ages(here):
+        return []
+    exact = here["exact_faces"]
+    return [
+        f"Only {exact} of these {here['faces']:,} faces {'has' if exact == 1 else 'have'} an exact age: the "
+        f"mean absolute error there, {here['mae']:.1f} years, is rough."
+    ]
+
+
 def _coverage_sentences(evaluation: Evaluation, here: dict[str, Any], one: Judged) -> list[str]:
     if one.head.manifest.conformal is None:
         return []
@@ -309,9 +326,9 @@ def _coverage_sentences(evaluation: Evaluation, here: dict[str, Any], one: Judge
 
 
 def _bias_sentences(one: Judged, faces: EmbeddingSet) -> list[str]:
-    exact = faces.has_age & (faces.age_low == faces.age_high)
-    if exact.sum() < LEAST_FACES:
+    if exact_ages(faces) < ROUGH_BELOW:
         return []
+    exact = faces.has_age & (faces.age_low == faces.age_high)
     error = (mean_years(one.years) - faces.age_low)[exact]
     mean, spread = float(error.mean()), 1.96 * float(error.std()) / np.sqrt(len(error))
     if abs(mean) <= max(1.0, spread):

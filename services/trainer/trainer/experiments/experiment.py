@@ -263,6 +263,7 @@ class ExperimentResults(BaseModel):
     """The most important figures of a finished experiment, out of fold."""
 
     age_error: float | None = Field(description="mean absolute error, years; null without an exact age")
+    exact_faces: int | None = Field(None, description="number with an exact age; null in earlier reports")
     gender_accuracy: float | None = Field(description="share of right genders; null without a gender head")
     faces: int
     finished: datetime = Field(description="time of the report")

@@ -19,7 +19,16 @@ import numpy.typing as npt
 from agegender import __version__
 from agegender.errors import Problem
 from agegender.files import read_npz, write_json
-from agegender.heads.head import Classes, Head, HeadManifest, Task, heads_directory, save_head, set_current
+from agegender.heads.head import (
+    MAX_WEIGHT_BYTES,
+    Classes,
+    Head,
+    HeadManifest,
+    Task,
+    heads_directory,
+    save_head,
+    set_current,
+)
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
 
@@ -47,7 +56,8 @@ from trainer.training.config import TrainingOptions
 
 Array = npt.NDArray[np.float32]
 
-MAX_BYTES = 4_900_000  # of a head's file; weights are float16
+MAX_BYTES = 4_900_000  # of a head's file, unless one network per fold needs more; weights are float16
+_OTHER_BYTES = 2**20  # of a head's file that are no network: its header, and statistics of familiarity
 
 LIMITS = (
     "Estimates apparent age and gender presentation in one image. Not for identification, and not for "
@@ -260,13 +270,13 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def members_that_fit(tensors: dict[str, Array]) -> int:
-    """Return how many members a head's file can hold.
+def members_that_fit(tensors: dict[str, Array], most: int = MAX_BYTES) -> int:
+    """Return how many members a head's file of `most` bytes can hold, at least one.
 
     tensors : of an ensemble of such members, for one task.
     """
     values = sum(tensor[0].size for tensor in tensors.values())
-    return max(1, MAX_BYTES // (2 * int(values)))
+    return max(1, most // (2 * int(values)))
 
 
 def ensemble_size(bank: dict[str, Array], options: TrainingOptions, folds: int) -> int:
@@ -279,7 +289,11 @@ def ensemble_size(bank: dict[str, Array], options: TrainingOptions, folds: int) 
 
 
 def ensemble(banks: list[dict[str, Array]]) -> dict[str, Array]:
-    """Concatenate the members of all banks, or the first of each if all would make too large a file."""
+    """Concatenate the members of all banks, or the first of each if all would exceed `MAX_BYTES`.
+
+    At least one of each bank is kept, as long as the predictor can load the file.
+    """
     members = len(banks[0]["input.mean"])
     kept = max(1, min(members, members_that_fit(banks[0]) // len(banks)))
-    return {name: np.concatenate([bank[name][:kept] for bank in banks]) for name in banks[0]}
+    loadable = members_that_fit(banks[0], MAX_WEIGHT_BYTES - _OTHER_BYTES)
+    return {name: np.concatenate([bank[name][:kept] for bank in banks[:loadable]]) for name in banks[0]}

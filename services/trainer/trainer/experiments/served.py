@@ -26,7 +26,15 @@ from agegender.heads.head import (
 from agegender.spaces import NAME, Space
 from pydantic import BaseModel, Field
 
-from trainer.evaluation import OutOfFold, age_metrics, crossed_calibration, gender_metrics
+from trainer.evaluation import (
+    ROUGH_BELOW,
+    OutOfFold,
+    age_metrics,
+    crossed_calibration,
+    exact_ages,
+    few_exact_ages,
+    gender_metrics,
+)
 from trainer.experiments.experiment import Experiment, load_experiment, refused
 from trainer.experiments.experiment_data import hashes_at_creation, read_out_of_fold
 from trainer.experiments.promote import (
@@ -63,7 +71,9 @@ class HeadComparison(BaseModel):
     metric: Metric | None = Field(description="of both errors; null if nothing could be compared")
     served_error: float | None
     new_error: float | None = Field(description="out of fold")
-    faces: int = Field(description="number on which both errors were measured")
+    faces: int = Field(
+        description="number on which both errors were measured; those with an exact age for mae"
+    )
     served_saw: Seen = Field(
         description="how many of these data sets the served head was trained on. Its error is then too low, "
         "unless it is out of fold too (`both_out_of_fold`)"
@@ -280,6 +290,8 @@ def _compared(
         pair = _judged(read_out_of_fold(data_dir, experiment, judges), task, classes, head)
         faces = int(pair[1]["faces"])
     metric = next((name for name in _METRICS if all(_error(one, name) is not None for one in pair)), None)
+    if metric == "mae":
+        faces = int(pair[1].get("exact_faces", faces))
     served_error, new_error = (
         (None, None) if metric is None else (_error(pair[0], metric), _error(pair[1], metric))
     )
@@ -321,13 +333,14 @@ def _judged(
     served, (ours, _, _) = head.probabilities(faces.embedding), crossed_calibration(found, task, classes)
     if task is Task.GENDER:
         return gender_metrics(served, faces), gender_metrics(ours, faces)
+    exact = {"exact_faces": exact_ages(faces)}
     own = over_years(served, head.manifest.classes), over_years(ours, classes)
-    return age_metrics(own[0], faces), age_metrics(own[1], faces)
+    return {**age_metrics(own[0], faces), **exact}, {**age_metrics(own[1], faces), **exact}
 
 
 def _error(metrics: dict[str, Any], metric: Metric) -> float | None:
     if metric == "mae":
-        return metrics.get("mae")
+        return None if few_exact_ages(metrics) else metrics.get("mae")
     share = metrics.get("group_accuracy" if metric == "group-error" else "accuracy")
     return None if share is None else 1 - share
 
@@ -350,13 +363,17 @@ def _summary(one: HeadComparison) -> str:
         return f"{text} Their errors could not be compared."
     name, form = _METRICS[one.metric]
     served, new = (form.format(error) for error in (one.served_error, one.new_error))
-    text += f" On {one.faces:,} faces the {name} is {served} for the served head and {new} for the new one"
+    kind = " with an exact age" if one.metric == "mae" else ""
+    rough = " These are few faces, so the errors are rough." if one.faces < ROUGH_BELOW else ""
+    text += (
+        f" On {one.faces:,} faces{kind} the {name} is {served} for the served head and {new} for the new one"
+    )
     if one.both_out_of_fold:
-        return f"{text}, both out of fold."
+        return f"{text}, both out of fold.{rough}"
     note = {
         "none": "which was not trained on them",
         "unknown": "which may have been trained on them",
         "some": "which was trained on some of them, so its own error is too low",
         "all": "which was trained on them, so its own error is too low",
     }
-    return f"{text} (out of fold), compared with the served head, {note[one.served_saw]}."
+    return f"{text} (out of fold), compared with the served head, {note[one.served_saw]}.{rough}"

@@ -160,6 +160,7 @@ def _results_in(path: Path, changed: int) -> ExperimentResults | None:
     judged = report["out_of_fold"]
     return ExperimentResults(
         age_error=judged.get("age", {}).get("mae"),
+        exact_faces=judged.get("age", {}).get("exact_faces"),
         gender_accuracy=judged.get("gender", {}).get("accuracy"),
         faces=sum(part["test"] for part in report["faces"].values()),
         finished=datetime.fromtimestamp(changed / 1e9, UTC),

@@ -6,12 +6,16 @@ import { ask, drawLast, report } from "./ask.js";
 const place = document.querySelector("#comparison");
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
+// The error in years, with the number of exact ages that it is measured on, unless all faces have one.
+export const ageError = (years, exact, faces) =>
+  `${decimals(years, 2)} years${exact === null || exact === faces ? "" : ` (${exact.toLocaleString("en")} exact ages)`}`;
+
 // Title and text of each figure of a run, for cards and reports.
 export function figures({ results, created }) {
   if (!results) return [["started", date.format(new Date(created))]];
-  const { age_error: error, gender_accuracy: accuracy, faces, finished } = results;
+  const { age_error: error, exact_faces: exact, gender_accuracy: accuracy, faces, finished } = results;
   return [
-    error !== null && ["age error", `${decimals(error, 2)} years`],
+    error !== null && ["age error", ageError(error, exact, faces)],
     accuracy !== null && ["gender accuracy", `${decimals(100 * accuracy, 1)} %`],
     ["faces", faces.toLocaleString("en")],
     ["duration", duration((new Date(finished) - new Date(created)) / 1000)],

@@ -3,6 +3,7 @@ import { decimals } from "/web/display.js";
 import { element } from "/web/elements.js";
 import { drawState, followRun, newCard, onActions, onClick, onDelete, promote } from "./actions.js";
 import { ask, post, report, runs, save } from "./ask.js";
+import { ageError } from "./compare.js";
 
 const list = document.querySelector("#evaluations");
 const cards = new Map(); // evaluation id -> { card, followed }
@@ -56,8 +57,8 @@ function draw(card, status) {
   for (const name of [".save", ".report"]) card.querySelector(name).hidden = !finished;
 }
 
-const figures = ({ faces, mae, accuracy, coverage, coverage_after: after }) => [
-  mae !== null && ["age error", `${decimals(mae, 2)} years`],
+const figures = ({ faces, exact_faces: exact, mae, accuracy, coverage, coverage_after: after }) => [
+  mae !== null && ["age error", ageError(mae, exact, faces)],
   accuracy !== null && ["gender accuracy", share(accuracy)],
   coverage !== null && ["ages in their 90 % interval", after === null ? share(coverage) : `${share(coverage)}, calibrated ${share(after)}`],
   ["faces", faces.toLocaleString("en")],

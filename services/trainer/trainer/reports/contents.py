@@ -16,6 +16,7 @@ from trainer.evaluation import ADULT_FROM, CHILD_BELOW
 matplotlib.rcParams["svg.hashsalt"] = "age-gender"  # the same data give the same bytes
 
 _NAMES = {
+    "exact_faces": "faces with an exact age",
     "group_accuracy": "group accuracy",
     "one_off_accuracy": "one-off group accuracy",
     "mae": "mean absolute error, years",
@@ -76,6 +77,7 @@ def _own_data_table(task: str, found: dict[str, Any], head: dict[str, Any]) -> T
     own = head["metrics"]
     names = (
         "faces",
+        "exact_faces",
         "group_accuracy",
         "one_off_accuracy",
         "accuracy",
@@ -100,7 +102,7 @@ def _own_data_table(task: str, found: dict[str, Any], head: dict[str, Any]) -> T
 
 
 def _figure(name: str, value: Any) -> str:
-    return str(value) if name == "faces" and value is not None else number(value)
+    return str(value) if name in ("faces", "exact_faces") and value is not None else number(value)
 
 
 def _recalibration_table(task: str, done: dict[str, Any]) -> Table:
@@ -186,7 +188,7 @@ def _served_table(task: str, summary: dict[str, Any]) -> Table:
         f"With and without a validation split: {task}",
         ["metric", "with", "without"],
         [
-            [_NAMES.get(name, name), *(number(column[name]) for column in columns)]
+            [_NAMES.get(name, name), *(number(column.get(name)) for column in columns)]
             for name in names
             if columns[0].get(name) is not None
         ],
@@ -250,27 +252,27 @@ def _original_table(metric: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _spread_table(task: str, spread: dict[str, Any]) -> Table:
+    splits = ("train", "validation", "test")
     return Table(
         f"Single networks: {task}",
-        ["metric", "train", "validation", "test"],
+        ["metric", *splits],
         [
-            [
-                _NAMES.get(name, name),
-                *(
-                    f"{spread[split][name]['mean']:.4f} ± {spread[split][name]['std']:.4f}"
-                    for split in ("train", "validation", "test")
-                ),
-            ]
-            for name in spread["test"]
+            [_NAMES.get(name, name), *(_mean_and_spread(spread[split].get(name)) for split in splits)]
+            for name in dict.fromkeys(name for split in splits for name in spread[split])
         ],
         "Mean ± standard deviation over seeds × folds.",
     )
 
 
+def _mean_and_spread(found: dict[str, float] | None) -> str:
+    """Format a metric over the networks; a dash if no face of the split has a label for it."""
+    return "–" if found is None else f"{found['mean']:.4f} ± {found['std']:.4f}"
+
+
 def _calibration_table(task: str, found: dict[str, Any]) -> Table:
     rows = [
-        [_NAMES.get(name, name), "–", number(found.get(name))]
-        for name in ("group_accuracy", "one_off_accuracy", "accuracy", "mae")
+        [_NAMES.get(name, name), "–", _figure(name, found.get(name))]
+        for name in ("group_accuracy", "one_off_accuracy", "accuracy", "exact_faces", "mae")
         if name in found
     ]
     rows += [

@@ -19,6 +19,7 @@ from trainer.evaluation import (
     children_taken_for_adults,
     confusion,
     crossed_calibration,
+    exact_ages,
     gender_metrics,
     reliability,
     true_groups,
@@ -220,6 +221,7 @@ def age_summary(
 
     return {
         **age_metrics(calibrated, faces),
+        "exact_faces": exact_ages(faces),
         "stated_coverage": REPORTED_COVERAGE,
         **covered(known),
         "children": children_taken_for_adults(calibrated, low, faces),

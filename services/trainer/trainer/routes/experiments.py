@@ -63,6 +63,7 @@ from trainer.routes.runs import (
 from trainer.runs.run import new_id
 from trainer.runs.scheduler import job_queue, schedule
 from trainer.searches.study import best_options, faces_seen_by_search
+from trainer.training.config import mixup_warnings
 
 router = run_routes(EXPERIMENTS, ExperimentStatus)
 
@@ -247,6 +248,8 @@ def _experiment(data_dir: FilePath, experiment_id: str, request: ExperimentReque
     require_labels(faces, faces.fold, folds, options)
     require_validation_folds(faces, faces.fold, folds)
     warnings += validation_warnings(faces, faces.fold, folds, options.validation)
+    if options.augmentation.mixup > 0:
+        warnings += mixup_warnings(options, faces.has_age, faces.has_gender)
     directory = experiment_dir(data_dir, experiment_id)
     if request.overlap == "merge" or request.k is not None:
         write_merged(directory / MERGED, exclusive)

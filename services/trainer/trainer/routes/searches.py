@@ -34,7 +34,7 @@ from trainer.searches.search import (
     search_dir,
     searched_faces,
 )
-from trainer.training.config import preset_options
+from trainer.training.config import mixup_warnings, preset_options
 
 router = run_routes(SEARCHES, SearchStatus)
 
@@ -104,6 +104,8 @@ def _search(data_dir: Path, search_id: str, request: SearchRequest) -> Search:
     require_exact_ages(selected, fold_of, search)
     require_validation_folds(selected, fold_of, inner)
     search.warnings.extend(validation_warnings(selected, fold_of, inner, options.validation, "inner fold"))
+    if options.augmentation.mixup > 0 or "augmentation.mixup" in parameters:
+        search.warnings.extend(mixup_warnings(options, selected.has_age, selected.has_gender))
     if uneven := unequal(fold_of, groups_of(selected.subject)):
         search.warnings.append(uneven.replace("folds", "inner folds"))
     directory = search_dir(data_dir, search_id)

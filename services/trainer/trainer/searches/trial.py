@@ -167,8 +167,9 @@ def _metrics(bank: TrainedBank, options: TrainingOptions, faces: EmbeddingSet) -
 
 
 def _write_result(directory: Path, state: str, value: float, scores: list[dict[str, float]]) -> None:
-    names = scores[0]
-    metrics = {name: float(np.mean([score[name] for score in scores])) for name in names}
+    """Write result.json, with the mean of each metric over the inner folds whose faces have labels for it."""
+    names = dict.fromkeys(name for score in scores for name in score)
+    metrics = {name: float(np.mean([score[name] for score in scores if name in score])) for name in names}
     result = TrialResult.model_validate({"state": state, "value": value, "metrics": metrics})
     save_record(directory / RESULT, result)
 

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from agegender.heads.head import Classes, Task
 from agegender.heads.networks import Architecture, Mlp, ResMlp
 from pydantic import BaseModel, ConfigDict, Field
 
+Mask = npt.NDArray[np.bool_]
 Objective = Literal["age", "gender", "age-gender"]
 Preset = Literal["default", "original"]
 
@@ -63,7 +66,12 @@ class AugmentationOptions(_Options):
     noise: float = Field(
         0.0, ge=0, le=2, description="standard deviation of added noise, relative to that of the features"
     )
-    mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup (arXiv 1710.09412); 0 is off")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="alpha of mixup (arXiv 1710.09412), between faces with a label for each task; 0 is off",
+    )
 
 
 class TrainingOptions(_Options):
@@ -94,6 +102,18 @@ class TrainingOptions(_Options):
     @property
     def outputs(self) -> int:
         return sum(classes.outputs for _, classes in self.tasks)
+
+
+def mixup_warnings(options: TrainingOptions, has_age: Mask, has_gender: Mask) -> list[str]:
+    """Return a warning if mixup would mix no faces.
+
+    has_age, has_gender : whether the label is known [faces].
+    """
+    known = {Task.AGE: has_age, Task.GENDER: has_gender}
+    if np.all([known[task] for task, _ in options.tasks], axis=0).sum() > 1:
+        return []
+    names = " and a known ".join(task.value for task, _ in options.tasks)
+    return [f"augmentation.mixup has no effect: fewer than two faces have a known {names}."]
 
 
 def preset_options(preset: Preset, task: Objective) -> dict[str, Any]:

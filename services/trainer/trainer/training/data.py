@@ -1,6 +1,6 @@
 """Turn labelled faces into tensors for the losses, and augment batches of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from agegender.labels import AGE_GROUPS, YEARS
 from torch import Tensor
 
 from trainer.datasets.embedding_set import EmbeddingSet, age_bounds
-from trainer.training.config import AugmentationOptions, TrainingOptions
+from trainer.training.config import TrainingOptions
 
 _NARROWEST = 0.05  # years; a narrower bell covers no other year
 
@@ -82,32 +82,39 @@ def draw(faces: Tensor, mirrored: Tensor | None, index: Tensor) -> Tensor:
     return features
 
 
-def augment(features: Tensor, labels: Targets, options: AugmentationOptions) -> tuple[Tensor, Targets]:
-    """Add noise to the features; mix features and labels with those of another face of the batch."""
-    if options.noise > 0:
-        features = features + options.noise * torch.randn_like(features)
-    if options.mixup > 0:
-        features, labels = _mixed(features, labels, options.mixup)
-    return features, labels
+def augment(
+    features: Tensor, labels: Targets, options: TrainingOptions
+) -> tuple[Tensor, list[tuple[Tensor, Targets]]]:
+    """Add noise to the features [members, faces, inputs]; mix them with those of other faces of the batch.
+
+    Returns the features, and the targets to learn from with their weights [members, faces] in the loss.
+    """
+    if options.augmentation.noise > 0:
+        features = features + options.augmentation.noise * torch.randn_like(features)
+    if options.augmentation.mixup > 0:
+        return _mixed(features, labels, options)
+    return features, [(torch.ones(features.shape[:2], device=features.device), labels)]
 
 
-def _mixed(features: Tensor, labels: Targets, alpha: float) -> tuple[Tensor, Targets]:
-    """Apply mixup (arXiv 1710.09412) with a share drawn per face."""
+def _mixed(
+    features: Tensor, labels: Targets, options: TrainingOptions
+) -> tuple[Tensor, list[tuple[Tensor, Targets]]]:
+    """Apply mixup (arXiv 1710.09412) with a share drawn per face.
+
+    The losses of both labels are mixed. For exact ages and genders this is the loss of the mixed label, but a
+    range of ages has one too. Only faces with a label for each trained task are mixed.
+    """
+    alpha = options.augmentation.mixup
     share = torch.distributions.Beta(alpha, alpha).sample(features.shape[:2]).to(features.device)
     partner = torch.randperm(features.shape[1], device=features.device)
-    # Only faces with a known exact age and a known gender can be mixed.
-    both = labels.age_exact & labels.age_known & (labels.gender.sum(dim=-1) > 0)
-    share = torch.where(both & both[:, partner], share, 1.0)
-
-    def mixed(values: Tensor) -> Tensor:
-        weight = share.reshape(share.shape + (1,) * (values.ndim - 2))
-        return weight * values + (1 - weight) * values[:, partner]
-
-    return mixed(features), Targets(
-        age=mixed(labels.age),
-        age_set=labels.age_set,
-        age_exact=labels.age_exact,
-        age_known=labels.age_known,
-        age_years=mixed(labels.age_years),
-        gender=mixed(labels.gender),
-    )
+    known = {Task.AGE: labels.age_known, Task.GENDER: labels.gender.sum(dim=-1) > 0}
+    mixable = torch.stack([known[task] for task, _ in options.tasks]).all(dim=0)
+    share = torch.where(mixable & mixable[:, partner], share, 1.0)
+    years = share * labels.age_years + (1 - share) * labels.age_years[:, partner]
+    own = replace(labels, age_years=years)
+    other = Targets(**{name: tensor[:, partner] for name, tensor in vars(labels).items()})
+    weight = share[..., None]
+    return weight * features + (1 - weight) * features[:, partner], [
+        (share, own),
+        (1 - share, replace(other, age_years=years)),
+    ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from agegender.heads.calibration import floored_std
 from agegender.heads.head import Classes, Task
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,6 +25,7 @@ from trainer.training.data import Targets, augment, class_years, draw, make_targ
 
 Array = npt.NDArray[np.float32]
 
+_EPSILON = 1e-6  # added to every standard deviation, as earlier releases did, for the same numbers
 _WARM_UP = 0.05  # of all steps
 _CHECKPOINT_SECONDS = 1.0
 _VALIDATION_CHUNK = 4096
@@ -57,7 +59,7 @@ class _Training:
     """State shared by all epochs: the networks, the optimizer, and the training faces on the device.
 
     average : moving average of the bank's weights, if the options ask for one.
-    mean, std : of the training embeddings [dimension]; inputs are standardised with them.
+    mean, std : of the training embeddings [dimension], `floored_std`; inputs are standardised with them.
     """
 
     bank: Bank
@@ -144,9 +146,10 @@ def _prepared(
 ) -> _Training:
     layers = options.head.layers(train.space.dimension, options.outputs)
     bank = Bank(layers, [derived_seed(options.seed, fold, member) for member in range(options.seeds)])
-    mean, std = train.embedding.mean(axis=0), train.embedding.std(axis=0) + 1e-6
+    mean, std = train.embedding.mean(axis=0), train.embedding.std(axis=0) + _EPSILON
     if warm_start is not None:
         mean, std = bank.load_weights(warm_start)
+    std = floored_std(std)  # those of a warm start too: earlier releases stored them without a floor
     bank = bank.to(device.name)
     decay = options.optimizer.averaging
     average = (
@@ -218,10 +221,11 @@ def _train_epoch(training: _Training, epoch: int) -> float:
             group["lr"] = rate
         index = order[:, step * batch_size : (step + 1) * batch_size]
         batch = draw(faces, training.mirrored, index), training.targets.rows(index)
-        features, labels = augment(*batch, options.augmentation)
+        features, targets = augment(*batch, options)
         with training.device.autocast():
             logits = bank(features)
-        loss = face_losses(logits.float(), labels, options).mean(dim=1)
+        losses = [weight * face_losses(logits.float(), labels, options) for weight, labels in targets]
+        loss = sum(losses[1:], losses[0]).mean(dim=1)
         training.optimizer.zero_grad()
         # Members share no weights, so the sum trains each by its own loss.
         torch.autograd.backward(loss.sum())
