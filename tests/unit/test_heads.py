@@ -55,6 +55,20 @@ def manifest(architecture: Mlp | ResMlp, classes: Classes = Classes.YEARS) -> He
     )
 
 
+def test_feature_that_no_training_face_activated_is_ignored(tmp_path: Path) -> None:
+    architecture = Mlp(hidden=(8,))
+    tensors = random_tensors(architecture, 3, YEARS)
+    tensors["input.mean"][:, 5], tensors["input.std"][:, 5] = 0, 1e-6
+    save_head(tmp_path / "head", manifest(architecture), tensors)
+    head = load_head(tmp_path / "head")
+    unseen = np.random.default_rng(2).standard_normal((4, SPACE.dimension)).astype(np.float32)
+    unseen[:, 5] = 0
+    activated = unseen.copy()
+    activated[:, 5] = 0.001
+    for predict in (head.probabilities, head.probabilities_as_saved):
+        assert np.allclose(predict(activated), predict(unseen), atol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", [Mlp(hidden=(8,)), Mlp(hidden=()), ResMlp(blocks=2)])
 def test_head_round_trips_through_its_files(tmp_path: Path, architecture: Mlp | ResMlp) -> None:
     tensors = random_tensors(architecture, 3, YEARS)

@@ -36,6 +36,9 @@ _MAX_HEADER_BYTES = 1024 * 1024
 _GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
 _MOST_EARLIER = 30  # versions that current.json remembers in addition to the previous one
 _GOLDEN_TOLERANCE = 1e-3  # storage as float16 and another BLAS change probabilities by less
+# Earlier releases saved 1e-6 for a feature that was 0 in all training faces. A slight activation in a new
+# face outweighed all other features.
+_DEAD_STD, _IGNORED_STD = 2e-6, np.float32(1e6)
 
 
 class Task(StrEnum):
@@ -268,7 +271,7 @@ def load_head(directory: Path) -> Head:
     """Read a head and verify its hash, shapes, finite values, and prediction for its golden embedding.
 
     No tensor is allocated before the file's header has been compared with head.json. Raises `BadHead` with
-    the reason.
+    the reason. Features that no training face activated are ignored.
     """
     try:
         manifest = read_model(directory / "head.json", HeadManifest)
@@ -289,6 +292,9 @@ def load_head(directory: Path) -> Head:
         raise BadHead(
             f"{directory} predicts other probabilities for its golden embedding than when it was saved"
         )
+    std = tensors["input.std"]
+    if (is_dead := std <= _DEAD_STD).any():
+        head = Head(manifest, {**tensors, "input.std": np.where(is_dead, _IGNORED_STD, std)})
     return head
 
 
