@@ -163,6 +163,8 @@ def test_damaged_record_of_the_faces_is_reported(data_dir: Path, tmp_path: Path)
     experiment = created(tmp_path, made_experiment([0], QUICK), FACES_OF_MADE)
     path = experiment_dir(tmp_path, experiment.id) / FACES
     assert path.stat().st_size < 16 * len(FACES_OF_MADE) + 1000
+    write(tmp_path, FACES_OF_MADE.rows(np.arange(len(FACES_OF_MADE))[::-1]))
+    assert load_faces_of(tmp_path, experiment).file.tolist() == FACES_OF_MADE.file.tolist()
     for damage in (lambda: path.write_bytes(b"no"), path.unlink):
         damage()
         with pytest.raises(Problem, match=r"faces\.npz") as found:

@@ -128,6 +128,15 @@ def test_card_of_an_earlier_release_is_the_same_only_if_every_fold_was_tested(
     assert (found.served_trained_on, found.both_out_of_fold) == (tested, same)
 
 
+def test_number_in_a_card_of_an_earlier_release_is_compared_with_its_like(tmp_path: Path) -> None:
+    """It is that of the tested faces with any label, of which here 40 of 300 have an age."""
+    old = trained_experiment(tmp_path, "old", "made", few_ages(FACES), QUICK)
+    promote(tmp_path, old)
+    as_earlier_release(tmp_path, "old-age", old, 300)
+    found = compared(tmp_path, trained_experiment(tmp_path, "new", "made", few_ages(FACES), QUICK))
+    assert "fewer-faces" not in found.reasons and found.new_trained_on <= 40
+
+
 @pytest.mark.parametrize("folds", [[0], [0, 1, 2]])
 def test_folds_of_an_earlier_release_count_as_many_faces_as_they_trained_on(
     tmp_path: Path, folds: list[int]

@@ -67,6 +67,8 @@ def test_feature_that_no_training_face_activated_is_ignored(tmp_path: Path) -> N
     activated[:, 5] = 0.001
     for predict in (head.probabilities, head.probabilities_as_saved):
         assert np.allclose(predict(activated), predict(unseen), atol=1e-5)
+    again = save_head(tmp_path / "again", manifest(architecture), head.tensors)  # as a calibration does
+    assert np.allclose(again.probabilities(activated), head.probabilities(activated), atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", [Mlp(hidden=(8,)), Mlp(hidden=()), ResMlp(blocks=2)])

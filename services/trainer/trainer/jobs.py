@@ -146,6 +146,7 @@ def run_trial(search_id: str, number: int) -> None:
             search.image_set,
             merged_search_subjects(data_dir, search),
             recorded_search_faces(data_dir, search),
+            search.data_sha256,
         )
         evaluate(data_dir, search, number, faces, attempt, _device(settings))
 

@@ -36,9 +36,9 @@ _MAX_HEADER_BYTES = 1024 * 1024
 _GOLDEN_EMBEDDING, _GOLDEN_PROBABILITIES = "golden.embedding", "golden.probabilities"
 _MOST_EARLIER = 30  # versions that current.json remembers in addition to the previous one
 _GOLDEN_TOLERANCE = 1e-3  # storage as float16 and another BLAS change probabilities by less
-# Earlier releases saved 1e-6 for a feature that was 0 in all training faces. A slight activation in a new
+# Earlier releases stored 1e-6 for a feature that was 0 in all training faces. A slight activation in a new
 # face outweighed all other features.
-_DEAD_STD, _IGNORED_STD = 2e-6, np.float32(1e6)
+_DEAD_STD, _IGNORED_STD = 2e-6, np.float32(6e4)  # the second is nearly the largest of float16
 
 
 class Task(StrEnum):
@@ -292,10 +292,16 @@ def load_head(directory: Path) -> Head:
         raise BadHead(
             f"{directory} predicts other probabilities for its golden embedding than when it was saved"
         )
+    alive = without_dead_features(tensors)
+    return head if alive is tensors else Head(manifest, alive)
+
+
+def without_dead_features(tensors: dict[str, Array]) -> dict[str, Array]:
+    """Return the tensors of a head such that it ignores features that no training face activated."""
     std = tensors["input.std"]
-    if (is_dead := std <= _DEAD_STD).any():
-        head = Head(manifest, {**tensors, "input.std": np.where(is_dead, _IGNORED_STD, std)})
-    return head
+    if not (is_dead := std <= _DEAD_STD).any():
+        return tensors
+    return {**tensors, "input.std": np.where(is_dead, _IGNORED_STD, std)}
 
 
 def _expected_shapes(manifest: HeadManifest) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -217,6 +218,13 @@ def read_meta_data(data_dir: Path, dataset: str, space: Space, image_set: str) -
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, from memory if it is the file that was read last time."""
+    known = path.stat()
+    return _file_sha256(path, (known.st_ino, known.st_size, known.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: Path, version: tuple[int, int, int]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

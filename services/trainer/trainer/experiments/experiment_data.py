@@ -1,6 +1,6 @@
 """Select and load the extracted faces that an experiment trains on, and check a request against them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -120,18 +120,22 @@ def load_faces(
     image_set: str,
     merged_subjects: Path | None = None,
     recorded: Path | None = None,
+    data_sha256: Mapping[str, str] | None = None,
 ) -> EmbeddingSet:
     """Return the faces of one data set, or of several as one. Raises ``bad-dataset`` 409.
 
     merged_subjects : the file of `write_merged`, if overlapping faces were merged.
     recorded : the file of `record_faces`; only the faces in it are returned, in its order. The problem is
         raised if one of them has changed.
+    data_sha256 : what `record_faces` returned; the faces are not compared if the files are still the same.
     """
     sets = _read(read_embedding_set, data_dir, datasets, space, image_set)
     faces = next(iter(sets.values())) if len(sets) == 1 else combine(sets)
     if merged_subjects is not None:
         faces = _with_merged(faces, merged_subjects)
-    return faces if recorded is None else as_recorded(faces, recorded, " and ".join(datasets))
+    if recorded is None or data_sha256 == data_hashes(data_dir, datasets, space, image_set):
+        return faces
+    return as_recorded(faces, recorded, " and ".join(datasets))
 
 
 def load_faces_of(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
@@ -146,6 +150,7 @@ def load_faces_of(data_dir: Path, experiment: Experiment) -> EmbeddingSet:
         experiment.image_set,
         merged_subjects(data_dir, experiment),
         recorded_faces(data_dir, experiment),
+        experiment.data_sha256,
     )
 
 

@@ -28,6 +28,7 @@ from agegender.heads.head import (
     heads_directory,
     save_head,
     set_current,
+    without_dead_features,
 )
 from agegender.spaces import Space
 from safetensors.numpy import load as load_safetensors
@@ -117,7 +118,8 @@ def built_heads(data_dir: Path, experiment: Experiment) -> Iterator[Head]:
         )
         statistics = calibration.familiarity.tensors if calibration.familiarity else {}
         named = {**tensors, **statistics}.items()
-        yield Head(manifest, {name: tensor.astype(np.float32) for name, tensor in named})
+        floats = {name: tensor.astype(np.float32) for name, tensor in named}
+        yield Head(manifest, without_dead_features(floats))
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,9 @@ def _compared(
     )
     seen = _seen(theirs, hashes)
     reasons: list[Literal["fewer-faces", "larger-error"]] = []
-    if trained_on is not None and own.trained < FEWER * trained_on:
+    # Cards of earlier releases have the number of tested faces, with any label.
+    number = own.trained if "tested_sha256" in data else own.tested
+    if trained_on is not None and number < FEWER * trained_on:
         reasons.append("fewer-faces")
     comparable = same or seen in ("none", "unknown")
     if served_error is not None and new_error is not None and comparable and new_error > WORSE * served_error:
