@@ -7,7 +7,9 @@ const LONGEST_PAUSE = 15_000;
 const SHOWN = 10_000; // ms that the page shows that the connection is back
 // Browsers have six connections to a server, for all tabs together; all other requests would wait for a seventh.
 const MOST_STREAMS = 2;
-const TURN = 2000; // ms that a stream lasts while others wait
+// How long a stream lasts while others wait, in ms from its first event. A shorter turn would use up a rate limit.
+const TURN = 15_000;
+const LONGEST_WAIT = 60_000; // ms for the first event
 
 const place = document.querySelector("#connection");
 const away = new Set(); // streams whose last request failed
@@ -28,6 +30,7 @@ export async function follow(path, message, { handle, goesOn, ended = () => {} }
     try {
       if (!goesOn()) break;
       await eachEvent(path, (event) => {
+        turn.begin();
         answered();
         handle(event);
       }, turn.signal);
@@ -60,9 +63,13 @@ async function nextTurn() {
   if (streams < MOST_STREAMS) streams += 1;
   else await new Promise((done) => waiting.push(done));
   const turn = new AbortController();
-  const timer = setInterval(() => waiting.length && turn.abort(), TURN);
+  let ends = Date.now() + LONGEST_WAIT;
+  const timer = setInterval(() => waiting.length && Date.now() > ends && turn.abort(), 500);
   return {
     signal: turn.signal,
+    begin() {
+      ends = Math.min(ends, Date.now() + TURN);
+    },
     end() {
       clearInterval(timer);
       const next = waiting.shift();
