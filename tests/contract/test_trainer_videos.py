@@ -125,6 +125,17 @@ def test_file_that_crashes_the_decoder_is_rejected_and_the_trainer_goes_on(
     assert trainer.get("/health/ready").status_code == 200
 
 
+@pytest.mark.parametrize(("name", "step"), [("slow.ts", 0.5), ("slow.flv", 0.5), ("lapse.mp4", 2.0)])
+def test_slow_video_whose_frames_refer_to_later_ones_has_a_duration(
+    tmp_path: Path, name: str, step: float
+) -> None:
+    shades = [quartered(corner=(200, shade, 0)) for shade in range(0, 240, 8)]
+    times = [step * number for number in range(len(shades))]
+    path = write_video(tmp_path / name, shades, times=times, options={"bf": "3", "b-adapt": "0"})
+    seconds = video.described(path).seconds
+    assert seconds is not None and abs(seconds - step * len(shades)) <= 2 * step
+
+
 def test_file_that_takes_the_decoder_too_long_or_too_much_memory_is_rejected(
     clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

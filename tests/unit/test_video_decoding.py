@@ -145,6 +145,12 @@ def test_clock_continues_whatever_the_time_stamps_are(
     assert [clock.of(stamp) for stamp in stamps] == pytest.approx(seconds)
 
 
+def test_repeated_time_stamp_of_a_slow_video_is_no_restart() -> None:
+    clock = Clock(step=2.0, origin=None, farthest=100.0)
+    assert [clock.of(stamp) for stamp in (0, 2, 4, 4, 6, 8)] == pytest.approx([0, 2, 4, 4, 6, 8])
+    assert clock.restarts == 0
+
+
 def test_interlaced_frame_shows_one_moment(tmp_path: Path) -> None:
     woven = np.full((64, 96, 3), 0, np.uint8)
     woven[::2, 20:40], woven[1::2, 50:70] = 255, 255  # an object that moved between the two fields

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _BACK: Final = 0.5  # seconds for which time stamps step back, or stand still, until time continues
+_LEAST_STILL: Final = 3  # frames; a single time stamp may be repeated
 _FORWARD: Final = 60.0  # the same for a step beyond what the container states
 _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
@@ -47,7 +48,8 @@ class Clock:
         change = 0.0 if self.last is None else seconds - self.last
         self._still = self._still + 1 if self.last is not None and change < 1e-6 else 0
         too_late = change > _FORWARD and seconds > self.farthest + _FORWARD
-        if too_late or change < -_BACK or self._still * self.step > _BACK:
+        stands_still = self._still >= _LEAST_STILL and self._still * self.step > _BACK
+        if too_late or change < -_BACK or stands_still:
             self.restarts += 1
             self.origin, self.last = time - following, following
         else:

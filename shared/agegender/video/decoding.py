@@ -174,7 +174,7 @@ class Video:
             return self.info.container.startswith(("matroska,", "avi"))
         entries = self._stream.index_entries
         last = float(entries[-1].timestamp * self._stream.time_base) if len(entries) else 0.0
-        return last >= (self.info.seconds or 0.0) - _INCOMPLETE_SECONDS
+        return last >= (self.info.seconds or 0.0) - max(_INCOMPLETE_SECONDS, 3 * self.clock().step)
 
     def frames(self, start: float = 0.0, end: float | None = None) -> Iterator[Frame]:
         """Yield the frames from `start` to before `end`, in seconds.

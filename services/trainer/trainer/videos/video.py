@@ -321,6 +321,7 @@ def _restarts(path: Path) -> bool:
     until = time.monotonic() + _READING_SECONDS
     with open_video(path) as video:
         clock = video.clock()
+        clock.origin = None  # frames that others refer to are decoded before the first one is shown
         if video.has_index:
             return False
         for stamp in video.time_stamps():
