@@ -99,6 +99,19 @@ def test_error_of_one_image_is_reported_with_its_name_and_the_others_are_answere
     assert len(rows(tmp_path / "t.csv")) == 12 and rows(tmp_path / "t.csv")["02.jpg"] == f"as {slug}"
 
 
+def test_service_that_fails_for_every_image_ends_the_command(
+    predictor: Predictor, run: Run, images: Path
+) -> None:
+    for number in range(12, 60):
+        (images / f"{number}.jpg").write_bytes(b"\xff\xd8\xff image %d." % number)
+    for number in range(2, 60):
+        predictor.faults[b"image %02d." % number] = failing("internal-error", 500)
+    code, out, err = run("predict", str(images))
+    assert code == 1 and out.count("no face") == 2
+    assert "5 images failed in a row, the last one with: as internal-error" in err
+    assert "of 60 images were answered; the first without an answer is" in err
+
+
 def test_copy_that_cannot_be_drawn_or_written_does_not_lose_the_answer(
     run: Run, images: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ from agegender_client.cli.image_files import (
 _CONCURRENT_REQUESTS = 4
 # Statuses of problems of one image. Any other problem would recur for every image, so it ends the command.
 _IMAGE_PROBLEMS = {400, 413, 415, 422, 500, 504}
+_MOST_FAILURES = 5  # in a row with a status of 500 or more; then it is not the images' fault
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -121,13 +122,15 @@ def _predict_files(
     """
     shown = table("image", "face", "age", "interval", "gender", "quality")
     unanswered = dict.fromkeys(files)
-    failed = 0
+    failed = failures = 0
     ended_by: KeyboardInterrupt | Problem | OSError | None = None
 
     def add(file: ImageFile, answer: ImageAnswer | ImageProblem, no_copy: Problem | None) -> None:
-        nonlocal failed
+        nonlocal failed, failures
         del unanswered[file]
         failed += not answer.ok or no_copy is not None
+        problem = Problem.from_document(answer.problem) if isinstance(answer, ImageProblem) else no_copy
+        failures = failures + 1 if problem is not None and problem.status >= 500 else 0
         if rows is not None:
             rows.add(shown_path(file.shown), answer)
         if as_json:
@@ -143,6 +146,9 @@ def _predict_files(
             text = f"{shown_path(file.path)}: no annotated copy. {no_copy.detail}"
             errors.print(text, markup=False, highlight=False)
         bars.advance(bar)
+        if failures == _MOST_FAILURES and problem is not None:
+            problem.detail = f"{failures} images failed in a row, the last one with: {problem.detail}"
+            raise problem
 
     with Client() as client, progress_bars(quiet=as_json or len(files) == 1) as bars:
         bar = bars.add_task("images", total=len(files), note="")
