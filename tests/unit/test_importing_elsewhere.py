@@ -1,13 +1,15 @@
 """Import of tables from elsewhere: no label reaches another person's image, and no row vanishes."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from agegender.errors import Problem
+from trainer.datasets import importing
 from trainer.datasets.formats import format_of, require_format, tables
-from trainer.datasets.formats.table_files import MAX_JSON
+from trainer.datasets.formats.table_files import MAX_JSON, columns
 from trainer.datasets.importing import propose, write_labels
 from trainer.datasets.labels import LabelledImage, checked_rows
 from trainer.datasets.proposals import LabelChoice
@@ -42,6 +44,7 @@ def test_missing_image_does_not_give_its_labels_to_another_person(tmp_path: Path
         (["C:\\set\\p1\\1.jpg", "C:\\set\\p2\\1.jpg"], ["images/p1/1.jpg", "images/p2/1.jpg"]),
         (["old/a.jpg", "old/b.jpg"], ["new/a.jpg", "new/b.jpg"]),
         (["a", "B.JPG"], ["new/a.jpg", "b.jpg"]),
+        (["A.jpg", "a.jpg"], ["x/A.jpg", "x/a.jpg"]),
         (
             ["zo\N{LATIN SMALL LETTER E WITH ACUTE}.jpg", "b.jpg"],
             ["zoe\N{COMBINING ACUTE ACCENT}.jpg", "b.jpg"],
@@ -127,6 +130,34 @@ def test_tables_with_the_same_columns_are_read_together_and_others_are_named(tmp
     for name in ("three.csv", "../one.csv", "img/a.jpg"):
         with pytest.raises(Problem, match=r"has no table .*one\.csv, two\.csv, zgenders\.csv"):
             propose(tmp_path, LabelChoice(table=name))
+
+
+def test_file_beside_each_image_is_no_table_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images(tmp_path, "a.jpg")
+    table(tmp_path, "file,age\na.jpg,30\n")
+    for number in range(60):
+        table(tmp_path, "file,age\na.jpg,1\n", f"{number:05}.txt")
+    opened: list[str] = []
+
+    def counted(path: Path, likely: Collection[str] = ()) -> list[str]:
+        opened.append(path.name)
+        return columns(path, likely)
+
+    monkeypatch.setattr(importing, "columns", counted)
+    assert propose(tmp_path).source == ["labels.csv"]
+    assert len(opened) <= 22
+
+
+def test_table_of_a_person_does_not_get_the_limits_of_another_format(tmp_path: Path) -> None:
+    images(tmp_path, "00/a.jpg")
+    write_wiki(tmp_path, [("00/a.jpg", matlab_day(1981, 3, 5), 0.0, 2009.0, "Ann")])
+    write_labels(tmp_path)
+    table(tmp_path, "file,age\n00/a.jpg,30\n", "own.csv")
+    write_labels(tmp_path, LabelChoice(table="own.csv"))
+    assert format_of(tmp_path) is tables.FORMAT
+    assert propose(tmp_path).source == ["own.csv"]
 
 
 def test_boxes_are_cut_out_for_genders_and_columns_that_are_named(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_of_repeated_rows_the_first_is_kept(tmp_path: Path) -> None:
         (b"file,age\nx.jpg," + b"9" * 10_000_000 + b"\n", "line 2 has more than"),
         (b'file,age\n"x.jpg,3\n' + b"y.jpg,4\n" * 50_000, "row that begins in line 2 cannot be read"),
         (b'file,age\nw.jpg,3\n"x.jpg,3\ny.jpg,4\n', "row that begins in line 3 cannot be read"),
-        (b'file,age,note\nx.jpg,3,"a\nb"\ny.jpg,4,"c"d\nz.jpg,4,"e"\n', "begins in line 4 .*quoted whole"),
+        (b'file,age,note\nx.jpg,3,"a\nb"\ny.jpg,4,"c\nz.jpg,4,"e"f\n', "begins in line 4 .*quoted whole"),
+        (b'sep=;\nfile;age\nx.jpg;3\n"y.jpg;4\nz.jpg;5\n', "begins in line 4 "),
         ("file,age\nä.jpg,3\n".encode("latin-1"), "save it as UTF-8"),
         ("file,age\nx.jpg,3\n".encode("utf-16"), "UTF-8"),
         (b"file,age\nx\0.jpg,3\n", "NUL"),
@@ -98,8 +99,8 @@ def test_a_table_that_cannot_be_read_is_a_problem_that_states_why(
 
 
 def test_quotes_line_breaks_and_delimiters_in_quoted_cells_are_read(tmp_path: Path) -> None:
-    content = 'file,age,note\n"x, 1.jpg",5,"one\n""two"""\ny.jpg,6,5\'10" tall\n'
-    assert [row.file for row in read_csv(tmp_path, content)] == ["x, 1.jpg", "y.jpg"]
+    content = 'file,age,note\n"x, 1.jpg",5,"one\n""two"""\ny.jpg,6,5\'10" tall\n"z.jpg" ,7,"Weird" Al\n'
+    assert [row.file for row in read_csv(tmp_path, content)] == ["x, 1.jpg", "y.jpg", "z.jpg"]
 
 
 def test_a_short_row_lacks_its_last_labels_and_surplus_cells_must_be_empty(tmp_path: Path) -> None:

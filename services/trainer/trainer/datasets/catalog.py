@@ -193,7 +193,8 @@ class Images:
     def _by_ending(self) -> Mapping[str, str | None]:
         """Return the path for each name, and for names that several images have also with their folders.
 
-        Names are compared as `_comparable`, with and without their extension. None means several paths.
+        Names are compared as `_comparable`, with and without their extension. None means several paths; they
+        are found with the letter case that they have, after "=".
         """
         found: dict[str, str | None] = {}
         for path in self.paths:
@@ -204,9 +205,11 @@ class Images:
         for path in self.paths:
             parts = _comparable(path).split("/")
             if found[parts[-1]] is None or found[_stem(parts[-1])] is None:
-                for start in range(len(parts) - 1):
+                exact = unicodedata.normalize("NFC", path).split("/")
+                for start in range(len(parts)):
                     ending = "/".join(parts[start:])
-                    for key in {ending, _stem(ending)}:
+                    keys = {ending, _stem(ending)} if "/" in ending else set()
+                    for key in keys | {"=" + "/".join(exact[start:])}:
                         shared[key] = None if key in shared else path
         return found | shared
 
@@ -218,9 +221,10 @@ class Images:
         """
         if file in self.paths:
             return file
-        parts = _parts(file)
+        parts, exact = _parts(_comparable(file)), _parts(unicodedata.normalize("NFC", file))
         for start in range(len(parts)):
-            path = self._by_ending.get("/".join(parts[start:]))
+            path = self._by_ending.get("=" + "/".join(exact[start:]))
+            path = path or self._by_ending.get("/".join(parts[start:]))
             if path is not None:
                 folders = _comparable(path).split("/")[:-1]
                 common = min(len(folders), len(parts) - 1)
@@ -230,7 +234,7 @@ class Images:
 
     def likely(self, file: str) -> str | None:
         """Return the only image that has the name of a path, or its name and last folders."""
-        parts = _parts(file)
+        parts = _parts(_comparable(file))
         endings = ("/".join(parts[start:]) for start in range(len(parts)))
         return next((path for ending in endings if (path := self._by_ending.get(ending))), None)
 
@@ -273,7 +277,7 @@ def _comparable(path: str) -> str:
 
 def _parts(file: str) -> list[str]:
     """Return the folders and the name of a path of any operating system."""
-    return [part for part in _comparable(file).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return [part for part in file.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
 def _stem(path: str) -> str:

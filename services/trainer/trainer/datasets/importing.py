@@ -52,6 +52,7 @@ REMOVED = "labels.removed.csv"
 _OURS = (LABELS, METADATA, REMOVED, SOURCE, "labels.original")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _SAMPLE = 200
+_MOST_OTHERS = 20  # further tables that are looked at; a folder may have a file beside each image
 _VOTERS = ("worker", "rater", "voter", "annotator", "labeler", "labeller")  # not the face's age and gender
 _AGE_WORDS = ("alter", "edad", "idade", "leeftijd", "eta", "età", "âge", "yas", "yaş", "wiek")
 
@@ -90,9 +91,12 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
         names = tuple(own if own and name == LABELS else name for name in source.files)
         kept.flush()
         digest = sha256(Path(kept.name).read_bytes()).hexdigest()
-        # A labels.csv that is written again from its own tables keeps the limits of the first format.
-        name = source.label_format.name if not source.files else import_record(folder).get("format")
-        record = {"tables": names, "format": name, "sha256": digest, **choice.model_dump()}
+        # A labels.csv that is written again from itself keeps the limits of the first format.
+        kept_format = import_record(folder).get("format") if source.files == (LABELS,) else None
+        label_format = kept_format if source.files else source.label_format.name
+        if choice.table is not None:
+            choice = choice.model_copy(update={"table": names[0]})
+        record = {"tables": names, "format": label_format, "sha256": digest, **choice.model_dump()}
         write_json(folder / SOURCE, record)
         if own:
             labels.replace(folder / own)
@@ -194,10 +198,8 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
         return Source(found, found.image_sets(folder)[0])
     if names := tables_in(folder):
         source = _table_source(folder, tuple(names), choice, images)
-        others, _ = _usable(folder, LabelChoice(), images)
-        return replace(
-            source, unread=tuple(other.files[0] for other in others if other.files[0] not in names)
-        )
+        others = [name for name in _other_tables(folder) if name not in names][:_MOST_OTHERS]
+        return replace(source, unread=tuple(name for name in others if _names_a_label(folder / name)))
     sources, problem = _usable(folder, choice, images)
     if sources:
         return _together(sources)
@@ -207,10 +209,17 @@ def _source(folder: Path, choice: LabelChoice, images: Images) -> Source:
 
 
 def _usable(folder: Path, choice: LabelChoice, images: Images) -> tuple[list[Source], Problem | None]:
-    """Return the tables of any name that have a label each, and the first problem of the others."""
+    """Return the first table of any name that has labels, those of the next ones that do, and a problem.
+
+    The problem is the first of the other tables.
+    """
     found: list[Source] = []
     problem: Problem | None = None
+    left = _MOST_OTHERS
     for name in _other_tables(folder):
+        left -= bool(found)
+        if left < 0:
+            break
         try:
             source = _table_source(folder, (name,), choice, images)
         except Problem as error:
@@ -219,6 +228,14 @@ def _usable(folder: Path, choice: LabelChoice, images: Images) -> tuple[list[Sou
         if source.first is not None and (source.first.age or source.first.gender):
             found.append(source)
     return found, problem
+
+
+def _names_a_label(path: Path) -> bool:
+    """Return whether a table has a column for a label, by its first line."""
+    try:
+        return any(tables.role_of(name) in ("age", "gender") for name in columns(path, tables.LIKELY))
+    except Problem:
+        return False
 
 
 def _together(sources: list[Source]) -> Source:

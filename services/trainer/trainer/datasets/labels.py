@@ -70,7 +70,7 @@ ADVICE: Mapping[str, str] = {
     "extraction again with the meaning: agegender extract NAME --gender 0=male --gender 1=female, or "
     '{"genders": {"0": "male", "1": "female"}} over HTTP, or the other way round.',
     Reason.IMAGE_MISSING: "Compare the file names in the labels with those in the folder; agegender import "
-    "NAME also finds images by their names alone, in any folder of the data set.",
+    "NAME also finds them by their last folders, and by their names alone if no path of the labels fits.",
     Reason.IMAGE_NOT_HELD: "The Parquet file holds no images, only the paths where its writer had them, as "
     "to_parquet() of datasets 5 writes. Write the images into it: dataset.with_format('arrow')"
     ".map(datasets.table.embed_table_storage, batched=True).to_parquet(...). Or put the images into "

@@ -45,14 +45,8 @@ from trainer.datasets.labels import (
 IMAGE_SET = "images"
 # Folders that UTKFace's archives unpack to, in lower case; aligned crops before photographs.
 _FOLDERS = (
-    "utkface",
-    "crop_part1",
-    "utkface_aligned_cropped",
-    "part1",
-    "part2",
-    "part3",
-    "utkface_inthewild",
-)
+    "utkface", "crop_part1", "utkface_aligned_cropped", "part1", "part2", "part3", "utkface_inthewild"
+)  # fmt: skip
 # Ages have no leading zeros, in contrast to the numbers of persons.
 _NAME = re.compile(
     r"(?P<age>0|[1-9]\d{0,2})_(?P<gender>\d?)_(?:(?P<race>\d?)_)?(?P<time>\d+)(?P<rest>(?s:.*))", re.ASCII
@@ -61,6 +55,9 @@ _TIME_DIGITS = 14  # a shorter number is no time but an index, as in similar set
 _DAY_MONTH_YEAR = re.compile(r"(?:[1-9]|[12]\d|3[01])_[1-9]_(?:19|20)\d\d(?!\d)")
 _DAY = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 _REST = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))*(?:\.[a-z][a-z\d]{0,4})?", re.IGNORECASE)
+_LONGER_REST = re.compile(
+    r"(?:[\s.(-]|_\D).*", re.DOTALL
+)  # such as ` (2).jpg`, where a race makes dates unlikely
 _ENDING = re.compile(r"(?:\s*\.?(?:jpe?g|png|pg|chip))+", re.IGNORECASE)
 _OTHER_FILE = re.compile(r".*\.(?:csv|txt|json|md|mat|npy|npz|xml|zip|tar|gz)", re.IGNORECASE)
 _GENDERS = {"0": Gender.MALE, "1": Gender.FEMALE}
@@ -71,12 +68,9 @@ _CACD = re.compile(r"(?P<age>[1-9]\d{0,2})_(?P<subject>[^\d_].*)_\d{4}")
 _FG_NET = re.compile(r"(?P<subject>\d{3})A(?P<age>\d{2})[a-z]?", re.IGNORECASE)
 _ALL_AGE_FACES = re.compile(r"(?P<number>\d{5})A(?P<age>\d{2})")
 _LAST_FEMALE = 7380  # of All-Age-Faces
-_AFAD_GENDERS = {"111": Gender.MALE, "112": Gender.FEMALE}
-_GENDER_CODES = ({"0", "1"}, {"1", "2"})
-_SAMPLE, _LEAST_SHARE = 60, 0.75
-_MAX_DEPTH, _MOST_LISTED = 4, 1000  # folders
-_BARE = re.compile(r"\d+(?:[.,]\d+)?")
-_PADDED = re.compile(r"0\d")
+_AFAD_GENDERS, _GENDER_CODES = {"111": Gender.MALE, "112": Gender.FEMALE}, ({"0", "1"}, {"1", "2"})
+_SAMPLE, _LEAST_SHARE, _MAX_DEPTH, _MOST_LISTED = 60, 0.75, 4, 1000  # the last two of folders
+_BARE, _PADDED = re.compile(r"\d+(?:[.,]\d+)?"), re.compile(r"0\d")
 # Persons and classes are numbered consecutively: from below 5, with at least half of the numbers up to the
 # largest. Other numbers are ages if they reach 10. Consecutive ones are ages if they cover a life (to 80), or
 # if most of them have folders of both genders and they reach 20.
@@ -113,7 +107,8 @@ def _match(file: str) -> "re.Match[str] | None":
         return match
     is_date = match["race"] is None and (_DAY_MONTH_YEAR.match(name) or _DAY.fullmatch(match["time"]))
     is_known = place == "" or set(place.lower().split("/")) <= set(_FOLDERS)
-    return match if is_known and not is_date and _REST.fullmatch(match["rest"]) else None
+    is_whole = _REST.fullmatch(match["rest"]) or (match["race"] and _LONGER_REST.match(match["rest"]))
+    return match if is_known and not is_date and is_whole else None
 
 
 def _places(folder: Path, place: str = "", depth: int = _MAX_DEPTH) -> Iterator[tuple[str, list[str]]]:
@@ -148,7 +143,10 @@ def _labelled(file: str, match: "re.Match[str] | None") -> LabelRow:
 def _utkface_image_sets(folder: Path) -> list[str]:
     """Return the image set if most images of the first folders are named so; samples each folder evenly."""
     images = usable = named = 0.0
+    has_archive = any(path.name.lower() in _FOLDERS and path.is_dir() for path in folder.iterdir())
     for place, names in _places(folder):
+        if has_archive and place.partition("/")[0].lower() not in _FOLDERS:
+            continue  # other images may lie beside the archives' folders
         sample = names[:: max(1, -(-len(names) // _SAMPLE))]
         for name in sample:
             match = _match(f"{place}/{name}" if place else name)
@@ -229,8 +227,10 @@ class _Levels:
         self.afad = [d for d in where(_AFAD_GENDERS.keys().__ge__) if d - 1 in numbers]
         ages = [depth for depth in numbers if depth not in self.coded and self._are_ages(depth)]
         self.ages = ages if self._agree(ages) else [d for d in ages if any(map(is_age_range, names[d]))]
-        if ages and not self.coded and not has_words:
-            self.coded = [d for d in where(({"0"}, {"1"}, {"2"}).__contains__) if d not in ages]
+        if ages and not mapped:  # 1 and 2 are takes rather than genders; a 0 is UTKFace's
+            if not self.coded and not has_words:
+                self.coded = [depth for depth in where(({"0"},).__contains__) if depth not in ages]
+            self.coded = [depth for depth in self.coded if numbers[depth] != {"1", "2"}]
 
     def _is_word(self, text: str) -> bool:
         return text in self.words and not _BARE.fullmatch(text)
@@ -243,7 +243,7 @@ class _Levels:
         oldest = max(years)
         if any(map(_PADDED.match, numbers)) or oldest > MAX_AGE:
             return False
-        if len(numbers | ranges) < _LEAST_SHARE * len(numbers | ranges | others):
+        if len(numbers | ranges) < len(others):
             return False
         if ranges or depth + 1 in self.afad:
             return True

@@ -61,7 +61,7 @@ def tables_in(folder: Path) -> list[str]:
     if not ignored and (found := metadata_in_splits(folder)):
         return found
     shards = parquet_shards(folder)
-    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)]
+    return shards or [name for name in _names(folder, ".csv") if _embeds(folder / name)][:1]
 
 
 def import_record(folder: Path) -> dict[str, Any]:
@@ -188,36 +188,39 @@ def _table(
     """Open a CSV table: the names of its columns, and its lines of cells."""
     with _opened(path) as lines:
         try:
-            first = next(lines, "")
+            first, number = next(lines, ""), 1
             if "delimiter" not in dialect:
                 if first.lower().startswith(_SEPARATOR_LINE) and len(first.strip()) <= 5:
                     dialect["delimiter"] = first[len(_SEPARATOR_LINE) :].rstrip("\r\n")[:1] or ","
-                    first = next(lines, "")
+                    first, number = next(lines, ""), 2
                 else:
                     dialect["delimiter"] = _delimiter(first, set(likely))
-            cells = _cells(path, chain([first], lines), dialect)
+            cells = _cells(path, chain([first], lines), dialect, number)
             yield [name.strip().lower() for name in next(cells, [])], cells
         except csv.Error as error:
             raise bad_labels(path, f"it is not a CSV table: {error}") from error
 
 
-def _cells(path: Path, lines: Iterable[str], dialect: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the cells of each row. An open quote is an error: it would take the following rows with it."""
-    reader = csv.reader(lines, strict=True, **dialect)
-    first = 1
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            what = (
-                f"the row that begins in line {first} cannot be read ({error}). Cells that contain quotes, "
-                'line breaks or the delimiter must be quoted whole, as in "one, ""two"""'
-            )
-            raise bad_labels(path, what) from error
-        if cells is None:
-            return
-        yield cells
-        first = reader.line_num + 1
+def _cells(path: Path, lines: Iterable[str], dialect: Mapping[str, Any], first: int) -> Iterator[list[str]]:
+    """Yield the cells of each row. An open quote is an error: it would take the following rows with it.
+
+    first : number of the first line.
+    """
+    taken: list[str] = []
+    reader = csv.reader((taken.append(line) or line for line in lines), **dialect)  # type: ignore[func-returns-value]
+    try:
+        for cells in reader:
+            if len(taken) > 1:
+                list(csv.reader(taken, strict=True, **dialect))  # raises an error if the quote is not closed
+            yield cells
+            first += len(taken)
+            taken.clear()
+    except csv.Error as error:
+        what = (
+            f"the row that begins in line {first} cannot be read ({error}). Cells with quotes, line breaks "
+            'or the delimiter must be quoted whole, as in "one, ""two"""'
+        )
+        raise bad_labels(path, what) from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
