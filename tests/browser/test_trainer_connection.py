@@ -64,7 +64,7 @@ def damage(record: Path) -> None:
 def page(browser: "Browser", url: str) -> Iterator["Page"]:
     """Return a page that has not read anything yet."""
     with open_page(browser, "about:blank") as page:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(40_000)
         yield page
 
 

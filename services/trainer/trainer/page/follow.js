@@ -7,8 +7,10 @@ const LONGEST_PAUSE = 15_000;
 const SHOWN = 10_000; // ms that the page shows that the connection is back
 // Browsers have six connections to a server, for all tabs together; all other requests would wait for a seventh.
 const MOST_STREAMS = 2;
-// How long a stream lasts while others wait, in ms from its first event. A shorter turn would use up a rate limit.
+// How long a stream lasts while others wait, in ms from its first event. A shorter turn would use up a rate limit, but
+// one that has shown nothing yet, or has failed, waits for a short one only.
 const TURN = 15_000;
+const SHORT_TURN = 500;
 const LONGEST_WAIT = 60_000; // ms for the first event
 
 const place = document.querySelector("#connection");
@@ -20,13 +22,15 @@ const away = new Set(); // streams whose last request failed
 export async function follow(path, message, { handle, goesOn, ended = () => {} }) {
   const stream = Symbol(path);
   let failures = 0;
+  let urgent = true;
   const answered = () => {
+    urgent = false;
     if (failures) report(message, "");
     failures = 0;
     found(stream);
   };
   do {
-    const turn = await nextTurn();
+    const turn = await nextTurn(urgent);
     try {
       if (!goesOn()) break;
       await eachEvent(path, (event) => {
@@ -46,6 +50,7 @@ export async function follow(path, message, { handle, goesOn, ended = () => {} }
       answered();
     } catch (error) {
       failures += 1;
+      urgent = true;
       if (error.status < 500) report(message, error.message, true);
       else lost(stream);
     }
@@ -58,22 +63,28 @@ export async function follow(path, message, { handle, goesOn, ended = () => {} }
 let streams = 0;
 const waiting = [];
 
-// Wait until a stream may be opened. Returns the signal that ends it while others wait, and what to call after it.
-async function nextTurn() {
+// Wait until a stream may be opened, the urgent ones first. Returns the signal that ends it while others wait, what to call
+// at its first event, and what to call after it.
+async function nextTurn(urgent) {
   if (streams < MOST_STREAMS) streams += 1;
-  else await new Promise((done) => waiting.push(done));
+  else await new Promise((done) => waiting.push({ done, urgent }));
   const turn = new AbortController();
-  let ends = Date.now() + LONGEST_WAIT;
-  const timer = setInterval(() => waiting.length && Date.now() > ends && turn.abort(), 500);
+  const opened = Date.now();
+  let begun;
+  const isOver = () => {
+    if (begun === undefined) return Date.now() > opened + LONGEST_WAIT;
+    return Date.now() > begun + (waiting.some((one) => one.urgent) ? SHORT_TURN : TURN);
+  };
+  const timer = setInterval(() => waiting.length && isOver() && turn.abort(), 250);
   return {
     signal: turn.signal,
     begin() {
-      ends = Math.min(ends, Date.now() + TURN);
+      begun ??= Date.now();
     },
     end() {
       clearInterval(timer);
-      const next = waiting.shift();
-      next ? next() : (streams -= 1);
+      const [next] = waiting.splice(Math.max(waiting.findIndex((one) => one.urgent), 0), 1);
+      next ? next.done() : (streams -= 1);
     },
   };
 }
