@@ -46,7 +46,7 @@ def page(browser: "Browser", url: str) -> Iterator["Page"]:
         page.set_default_timeout(15_000)
         page.locator("#start [name=dataset] option[value=made]").wait_for(state="attached")
         yield page
-    for path in ("experiments", "searches"):  # a browser has six connections, and each active run takes one
+    for path in ("experiments", "searches"):  # so that each test begins without active runs
         for one in httpx.get(f"{url}/{path}").json():
             if one["state"] == "queued":
                 httpx.post(f"{url}/{path}/{one['id']}/cancel")
@@ -207,3 +207,14 @@ def test_stopped_upload_can_be_sent_again(page: "Page") -> None:
     page.unroute("**/files")
     page.get_by_role("button", name="Upload", exact=True).click()
     page.get_by_text("stopped: 1 image, no table.").wait_for()
+
+
+def test_double_click_writes_the_labels_once(page: "Page") -> None:
+    page.get_by_role("tab", name="Data").click()
+    own = page.locator("#datasets article", has=page.get_by_role("heading", name="own"))
+    own.get_by_role("button", name="Labels").click()
+    sent = sent_to(page, "/datasets/own/labels")
+    own.get_by_role("button", name="Use these labels").dblclick()
+    own.get_by_role("button", name="Use these labels").wait_for(state="detached")
+    page.wait_for_timeout(SETTLED)
+    assert len(sent) == 1

@@ -1,6 +1,7 @@
 // Shows how the labels of a folder are read, lets the user correct columns and gender words, and writes labels.csv.
 import { element } from "/web/elements.js";
 import { ask, datasetPath, drawLast, post, report } from "./ask.js";
+import { onSingleClick } from "./pending.js";
 
 const ROLES = { file_column: "Image name", age_column: "Age", gender_column: "Gender", subject_column: "Person", fold_column: "Fold" };
 
@@ -28,6 +29,8 @@ export async function showLabels(place, name, written) {
 
   function draw(proposal) {
     const focused = document.activeElement?.name;
+    const use = element("button", { type: "button", className: "primary", disabled: !proposal.usable }, "Use these labels");
+    onSingleClick(use, write);
     content.replaceChildren(
       element("h3", {}, "Labels"),
       element("p", {}, proposal.summary),
@@ -35,7 +38,7 @@ export async function showLabels(place, name, written) {
       columnChoices(proposal),
       genderChoices(proposal),
       examples(proposal),
-      element("button", { type: "button", className: "primary", disabled: !proposal.usable, onclick: write }, "Use these labels"),
+      use,
     );
     if (focused) content.querySelector(`[name="${CSS.escape(focused)}"]`)?.focus();
   }
