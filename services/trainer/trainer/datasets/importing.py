@@ -6,7 +6,6 @@ They are exported as the `metadata.csv` of Hugging Face's image folders.
 import csv
 import os
 from dataclasses import replace
-from hashlib import sha256
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from agegender.errors import Problem
 from agegender.files import atomic_file, write_json
 
 from trainer.datasets.catalog import Images
+from trainer.datasets.embedding_set import file_sha256
 from trainer.datasets.formats import TABLE_FORMATS, format_of, require_format, tables, unknown_folder
 from trainer.datasets.formats.names import CLASS_FOLDERS
 from trainer.datasets.formats.table_files import (
@@ -90,7 +90,7 @@ def write_labels(folder: Path, choice: LabelChoice | None = None) -> LabelPropos
         own = None if not labels.is_file() or import_record(folder) else _free_name(folder)
         names = tuple(own if own and name == LABELS else name for name in source.files)
         kept.flush()
-        digest = sha256(Path(kept.name).read_bytes()).hexdigest()
+        digest = file_sha256(Path(kept.name))
         # A labels.csv that is written again from itself keeps the limits of the first format.
         kept_format = import_record(folder).get("format") if source.files == (LABELS,) else None
         label_format = kept_format if source.files else source.label_format.name

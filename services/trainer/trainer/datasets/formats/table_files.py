@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ from typing import Any, TextIO
 from agegender.errors import Problem
 from agegender.files import read_json
 
+from trainer.datasets.embedding_set import file_sha256
 from trainer.datasets.formats.embedded import (
     BOX,
     MAX_ROWS,
@@ -68,8 +68,7 @@ def import_record(folder: Path) -> dict[str, Any]:
     """Return what an import recorded of labels.csv; nothing if a person wrote or changed labels.csv since."""
     try:
         record = read_json(folder / SOURCE)
-        digest = sha256((folder / LABELS).read_bytes()).hexdigest()
-        return dict(record) if record["sha256"] == digest else {}
+        return dict(record) if record["sha256"] == file_sha256(folder / LABELS) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
