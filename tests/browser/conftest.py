@@ -1,4 +1,4 @@
-"""The predictor's page before a real system, in Chromium."""
+"""Photograph, browser and page of the tests: the predictor's page before a real system, in Chromium."""
 
 import io
 from collections.abc import Iterator

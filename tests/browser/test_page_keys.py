@@ -1,11 +1,9 @@
 """The pages of services that take keys: they ask for one, keep it in the tab, and send it."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from agegender.keys import ApiKey, Scope
 from agegender.spaces import Space
 from pydantic import SecretStr
@@ -15,7 +13,6 @@ from trainer.settings import TrainerSettings
 
 from tests.support import packs
 from tests.support.chain import SIX_ADULTS, served_chain
-from tests.support.chromium import chromium
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
 from tests.support.system import picture
@@ -25,12 +22,6 @@ if TYPE_CHECKING:
 
 KEY, SECRET = ApiKey.new("browser", [Scope.PREDICT, Scope.TRAIN])
 KEYED: dict[str, Any] = {"api_keys": (KEY,), "service_key": SecretStr("a secret among the services")}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as browser:
-        yield browser
 
 
 def give_key(page: "Page", secret: str) -> None:

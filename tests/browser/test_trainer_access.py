@@ -9,7 +9,6 @@ import pytest
 from trainer.jobs import VIDEOS
 from trainer.videos.video import VideoOptions, new_video
 
-from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces
 from tests.support.made_videos import quartered, write_video
 from tests.support.trained_experiments import OPTIONS, trained_experiment, without_meaning
@@ -73,12 +72,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(data_dir: Path) -> Iterator[str]:
     with served_trainer(data_dir) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

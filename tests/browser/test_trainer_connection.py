@@ -11,7 +11,6 @@ from trainer.datasets.embedding_set import write_embedding_set
 from trainer.experiments.experiment import save_experiment
 from trainer.training.config import TrainingOptions
 
-from tests.support.chromium import chromium
 from tests.support.made_experiment import made_experiment
 from tests.support.made_faces import made_faces
 from tests.support.trainer_page import jpeg, open_page, served_trainer
@@ -32,12 +31,6 @@ EXTRACTION = {
 }
 LOST = "The connection to the trainer is lost"
 BACK = "The connection to the trainer is back."
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

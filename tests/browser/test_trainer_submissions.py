@@ -8,7 +8,6 @@ import httpx
 import pytest
 from trainer.datasets.embedding_set import write_embedding_set
 
-from tests.support.chromium import chromium
 from tests.support.made_faces import made_faces
 from tests.support.trainer_page import jpeg, open_page, read_by_page, served_trainer
 
@@ -16,12 +15,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
 
 SETTLED = 600  # ms; what a second click starts has arrived by then
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
